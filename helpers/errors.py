@@ -1,0 +1,55 @@
+"""Errors that say what was wrong, what was expected, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HelpfulError(Exception):
+    """Base of every error this package raises on purpose; its text tells the user what to do."""
+
+
+class UnknownName(HelpfulError, KeyError):
+    """A task, language, encoder, mode or profile that does not exist."""
+
+    def __str__(self) -> str:
+        """Return the message without the quotes that KeyError adds."""
+        return str(self.args[0])
+
+
+class MissingData(HelpfulError, FileNotFoundError):
+    """Data or a package that a task or an encoder needs is not there."""
+
+
+class BadRows(HelpfulError, ValueError):
+    """Rows that do not fit the facts of their task: a column, a label, an empty set."""
+
+
+class BadEncoder(HelpfulError, ValueError):
+    """An encoder file that is truncated, altered, or not an encoder."""
+
+
+class BadRecord(HelpfulError, ValueError):
+    """A stored record or checkpoint that fails its checksum or cannot be read."""
+
+
+class BadFit(HelpfulError, ValueError):
+    """A statistical model that must not be reported: too little data, or no optimum."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UnknownName:
+    """Build the error for a name that is not one of the valid ones.
+
+    Args:
+        kind: what the name stands for, such as ``"task"`` or ``"language"``.
+        name: the name that was asked for.
+        valid: every name that would have worked.
+
+    Returns:
+        An error (to be raised by the caller) that lists the nearest valid names first.
+    """
+    names = sorted(set(valid))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    return UnknownName(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}.")
