@@ -34,6 +34,14 @@ class BadRecord(HelpfulError, ValueError):
     """A stored record or checkpoint that fails its checksum or cannot be read."""
 
 
+class BadPlan(HelpfulError, ValueError):
+    """A plan that could not run to its end: data, an encoder, or an engine is not there."""
+
+
+class StoreFull(HelpfulError, OSError):
+    """The disk that holds the store has no room left; nothing that was finished is lost."""
+
+
 class BadFit(HelpfulError, ValueError):
     """A statistical model that must not be reported: too little data, or no optimum."""
 
