@@ -1,0 +1,95 @@
+"""Files that are whole or absent: atomic writes, checksums, tensors in safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import BadRecord, HelpfulError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: final name; its folder is made if needed.
+        content: the bytes to write.
+
+    Raises:
+        HelpfulError: the disk is full or not writable; nothing is left under ``path``'s name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise HelpfulError(
+            f"could not write {path}: {error.strerror or error}. Free some space or choose another "
+            "folder; what was already stored is untouched."
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal characters."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Write named tensors and a few facts as one safetensors file with a checksum beside it.
+
+    Args:
+        path: file to write; ``<path>.sha256`` is written after it.
+        tensors: name to tensor; copied to the CPU.
+        facts: JSON-able facts kept in the file's header.
+    """
+    from safetensors.torch import save
+
+    cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    content = save(cpu, metadata={"facts": json.dumps(dict(facts or {}))})
+    sum_file = path.with_name(path.name + ".sha256")
+    sum_file.unlink(missing_ok=True)
+    write_atomic(path, content)
+    write_atomic(sum_file, hashlib.sha256(content).hexdigest().encode())
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote, after checking its checksum.
+
+    Returns:
+        The tensors by name, on the CPU, and the facts.
+
+    Raises:
+        BadRecord: the file is missing, truncated or altered; the message names it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    sum_file = path.with_name(path.name + ".sha256")
+    if not path.exists() or not sum_file.exists():
+        raise BadRecord(f"{path} or its checksum is missing: the run that writes it must be redone.")
+    if sha256_file(path) != sum_file.read_text().strip():
+        raise BadRecord(f"{path} does not match its checksum: delete it and redo its run.")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            facts = json.loads((stream.metadata() or {}).get("facts", "{}"))
+            return {name: stream.get_tensor(name) for name in stream.keys()}, facts
+    except SafetensorError as error:
+        raise BadRecord(f"{path} is not a safetensors file: {error}. Redo its run.") from error
