@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import BadRecord, HelpfulError
+from helpers.errors import BadRecord, HelpfulError, StoreFull
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         content: the bytes to write.
 
     Raises:
-        HelpfulError: the disk is full or not writable; nothing is left under ``path``'s name.
+        StoreFull: the disk is full; nothing is left under ``path``'s name.
+        HelpfulError: the folder is not writable; likewise.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -34,12 +36,27 @@ def write_atomic(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(name, path)
+        sync_folder(path.parent)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise HelpfulError(
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (StoreFull if full else HelpfulError)(
             f"could not write {path}: {error.strerror or error}. Free some space or choose another "
             "folder; what was already stored is untouched."
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename itself durable, on file systems that know how."""
+    handle = -1
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+    except OSError:
+        pass  # The content is safe either way; only the moment of the rename is not.
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def sha256_file(path: Path) -> str:
@@ -84,7 +101,9 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     sum_file = path.with_name(path.name + ".sha256")
     if not path.exists() or not sum_file.exists():
-        raise BadRecord(f"{path} or its checksum is missing: the run that writes it must be redone.")
+        raise BadRecord(
+            f"{path} or its checksum is missing: the run that writes it must be redone."
+        )
     if sha256_file(path) != sum_file.read_text().strip():
         raise BadRecord(f"{path} does not match its checksum: delete it and redo its run.")
     try:
