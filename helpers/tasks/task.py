@@ -9,7 +9,8 @@ from typing import Any, Literal
 Format = Literal["pair", "choice", "tagging", "span", "retrieval"]
 Role = Literal["intermediate", "target"]
 Row = dict[str, Any]
-Adapt = Callable[[Row, str], Row | None]
+Adapted = Row | list[Row] | None
+Adapt = Callable[[Row, str], Adapted]
 Read = Callable[[str, str], Sequence[Row]]
 
 FORMATS: tuple[Format, ...] = ("pair", "choice", "tagging", "span", "retrieval")
@@ -20,31 +21,62 @@ class Source:
     """Where the rows of a task lie.
 
     Attributes:
-        kind: ``"hub"`` (a data set in hub layout, from a mirror folder or the hub), ``"package"``
-            (files inside an installed package) or ``"rows"`` (a function given by the user).
-        id: hub id (``owner/name``) or pip requirement (``name==version``).
-        config: configuration name; ``{language}`` is replaced by the language code.
+        kind: ``"hub"`` (a data set in hub layout, from a mirror folder or the hub), ``"files"``
+            (single files below a mirror folder or at ``url``), ``"package"`` (files inside an
+            installed package), ``"folder"`` (a folder of the user's own, named by the environment
+            variable ``id``) or ``"rows"`` (a function given by the user).
+        id: hub id (``owner/name``), pip requirement (``name==version``) or variable name.
+        config: configuration name; ``{language}`` is replaced by the language code. For
+            ``files`` the path of the file.
         configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
         splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
         revision: pinned commit of a hub data set.
-        read: for ``package`` and ``rows``: ``read(language, split)`` gives the raw rows.
+        url: for ``files``: address that ``config`` is appended to.
+        read: reader of the raw rows, ``read(language, split)``; needed for ``rows``, and for
+            ``package`` where the package has no reader in ``helpers.packages``.
         counts: expected rows, keyed ``"split"`` or ``"language/split"``; checked on the hub.
         licence: licence as stated by the publisher.
+        parts: sources read one after another in place of this one (SNLI + MNLI + ANLI).
+        languages: languages this source serves; empty: all of its task.
+        language: language whose configuration is read whatever language is asked for.
+        side: keep only these rows of a retrieval task (``"query"`` or ``"candidate"``).
+        borrow: column to the language whose row of the same position gives it (XCOPA questions).
+        divide: columns whose values keep rows together when one published split is divided into
+            our train and dev; empty: the splits stand as published.
     """
 
-    kind: Literal["hub", "package", "rows"]
+    kind: Literal["hub", "files", "package", "folder", "rows"]
     id: str
     config: str = ""
     configs: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
     revision: str = ""
+    url: str = ""
     read: Read | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     licence: str = ""
+    parts: tuple[Source, ...] = ()
+    languages: tuple[str, ...] = ()
+    language: str = ""
+    side: str = ""
+    borrow: Mapping[str, str] = field(default_factory=dict)
+    divide: tuple[str, ...] = ()
 
     def config_for(self, language: str) -> str:
         """Return the configuration that holds a language."""
         return self.configs.get(language, self.config.format(language=language))
+
+    def flat(self) -> tuple[Source, ...]:
+        """Return the sources that are really read: the parts, or this one."""
+        return tuple(leaf for part in self.parts for leaf in part.flat()) or (self,)
+
+    def serving(self, language: str, split: str) -> tuple[Source, ...]:
+        """Return the sources that hold rows of a language and split."""
+        return tuple(
+            leaf
+            for leaf in self.flat()
+            if split in leaf.splits and (not leaf.languages or language in leaf.languages)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,17 +105,23 @@ class Task:
         role: ``"intermediate"`` or ``"target"``.
         format: one of ``FORMATS``; it decides encoding, head, decoding and score.
         source: where the rows lie.
-        columns: our field (see ``helpers.data``) to the source's column; unnamed fields keep theirs.
-        labels: label names in the order of their ids; empty for span and retrieval.
+        columns: our field (see ``helpers.data``) to the source's column; unnamed fields keep
+            theirs. ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
+        labels: label names in the order of their ids; empty for span and retrieval, and where
+            they are read off the training rows (``helpers.data.labels``).
         languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
         train_with: name of the task whose English rows train this target; empty: its own.
-        adapt: ``adapt(row, language)`` where columns alone cannot say it; ``None`` drops the row.
+        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns one row, a
+            list of rows, or ``None`` to drop the row. A returned row may also say ``_language``
+            or ``_split`` (rows of another one are passed over), ``_dropped`` (why it is left
+            out) and ``_repaired`` (what was mended); the last two are counted.
         metric: name of the main score in ``helpers.metrics``.
         chance: score of guessing, from 0 to 1.
         max_length: longest input in sub-tokens.
         settings: training settings that differ from the profile's.
         about: what a reader wants to know.
         group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``embedded``); several by comma.
+        origin: text collections it is built from, for ``same_source`` (``("quora",)``).
     """
 
     name: str
@@ -101,3 +139,4 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     about: About = About()
     group: str = ""
+    origin: tuple[str, ...] = ()
