@@ -1,0 +1,423 @@
+"""The (restricted) likelihood of variance components: value, derivatives, maximum.
+
+The model is y = X b + sum_k Z_k u_k + e with u_k ~ N(0, v_k I) and e ~ N(0, s I). Everything is
+computed from cross-products of (Z, X, y) formed once, so one evaluation costs a Cholesky of the
+size of the random effects, whatever the number of rows. Rows with known weights or covariance are
+whitened before they come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg as sla
+from scipy import optimize
+
+from helpers.errors import BadFit
+
+STARTS = (0.3, 3.0, 0.02)  # ratios of each variance to the residual that a search begins from
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Cross-products of a whitened mixed model.
+
+    Attributes:
+        zz, zx, zy, xx, xy, yy: products of Z (rows, levels), X (rows, fixed) and y (rows,).
+        starts: first level of each random effect, and the number of levels at the end.
+        rows: number of rows.
+        jacobian: log determinant of the whitening, added to the log-likelihood.
+    """
+
+    zz: np.ndarray
+    zx: np.ndarray
+    zy: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: float
+    starts: np.ndarray
+    rows: int
+    jacobian: float = 0.0
+
+    @property
+    def terms(self) -> int:
+        """Number of random effects."""
+        return len(self.starts) - 1
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Repeat one value per effect for each of its levels."""
+        return np.repeat(values, np.diff(self.starts))
+
+    def shift(self, column: int, amount: float) -> Cross:
+        """Return the model with ``amount`` times a column of X taken from y and that column cut."""
+        keep = np.arange(self.xx.shape[0]) != column
+        x_col, z_col = self.xx[:, column], self.zx[:, column]
+        yy = self.yy - 2 * amount * self.xy[column] + amount**2 * self.xx[column, column]
+        return replace(
+            self,
+            zx=self.zx[:, keep],
+            zy=self.zy - amount * z_col,
+            xx=self.xx[np.ix_(keep, keep)],
+            xy=(self.xy - amount * x_col)[keep],
+            yy=float(yy),
+        )
+
+
+def cross_products(
+    y: np.ndarray, x: np.ndarray, z: Sequence[np.ndarray], jacobian: float = 0.0
+) -> Cross:
+    """Form the cross-products of whitened arrays.
+
+    Args:
+        y: shape (rows,).
+        x: shape (rows, fixed).
+        z: one array (rows, levels) per random effect.
+        jacobian: log determinant of the whitening.
+    """
+    starts = np.concatenate([[0], np.cumsum([m.shape[1] for m in z])]).astype(int)
+    both = np.hstack(z) if z else np.zeros((y.size, 0))
+    return Cross(
+        both.T @ both, both.T @ x, both.T @ y, x.T @ x, x.T @ y, float(y @ y), starts, y.size,
+        jacobian,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """Solution of the mixed-model equations at given variance ratios.
+
+    Attributes:
+        root: Cholesky factor of I + D'Z'ZD, shape (levels, levels).
+        scale: square roots of the ratios per level, shape (levels,).
+        rx: factor-solved Z'X, shape (levels, fixed).
+        info: X'H^-1X with H the covariance in units of the residual, shape (fixed, fixed).
+        beta: fixed effects, shape (fixed,).
+        rss: generalised residual sum of squares y'Py in units of the residual.
+        logdet: log determinant of H.
+        logdet_x: log determinant of ``info``.
+    """
+
+    root: np.ndarray
+    scale: np.ndarray
+    rx: np.ndarray
+    info: np.ndarray
+    beta: np.ndarray
+    rss: float
+    logdet: float
+    logdet_x: float
+
+
+def solve(cross: Cross, ratios: np.ndarray) -> State:
+    """Solve the mixed-model equations.
+
+    Args:
+        cross: the model.
+        ratios: variance of each random effect over the residual variance, all >= 0.
+
+    Raises:
+        numpy.linalg.LinAlgError: the equations are singular to working precision.
+    """
+    scale = np.sqrt(cross.spread(ratios))
+    a = scale[:, None] * cross.zz * scale
+    a[np.diag_indices_from(a)] += 1.0
+    root = sla.cholesky(a, lower=True, check_finite=False)
+    right = np.column_stack([cross.zx, cross.zy]) * scale[:, None]
+    solved = sla.solve_triangular(root, right, lower=True, check_finite=False)
+    rx, ry = solved[:, :-1], solved[:, -1]
+    info = cross.xx - rx.T @ rx
+    info_root = sla.cholesky(info, lower=True, check_finite=False)
+    xy = cross.xy - rx.T @ ry
+    beta = sla.cho_solve((info_root, True), xy, check_finite=False)
+    rss = cross.yy - ry @ ry - beta @ xy
+    logdet = 2 * float(np.log(np.diag(root)).sum())
+    logdet_x = 2 * float(np.log(np.diag(info_root)).sum())
+    return State(root, scale, rx, info, beta, float(rss), logdet, logdet_x)
+
+
+def degrees(cross: Cross, reml: bool) -> int:
+    """Return the divisor of the residual variance: rows less fixed effects, or rows for ML."""
+    return cross.rows - cross.xx.shape[0] if reml else cross.rows
+
+
+def loglik(cross: Cross, state: State, residual: float, reml: bool) -> float:
+    """Return the log-likelihood (restricted or not) at a residual variance.
+
+    Source: Patterson & Thompson (1971); constants as in lme4 and statsmodels.
+    """
+    m = degrees(cross, reml)
+    twice = state.logdet + (state.logdet_x if reml else 0.0)
+    twice += m * np.log(2 * np.pi * residual) + state.rss / residual
+    return float(-0.5 * twice + cross.jacobian)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """First and second derivatives of the log-likelihood in the variances (residual last).
+
+    Attributes:
+        score: gradient, shape (terms + 1,).
+        expected: expected information, shape (terms + 1, terms + 1).
+        observed: observed information, same shape.
+        zpz: Z'PZ in units of the residual (Z'H^-1Z for ML), shape (levels, levels).
+        zpy: Z'Py in units of the residual, shape (levels,).
+        zhx: Z'H^-1X, shape (levels, fixed).
+        zhz: Z'H^-1Z, shape (levels, levels).
+    """
+
+    score: np.ndarray
+    expected: np.ndarray
+    observed: np.ndarray
+    zpz: np.ndarray
+    zpy: np.ndarray
+    zhx: np.ndarray
+    zhz: np.ndarray
+
+
+def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -> Slopes:
+    """Return the derivatives of the log-likelihood in the variances.
+
+    Args:
+        cross: the model.
+        state: its solution at the ratios implied by ``variances``.
+        variances: one per random effect and the residual last, shape (terms + 1,).
+        reml: restricted likelihood, or the plain one.
+
+    Source: Searle, Casella & McCulloch, Variance Components (1992), chapter 6; products with the
+        residual kernel use P = P H P, so that nothing of the size of the rows is formed.
+    """
+    w = sla.solve_triangular(
+        state.root, state.scale[:, None] * cross.zz, lower=True, check_finite=False
+    )
+    zhz = cross.zz - w.T @ w
+    zhx = cross.zx - w.T @ state.rx
+    half = np.linalg.solve(state.info, zhx.T)
+    ry = sla.solve_triangular(state.root, state.scale * cross.zy, lower=True, check_finite=False)
+    zpy = cross.zy - w.T @ ry - zhx @ state.beta
+    trace_in = zhz - zhx @ half if reml else zhz
+    pz = zhz - zhx @ half
+    score, expected, observed = _second_order(
+        cross, state, variances, trace_in, pz, zpy, degrees(cross, reml)
+    )
+    return Slopes(score, expected, observed, trace_in, zpy, zhx, zhz)
+
+
+def _second_order(
+    cross: Cross,
+    state: State,
+    variances: np.ndarray,
+    traces: np.ndarray,
+    pz: np.ndarray,
+    zpy: np.ndarray,
+    m: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Assemble score and informations from Z'PZ (``traces`` holds Z'H^-1Z for ML)."""
+    s, ratios, cut = variances[-1], variances[:-1] / variances[-1], cross.starts[:-1]
+    gamma = cross.spread(ratios)
+    t = _add_blocks(np.diag(traces), cut)
+    tt = _add_blocks(traces**2, cut, both=True)
+    u = t - tt @ ratios
+    trace_p = m - ratios @ t
+    information = _border(tt, u, trace_p - ratios @ u) / (2 * s**2)
+
+    b = zpy - pz @ (gamma * zpy)  # Z'PPy
+    quad = _add_blocks(zpy**2, cut)
+    first = state.rss - ratios @ quad  # y'PPy
+    mixed = _add_blocks(zpy * b, cut)
+    pairs = _add_blocks(zpy[:, None] * pz * zpy, cut, both=True)
+    curvature = _border(pairs, mixed, first - ratios @ mixed) / s**3
+    score = 0.5 * (np.append(quad, first) / s**2 - np.append(t, trace_p) / s)
+    return score, information, curvature - information
+
+
+def _add_blocks(values: np.ndarray, cut: np.ndarray, both: bool = False) -> np.ndarray:
+    if cut.size == 0:
+        return np.zeros((0, 0) if both else 0)
+    out = np.add.reduceat(values, cut, axis=0)
+    return np.add.reduceat(out, cut, axis=1) if both else out
+
+
+def _border(inner: np.ndarray, side: np.ndarray, corner: float) -> np.ndarray:
+    return np.block([[inner, side[:, None]], [side[None, :], np.array([[corner]])]])
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Maximum of the likelihood.
+
+    Attributes:
+        variances: one per random effect and the residual last.
+        state: solution there.
+        slopes: derivatives there.
+        loglik: value there.
+        steps: iterations used.
+        gap: how far the log-likelihood could still rise by its own second-order estimate.
+    """
+
+    variances: np.ndarray
+    state: State
+    slopes: Slopes
+    loglik: float
+    steps: int
+    gap: float
+
+
+def maximise(
+    cross: Cross,
+    reml: bool = True,
+    held: dict[int, float] | None = None,
+    start: np.ndarray | None = None,
+    tolerance: float = 1e-9,
+) -> Peak:
+    """Find the variances that maximise the likelihood, zero allowed.
+
+    Fisher scoring over the variances themselves with those at zero held there as long as the
+    likelihood falls away from it. Searching over standard deviations instead would make zero a
+    stationary point of every problem and stop there wrongly.
+
+    Args:
+        cross: the model.
+        reml: restricted likelihood, or the plain one.
+        held: position of a variance (-1: the residual) to the value it is fixed at.
+        start: variances to begin from; default: several, the best maximum wins.
+        tolerance: largest rise of the log-likelihood that may be left.
+
+    Raises:
+        BadFit: no search converged, or the residual variance is zero.
+    """
+    held = held or {}
+    total = max(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy), 0.0)
+    total /= max(degrees(cross, reml), 1)
+    if total <= 1e-14 * cross.yy / cross.rows:
+        raise BadFit(
+            "the fixed effects fit every row exactly, so there is no error to judge them by: "
+            "use fewer effects or more rows."
+        )
+    starts = [start] if start is not None else [_begin(cross, total, r) for r in STARTS]
+    peaks = [_climb(cross, s, reml, held, tolerance) for s in starts]
+    good = [p for p in peaks if p is not None and p.gap <= max(1e-6, tolerance)]
+    if not good:
+        if start is not None:
+            return maximise(cross, reml, held, None, tolerance)
+        return _by_quasi_newton(cross, reml, held, total)
+    return max(good, key=lambda p: p.loglik)
+
+
+def _begin(cross: Cross, total: float, ratio: float) -> np.ndarray:
+    share = total / (1 + ratio * max(cross.terms, 1))
+    return np.append(np.full(cross.terms, ratio * share), share)
+
+
+def _at(
+    cross: Cross, variances: np.ndarray, reml: bool, held: dict[int, float]
+) -> tuple[np.ndarray, State, float] | None:
+    """Evaluate; without held variances the common scale is set to its best value for free."""
+    v = variances.copy()
+    for position, value in held.items():
+        v[position] = value
+    try:
+        state = solve(cross, v[:-1] / v[-1])
+    except np.linalg.LinAlgError:
+        return None
+    if not state.rss > 0:
+        return None
+    if not held:
+        v = v * (state.rss / degrees(cross, reml) / v[-1])
+    return v, state, loglik(cross, state, v[-1], reml)
+
+
+def _climb(
+    cross: Cross, start: np.ndarray, reml: bool, held: dict[int, float], tolerance: float
+) -> Peak | None:
+    """Fisher scoring with a set of variances at zero; None where it breaks down."""
+    here = _at(cross, start, reml, held)
+    if here is None:
+        return None
+    moves = np.array([k not in held and k - cross.terms - 1 not in held for k in range(start.size)])
+    for step in range(200):
+        v, state, value = here
+        slopes = derivatives(cross, state, v, reml)
+        free = moves & ~((v <= 0) & (slopes.score <= 0))
+        jump, gap = _jump(slopes, free)
+        if gap < tolerance:
+            return Peak(v, state, slopes, value, step, gap)
+        nxt = _line_search(cross, v, value, jump, reml, held)
+        if nxt is None:
+            return Peak(v, state, slopes, value, step, gap)
+        here = nxt
+    return Peak(*here[:2], derivatives(cross, here[1], here[0], reml), here[2], 200, gap)
+
+
+def _jump(slopes: Slopes, free: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the scoring step over the free variances and the rise it promises."""
+    jump = np.zeros(free.size)
+    if not free.any():
+        return jump, 0.0
+    info = slopes.expected[np.ix_(free, free)]
+    jump[free] = np.linalg.lstsq(info, slopes.score[free], rcond=None)[0]
+    return jump, float(0.5 * slopes.score[free] @ jump[free])
+
+
+def _line_search(
+    cross: Cross,
+    v: np.ndarray,
+    value: float,
+    jump: np.ndarray,
+    reml: bool,
+    held: dict[int, float],
+) -> tuple[np.ndarray, State, float] | None:
+    """Shorten the step until the likelihood rises; negative variances become zero."""
+    length = 1.0
+    for _ in range(40):
+        trial = np.maximum(v + length * jump, 0.0)
+        trial[-1] = max(trial[-1], 0.05 * v[-1])  # the residual may shrink, never vanish in a step
+        found = _at(cross, trial, reml, held)
+        if found is not None and found[2] > value:
+            return found
+        length /= 2
+    return None
+
+
+def _by_quasi_newton(
+    cross: Cross, reml: bool, held: dict[int, float], total: float
+) -> Peak:
+    """Second search for the rare model where scoring does not settle."""
+    ends = set(held) | {k - cross.terms - 1 for k in held}
+
+    def both(v: np.ndarray) -> tuple[float, np.ndarray]:
+        full = v * total
+        state = solve(cross, full[:-1] / full[-1])
+        slopes = derivatives(cross, state, full, reml)
+        return -loglik(cross, state, full[-1], reml), -slopes.score * total
+
+    bounds = [(0.0, None)] * cross.terms + [(1e-10, None)]
+    for k, value in held.items():
+        bounds[k] = (value / total, value / total)
+    best = None
+    for ratio in STARTS:
+        begin = np.clip(_begin(cross, total, ratio) / total, *zip(*[(a, b or np.inf) for a, b in bounds], strict=True))
+        try:
+            r = optimize.minimize(both, begin, jac=True, method="L-BFGS-B", bounds=bounds,
+                                  options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 2000})
+        except np.linalg.LinAlgError:
+            continue
+        if best is None or r.fun < best.fun:
+            best = r
+    if best is None:
+        raise BadFit(_FAILED)
+    v = best.x * total
+    state = solve(cross, v[:-1] / v[-1])
+    slopes = derivatives(cross, state, v, reml)
+    moves = np.array([k - cross.terms - 1 not in ends for k in range(v.size)])
+    free = moves & ~((v <= 1e-9 * total) & (slopes.score <= 0))
+    gap = _jump(slopes, free)[1]
+    if gap > 1e-4:
+        raise BadFit(_FAILED)
+    return Peak(v, state, slopes, loglik(cross, state, v[-1], reml), int(best.nit), gap)
+
+
+_FAILED = (
+    "the search for the variances did not converge, so no coefficient is shown: look for an effect "
+    "with very few levels or a residual near zero, and fit with fewer random effects."
+)
