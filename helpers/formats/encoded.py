@@ -1,0 +1,196 @@
+"""Tokenised rows as flat arrays, cut into batches by a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IGNORE = -100
+"""Label of a token that carries no loss (PyTorch's ``ignore_index``)."""
+
+
+@dataclass
+class Encoded:
+    """Sequences of one task in one language, tokenised once.
+
+    Attributes:
+        tokens: piece ids of all sequences one after the other, shape ``(tokens,)``.
+        starts: first token of each sequence, shape ``(sequences + 1,)``.
+        example: row that each sequence belongs to, shape ``(sequences,)``, not decreasing.
+        per_sequence: name to array of shape ``(sequences, ...)``.
+        per_token: name to array of shape ``(tokens, ...)``, aligned with ``tokens``.
+        rows: number of rows.
+        together: whether the sequences of a row must share a batch (choices of one question).
+        skipped: rows left out of training, by reason.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    example: np.ndarray
+    per_sequence: dict[str, np.ndarray] = field(default_factory=dict)
+    per_token: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: int = 0
+    together: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Length of each sequence in tokens, shape ``(sequences,)``."""
+        return np.diff(self.starts)
+
+    @classmethod
+    def build(
+        cls,
+        sequences: Sequence[Sequence[int]],
+        example: Sequence[int],
+        *,
+        per_sequence: dict[str, Any] | None = None,
+        per_token: dict[str, Sequence[Any]] | None = None,
+        **facts: Any,
+    ) -> Encoded:
+        """Flatten ragged sequences; ``per_token`` holds one list per sequence."""
+        lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
+        flat = [np.asarray(s, np.int32) for s in sequences]
+        return cls(
+            tokens=np.concatenate(flat) if flat else np.zeros(0, np.int32),
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            example=np.asarray(example, np.int64),
+            per_sequence={k: np.asarray(v) for k, v in (per_sequence or {}).items()},
+            per_token={
+                k: np.concatenate([np.asarray(x) for x in v]) if len(v) else np.zeros(0, np.int64)
+                for k, v in (per_token or {}).items()
+            },
+            **facts,
+        )
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """First sequence of each unit that must stay whole, shape ``(units + 1,)``."""
+        if not self.together or not len(self):
+            return np.arange(len(self) + 1)
+        change = np.flatnonzero(np.diff(self.example)) + 1
+        return np.concatenate([[0], change, [len(self)]])
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays as ``.npy`` files that :meth:`load` maps into memory."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"rows": self.rows, "together": self.together, "skipped": self.skipped}
+        for name in ("tokens", "starts", "example"):
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        for kind in ("per_sequence", "per_token"):
+            for name, array in getattr(self, kind).items():
+                np.save(folder / f"{kind}.{name}.npy", array)
+        np.save(folder / "facts.npy", np.array([repr(facts)]))
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoded:
+        """Map the arrays that :meth:`save` wrote, read-only and without loading them."""
+        import ast
+
+        facts = ast.literal_eval(str(np.load(folder / "facts.npy")[0]))
+        parts: dict[str, dict[str, np.ndarray]] = {"per_sequence": {}, "per_token": {}}
+        for path in folder.glob("per_*.npy"):
+            kind, name = path.stem.split(".", 1)
+            parts[kind][name] = np.load(path, mmap_mode="r")
+        arrays = {
+            n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "starts", "example")
+        }
+        return cls(**arrays, **parts, **facts)
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Put several encoded sets one after the other (all languages of one target)."""
+    starts, examples, tokens, rows = [np.zeros(1, np.int64)], [], 0, 0
+    for part in parts:
+        starts.append(part.starts[1:] + tokens)
+        examples.append(part.example + rows)
+        tokens += len(part.tokens)
+        rows += part.rows
+    first = parts[0]
+    return Encoded(
+        tokens=np.concatenate([p.tokens for p in parts]),
+        starts=np.concatenate(starts),
+        example=np.concatenate(examples),
+        per_sequence={
+            k: np.concatenate([p.per_sequence[k] for p in parts]) for k in first.per_sequence
+        },
+        per_token={k: np.concatenate([p.per_token[k] for p in parts]) for k in first.per_token},
+        rows=rows,
+        together=first.together,
+    )
+
+
+def sorted_batches(encoded: Encoded, budget: int) -> list[np.ndarray]:
+    """Cut all units, longest first, into batches of at most ``budget`` padded tokens.
+
+    Returns:
+        One array of sequence indices per batch; every sequence is in exactly one of them.
+    """
+    return _cut(encoded, _by_length(encoded, np.arange(len(encoded.units) - 1)), budget)
+
+
+def shuffled_batches(
+    encoded: Encoded, budget: int, generator: np.random.Generator, pool: int = 50
+) -> list[np.ndarray]:
+    """Cut shuffled units into batches of like length, at most ``budget`` padded tokens each.
+
+    Units are shuffled, sorted by length inside pools of about ``pool`` batches, cut, and the
+    batches shuffled again: order stays random while padding stays small.
+    """
+    units = len(encoded.units) - 1
+    order = generator.permutation(units)
+    mean_tokens = max(1.0, len(encoded.tokens) / max(1, units))
+    size = max(1, int(pool * budget / mean_tokens))
+    batches = [
+        batch
+        for begin in range(0, units, size)
+        for batch in _cut(encoded, _by_length(encoded, order[begin : begin + size]), budget)
+    ]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Split one batch into parts of at most ``budget`` padded tokens, units kept whole."""
+    first = encoded.units
+    unit = np.unique(np.searchsorted(first, batch, side="right") - 1)
+    return _cut(encoded, _by_length(encoded, unit), budget)
+
+
+def _by_length(encoded: Encoded, units: np.ndarray) -> np.ndarray:
+    first = encoded.units
+    longest = np.maximum.reduceat(encoded.lengths, first[:-1]) if len(encoded) else np.zeros(0)
+    return units[np.argsort(-longest[units], kind="stable")]
+
+
+def _cut(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut units, sorted longest first, so that (longest x sequences) stays within the budget."""
+    first = encoded.units
+    sizes = np.diff(first)[units]
+    upto = np.concatenate([[0], np.cumsum(sizes)])
+    sequences = np.repeat(first[units] - upto[:-1], sizes) + np.arange(upto[-1])
+    batches = []
+    begin = 0
+    while begin < len(units):
+        unit = units[begin]
+        width = max(1, int(encoded.lengths[first[unit] : first[unit + 1]].max()))
+        room = upto[begin] + budget // width
+        end = max(begin + 1, int(np.searchsorted(upto, room, side="right")) - 1)
+        batches.append(sequences[upto[begin] : upto[end]])
+        begin = end
+    return batches
+
+
+def token_index(encoded: Encoded, batch: np.ndarray) -> np.ndarray:
+    """Return the positions in ``encoded.tokens`` of a batch's sequences, in batch order."""
+    begin, lengths = encoded.starts[batch], encoded.lengths[batch]
+    shift = np.repeat(begin - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    return np.arange(int(lengths.sum())) + shift

@@ -1,0 +1,102 @@
+"""Attention over sequences that lie end to end, so that no arithmetic is spent on padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.formats import Batch
+
+NAME = "packed"
+_BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each sequence of one packed row.
+
+    Args:
+        module: the attention layer (unused; part of the interface of transformers).
+        query: shape ``(1, heads, tokens, width)``; ``key`` and ``value`` alike.
+        key: see ``query``.
+        value: see ``query``.
+        attention_mask: unused, sequence borders say the same.
+        dropout: must be 0, the kernel has none.
+        scaling: factor before the softmax.
+        cu_seq_lens_q: first token of each sequence and the total, shape ``(sequences + 1,)``.
+        max_length_q: an upper bound of the sequence lengths.
+
+    Returns:
+        States of shape ``(1, tokens, heads, width)`` and ``None``.
+
+    Raises:
+        ValueError: dropout was asked for, or the borders are missing.
+    """
+    if dropout or cu_seq_lens_q is None or max_length_q is None:
+        raise ValueError(
+            "packed attention needs sequence borders and no attention dropout; set the encoder's "
+            "attention_probs_dropout_prob to 0 or run it padded."
+        )
+    packed = [states[0].transpose(0, 1) for states in (query, key, value)]
+    if query.is_cuda:
+        from torch.nn.attention.varlen import varlen_attn
+
+        states = varlen_attn(
+            *packed, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling
+        )
+        return states[None], None
+    return _by_sequence(packed, cu_seq_lens_q, scaling)[None], None
+
+
+def _by_sequence(packed: list[Tensor], borders: Tensor, scaling: float | None) -> Tensor:
+    """Attend one sequence at a time: the plain definition, for processors without the kernel."""
+    sizes = borders.diff().tolist()
+    parts = [
+        nn.functional.scaled_dot_product_attention(
+            *(states.transpose(0, 1)[None] for states in sequence), scale=scaling
+        )[0].transpose(0, 1)
+        for sequence in zip(*(states.split(sizes) for states in packed), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def use_packing(model: nn.Module) -> None:
+    """Make a transformers encoder attend with :func:`packed_attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+    model.set_attn_implementation(NAME)  # type: ignore[operator]
+
+
+def packed_inputs(batch: Batch, config: Any) -> dict[str, Any]:
+    """Return the keyword arguments that run a batch packed.
+
+    Args:
+        batch: the sequences.
+        config: the encoder's configuration; RoBERTa kinds count positions from ``pad + 1``.
+
+    Returns:
+        ``input_ids`` and ``position_ids`` of shape ``(1, tokens)``, and the sequence borders.
+    """
+    shift = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    place = torch.arange(len(batch.ids), device=batch.ids.device) - batch.starts[batch.sequence]
+    total = torch.full((1,), len(batch.ids), device=batch.ids.device)
+    longest = int(batch.lengths.max())
+    return {
+        "input_ids": batch.ids[None],
+        "position_ids": (place + shift)[None],
+        "cu_seq_lens_q": torch.cat([batch.starts, total]).to(torch.int32),
+        "max_length_q": next((size for size in _BUCKETS if size >= longest), longest),
+    }

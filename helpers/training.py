@@ -1,0 +1,533 @@
+"""Fine-tune an encoder on one task, on several, or with masked language modelling mixed in."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from helpers import devices, formats, metrics, tasks
+from helpers.data import rows as load_rows
+from helpers.data import texts as load_texts
+from helpers.devices import autocast
+from helpers.encoders import Encoder
+from helpers.errors import BadRecord, BadRows, HelpfulError
+from helpers.files import load_tensors, save_tensors
+from helpers.formats import Batch, Encoded
+from helpers.formats.encoded import split
+from helpers.formats.masked import Masked
+from helpers.network import Network
+from helpers.predicting import outputs, task_scores
+from helpers.schedule import Step, rate, schedule
+from helpers.settings import Outcome, Settings
+from helpers.tasks import Source, Task
+
+__all__ = ["Interrupted", "Outcome", "Settings", "Tuned", "fine_tune", "load_encoder"]
+
+MLM = "mlm"
+_CHECK_EVERY = 25
+_STATE = "state.safetensors"
+
+
+class Interrupted(HelpfulError):
+    """A run stopped because it was asked to; its state is written down and it can be resumed."""
+
+
+@dataclass
+class Tuned:
+    """A fine-tuned encoder with its heads.
+
+    Attributes:
+        encoder: the encoder, with all the pieces it had before.
+        heads: trained head per task it was trained on.
+        tasks: the training tasks by name, with their label sets filled in.
+        settings: settings of the run.
+        outcome: what came of it.
+    """
+
+    encoder: Encoder
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    settings: Settings = Settings()
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def save_encoder(self, folder: Path) -> None:
+        """Write the encoder's weights, frozen word embeddings left out, for a later stage."""
+        state = self.encoder.model.state_dict()
+        table = _table_name(self.encoder.model)
+        if not self.encoder.model.get_input_embeddings().weight.requires_grad:
+            state.pop(table)
+        facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
+        save_tensors(folder / "encoder.safetensors", state, facts)
+
+
+def load_encoder(base: Encoder, folder: Path) -> Encoder:
+    """Return the encoder that :meth:`Tuned.save_encoder` wrote.
+
+    Args:
+        base: the pretrained encoder that was fine-tuned; left unchanged.
+        folder: where it was written.
+
+    Raises:
+        BadRecord: the file is damaged, or belongs to another encoder.
+    """
+    state, facts = load_tensors(folder / "encoder.safetensors")
+    if facts.get("sha256") != base.sha256:
+        raise BadRecord(
+            f"{folder} was trained from encoder {facts.get('encoder')!r} with other weights than "
+            f"{base.name!r}: load the encoder it was trained from, or redo its run."
+        )
+    tuned = base.prune(np.zeros(0, np.int64))
+    rest = {name: tensor for name, tensor in state.items() if name != _table_name(tuned.model)}
+    tuned.model.load_state_dict(rest, strict=False)
+    table = state.get(_table_name(tuned.model))
+    return _with_table(base, tuned, table)
+
+
+def training_task(task: Task) -> Task:
+    """Return the task whose English rows train a target (the target itself by default)."""
+    return tasks.get(task.train_with) if task.train_with else task
+
+
+def fine_tune(
+    encoder: Encoder,
+    tasks: Sequence[Task],
+    settings: Settings,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    device: torch.device | None = None,
+) -> Tuned:
+    """Fine-tune an encoder on the English rows of one or several tasks.
+
+    Every step takes length-sorted rows of one task up to a token budget. The state with the best
+    English development score is kept; no other language is ever looked at.
+
+    Args:
+        encoder: where to start from; left unchanged.
+        tasks: tasks to train on, each through its own training task.
+        settings: how to train.
+        seed: fixes the heads, the shuffling and the mixing.
+        checkpoint: folder for the state of an unfinished run; a run that finds one goes on.
+        progress: called with (steps done, steps in all) after every step.
+        stop: asked after every step; when true the state is written and the run stops.
+        device: where to run; default: the first GPU, else the CPU.
+
+    Returns:
+        The tuned encoder, its heads and the outcome. ``outcome.status`` is ``"collapsed"`` where
+        the loss was no longer a number; the weights are then those before training.
+
+    Raises:
+        BadRows: a task without usable training rows.
+        Interrupted: ``stop`` said so.
+        HelpfulError: memory ran out even for a single row.
+    """
+    run = _Run(encoder, [training_task(task) for task in tasks], settings, seed, device)
+    return run.train(checkpoint, progress or (lambda done, total: None), stop or (lambda: False))
+
+
+class _Run:
+    """One fine-tuning run: its data, its network, its optimiser and its place in the schedule."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: Sequence[Task],
+        settings: Settings,
+        seed: int,
+        device: torch.device | None,
+    ) -> None:
+        self.base, self.settings, self.seed = encoder, settings, seed
+        wanted = device or devices.best_device()
+        self.accelerator = Accelerator(cpu=wanted.type == "cpu")
+        self.device = self.accelerator.device
+        self.precision = devices.resolve_precision(settings.precision, self.device)
+        self.outcome = Outcome(device=devices.describe(self.device), precision=self.precision)
+        self.tasks: dict[str, Task] = {}
+        self.train_sets: dict[str, Encoded] = {}
+        self.dev_sets: dict[str, tuple[Any, Encoded]] = {}
+        for task in tasks:
+            self._load(task)
+        if settings.mlm_share:
+            self._load_text()
+        self.small = self._pruned()
+        self._build()
+
+    def _load(self, task: Task) -> None:
+        settings = self.settings
+        train = load_rows(task, "en", "train", settings.train_rows or None)
+        dev = load_rows(task, "en", "dev", settings.dev_rows or None)
+        if not len(train):
+            raise BadRows(f"task {task.name!r} has no usable English training rows.")
+        task = replace(task, labels=tuple(train.labels) or task.labels)
+        rows = _shuffled_labels(list(train), task, self.seed) if settings.shuffle_labels else train
+        self.tasks[task.name] = task
+        self.train_sets[task.name] = self._encode(task, rows, train=True)
+        if len(dev) and task.format != "retrieval":
+            self.dev_sets[task.name] = (dev, self._encode(task, dev, train=False))
+        self.outcome.sources[task.name] = train.source
+        self.outcome.fingerprints[task.name] = train.fingerprint
+        self.outcome.rows += len(train)
+        for reason, count in self.train_sets[task.name].skipped.items():
+            self.outcome.notes.append(f"{task.name}: {count} training rows skipped, {reason}")
+
+    def _encode(self, task: Task, rows: Any, train: bool) -> Encoded:
+        longest = min(task.max_length, self.settings.max_length, self.base.max_length)
+        return formats.get(task.format).encode(task, rows, self.base, longest, train)
+
+    def _load_text(self) -> None:
+        settings = self.settings
+        text = [
+            {"id": f"{language}-{place}", "text": line}
+            for language in settings.mlm_languages
+            for place, line in enumerate(load_texts(language, settings.mlm_rows or None))
+        ]
+        if not text:
+            raise BadRows("masked language modelling was asked for, but mlm_languages is empty.")
+        task = Task(MLM, "intermediate", "retrieval", Source("rows", MLM))
+        longest = min(settings.max_length, self.base.max_length)
+        self.tasks[MLM] = task
+        self.train_sets[MLM] = Masked().encode(task, text, self.base, longest, True)
+
+    def _pruned(self) -> Encoder:
+        """Return a copy of the encoder with only the pieces that this run reads."""
+        dev = [encoded for _, encoded in self.dev_sets.values()]
+        everything = [*self.train_sets.values(), *dev]
+        pieces = [np.unique(encoded.tokens) for encoded in everything]
+        pieces += [np.unique(e.per_token["target"]) for e in everything if "target" in e.per_token]
+        used = np.unique(np.concatenate(pieces))
+        small = self.base.prune(used[used >= 0])
+        for encoded in everything:
+            encoded.tokens = small.remap(encoded.tokens).astype(np.int32)
+            if "target" in encoded.per_token:
+                target = encoded.per_token["target"]
+                target[target >= 0] = small.remap(target[target >= 0])
+        return small
+
+    def _build(self) -> None:
+        settings = self.settings
+        torch.manual_seed(self.seed)
+        width = self.small.dimension
+        makers = {n: Masked() if n == MLM else formats.get(t.format) for n, t in self.tasks.items()}
+        pieces = len(self.small.model.get_input_embeddings().weight)
+        heads = {
+            name: makers[name].head(
+                replace(task, settings={**task.settings, "pieces": pieces}), width, settings.dropout
+            )
+            for name, task in self.tasks.items()
+        }
+        _set_dropout(self.small.model, settings.dropout)
+        packed = self.device.type == "cuda" and self.precision == "bf16"
+        self.network = Network(self.small.model, heads, makers, packed=packed).to(self.device)
+        _freeze(self.small, settings)
+        if settings.gradient_checkpointing:
+            self.small.model.gradient_checkpointing_enable()
+        self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        self.optimizer = _optimizer(self.trained, settings)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
+        self.steps = schedule(
+            self.train_sets, settings, self.seed, MLM if MLM in self.train_sets else ""
+        )
+        self.micro = settings.micro_tokens or settings.batch_tokens
+        self.losses = torch.zeros(len(self.steps), device=self.device)
+        self.best: dict[str, Tensor] = {}
+
+    def train(
+        self,
+        checkpoint: Path | None,
+        progress: Callable[[int, int], None],
+        stop: Callable[[], bool],
+    ) -> Tuned:
+        """Make every step that is left and return what was kept."""
+        settings, total = self.settings, len(self.steps)
+        before, done = self._resume(checkpoint)
+        started = written = time.monotonic()
+        evaluate_at = _evaluation_steps(total, settings.evaluations)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.network.train()
+        while done < total and self.outcome.status == "done":
+            self._step(done)
+            done += 1
+            progress(done, total)
+            if done % _CHECK_EVERY == 0 or done == total:
+                self._check(done)
+            if done in evaluate_at and self.outcome.status == "done":
+                self._evaluate(done)
+            now = time.monotonic()
+            leaving = done < total and stop()
+            if checkpoint and (leaving or now - written > settings.checkpoint_seconds):
+                self._write(checkpoint, done, before + now - started)
+                written = now
+            if leaving:
+                raise Interrupted(f"stopped after {done} of {total} steps; the run can be resumed.")
+        self.outcome.seconds = before + time.monotonic() - started
+        return self._finished(done)
+
+    def _step(self, place: int) -> None:
+        step = self.steps[place]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(place, len(self.steps), self.settings)
+        while True:
+            try:
+                self.losses[place] = self._gradients(step)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+                self._halve(step, error)
+        if self.settings.clip:
+            self.accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self, step: Step) -> Tensor:
+        """Add up the gradients of one step over its micro-batches and over all processes."""
+        encoded, world = self.train_sets[step.task], self.accelerator.num_processes
+        weight = max(1.0, self.network.formats[step.task].weight(encoded, step.batch))
+        parts = [step.batch]
+        if self.micro < self.settings.batch_tokens:
+            parts = split(encoded, step.batch, self.micro)
+        mine = _share(encoded, parts, self.accelerator.process_index, world)
+        total = torch.zeros((), device=self.device)
+        for place, (part, factor) in enumerate(mine):
+            last = place == len(mine) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                with autocast(self.precision, self.device):
+                    batch = Batch.collate(encoded, part, self.device)
+                    loss = self.wrapped(batch, step.task, self.settings.pooling) * factor
+                self.accelerator.backward(loss * (world / weight))
+            total += loss.detach() / weight
+        return total
+
+    def _halve(self, step: Step, error: BaseException) -> None:
+        """Use half the tokens per forward pass from now on, after memory ran out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        longest = int(self.train_sets[step.task].lengths[step.batch].max())
+        if self.micro <= longest or self.accelerator.num_processes > 1:
+            raise HelpfulError(
+                f"memory ran out with {self.micro} tokens per forward pass; lower max_length or "
+                "batch_tokens, set gradient_checkpointing, or use a larger device."
+            ) from error
+        self.micro //= 2
+        self.outcome.notes.append(f"memory ran out: {self.micro} tokens per forward pass from here")
+
+    def _check(self, done: int) -> None:
+        """Look at the losses so far; a loss that is no number ends the run."""
+        finite = torch.isfinite(self.losses[:done])
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0]) + 1
+            self.outcome.status = "collapsed"
+            self.outcome.notes.append(f"the loss was no longer a number at step {first}")
+
+    def _evaluate(self, done: int) -> None:
+        """Score the English development rows and keep the state if it is the best so far."""
+        values = {}
+        for name, (rows, encoded) in self.dev_sets.items():
+            task = self.tasks[name]
+            format_ = self.network.formats[name]
+            raw = outputs(
+                self.network,
+                name,
+                encoded,
+                budget=4 * self.micro,
+                device=self.device,
+                precision=self.precision,
+                pooling=self.settings.pooling,
+            )
+            main = metrics.main(task.metric)
+            values[name] = task_scores(task, rows, format_.decode(task, rows, encoded, raw))[main]
+            constant = task_scores(task, rows, format_.constant(task, rows))
+            self.outcome.floor[name] = constant[main]
+        kept = self.outcome.dev
+        better = not kept or np.mean(list(values.values())) >= np.mean(list(kept.values()))
+        if better or not values:
+            self.outcome.dev, self.outcome.kept_step = values, done
+            last = done == len(self.steps)
+            self.best = {} if last else {n: p.detach().clone() for n, p in self.trained.items()}
+
+    def _finished(self, done: int) -> Tuned:
+        outcome = self.outcome
+        outcome.steps = done
+        outcome.peak_memory_mb = devices.peak_memory_mb(self.device)
+        outcome.tokens = sum(
+            int(self.train_sets[step.task].lengths[step.batch].sum()) for step in self.steps[:done]
+        )
+        if outcome.status == "collapsed":
+            return Tuned(self.base, {}, self.tasks, self.settings, outcome)
+        outcome.loss = float(self.losses[-max(1, done // 10) :].mean())
+        with torch.no_grad():
+            for name, value in self.best.items():
+                self.trained[name].copy_(value)
+        self.small.model.to("cpu").eval()
+        table = self.small.model.get_input_embeddings().weight
+        tuned = _with_table(self.base, self.small, table if table.requires_grad else None)
+        heads = {name: self.network.head(name).cpu().eval() for name in self.tasks if name != MLM}
+        known = {name: task for name, task in self.tasks.items() if name != MLM}
+        return Tuned(tuned, heads, known, self.settings, outcome)
+
+    def _write(self, checkpoint: Path, done: int, seconds: float) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state: dict[str, Tensor] = {f"now/{n}": p for n, p in self.trained.items()}
+        state |= {f"best/{n}": p for n, p in self.best.items()}
+        for name, parameter in self.trained.items():
+            for moment, value in self.optimizer.state[parameter].items():
+                state[f"adam/{moment}/{name}"] = value
+        state |= {"losses": self.losses, "random": torch.get_rng_state()}
+        facts = {
+            "done": done,
+            "seconds": seconds,
+            "micro": self.micro,
+            "kept_step": self.outcome.kept_step,
+            "dev": self.outcome.dev,
+            "floor": self.outcome.floor,
+            "notes": self.outcome.notes,
+            "data": self.outcome.fingerprints,
+            "steps": len(self.steps),
+        }
+        save_tensors(checkpoint / _STATE, state, facts)
+
+    def _resume(self, checkpoint: Path | None) -> tuple[float, int]:
+        """Take up a written state; one that is damaged or of other data is left aside."""
+        if checkpoint is None or not (checkpoint / _STATE).exists():
+            return 0.0, 0
+        try:
+            state, facts = load_tensors(checkpoint / _STATE)
+        except BadRecord as error:
+            self.outcome.notes.append(f"started again: {error}")
+            return 0.0, 0
+        if facts["data"] != self.outcome.fingerprints or facts["steps"] != len(self.steps):
+            self.outcome.notes.append(
+                "started again: the written state is of other data or settings"
+            )
+            return 0.0, 0
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(state[f"now/{name}"])
+                self.optimizer.state[parameter] = {
+                    moment: state[f"adam/{moment}/{name}"].to(parameter.device)
+                    for moment in ("step", "exp_avg", "exp_avg_sq")
+                }
+        prefix = "best/"
+        self.best = {
+            n[len(prefix) :]: t.to(self.device) for n, t in state.items() if n.startswith(prefix)
+        }
+        self.losses.copy_(state["losses"])
+        torch.set_rng_state(state["random"])
+        self.micro = facts["micro"]
+        self.outcome.kept_step, self.outcome.dev = facts["kept_step"], facts["dev"]
+        self.outcome.floor, self.outcome.notes = facts["floor"], facts["notes"]
+        return float(facts["seconds"]), int(facts["done"])
+
+
+def _share(
+    encoded: Encoded, parts: Sequence[np.ndarray], rank: int, world: int
+) -> list[tuple[np.ndarray, float]]:
+    """Return this process's share of a step and the factor of its loss.
+
+    Every process gets as many parts as the others, or they would wait for each other for ever; a
+    process without a row of its own in a part runs a borrowed one with factor 0.
+    """
+    if world == 1:
+        return [(part, 1.0) for part in parts]
+    mine = []
+    for part in parts:
+        units = np.unique(np.searchsorted(encoded.units, part, side="right") - 1)
+        chosen = units[rank::world]
+        factor = 1.0 if len(chosen) else 0.0
+        spans = [
+            (encoded.units[u], encoded.units[u + 1]) for u in (chosen if factor else units[:1])
+        ]
+        mine.append((np.concatenate([np.arange(a, b) for a, b in spans]), factor))
+    return mine
+
+
+def _evaluation_steps(total: int, times: int) -> set[int]:
+    return {total} | {round(total * k / times) for k in range(1, max(1, times))}
+
+
+def _optimizer(trained: dict[str, nn.Parameter], settings: Settings) -> torch.optim.AdamW:
+    plain = [p for n, p in trained.items() if p.ndim < 2 or "embeddings" in n]
+    decayed = [p for n, p in trained.items() if not (p.ndim < 2 or "embeddings" in n)]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=1e-8, fused=True)
+
+
+def _freeze(encoder: Encoder, settings: Settings) -> None:
+    frozen = settings.freeze_embeddings
+    table = encoder.model.get_input_embeddings().weight
+    table.requires_grad_(not (encoder.freeze_embeddings if frozen is None else frozen))
+    for layer in encoder.model.encoder.layer[: settings.frozen_layers]:
+        layer.requires_grad_(False)
+
+
+def _set_dropout(model: nn.Module, share: float) -> None:
+    """Set the encoder's own dropout; packed attention has none, so attention never drops."""
+    model.config.hidden_dropout_prob = share  # type: ignore[union-attr]
+    model.config.attention_probs_dropout_prob = 0.0  # type: ignore[union-attr]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0 if "attention.self" in name else share
+
+
+def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[dict[str, Any]]:
+    """Return the rows with their answers permuted: same text, same label counts, no relation."""
+    order = np.random.default_rng([seed, 7]).permutation(len(rows))
+    if task.format in ("pair", "choice"):
+        return [row | {"label": rows[j]["label"]} for row, j in zip(rows, order, strict=True)]
+    if task.format == "tagging":
+        tags = iter([tag for j in order for tag in rows[j]["tags"]])
+        return [row | {"tags": [next(tags) for _ in row["tags"]]} for row in rows]
+    raise HelpfulError(
+        f"shuffled labels are defined for pair, choice and tagging tasks, not for {task.format!r} "
+        f"({task.name})."
+    )
+
+
+def _table_name(model: nn.Module) -> str:
+    table = model.get_input_embeddings().weight  # type: ignore[operator]
+    return next(name for name, value in model.named_parameters() if value is table)
+
+
+def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
+    """Give a tuned, pruned encoder all of its base's pieces back.
+
+    ``rows``: the tuned word embeddings of the pruned pieces, or of all pieces; ``None``: frozen,
+    the base's own table is shared.
+    """
+    full = base.model.get_input_embeddings()
+    padding = full.padding_idx
+    if rows is None:
+        shared = nn.Embedding.from_pretrained(full.weight.detach(), True, padding)
+        return _replaced(base, tuned, shared)
+    weight = full.weight.detach().clone()
+    if len(rows) == len(weight):
+        weight = rows.detach().cpu().clone()
+    else:
+        weight[torch.from_numpy(base.remap(tuned.kept))] = rows.detach().cpu()
+    return _replaced(base, tuned, nn.Embedding.from_pretrained(weight, False, padding))
+
+
+def _replaced(base: Encoder, tuned: Encoder, table: nn.Embedding) -> Encoder:
+    tuned.model.set_input_embeddings(table)
+    tuned.model.config.vocab_size = len(table.weight)
+    tuned.model.config.pad_token_id = base.model.config.pad_token_id
+    if hasattr(tuned.model.embeddings, "padding_idx"):
+        tuned.model.embeddings.padding_idx = table.padding_idx
+    return replace(tuned, kept=base.kept)
