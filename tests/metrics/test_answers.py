@@ -1,0 +1,204 @@
+import string
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.metrics import best_threshold, exact_match, mlqa, normalise, squad, squad2, token_f1
+
+WORDS = st.sampled_from(
+    "the a an The cat, cat café U.S. dog's the-cat 42 北京 ال».".split() + ["  "]
+)
+TEXT = st.lists(WORDS, max_size=6).map(" ".join)
+MLQA_LANGUAGES = ["ar", "de", "en", "es", "hi", "vi", "zh"]
+ARTICLES = {
+    "de": "ein eine einen einem eines einer der die das den dem des",
+    "en": "a an the",
+    "es": "un una unos unas el la los las",
+    "vi": "của là cái chiếc những",
+}
+
+
+def slow_tokens(text, language):
+    """Normalise character by character and word by word, without regular expressions."""
+    kept = "".join(
+        mark
+        for mark in text.lower()
+        if mark not in string.punctuation
+        and not (language and unicodedata.category(mark).startswith("P"))
+    )
+    if language == "ar":
+        kept = " ".join(kept.split("ال"))
+    if language == "zh":
+        kept = "".join(f" {mark} " if "一" <= mark <= "龥" else mark for mark in kept)
+    dropped = ARTICLES.get(language or "en", "").split()
+    return [word for word in kept.split() if word not in dropped]
+
+
+@given(TEXT, st.sampled_from(["", *MLQA_LANGUAGES]))
+def test_normalisation_equals_the_slow_way(text, language):
+    assert normalise(text, language).split() == slow_tokens(text, language)
+
+
+@given(TEXT, st.lists(TEXT, min_size=1, max_size=3), st.sampled_from(["", *MLQA_LANGUAGES]))
+def test_f1_equals_the_slow_way(prediction, answers, language):
+    def f1(one, other):
+        shared = sum((Counter(one) & Counter(other)).values())
+        return 2 * shared / (len(one) + len(other)) if shared else 0.0
+
+    tokens = slow_tokens(prediction, language)
+    expected = max(f1(tokens, slow_tokens(answer, language)) for answer in answers)
+    assert token_f1(prediction, answers, language) == pytest.approx(expected, abs=1e-12)
+
+
+@given(TEXT, TEXT)
+def test_exact_match_implies_full_f1_and_both_are_symmetric(one, other):
+    assert exact_match(one, [other]) == exact_match(other, [one])
+    assert token_f1(one, [other]) == pytest.approx(token_f1(other, [one]))
+    if exact_match(one, [other]) and normalise(one):
+        assert token_f1(one, [other]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("The  cat, a dog!", "", "cat dog"),
+        ("北京大学", "", "北京大学"),
+        ("北京 2008", "zh", "北 京 2008"),
+        ("“北京”", "zh", "北 京"),
+        ("«Der Hund»", "de", "hund"),
+        ("«Der Hund»", "", "«der hund»"),
+        ("những con mèo", "vi", "con mèo"),
+        ("الطرق الترابية", "ar", "طرق ترابية"),
+        ("उत्तर पूर्व।", "hi", "उत्तर पूर्व"),
+        ("theatre", "en", "theatre"),
+        ("the-cat", "en", "thecat"),
+    ],
+)
+def test_normalisation_of_known_texts(text, language, expected):
+    assert normalise(text, language) == expected
+
+
+# The answers of XTREME's mock submission to MLQA, and the means its own test expects.
+MOCK = {
+    "ar": [("الطرق الترابية", "الطرق الترابية"), ("شمال شرق", "شمال شرق")],
+    "de": [("3050 und 3350", "3050 und 3350 Meter")],
+    "en": [("had sustained skin,", "had sustained skin, liver, and respiratory injuries")],
+    "es": [
+        (
+            "unas estructuras en",
+            "unas estructuras en forma de abanico que seguían un patrón de hojas, lenguas y lóbulos",
+        )
+    ],
+    "hi": [("उत्तर पूर्व", "उत्तर पूर्व")],
+    "vi": [("Đài Loan", "Đài Loan"), ("Khách Gia", "Khách Gia")],
+    "zh": [("电化电池", "电化电池")],
+}
+
+
+def test_mlqa_gives_the_figures_of_the_mock_submission():
+    scores = [
+        mlqa([one for one, _ in pairs], [[other] for _, other in pairs], language)
+        for language, pairs in MOCK.items()
+    ]
+    mean = {key: 100 * sum(score[key] for score in scores) / 7 for key in ("exact_match", "f1")}
+    assert mean["exact_match"] == pytest.approx(57.142857142857146, abs=1e-9)
+    assert mean["f1"] == pytest.approx(81.76870748299321, abs=1e-9)
+
+
+def test_squad_takes_the_best_of_several_answers():
+    score = squad(["in Paris"], [["London", "Paris", "the Paris"]])
+    assert score == pytest.approx({"exact_match": 0.0, "f1": 2 / 3, "mean": 1 / 3})
+
+
+def test_keyed_and_ordered_predictions_score_alike():
+    keyed = squad({"b": "x", "a": "y z"}, {"a": ["y"], "b": ["x"]})
+    assert keyed == squad(["y z", "x"], [["y"], ["x"]])
+
+
+def test_unanswered_questions_are_refused_or_count_as_zero():
+    with pytest.raises(BadRows, match="1 questions have no prediction, such as 'b'"):
+        squad({"a": "x"}, {"a": ["x"], "b": ["y"]})
+    score = squad({"a": "x"}, {"a": ["x"], "b": ["y"]}, unanswered="zero")
+    assert score == {"exact_match": 0.5, "f1": 0.5, "mean": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("predictions", "golds", "message"),
+    [
+        ({"a": "x", "c": "y"}, {"a": ["x"]}, "unknown question ids, such as 'c'"),
+        (["x"], {"a": ["x"]}, "must both be keyed"),
+        (["x"], [["x"], ["y"]], "1 predictions for 2 questions"),
+        ([], [], "no questions"),
+        (["x"], [[]], "no gold answer"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_refused(predictions, golds, message):
+    with pytest.raises(BadRows, match=message):
+        squad(predictions, golds)
+
+
+def test_mlqa_knows_seven_languages():
+    with pytest.raises(UnknownName, match="MLQA language 'fr'"):
+        mlqa(["x"], [["x"]], "fr")
+    with pytest.raises(UnknownName):
+        normalise("x", "fr")
+
+
+def test_squad2_rewards_silence_on_unanswerable_questions_only():
+    score = squad2(["", "x", "", "b"], [[], [], ["y"], ["a b"]])
+    assert score["exact_match"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert score["f1"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert score["unanswerable_f1"] == 0.5
+    assert score["answerable_f1"] == 0.5
+
+
+def test_squad2_takes_an_answer_that_normalises_to_nothing_for_none():
+    # "the" is nothing after normalisation, so only silence (or another article) is right.
+    assert squad2([""], [["the"]])["exact_match"] == 1.0
+    assert squad2(["cat"], [["the"]])["f1"] == 0.0
+
+
+@st.composite
+def judged(draw):
+    """Questions with a score, a null score (all different) and an answer or none."""
+    n = draw(st.integers(1, 8))
+    null = draw(st.permutations([i / 10 for i in range(1, n + 1)]))
+    has = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    said = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    return null, has, said
+
+
+@given(judged())
+def test_the_best_threshold_is_the_best_of_all(case):
+    null, has, said = case
+    names = [str(i) for i in range(len(null))]
+    golds = [["x"] if one else [] for one in has]
+    predictions = ["x" if one else "" for one in said]
+    result = squad2(predictions, golds, null_scores=null)
+    tried = [
+        squad2(predictions, golds, null_scores=null, threshold=cut)["f1"] for cut in [0.0, *null]
+    ]
+    assert result["best_f1"] == pytest.approx(max(tried))
+    at = squad2(predictions, golds, null_scores=null, threshold=result["best_f1_threshold"])
+    assert at["f1"] == pytest.approx(result["best_f1"])
+    scores = {n: float(h == s) for n, h, s in zip(names, has, said, strict=True)}
+    best, _ = best_threshold(
+        dict(zip(names, predictions, strict=True)),
+        scores,
+        dict(zip(names, null, strict=True)),
+        dict(zip(names, has, strict=True)),
+    )
+    assert best == pytest.approx(max(tried))
+
+
+def test_squad2_refuses_null_scores_that_do_not_fit():
+    with pytest.raises(HelpfulError, match="null_scores"):
+        squad2(["x"], [["x"]], threshold=0.5)
+    with pytest.raises(BadRows, match="2 null scores for 1 questions"):
+        squad2(["x"], [["x"]], null_scores=[0.1, 0.2])
+    with pytest.raises(BadRows, match="keyed like golds"):
+        squad2(["x"], [["x"]], null_scores={"0": 0.1})

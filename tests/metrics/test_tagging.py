@@ -1,0 +1,206 @@
+import random
+import warnings
+
+import pytest
+import seqeval.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.scheme import IOB2
+
+from helpers.errors import BadRows, UnknownName
+from helpers.metrics import span_f1, spans, token_accuracy
+
+UPOS = "ADJ ADP ADV AUX CCONJ DET NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
+NER = "O B-PER I-PER B-ORG I-ORG B-LOC I-LOC".split()
+ODD = "O B I E S . .-A B-A I-A E-A S-A X-O B- -X X B-A-C I-B-C O-A _".split()
+
+
+def corpora(inventory):
+    """Pairs of gold and predicted sentences with the same numbers of tokens."""
+    tag = st.sampled_from(inventory)
+    sentence = st.lists(st.tuples(tag, tag), min_size=1, max_size=8)
+    return st.lists(sentence, min_size=1, max_size=4).map(
+        lambda sentences: (
+            [[one for one, _ in sentence] for sentence in sentences],
+            [[other for _, other in sentence] for sentence in sentences],
+        )
+    )
+
+
+def installed(golds, predictions, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            "f1": seqeval.metrics.f1_score(golds, predictions, **options),
+            "precision": seqeval.metrics.precision_score(golds, predictions, **options),
+            "recall": seqeval.metrics.recall_score(golds, predictions, **options),
+        }
+
+
+def conlleval(tags):
+    """The published chunking rules of seqeval 0.0.12, one position after the other."""
+    found, before, kind_before, begin = [], "O", "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        letter, kind = tag[0], tag.split("-")[-1]
+        closes = before in "ES" or (before in "BI" and letter in "BSO")
+        if closes or (before not in "O." and kind_before != kind):
+            found.append((kind_before, begin, place - 1))
+        opens = letter in "BS" or (before in "ESO" and letter in "EI")
+        if opens or (letter not in "O." and kind_before != kind):
+            begin = place
+        before, kind_before = letter, kind
+    return found
+
+
+def micro(golds, predictions, read):
+    right = {(n, *span) for n, sentence in enumerate(golds) for span in read(sentence)}
+    given_spans = {(n, *span) for n, sentence in enumerate(predictions) for span in read(sentence)}
+    total = len(right) + len(given_spans)
+    return 2 * len(right & given_spans) / total if total else 0.0
+
+
+@pytest.mark.parametrize("inventory", [UPOS, NER, ODD])
+def test_variant_1_2_2_equals_the_installed_package(inventory):
+    @given(corpora(inventory))
+    def check(both):
+        golds, predictions = both
+        ours = span_f1(predictions, golds, "seqeval-1.2.2")
+        for key, value in installed(golds, predictions).items():
+            assert ours[key] == pytest.approx(value, abs=1e-12), key
+
+    check()
+
+
+@given(corpora(NER))
+def test_plain_variant_equals_strict_iob2_of_the_installed_package(both):
+    golds, predictions = both
+    ours = span_f1(predictions, golds, "plain")
+    for key, value in installed(golds, predictions, mode="strict", scheme=IOB2).items():
+        assert ours[key] == pytest.approx(value, abs=1e-12), key
+
+
+@given(corpora(UPOS))
+def test_default_equals_the_sequential_rules_of_0_0_12(both):
+    golds, predictions = both
+    assert span_f1(predictions, golds)["f1"] == pytest.approx(
+        micro(golds, predictions, conlleval), abs=1e-12
+    )
+
+
+@given(st.lists(st.sampled_from(ODD), max_size=10))
+def test_spans_are_those_of_the_sequential_rules(tags):
+    assert spans(tags) == conlleval(tags)
+
+
+@given(corpora(UPOS))
+def test_plain_f1_of_bare_tags_is_token_accuracy(both):
+    golds, predictions = both
+    ours = span_f1(predictions, golds, "plain")
+    assert ours["f1"] == pytest.approx(ours["token_accuracy"], abs=1e-12)
+
+
+@given(corpora(NER))
+def test_a_perfect_prediction_scores_one_unless_there_are_no_spans(both):
+    golds, _ = both
+    score = span_f1(golds, golds)
+    assert score["f1"] == (1.0 if any(spans(sentence) for sentence in golds) else 0.0)
+    assert score["token_accuracy"] == 1.0
+
+
+@given(corpora(NER), st.randoms())
+def test_the_order_of_sentences_does_not_matter(both, chance):
+    golds, predictions = both
+    order = list(range(len(golds)))
+    chance.shuffle(order)
+    moved = span_f1([predictions[i] for i in order], [golds[i] for i in order])
+    assert moved == pytest.approx(span_f1(predictions, golds))
+
+
+# Figures printed by seqeval 0.0.12 itself; random.Random(seed) redraws the sentences.
+GOLDEN = [
+    # seed, inventory, f1, precision, recall
+    (1, UPOS, 0.6919642857142857, 0.6888888888888889, 0.695067264573991),
+    (1, NER, 0.6780626780626781, 0.6878612716763006, 0.6685393258426966),
+    (1, ODD, 0.7225433526011561, 0.7142857142857143, 0.7309941520467836),
+    (2, UPOS, 0.6414253897550111, 0.6371681415929203, 0.6457399103139013),
+    (2, NER, 0.7011494252873564, 0.7093023255813954, 0.6931818181818182),
+    (2, ODD, 0.5730659025787966, 0.5681818181818182, 0.5780346820809249),
+]
+
+
+@pytest.mark.parametrize(("seed", "inventory", "f1", "precision", "recall"), GOLDEN)
+def test_default_gives_the_figures_of_seqeval_0_0_12(seed, inventory, f1, precision, recall):
+    golds, predictions = drawn(seed, inventory)
+    ours = span_f1(predictions, golds)
+    assert (ours["f1"], ours["precision"], ours["recall"]) == pytest.approx(
+        (f1, precision, recall), abs=1e-12
+    )
+
+
+def drawn(seed, inventory):
+    chance = random.Random(seed)
+    golds = [[chance.choice(inventory) for _ in range(12)] for _ in range(20)]
+    predictions = [
+        [tag if chance.random() < 0.7 else chance.choice(inventory) for tag in sentence]
+        for sentence in golds
+    ]
+    return golds, predictions
+
+
+def test_neighbours_with_one_bare_tag_are_one_span():
+    golds, predictions = (
+        [["NOUN", "NOUN", "VERB", "DET", "NOUN"]],
+        [["NOUN", "VERB", "VERB", "DET", "NOUN"]],
+    )
+    score = span_f1(predictions, golds)
+    assert spans(golds[0])[0] == ("NOUN", 0, 1)
+    assert score["f1"] == 0.5
+    assert score["token_accuracy"] == 0.8
+
+
+def test_only_1_2_2_confuses_the_two_conjunctions():
+    golds, predictions = [["VERB", "CCONJ"]], [["VERB", "SCONJ"]]
+    assert span_f1(predictions, golds, "seqeval-1.2.2")["f1"] == 1.0
+    assert span_f1(predictions, golds)["f1"] == 0.5
+
+
+def test_a_stray_inside_tag_is_a_span_for_seqeval_and_none_for_plain():
+    assert spans(["O", "I-PER"]) == [("PER", 1, 1)]
+    assert spans(["O", "I-PER"], "plain") == []
+    assert spans(["B-PER", "I-ORG", "I-ORG"], "plain") == [("PER", 0, 0)]
+
+
+def test_tag_ids_are_named_by_labels():
+    by_name = span_f1([["B-PER", "O"]], [["B-PER", "I-PER"]])
+    by_id = span_f1([[1, 0]], [[1, 2]], labels=NER)
+    assert by_id == by_name
+
+
+def test_sentences_of_unequal_length_are_refused_unless_ragged():
+    with pytest.raises(BadRows, match="sentence 1 has 2 tokens and 1 predicted"):
+        span_f1([["O"], ["O"]], [["O"], ["O", "O"]])
+    ragged = span_f1([["B-PER"], ["O"]], [["B-PER"], ["O", "O"]], ragged=True)
+    assert ragged == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+
+
+@pytest.mark.parametrize("golds", [[], [["O"], ["O"]]])
+def test_different_numbers_of_sentences_and_none_are_refused(golds):
+    with pytest.raises(BadRows):
+        span_f1([["O"]] if golds else [], golds)
+
+
+def test_bad_tags_and_variants_are_refused():
+    with pytest.raises(BadRows, match="not a tag"):
+        span_f1([[""]], [["O"]])
+    with pytest.raises(BadRows, match="labels="):
+        span_f1([[3]], [["O"]])
+    with pytest.raises(UnknownName, match=r"seqeval-0\.0\.12"):
+        span_f1([["O"]], [["O"]], variant="seqeval")
+
+
+def test_token_accuracy_counts_tokens_not_sentences():
+    assert token_accuracy([["X"], ["X", "X", "X"]], [["Y"], ["X", "X", "X"]]) == {
+        "token_accuracy": 0.75
+    }
+    with pytest.raises(BadRows, match="no tokens"):
+        token_accuracy([[]], [[]])
