@@ -1,0 +1,392 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from sklearn.covariance import ledoit_wolf
+from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KNeighborsClassifier
+
+from helpers.errors import BadRows
+from helpers.similarity import features as f
+from tests.similarity.shared import blobs, rotation
+
+IRIS = load_iris(return_X_y=True)
+LABELLED = [f.logme, f.h_score, f.nleep, f.transrate, f.gbc, f.knn_probe, f.linear_probe]
+
+
+def soft(rows, classes, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(classes), rows)
+
+
+class TestGolden:
+    def test_logme_of_iris_is_the_published_value(self):
+        # Value in the tests of transformer-ranker (MIT), single precision.
+        assert f.logme(*IRIS) == pytest.approx(-0.16006022, abs=1e-6)
+
+    def test_h_score_of_iris_is_the_published_value_up_to_its_divisor(self):
+        assert f.h_score(*IRIS) * 150 / 149 == pytest.approx(1.177842480406727, abs=1e-6)
+
+    @pytest.mark.parametrize("k, value", [(1, 0.96), (3, 0.96), (5, 29 / 30), (13, 29 / 30)])
+    def test_knn_of_iris_is_the_published_value(self, k, value):
+        assert f.knn_probe(*IRIS, neighbours=k) == pytest.approx(value)
+
+
+class TestLogME:
+    def evidence(self, x, y, alpha, beta):
+        """Log evidence as the density of y under its marginal Gaussian, another route entirely."""
+        covariance = np.eye(len(y)) / beta + x @ x.T / alpha
+        return stats.multivariate_normal(np.zeros(len(y)), covariance).logpdf(y) / len(y)
+
+    @pytest.mark.parametrize("rows, columns", [(60, 5), (30, 40)])
+    def test_equals_the_maximum_of_the_marginal_likelihood(self, rows, columns):
+        x, labels = blobs(rows, columns, classes=3)
+        best = []
+        for label in range(3):
+            y = (labels == label).astype(float)
+            start = np.zeros(2)
+            result = optimize.minimize(
+                lambda p, y=y: -self.evidence(x, y, *np.exp(p)), start, method="Nelder-Mead"
+            )
+            best.append(-result.fun)
+        assert f.logme(x, labels) == pytest.approx(np.mean(best), abs=2e-4)
+
+    def test_more_signal_gives_more_evidence(self):
+        values = [f.logme(*blobs(distance=d)) for d in (0.0, 0.7, 1.5, 3.0)]
+        assert values == sorted(values)
+
+    def test_survives_features_that_fit_every_label(self):
+        random = np.random.default_rng(0)
+        assert np.isfinite(f.logme(random.normal(size=(20, 300)), np.arange(20) % 4))
+        assert np.isfinite(f.logme(np.eye(3)[np.arange(30) % 3], np.arange(30) % 3))
+
+
+class TestHScore:
+    def test_without_shrinkage_is_the_sum_of_squared_canonical_correlations(self):
+        x, labels = blobs()
+        correlations, _ = f_canonical(x, np.eye(3)[labels][:, :2])
+        assert f.h_score(x, labels, shrinkage=False) == pytest.approx((correlations**2).sum())
+
+    def test_shrinkage_is_that_of_ledoit_and_wolf(self):
+        x, labels = blobs(40, 30)
+        covariance, weight = ledoit_wolf(x)
+        means = np.array([x[labels == c].mean(axis=0) for c in range(3)]) - x.mean(axis=0)
+        shares = np.bincount(labels) / len(labels)
+        between = (means * shares[:, None]).T @ means
+        expected = np.trace(np.linalg.inv(covariance) @ ((1 - weight) * between))
+        assert f.h_score(x, labels) == pytest.approx(expected)
+
+    def test_unshrunk_saturates_on_noise_and_shrunk_does_not(self):
+        random = np.random.default_rng(1)
+        x, labels = random.normal(size=(100, 200)), np.arange(100) % 3
+        assert f.h_score(x, labels, shrinkage=False) == pytest.approx(2.0)
+        assert f.h_score(x, labels) < 0.2
+
+
+def f_canonical(a, b):
+    from helpers.similarity.representations import canonical_correlations
+
+    return canonical_correlations(a, b)
+
+
+class TestLeepAndNce:
+    def test_a_head_that_knows_the_label_scores_zero(self):
+        labels = np.arange(60) % 3
+        assert f.leep(np.eye(5)[labels], labels) == pytest.approx(0.0)
+        assert f.nce(labels + 7, labels) == pytest.approx(0.0)
+
+    def test_a_head_that_says_nothing_scores_minus_the_entropy_of_the_labels(self):
+        labels = np.repeat([0, 1, 2], [50, 30, 20])
+        entropy = stats.entropy([0.5, 0.3, 0.2])
+        assert f.leep(np.full((100, 4), 0.25), labels) == pytest.approx(-entropy)
+        assert f.nce(np.zeros(100), labels) == pytest.approx(-entropy)
+
+    def test_leep_of_hard_predictions_is_nce(self):
+        random = np.random.default_rng(2)
+        source, labels = random.integers(0, 4, 200), random.integers(0, 3, 200)
+        assert f.leep(np.eye(4)[source], labels) == pytest.approx(f.nce(source, labels))
+
+    def test_nce_by_hand(self):
+        # Source 0 holds labels (a, a, b), source 1 holds (b): -3/4 H(1/3).
+        expected = -0.75 * stats.entropy([2 / 3, 1 / 3])
+        assert f.nce([0, 0, 0, 1], ["a", "a", "b", "b"]) == pytest.approx(expected)
+
+    def test_a_source_class_that_never_occurs_changes_nothing(self):
+        p, labels = soft(90, 3), np.arange(90) % 2
+        wider = np.hstack([p, np.zeros((90, 1))])
+        assert f.leep(wider, labels) == pytest.approx(f.leep(p, labels))
+
+    @pytest.mark.parametrize("bad", [-0.1, 0.5, np.nan])
+    def test_rows_that_are_no_distribution_are_refused(self, bad):
+        p = soft(90, 3)
+        p[4, 1] = bad
+        with pytest.raises(BadRows):
+            f.leep(p, np.arange(90) % 2)
+
+
+class TestNleep:
+    def test_mixture_agrees_with_scikit_learn(self):
+        x, _ = blobs(600, 4, distance=2.5)
+        points = x - x.mean(axis=0)
+        ours = f._mixture(points, 3, np.random.default_rng(0))
+        weights = ours.sum(axis=0)
+        means = ours.T @ points / weights[:, None]
+        reference = GaussianMixture(
+            3,
+            covariance_type="diag",
+            means_init=means,
+            weights_init=weights / weights.sum(),
+            max_iter=200,
+            tol=1e-4,
+        ).fit(points)
+        theirs = reference.predict_proba(points)
+        assert np.abs(ours - theirs).mean() < 0.02
+
+    def test_clusters_that_match_the_classes_score_near_zero(self):
+        assert f.nleep(*blobs(distance=12.0)) > -0.01
+
+    def test_too_few_rows_for_the_clusters_are_refused(self):
+        x, labels = blobs(14)
+        with pytest.raises(BadRows, match="14 rows for 15 clusters"):
+            f.nleep(x, labels)
+
+
+class TestTransRate:
+    def test_is_the_log_volume_gained_by_the_classes(self):
+        x, labels = blobs(60, 4)
+        x = x - x.mean(axis=0)
+
+        def rate(z):
+            return 0.5 * np.log(np.linalg.det(np.eye(4) + z.T @ z / (len(z) * 0.1)))
+
+        expected = rate(x) - sum((labels == c).mean() * rate(x[labels == c]) for c in range(3))
+        assert f.transrate(x, labels, distortion=0.1) == pytest.approx(expected)
+
+    def test_classes_count_by_their_share(self):
+        x, _ = blobs(60, 4)
+        few = (np.arange(60) < 6).astype(int)
+        shares = [0.9, 0.1]
+        x = x - x.mean(axis=0)
+        parts = [f._coding_rate(x[few == c], 1e-4) for c in (0, 1)]
+        expected = f._coding_rate(x, 1e-4) - np.dot(shares, parts)
+        assert f.transrate(x, few) == pytest.approx(expected)
+
+
+class TestGbc:
+    def coefficient(self, mean_a, spread_a, mean_b, spread_b):
+        """Overlap of two Gaussians by integrating the root of their product."""
+        grid = np.linspace(-30, 30, 20001)
+        product = stats.norm(mean_a, np.sqrt(spread_a)).pdf(grid)
+        product = product * stats.norm(mean_b, np.sqrt(spread_b)).pdf(grid)
+        return np.trapezoid(np.sqrt(product), grid)
+
+    def test_one_dimension_by_numerical_integration(self):
+        labels = np.arange(90) % 3
+        x = np.random.default_rng(0).normal(size=(90, 1)) + 2.0 * labels[:, None]
+        expected = -sum(
+            self.coefficient(
+                x[labels == a].mean(),
+                x[labels == a].var(),
+                x[labels == b].mean(),
+                x[labels == b].var(),
+            )
+            for a, b in itertools.permutations(range(3), 2)
+        )
+        for spherical in (False, True):
+            assert f.gbc(x, labels, spherical=spherical) == pytest.approx(expected, rel=1e-6)
+
+    def test_bounds(self):
+        x, labels = blobs(60, 3, distance=0.0)
+        same = np.concatenate([x, x, x])
+        assert f.gbc(same, np.repeat([0, 1, 2], 60)) == pytest.approx(-6.0)
+        assert f.gbc(*blobs(distance=40.0)) == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_class_with_one_row_is_refused(self):
+        x, labels = blobs(30)
+        labels[:] = 0
+        labels[3] = 1
+        with pytest.raises(BadRows, match="class 1 has 1 rows"):
+            f.gbc(x, labels)
+
+
+class TestProbes:
+    @pytest.mark.parametrize("k", [1, 4, 7])
+    def test_knn_agrees_with_scikit_learn_where_no_votes_tie(self, k):
+        x, labels = blobs(150, 6, classes=2, distance=1.0)
+        right = 0
+        for row in range(len(x)):
+            rest = np.arange(len(x)) != row
+            rule = KNeighborsClassifier(k, weights="distance" if k == 4 else "uniform")
+            right += rule.fit(x[rest], labels[rest]).predict(x[row : row + 1])[0] == labels[row]
+        tolerance = 0.05 if k == 4 else 1e-12  # four votes tie; the two break ties differently
+        assert f.knn_probe(x, labels, k) == pytest.approx(right / len(x), abs=tolerance)
+
+    def test_knn_tie_goes_to_the_nearer_class(self):
+        x = np.array([[0.0], [0.8], [2.0], [10.0], [11.0], [12.5]])
+        labels = np.array([0, 0, 1, 1, 1, 0])
+        # Rows 0, 1, 3 and 4 see one vote each way, the nearer one right; rows 2 and 5 see two wrong.
+        assert f.knn_probe(x, labels, 2) == pytest.approx(4 / 6)
+
+    def test_knn_chunks_do_not_matter(self):
+        x, labels = blobs(1500, 3, distance=1.0)
+        wide = np.concatenate([x, x + 1000.0])
+        assert f.knn_probe(wide, np.tile(labels, 2)) == pytest.approx(f.knn_probe(x, labels))
+
+    def test_ridge_fold_is_the_textbook_solution(self):
+        x, labels = blobs(50, 4)
+        x -= x.mean(axis=0)
+        goals = np.eye(3)[labels]
+        out = np.arange(50) < 10
+        weights, intercept = f._ridge(x, goals, out, x.T @ x, x.T @ goals)
+        train, aim = x[~out], goals[~out]
+        centre = train - train.mean(axis=0)
+        scores = {}
+        for power in np.logspace(-5, 4, 19):
+            penalty = np.linalg.eigvalsh(centre.T @ centre).mean() * power
+            hat = centre @ np.linalg.solve(centre.T @ centre + penalty * np.eye(4), centre.T)
+            left = (aim - aim.mean(axis=0)) - hat @ (aim - aim.mean(axis=0))
+            scores[penalty] = (left**2).sum() / (40 - 1 - np.trace(hat)) ** 2
+        best = min(scores, key=scores.get)
+        expected = np.linalg.solve(centre.T @ centre + best * np.eye(4), centre.T @ aim)
+        np.testing.assert_allclose(weights, expected, rtol=1e-8)
+        np.testing.assert_allclose(intercept, aim.mean(axis=0) - train.mean(axis=0) @ expected)
+
+    def test_folds_are_stratified(self):
+        labels = np.repeat([0, 1], [50, 20])
+        fold = f._stratified_folds(labels, 5, np.random.default_rng(0))
+        table = np.zeros((5, 2), int)
+        np.add.at(table, (fold, labels), 1)
+        assert (table == [10, 4]).all()
+
+    def test_linear_probe_on_noise_is_at_chance_not_below(self):
+        values = []
+        for seed in range(20):
+            random = np.random.default_rng(seed)
+            values.append(f.linear_probe(random.normal(size=(200, 10)), np.arange(200) % 2))
+        # Leave-one-out predictions would fall far below one half here.
+        assert np.mean(values) == pytest.approx(0.5, abs=3 * 0.035 / np.sqrt(20) + 0.01)
+
+    def test_linear_probe_finds_a_separating_plane(self):
+        assert f.linear_probe(*blobs(distance=12.0)) == 1.0
+
+    def test_held_out_rows_do_not_leak(self):
+        x = np.eye(60)  # every row is its own direction: nothing can be learnt about the others
+        accuracy = f.linear_probe(x, np.arange(60) % 2)
+        assert accuracy <= 0.7
+
+
+class TestInvariance:
+    @pytest.mark.parametrize("measure", LABELLED, ids=lambda m: m.__name__)
+    def test_rotation(self, measure):
+        x, labels = blobs()
+        assert measure(x @ rotation(12), labels) == pytest.approx(measure(x, labels), abs=2e-6)
+
+    @pytest.mark.parametrize(
+        "measure", [f.h_score, f.gbc, f.knn_probe, f.linear_probe], ids=lambda m: m.__name__
+    )
+    @pytest.mark.parametrize("scale", [1e-3, 1e3])
+    def test_scale(self, measure, scale):
+        x, labels = blobs()
+        assert measure(scale * x, labels) == pytest.approx(measure(x, labels), abs=1e-6)
+
+    def test_scale_of_logme(self):
+        # The authors' floor of 1e-5 is absolute, so the invariance is approximate.
+        x, labels = blobs()
+        for scale in (0.1, 10.0):
+            assert f.logme(scale * x, labels) == pytest.approx(f.logme(x, labels), abs=1e-3)
+
+    @pytest.mark.parametrize("measure", [f.logme, f.h_score, f.transrate, f.gbc, f.knn_probe])
+    def test_row_order(self, measure):
+        x, labels = blobs()
+        order = np.random.default_rng(5).permutation(len(x))
+        assert measure(x[order], labels[order]) == pytest.approx(measure(x, labels), abs=1e-8)
+
+    @pytest.mark.parametrize("measure", [f.logme, f.h_score, f.transrate, f.gbc, f.knn_probe])
+    def test_names_of_classes(self, measure):
+        x, labels = blobs()
+        renamed = np.array(["zebra", "ant", "cow"])[labels]
+        assert measure(x, renamed) == pytest.approx(measure(x, labels), abs=1e-8)
+
+    @pytest.mark.parametrize("measure", [f.transrate, f.gbc])
+    def test_duplicated_rows(self, measure):
+        x, labels = blobs()
+        twice = measure(np.repeat(x, 2, axis=0), np.repeat(labels, 2))
+        assert twice == pytest.approx(measure(x, labels), abs=1e-8)
+
+    def test_duplicated_rows_of_probabilities_and_unshrunk_covariances(self):
+        p, labels = soft(90, 3), np.arange(90) % 2
+        x, groups = blobs()
+        double = np.repeat(p, 2, axis=0), np.repeat(labels, 2)
+        assert f.leep(*double) == pytest.approx(f.leep(p, labels))
+        twice = f.h_score(np.repeat(x, 2, axis=0), np.repeat(groups, 2), shrinkage=False)
+        assert twice == pytest.approx(f.h_score(x, groups, shrinkage=False))
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 9))
+    def test_values_stay_in_their_range(self, seed, classes, columns):
+        x, labels = blobs(80, max(columns, classes), classes, distance=1.0, seed=seed)
+        assert 0 <= f.h_score(x, labels) <= classes - 1
+        assert f.nleep(x, labels) <= 1e-12
+        assert -classes * (classes - 1) <= f.gbc(x, labels) <= 0
+        assert 0 <= f.knn_probe(x, labels) <= 1
+        assert f.transrate(x, labels) > -1e-9
+
+
+class TestNulls:
+    @pytest.mark.parametrize("classes", [2, 4, 17])
+    def test_noise_scores_at_the_value_of_no_information(self, classes):
+        random = np.random.default_rng(3)
+        x, labels = random.normal(size=(3400, 20)), np.arange(3400) % classes
+        assert f.leep(soft(3400, 6), labels) == pytest.approx(-np.log(classes), abs=0.01)
+        assert f.h_score(x, labels) < 0.02
+        assert f.knn_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)
+        assert f.linear_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)
+
+    def test_logme_of_noise_rises_with_the_number_of_classes(self):
+        random = np.random.default_rng(3)
+        x = random.normal(size=(600, 40))
+        values = [f.logme(x, np.arange(600) % classes) for classes in (2, 3, 7, 17)]
+        assert values == sorted(values)
+        # A class indicator that nothing explains: log density of its best constant-free Gaussian.
+        assert values[0] == pytest.approx(-0.5 * (np.log(2 * np.pi * 0.5) + 1), abs=0.03)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("measure", LABELLED, ids=lambda m: m.__name__)
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda x, y: (np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x), y),
+            lambda x, y: (np.where(np.arange(x.size).reshape(x.shape) == 7, np.inf, x), y),
+            lambda x, y: (x, np.zeros(len(x), int)),
+            lambda x, y: (x, np.arange(len(x))),
+            lambda x, y: (x[:-1], y),
+            lambda x, y: (x[:0], y[:0]),
+            lambda x, y: (x[:, 0], y),
+            lambda x, y: (np.ones_like(x), y),
+            lambda x, y: (x, np.where(y == 0, np.nan, y)),
+            lambda x, y: (x, y + 0.5),
+        ],
+        ids=[
+            "nan",
+            "inf",
+            "one-class",
+            "rows<=classes",
+            "mismatch",
+            "empty",
+            "1d",
+            "flat",
+            "nan-y",
+            "half",
+        ],
+    )
+    def test_no_number_comes_of_it(self, measure, spoil):
+        with pytest.raises(BadRows):
+            measure(*spoil(*blobs()))
+
+    def test_the_error_says_what_to_do(self):
+        with pytest.raises(BadRows, match="Sample more rows or leave rare classes out"):
+            f.linear_probe(np.eye(12), [0] * 9 + [1] * 3)
