@@ -153,6 +153,8 @@ class _Cursor:
 
     def array(self, kind: str, count: int) -> NDArray[np.generic]:
         """Read ``count`` numbers of a NumPy type."""
+        if count < 0:  # NumPy would take it as "all that is left"
+            raise ValueError(f"a part has {count} entries")
         values = np.frombuffer(self.view, kind, count, self.at)
         self.at += values.nbytes
         return values
@@ -240,8 +242,13 @@ def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     Returns:
         (32 n,) float32 weights, ``scale * (nibble - 8)``.
+
+    Raises:
+        ValueError: a scale is infinite or not a number.
     """
     blocks = raw.view(_BLOCK)
+    if not np.isfinite(blocks["scale"]).all():
+        raise ValueError("the scale of a block is not finite")
     weights = np.empty((len(blocks), 32), np.float32)
     for start in range(0, len(blocks), _CHUNK):
         block, out = blocks[start : start + _CHUNK], weights[start : start + _CHUNK]

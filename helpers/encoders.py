@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, processors
 from tokenizers import normalizers as norm
 from tokenizers import pre_tokenizers as pre
@@ -74,7 +75,7 @@ _TINY_PIECES = (
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """A pretrained encoder without a head, with its tokenizer.
 
@@ -132,9 +133,8 @@ class Encoder:
         known &= rows >= 0
         if not known.all():
             lost = np.unique(wanted[~known])
-            pieces = self.tokenizer.convert_ids_to_tokens([int(i) for i in lost[:5]])
             raise BadEncoder(
-                f"{len(lost)} token ids are not in the pruned encoder, first {pieces}. "
+                f"{len(lost)} token ids are not in the pruned encoder, first {lost[:5].tolist()}. "
                 "Prune with the ids of every text of the plan: train, dev and all test languages."
             )
         return rows
@@ -153,11 +153,15 @@ class Encoder:
             BadEncoder: this encoder is pruned already and lacks one of the ids.
         """
         given = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64)
-        special = np.asarray(self.tokenizer.all_special_ids, np.int64)
-        special = special if self.kept is None else np.intersect1d(special, self.kept)
-        kept = np.union1d(given.reshape(-1).astype(np.int64), special)
-        model = _with_rows(self.model, self.remap(kept))
-        return replace(self, model=model, kept=kept)
+        always = set(self.tokenizer.all_special_ids)
+        if (
+            self.model.config.model_type in _OFFSET_POSITIONS
+        ):  # so that the padding id stays in place
+            always |= set(range(self.tokenizer.pad_token_id))
+        if self.kept is not None:
+            always &= set(self.kept.tolist())
+        kept = np.union1d(given.reshape(-1).astype(np.int64), sorted(always))
+        return replace(self, model=_with_rows(self.model, self.remap(kept)), kept=kept)
 
 
 def names() -> list[str]:
@@ -253,11 +257,15 @@ def _attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-@functools.cache
-def _bundled_tokenizer() -> PreTrainedTokenizerFast:
+def _packed(*, weights: bool) -> bundled.Packed:
     file = bundled.path()
     bundled.verify(file)
-    packed = bundled.read(file, weights=False)
+    return bundled.read(file, weights=weights)
+
+
+@functools.cache
+def _bundled_tokenizer() -> PreTrainedTokenizerFast:
+    packed = _packed(weights=False)
     positions = int(packed.config["max_position_embeddings"])
     return rebuild_tokenizer(
         packed.pieces, packed.scores, unk=packed.special["unk"], max_length=positions
@@ -266,7 +274,7 @@ def _bundled_tokenizer() -> PreTrainedTokenizerFast:
 
 def _bundled() -> Encoder:
     tokenizer = _bundled_tokenizer()
-    packed = bundled.read(bundled.path())
+    packed = _packed(weights=True)
     config = _config(packed.config)
     state = {name: torch.from_numpy(values) for name, values in packed.weights.items()}
     return Encoder(
@@ -315,7 +323,7 @@ def _random_bert(seed: int, **settings: Any) -> BertModel:
 
 def _bundled_random(seed: int) -> Encoder:
     tokenizer = _bundled_tokenizer()
-    config = bundled.read(bundled.path(), weights=False).config
+    config = _packed(weights=False).config
     return _random(
         "bundled-random",
         _random_bert(seed, **config | {"vocab_size": len(tokenizer)}),
@@ -436,7 +444,7 @@ def _from_folder(
         found = AutoTokenizer.from_pretrained(
             tokenizer_folder or folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadEncoder(
             f"{folder} is not an encoder that transformers can load: {error}"
         ) from error
@@ -532,25 +540,14 @@ def _trim(encoder: Encoder, layers: int | None) -> Encoder:
 def _with_rows(model: PreTrainedModel, rows: NDArray[np.int64]) -> PreTrainedModel:
     """Copy a model with only some rows of its word embeddings, without copying the whole table."""
     table: Any = model.get_input_embeddings()
-    padding = table.padding_idx
     small = torch.nn.Embedding.from_pretrained(
         table.weight.detach()[torch.from_numpy(rows)].clone(),
         freeze=not table.weight.requires_grad,
     )
-    if padding is not None and padding in rows:
-        small.padding_idx = int(np.searchsorted(rows, padding))
     pruned = copy.deepcopy(model, {id(table): small})
     pruned.config.vocab_size = len(rows)
-    if padding is not None and small.padding_idx != padding:
-        _move_padding(pruned, small.padding_idx)
+    if table.padding_idx is not None:
+        small.padding_idx = pruned.config.pad_token_id = int(
+            np.searchsorted(rows, table.padding_idx)
+        )
     return pruned
-
-
-def _move_padding(model: PreTrainedModel, place: int | None) -> None:
-    """Tell a pruned model where its padding row went (some count positions from it)."""
-    if place is None:
-        raise BadEncoder("the padding token was pruned away.")
-    model.config.pad_token_id = place
-    embeddings: Any = getattr(model, "embeddings", None)
-    if hasattr(embeddings, "padding_idx"):
-        embeddings.padding_idx = place

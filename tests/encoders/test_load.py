@@ -1,0 +1,325 @@
+"""Loading from every kind of source, shortening, and losing nothing by pruning."""
+
+import json
+import logging
+import types
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
+
+from helpers import encoders
+from helpers.errors import BadEncoder, MissingData, UnknownName
+
+TEXTS = ["A first sentence.", "Ein zweiter, längerer Satz!", "第三句话", "وجملة رابعة طويلة قليلا"]
+
+
+def hidden(encoder, texts=TEXTS):
+    batch = encoder.tokenizer(texts, padding=True, return_tensors="np")
+    ids = torch.from_numpy(encoder.remap(batch["input_ids"]))
+    with torch.inference_mode():
+        return encoder.model(
+            input_ids=ids, attention_mask=torch.from_numpy(batch["attention_mask"])
+        ).last_hidden_state
+
+
+def ids_of(encoder, texts=TEXTS):
+    return np.concatenate([np.array(i) for i in encoder.tokenizer(texts)["input_ids"]])
+
+
+@pytest.fixture(scope="module")
+def roberta_folder(tmp_path_factory):
+    """A small random XLM-R: its position ids are counted from the padding id."""
+    tokenizer = encoders._tiny_tokenizer()
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    folder = tmp_path_factory.mktemp("hub") / "xlmr"
+    XLMRobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_bundled_encoder_is_complete(full):
+    assert (full.dimension, full.layers, full.max_length) == (384, 12, 512)
+    assert full.freeze_embeddings
+    assert full.model.embeddings.word_embeddings.weight.shape == (250_037, 384)
+    assert all(p.dtype == torch.float32 and not p.is_meta for p in full.model.parameters())
+    assert sum(p.numel() for p in full.model.parameters()) > 117_000_000
+    assert not full.model.training and all(p.requires_grad for p in full.model.parameters())
+
+
+def test_pruning_the_bundled_encoder_changes_no_bit(full):
+    pruned = full.prune(ids_of(full))
+    assert torch.equal(hidden(full), hidden(pruned))
+    assert pruned.model.embeddings.word_embeddings.weight.shape[0] == len(pruned.kept) < 60
+    assert pruned.sha256 == full.sha256
+
+
+def test_a_pruned_copy_shares_no_weights(tiny):
+    before = hidden(tiny)
+    pruned = tiny.prune(ids_of(tiny))
+    with torch.no_grad():
+        for parameter in pruned.model.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(hidden(tiny), before)
+
+
+@pytest.mark.parametrize("name", ["tiny", "roberta"])
+def test_pruning_is_lossless_for_other_encoders(name, roberta_folder):
+    encoder = encoders.load("tiny" if name == "tiny" else str(roberta_folder))
+    once = encoder.prune(ids_of(encoder))
+    twice = once.prune(ids_of(encoder, TEXTS[:2]))
+    assert torch.equal(hidden(encoder), hidden(once))
+    batch = encoder.tokenizer(TEXTS[:2], padding=True, return_tensors="np")
+    assert len(twice.kept) < len(once.kept)
+    assert np.array_equal(once.kept[once.remap(batch["input_ids"])], batch["input_ids"])
+    assert torch.equal(hidden(encoder, TEXTS[:2]), hidden(twice, TEXTS[:2]))
+
+
+def test_pruning_follows_a_padding_id_that_moves():
+    """An XLM-R counts positions from its padding row, wherever pruning puts it."""
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<s>", "</s>", "<unk>", "\u2581", "a", "b", "c", "<pad>", "d", "e", "f", "<mask>"]
+    tokenizer = encoders.rebuild_tokenizer(pieces, np.zeros(len(pieces)), unk=2)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast) and tokenizer.pad_token_id == 7
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=len(pieces),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        pad_token_id=7,
+    )
+    encoder = encoders.Encoder(
+        "x", XLMRobertaModel(config).eval(), tokenizer, "", "", 16, 1, 32, False, ""
+    )
+    pruned = encoder.prune(ids_of(encoder, ["a d", "d"]))
+    assert len(pruned.kept) < len(pieces)
+    assert torch.equal(hidden(encoder, ["a d", "d"]), hidden(pruned, ["a d", "d"]))
+
+
+def test_a_dropped_id_is_an_error_not_a_wrong_row(tiny):
+    pruned = tiny.prune(ids_of(tiny, ["abc"]))
+    with pytest.raises(BadEncoder, match="Prune with the ids of every text"):
+        pruned.remap(ids_of(tiny, ["xyz"]))
+    with pytest.raises(BadEncoder):
+        pruned.remap(np.array([-1]))
+    with pytest.raises(BadEncoder):
+        pruned.remap(np.array([10**6]))
+
+
+def test_remap_keeps_shape_and_takes_nothing(tiny):
+    pruned = tiny.prune(ids_of(tiny))
+    assert pruned.remap(np.zeros((0, 3), np.int32)).shape == (0, 3)
+    assert pruned.remap(np.full((2, 3, 4), tiny.tokenizer.pad_token_id)).shape == (2, 3, 4)
+
+
+def test_frozen_embeddings_stay_frozen_when_pruned(tiny):
+    tiny.model.get_input_embeddings().weight.requires_grad_(False)
+    assert not tiny.prune([5]).model.get_input_embeddings().weight.requires_grad
+
+
+def test_random_encoders_depend_on_the_seed_alone():
+    first, again, other = (encoders.load("tiny", seed=s) for s in (1, 1, 2))
+    assert torch.equal(hidden(first), hidden(again)) and first.sha256 == again.sha256
+    assert not torch.equal(hidden(first), hidden(other)) and first.sha256 != other.sha256
+
+
+def test_loading_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    encoders.load("tiny", seed=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_first_layers_give_the_hidden_states_of_the_full_encoder(full):
+    batch = full.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    pruned = full.prune(batch["input_ids"].numpy())
+    batch["input_ids"] = torch.from_numpy(pruned.remap(batch["input_ids"].numpy()))
+    with torch.inference_mode():
+        states = pruned.model(**batch, output_hidden_states=True).hidden_states
+    short = encoders._trim(pruned, 3)
+    assert short.layers == 3
+    with torch.inference_mode():
+        assert torch.equal(short.model(**batch).last_hidden_state, states[3])
+
+
+@pytest.mark.parametrize("layers", [0, 3, -1])
+def test_layers_out_of_range_are_refused(layers):
+    with pytest.raises(BadEncoder, match=f"layers={layers} does not fit 'tiny': it has 2"):
+        encoders.load("tiny", layers=layers)
+
+
+def test_a_folder_gives_the_same_encoder_as_transformers(roberta_folder):
+    encoder = encoders.load(str(roberta_folder))
+    assert encoder.max_length == 128  # two places of the table come before the first position
+    reference = XLMRobertaModel.from_pretrained(roberta_folder, attn_implementation="eager").eval()
+    batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(reference(**batch).last_hidden_state, hidden(encoder))
+    assert len(encoder.sha256) == 64 and not encoder.freeze_embeddings
+
+
+def test_tokenizer_survives_a_folder(roberta_folder):
+    loaded = encoders.load(str(roberta_folder)).tokenizer
+    assert loaded(TEXTS)["input_ids"] == encoders._tiny_tokenizer()(TEXTS)["input_ids"]
+
+
+def test_spaces_are_taken_out_of_foreign_offsets(tmp_path):
+    encoder = encoders.load("tiny")
+    tokenizer = encoders.rebuild_tokenizer(
+        ["<s>", "<pad>", "</s>", "<unk>", *"\u2581onetw,3", "<mask>"], np.zeros(13)
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    encoder.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = encoders.load(str(tmp_path)).tokenizer
+    assert tokenizer("one two", return_offsets_mapping=True)["offset_mapping"][5] == (3, 4)
+    encoded = loaded("one two", return_offsets_mapping=True)
+    assert encoded["offset_mapping"][-4:-1] == [(4, 5), (5, 6), (6, 7)]
+    assert encoded["input_ids"] == tokenizer("one two")["input_ids"]
+
+
+def test_folder_without_config_or_with_unsafe_weights(tmp_path, roberta_folder):
+    with pytest.raises(BadEncoder, match="holds no config.json"):
+        encoders.load(str(tmp_path))
+    (tmp_path / "config.json").write_text((roberta_folder / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(BadEncoder, match=r"no \.safetensors file"):
+        encoders.load(str(tmp_path))
+
+
+def test_folder_whose_weights_lack_tensors(tmp_path, tiny):
+    from safetensors.torch import load_file, save_file
+
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with pytest.raises(BadEncoder, match=r"lacks 1 tensors.*layer\.1\.output"):
+        encoders.load(str(tmp_path))
+
+
+def test_folder_with_a_damaged_weights_file(tmp_path, tiny):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BadEncoder, match="cannot|can load|not an encoder"):
+        encoders.load(str(tmp_path))
+
+
+def test_a_repository_that_needs_its_own_code_is_refused(tmp_path, tiny):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit('foreign code ran')")
+    with pytest.raises(BadEncoder):
+        encoders.load(str(tmp_path))
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'xlm-roberta-base'"):
+        encoders.load("xlm-roberta-bas")
+    with pytest.raises(UnknownName, match="Valid: bundled"):
+        encoders.load("./no/such/folder")
+
+
+@pytest.fixture()
+def hub(monkeypatch, roberta_folder):
+    """A hub that answers with a folder, and notes what it was asked for."""
+    asked = []
+
+    def info(self, identifier, *, revision=None, timeout=None):
+        return types.SimpleNamespace(sha=revision or "c0ffee")
+
+    def download(identifier, *, revision, allow_patterns, **rest):
+        asked.append((identifier, revision, "*.safetensors" in allow_patterns))
+        return str(roberta_folder)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
+
+
+def test_known_hub_encoders_are_asked_for_at_their_pin(hub):
+    encoder = encoders.load("xlm-roberta-base")
+    assert encoder.name == "xlm-roberta-base" and encoder.dimension == 16
+    revision = "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"
+    assert hub == [("FacebookAI/xlm-roberta-base", revision, True)]
+
+
+def test_minilm_borrows_the_tokenizer_of_xlm_r(hub):
+    encoders.load("microsoft/Multilingual-MiniLM-L12-H384")
+    assert [(name, weights) for name, _, weights in hub] == [
+        ("microsoft/Multilingual-MiniLM-L12-H384", True),
+        ("FacebookAI/xlm-roberta-base", False),
+    ]
+
+
+def test_unknown_hub_ids_are_resolved_and_recorded(hub):
+    encoders.load("someone/encoder")
+    assert hub == [("someone/encoder", "c0ffee", True)]
+
+
+def test_unreachable_hub_names_the_three_ways(monkeypatch, tmp_path):
+    def fails(*arguments, **settings):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
+    with pytest.raises(MissingData) as caught:
+        encoders.load("nobody-at-all/no-such-encoder")
+    for way in (
+        "no route to host",
+        "(1) connect",
+        "(2) on a connected",
+        "--local-dir",
+        "'bundled'",
+    ):
+        assert way in str(caught.value)
+
+
+def test_cached_hub_encoder_is_used_without_a_connection(monkeypatch, roberta_folder):
+    def fails(*arguments, **settings):
+        raise ConnectionError("no route to host")
+
+    def cached(identifier, *, revision, local_files_only=False, **rest):
+        assert local_files_only
+        return str(roberta_folder)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    assert encoders.load("someone/encoder").dimension == 16
+
+
+def test_names_can_be_listed():
+    assert {"bundled", "bundled-random", "tiny", "xlm-roberta-large"} <= set(encoders.names())
+
+
+def test_control_has_the_architecture_and_tokenizer_of_the_bundled_encoder(full):
+    control = encoders.load("bundled-random", seed=1)
+    assert isinstance(control.model, BertModel)
+    assert control.tokenizer is full.tokenizer
+    same = {"hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"}
+    for key in same:
+        assert getattr(control.model.config, key) == getattr(full.model.config, key)
+    assert control.freeze_embeddings and "random" in control.note
