@@ -53,8 +53,9 @@ def packed_attention(
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
 
-        states = varlen_attn(
-            *packed, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling
+        borders, longest = cu_seq_lens_q, max_length_q
+        states: Any = varlen_attn(
+            packed[0], packed[1], packed[2], borders, borders, longest, longest, scale=scaling
         )
         return states[None], None
     return _by_sequence(packed, cu_seq_lens_q, scaling)[None], None
@@ -63,12 +64,11 @@ def packed_attention(
 def _by_sequence(packed: list[Tensor], borders: Tensor, scaling: float | None) -> Tensor:
     """Attend one sequence at a time: the plain definition, for processors without the kernel."""
     sizes = borders.diff().tolist()
-    parts = [
-        nn.functional.scaled_dot_product_attention(
-            *(states.transpose(0, 1)[None] for states in sequence), scale=scaling
-        )[0].transpose(0, 1)
-        for sequence in zip(*(states.split(sizes) for states in packed), strict=True)
-    ]
+    parts = []
+    for sequence in zip(*(states.split(sizes) for states in packed), strict=True):
+        query, key, value = (states.transpose(0, 1)[None] for states in sequence)
+        states = nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+        parts.append(states[0].transpose(0, 1))
     return torch.cat(parts)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from helpers import devices, formats, metrics, tasks
 from helpers.data import rows as load_rows
-from helpers.data import texts as load_texts
 from helpers.devices import autocast
 from helpers.encoders import Encoder
 from helpers.errors import BadRecord, BadRows, HelpfulError
@@ -63,7 +62,7 @@ class Tuned:
         """Write the encoder's weights, frozen word embeddings left out, for a later stage."""
         state = self.encoder.model.state_dict()
         table = _table_name(self.encoder.model)
-        if not self.encoder.model.get_input_embeddings().weight.requires_grad:
+        if not _table(self.encoder.model).weight.requires_grad:
             state.pop(table)
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
@@ -186,6 +185,8 @@ class _Run:
         return formats.get(task.format).encode(task, rows, self.base, longest, train)
 
     def _load_text(self) -> None:
+        from helpers.data import texts as load_texts
+
         settings = self.settings
         text = [
             {"id": f"{language}-{place}", "text": line}
@@ -219,7 +220,7 @@ class _Run:
         torch.manual_seed(self.seed)
         width = self.small.dimension
         makers = {n: Masked() if n == MLM else formats.get(t.format) for n, t in self.tasks.items()}
-        pieces = len(self.small.model.get_input_embeddings().weight)
+        pieces = len(_table(self.small.model).weight)
         heads = {
             name: makers[name].head(
                 replace(task, settings={**task.settings, "pieces": pieces}), width, settings.dropout
@@ -371,10 +372,10 @@ class _Run:
         with torch.no_grad():
             for name, value in self.best.items():
                 self.trained[name].copy_(value)
-        self.small.model.to("cpu").eval()
-        table = self.small.model.get_input_embeddings().weight
+        self.network.to("cpu").eval()
+        table = _table(self.small.model).weight
         tuned = _with_table(self.base, self.small, table if table.requires_grad else None)
-        heads = {name: self.network.head(name).cpu().eval() for name in self.tasks if name != MLM}
+        heads = {name: self.network.head(name) for name in self.tasks if name != MLM}
         known = {name: task for name, task in self.tasks.items() if name != MLM}
         return Tuned(tuned, heads, known, self.settings, outcome)
 
@@ -471,16 +472,18 @@ def _optimizer(trained: dict[str, nn.Parameter], settings: Settings) -> torch.op
 
 def _freeze(encoder: Encoder, settings: Settings) -> None:
     frozen = settings.freeze_embeddings
-    table = encoder.model.get_input_embeddings().weight
-    table.requires_grad_(not (encoder.freeze_embeddings if frozen is None else frozen))
-    for layer in encoder.model.encoder.layer[: settings.frozen_layers]:
+    _table(encoder.model).weight.requires_grad_(
+        not (encoder.freeze_embeddings if frozen is None else frozen)
+    )
+    layers: Any = encoder.model.encoder
+    for layer in layers.layer[: settings.frozen_layers]:
         layer.requires_grad_(False)
 
 
 def _set_dropout(model: nn.Module, share: float) -> None:
     """Set the encoder's own dropout; packed attention has none, so attention never drops."""
-    model.config.hidden_dropout_prob = share  # type: ignore[union-attr]
-    model.config.attention_probs_dropout_prob = 0.0  # type: ignore[union-attr]
+    config: Any = model.config
+    config.hidden_dropout_prob, config.attention_probs_dropout_prob = share, 0.0
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if "attention.self" in name else share
@@ -500,8 +503,13 @@ def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[
     )
 
 
+def _table(model: Any) -> nn.Embedding:
+    """Return an encoder's word embeddings."""
+    return model.get_input_embeddings()
+
+
 def _table_name(model: nn.Module) -> str:
-    table = model.get_input_embeddings().weight  # type: ignore[operator]
+    table = _table(model).weight
     return next(name for name, value in model.named_parameters() if value is table)
 
 
@@ -511,7 +519,7 @@ def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
     ``rows``: the tuned word embeddings of the pruned pieces, or of all pieces; ``None``: frozen,
     the base's own table is shared.
     """
-    full = base.model.get_input_embeddings()
+    full = _table(base.model)
     padding = full.padding_idx
     if rows is None:
         shared = nn.Embedding.from_pretrained(full.weight.detach(), True, padding)
@@ -519,15 +527,17 @@ def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
     weight = full.weight.detach().clone()
     if len(rows) == len(weight):
         weight = rows.detach().cpu().clone()
-    else:
+    elif tuned.kept is not None:
         weight[torch.from_numpy(base.remap(tuned.kept))] = rows.detach().cpu()
     return _replaced(base, tuned, nn.Embedding.from_pretrained(weight, False, padding))
 
 
 def _replaced(base: Encoder, tuned: Encoder, table: nn.Embedding) -> Encoder:
+    """Give a tuned encoder a whole table of word embeddings, padding where the base has it."""
     tuned.model.set_input_embeddings(table)
     tuned.model.config.vocab_size = len(table.weight)
     tuned.model.config.pad_token_id = base.model.config.pad_token_id
-    if hasattr(tuned.model.embeddings, "padding_idx"):
-        tuned.model.embeddings.padding_idx = table.padding_idx
+    embeddings: Any = getattr(tuned.model, "embeddings", None)
+    if hasattr(embeddings, "padding_idx"):
+        embeddings.padding_idx = table.padding_idx
     return replace(tuned, kept=base.kept)

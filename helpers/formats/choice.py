@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.formats.base import Batch, FormatBase, Head, pool, most_frequent
+from helpers.formats.base import Batch, FormatBase, Head, most_frequent, pool
 from helpers.formats.encoded import Encoded
 from helpers.formats.tokenise import Template, piece_ids
 from helpers.tasks import Task

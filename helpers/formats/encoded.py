@@ -101,10 +101,10 @@ class Encoded:
         for path in folder.glob("per_*.npy"):
             kind, name = path.stem.split(".", 1)
             parts[kind][name] = np.load(path, mmap_mode="r")
-        arrays = {
-            n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "starts", "example")
-        }
-        return cls(**arrays, **parts, **facts)
+        arrays = [
+            np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "starts", "example")
+        ]
+        return cls(*arrays, parts["per_sequence"], parts["per_token"], **facts)
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:

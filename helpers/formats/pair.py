@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.formats.base import Batch, FormatBase, Head, pool, most_frequent
+from helpers.formats.base import Batch, FormatBase, Head, most_frequent, pool
 from helpers.formats.encoded import Encoded
 from helpers.formats.tokenise import Template, cut_longest, piece_ids
 from helpers.tasks import Task

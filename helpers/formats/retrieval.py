@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,8 +73,8 @@ class Retrieval(FormatBase):
         encoded: Encoded,
         outputs: dict[str, np.ndarray],
     ) -> list[Any]:
-        """Return one vector per row."""
-        return list(outputs["vector"])
+        """Return one vector per row: an array of shape ``(rows, width)``."""
+        return cast(list[Any], outputs["vector"])
 
     def gold(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the ids of the right candidates of each query."""

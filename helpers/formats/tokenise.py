@@ -54,8 +54,13 @@ def piece_ids(tokenizer: Any, texts: Sequence[str], chunk: int = 10_000) -> list
     known: dict[str, list[int]] = {}
     for begin in range(0, len(unique), chunk):
         part = unique[begin : begin + chunk]
-        known.update(zip(part, tokenizer(part, add_special_tokens=False)["input_ids"], strict=True))
+        known.update(zip(part, _quietly(tokenizer, part)["input_ids"], strict=True))
     return [known[text] for text in texts]
+
+
+def _quietly(tokenizer: Any, texts: list[str], **options: Any) -> Any:
+    """Encode without special tokens and without a warning on long texts: they are cut later."""
+    return tokenizer(texts, add_special_tokens=False, verbose=False, **options)
 
 
 def pieces_with_offsets(
@@ -67,7 +72,7 @@ def pieces_with_offsets(
         Per text: ids of shape ``(pieces,)`` and offsets of shape ``(pieces, 2)``, begin and end in
         characters of the given text; white space before a piece is not part of its span.
     """
-    coded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    coded = _quietly(tokenizer, list(texts), return_offsets_mapping=True)
     return [
         (np.asarray(ids, np.int32), np.asarray(offsets, np.int32).reshape(-1, 2))
         for ids, offsets in zip(coded["input_ids"], coded["offset_mapping"], strict=True)

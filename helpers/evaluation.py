@@ -1,0 +1,264 @@
+"""Predict and score a target in every language, and read and write submission folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers import devices, formats
+from helpers.data import Rows
+from helpers.data import rows as load_rows
+from helpers.encoders import Encoder
+from helpers.errors import HelpfulError, MissingData, unknown
+from helpers.formats import Encoded
+from helpers.formats.encoded import join
+from helpers.network import Network
+from helpers.predicting import outputs, task_scores
+from helpers.retrieving import retrieval_scores
+from helpers.tasks import Task
+from helpers.training import Tuned, training_task
+
+__all__ = [
+    "Prediction",
+    "choose_layer",
+    "evaluate",
+    "predict",
+]
+
+_BUDGET = 8192
+_PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a tuned encoder predicts for one language of a target.
+
+    Attributes:
+        language: the language.
+        rows: the standard rows.
+        predictions: one per row, in row order, as the format's ``decode`` gives them.
+    """
+
+    language: str
+    rows: Rows
+    predictions: list[Any]
+
+
+def evaluate(
+    tuned: Tuned,
+    task: Task,
+    languages: Sequence[str] | None = None,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    layer: int | None = None,
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """Score a target in many languages, without having seen a label of any but English.
+
+    Args:
+        tuned: a fine-tuned encoder; for retrieval targets without training, any encoder.
+        task: the target.
+        languages: languages to score; default: all of the task's.
+        rows: at most so many rows per language, drawn by ``seed``.
+        seed: seed of that draw.
+        split: ``"test"`` or ``"dev"``.
+        layer: hidden state that retrieval reads; ``None``: the last.
+        device: where to run; default: the first GPU, else the CPU.
+
+    Returns:
+        One mapping per language and metric: ``task``, ``language``, ``split``, ``metric``,
+        ``value`` (0 to 1), ``n`` (rows scored), ``status``, ``data_source``, ``data_hash``. The
+        main metric of a language comes first. A language whose data are not there has one entry
+        with the value NaN and the status ``"failed: why"``.
+
+    Raises:
+        UnknownName: a language the task does not have.
+        HelpfulError: the encoder was not trained for the task.
+    """
+    predicted, lost = _predict(tuned, task, languages, rows, seed, split, layer, device)
+    scored = [entry for part in predicted for entry in _entries(tuned, task, part, split)]
+    return scored + [
+        _entry(task, language, split, task.metric, float("nan"), 0, f"failed: {why}")
+        for language, why in lost.items()
+    ]
+
+
+def predict(
+    tuned: Tuned,
+    task: Task,
+    languages: Sequence[str] | None = None,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    layer: int | None = None,
+    device: torch.device | None = None,
+) -> list[Prediction]:
+    """Predict a target in many languages in one pass over length-sorted rows.
+
+    Arguments as for :func:`evaluate`. Languages whose data are not there are left out.
+    """
+    return _predict(tuned, task, languages, rows, seed, split, layer, device)[0]
+
+
+def choose_layer(
+    encoder: Encoder, task: Task, language: str = "de", *, device: torch.device | None = None
+) -> int:
+    """Choose the hidden state that retrieves best, on development data of one language.
+
+    The choice is made once, for the plain encoder, and used for every checkpoint.
+
+    Args:
+        encoder: the pretrained encoder.
+        task: a retrieval target with a development split.
+        language: the language that decides.
+        device: where to run.
+
+    Returns:
+        The layer, from 1 to the encoder's number of layers; of equals, the highest.
+    """
+    best, chosen = -1.0, encoder.layers
+    for layer in range(encoder.layers, 0, -1):
+        found = evaluate(Tuned(encoder), task, [language], split="dev", layer=layer, device=device)
+        if found[0]["value"] > best:
+            best, chosen = found[0]["value"], layer
+    return chosen
+
+
+def _predict(
+    tuned: Tuned,
+    task: Task,
+    languages: Sequence[str] | None,
+    limit: int | None,
+    seed: int,
+    split: str,
+    layer: int | None,
+    device: torch.device | None,
+) -> tuple[list[Prediction], dict[str, str]]:
+    head_task = _head_task(tuned, task)
+    found, lost = _rows(task, _languages(task, languages), limit, seed, split)
+    if not found:
+        return [], lost
+    format_ = formats.get(task.format)
+    settings = tuned.settings
+    longest = min(task.max_length, tuned.encoder.max_length)
+    coded = [format_.encode(head_task, part, tuned.encoder, longest, False) for part in found]
+    used = np.unique(np.concatenate([part.tokens for part in coded]))
+    small = tuned.encoder.prune(used)
+    for part in coded:
+        part.tokens = small.remap(part.tokens).astype(np.int32)
+    device = device or devices.best_device()
+    precision = devices.resolve_precision(settings.precision, device)
+    head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
+    packed = device.type == "cuda" and precision == "bf16"
+    network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
+    raw = outputs(
+        network.to(device).eval(),
+        task.name,
+        join(coded),
+        budget=_BUDGET * (8 if device.type == "cuda" else 1),
+        device=device,
+        precision=precision,
+        pooling=settings.pooling,
+        layer=layer,
+    )
+    decoded = _decoded(head_task, found, coded, raw)
+    return decoded, lost
+
+
+def _head_task(tuned: Tuned, task: Task) -> Task:
+    """Return the task with the label set of the head that will answer it."""
+    trained = training_task(task)
+    if trained.name in tuned.tasks:
+        labels = tuned.tasks[trained.name].labels
+        if task.labels and task.labels != labels and task.format in ("pair", "tagging"):
+            raise HelpfulError(
+                f"target {task.name!r} has the labels {task.labels}, but {trained.name!r} was "
+                f"trained with {labels}; give both the same labels in the same order."
+            )
+        return replace(trained, labels=labels)
+    if task.format == "retrieval":
+        return replace(task, train_with="")
+    raise HelpfulError(
+        f"this encoder has no head for target {task.name!r}: fine-tune it on {trained.name!r} "
+        f"first (it was trained on {sorted(tuned.tasks) or 'nothing'})."
+    )
+
+
+def _languages(task: Task, languages: Sequence[str] | None) -> Sequence[str]:
+    for language in languages or ():
+        if language not in task.languages:
+            raise unknown(f"language of {task.name!r}", language, task.languages)
+    return languages or task.languages
+
+
+def _rows(
+    task: Task, languages: Sequence[str], limit: int | None, seed: int, split: str
+) -> tuple[list[Rows], dict[str, str]]:
+    found, lost = [], {}
+    for language in languages:
+        try:
+            found.append(load_rows(task, language, split, limit, seed))
+        except MissingData as error:
+            lost[language] = str(error)
+    return found, lost
+
+
+def _decoded(
+    task: Task, found: Sequence[Rows], coded: Sequence[Encoded], raw: dict[str, np.ndarray]
+) -> list[Prediction]:
+    """Cut the joint outputs into languages and decode each."""
+    format_ = formats.get(task.format)
+    result, sequences, tokens = [], 0, 0
+    for rows, part in zip(found, coded, strict=True):
+        mine = {
+            name: array[tokens : tokens + len(part.tokens)]
+            if _by_token(array, coded)
+            else array[sequences : sequences + len(part)]
+            for name, array in raw.items()
+        }
+        result.append(Prediction(rows.language, rows, format_.decode(task, rows, part, mine)))
+        sequences, tokens = sequences + len(part), tokens + len(part.tokens)
+    return result
+
+
+def _by_token(array: np.ndarray, coded: Sequence[Encoded]) -> bool:
+    return len(array) == sum(len(part.tokens) for part in coded)
+
+
+def _entries(tuned: Tuned, task: Task, part: Prediction, split: str) -> list[dict[str, Any]]:
+    facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
+    task = replace(task, labels=_head_task(tuned, task).labels)
+    if task.format == "retrieval":
+        values = retrieval_scores(task, part.rows, np.asarray(part.predictions))
+        count = sum(row["side"] == "query" for row in part.rows)
+    else:
+        values = task_scores(task, part.rows, part.predictions, part.language)
+        count = len(part.rows)
+    return [
+        _entry(task, part.language, split, metric, value, count, "done") | facts
+        for metric, value in values.items()
+        if metric not in _PARTS
+    ]
+
+
+def _entry(
+    task: Task, language: str, split: str, metric: str, value: float, n: int, status: str
+) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "language": language,
+        "split": split,
+        "metric": metric,
+        "value": value,
+        "n": n,
+        "status": status,
+        "data_source": "",
+        "data_hash": "",
+    }
