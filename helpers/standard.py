@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from helpers.errors import BadRows
 from helpers.tasks.task import Row, Task
 
@@ -30,12 +32,12 @@ class Outcome:
     Attributes:
         rows: standard rows, possibly none.
         dropped: reasons, one per row left out.
-        repaired: reasons, one per row mended.
+        notes: what was mended or met, one per case.
     """
 
     rows: list[Row] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    repaired: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class _Drop(Exception):
@@ -83,7 +85,7 @@ class Standard:
         adapted: Any = raw
         if self.task.adapt is not None:
             try:
-                adapted = self.task.adapt(raw, self.language)
+                adapted = self.task.adapt(raw | {"_number": number}, self.language)
             except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise self.bad(
                     number, f"adapt failed with {error!r}", f"columns are {sorted(raw)}"
@@ -99,14 +101,15 @@ class Standard:
             if "_dropped" in row:
                 outcome.dropped.append(row["_dropped"])
                 continue
-            if "_repaired" in row:
-                outcome.repaired.append(row["_repaired"])
+            if "_note" in row:
+                outcome.notes.append(row["_note"])
             yield row
 
     def _standard(self, row: Row, number: int, outcome: Outcome) -> Row:
         values = {name: self._value(row, name, number) for name in FIELDS[self.task.format]}
         values["id"] = str(values["id"] if values["id"] is not None else f"{self.prefix}{number}")
-        return getattr(self, f"_{self.task.format}")(values, number, outcome)
+        made = getattr(self, f"_{self.task.format}")(values, number, outcome)
+        return made | {"_answers": row["_answers"]} if "_answers" in row else made
 
     def _value(self, row: Row, name: str, number: int) -> Any:
         column = self.task.columns.get(name, name)
@@ -157,13 +160,16 @@ class Standard:
         starts = given.get("answer_start", given.get("start"))
         if starts is None or len(starts) != len(given["text"]):
             raise self.bad(number, f"answers {given!r}", "as many starts as texts")
+        # Only SQuAD 2.0 asks questions without an answer; elsewhere the answer is missing.
+        if not given["text"] and self.task.metric != "squad2":
+            raise _Drop("no answer")
         found: dict[str, list[Any]] = {"text": [], "start": []}
         for text, start in zip(given["text"], starts, strict=True):
             place = _find(row["context"], text, int(start))
             if place is None:
                 raise _Drop("answer is blank" if not text.strip() else "answer not in context")
             if place != start:
-                outcome.repaired.append("answer offset shifted: found again nearby")
+                outcome.notes.append("answer offset shifted: found again nearby")
             found["text"].append(text)
             found["start"].append(place)
         return row | {"answers": found}
@@ -190,9 +196,11 @@ class Standard:
                 expected = f"one of {', '.join(self.labels[:size])}"
                 raise self.bad(number, f"label {value!r} in column {column!r}", expected)
             return self.labels.index(value)
-        if int(value) < 0:
+        if not isinstance(value, int | np.integer):
+            raise self.bad(number, f"label {value!r} in column {column!r}", "a class id or name")
+        if value < 0:
             raise _Drop(f"label {int(value)}")
-        if int(value) >= size:
+        if value >= size:
             raise self.bad(number, f"label {int(value)} in column {column!r}", f"0 to {size - 1}")
         return int(value)
 
@@ -212,12 +220,14 @@ class Standard:
             if value in self.labels:
                 return self.labels.index(value)
             if not self.task.labels:
-                outcome.repaired.append("tag not in the training rows: ignored")
+                outcome.notes.append("tag not in the training rows: ignored")
                 return IGNORED
             raise self.bad(
                 number, f"tag {value!r} in column {column!r}", f"one of {', '.join(self.labels)}"
             )
-        if not -1 <= int(value) < len(self.labels) and int(value) != IGNORED:
+        if not isinstance(value, int | np.integer) or (
+            not -1 <= value < len(self.labels) and value != IGNORED
+        ):
             raise self.bad(
                 number, f"tag {value} in column {column!r}", f"0 to {len(self.labels) - 1}"
             )

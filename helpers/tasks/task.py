@@ -43,6 +43,7 @@ class Source:
         borrow: column to the language whose row of the same position gives it (XCOPA questions).
         divide: columns whose values keep rows together when one published split is divided into
             our train and dev; empty: the splits stand as published.
+        optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
     """
 
     kind: Literal["hub", "files", "package", "folder", "rows"]
@@ -61,6 +62,7 @@ class Source:
     side: str = ""
     borrow: Mapping[str, str] = field(default_factory=dict)
     divide: tuple[str, ...] = ()
+    optional: bool = False
 
     def config_for(self, language: str) -> str:
         """Return the configuration that holds a language."""
@@ -114,14 +116,19 @@ class Task:
         adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns one row, a
             list of rows, or ``None`` to drop the row. A returned row may also say ``_language``
             or ``_split`` (rows of another one are passed over), ``_dropped`` (why it is left
-            out) and ``_repaired`` (what was mended); the last two are counted.
+            out) and ``_note`` (what was mended or met); the last two are counted. ``_number`` is
+            the row's place in its source.
         metric: name of the main score in ``helpers.metrics``.
         chance: score of guessing, from 0 to 1.
         max_length: longest input in sub-tokens.
         settings: training settings that differ from the profile's.
         about: what a reader wants to know.
         group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``embedded``); several by comma.
-        origin: text collections it is built from, for ``same_source`` (``("quora",)``).
+        origin: text collections it is built from, for ``relation``'s ``same_source``.
+        holds: training sets whose rows its own training rows contain, for ``identity_pair``;
+            empty: its own name.
+        translations: machine-translated training rows, by language (condition ``translated``).
+        exclude: tasks whose English dev and test texts are removed from its training rows.
     """
 
     name: str
@@ -140,3 +147,6 @@ class Task:
     about: About = About()
     group: str = ""
     origin: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    translations: Source | None = None
+    exclude: tuple[str, ...] = ()
