@@ -14,24 +14,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from helpers import devices, formats, metrics, tasks
-from helpers.data import rows as load_rows
+from helpers import devices, metrics
 from helpers.devices import autocast
 from helpers.encoders import Encoder
-from helpers.errors import BadRecord, BadRows, HelpfulError
+from helpers.errors import BadRecord, HelpfulError
 from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded
 from helpers.formats.encoded import split
-from helpers.formats.masked import Masked
 from helpers.network import Network
 from helpers.predicting import outputs, task_scores
+from helpers.preparing import MLM, Prepared, prepare, training_task
 from helpers.schedule import Step, rate, schedule
 from helpers.settings import Outcome, Settings
-from helpers.tasks import Source, Task
+from helpers.tasks import Task
 
-__all__ = ["Interrupted", "Outcome", "Settings", "Tuned", "fine_tune", "load_encoder"]
+__all__ = [
+    "Interrupted",
+    "Outcome",
+    "Settings",
+    "Tuned",
+    "fine_tune",
+    "load_encoder",
+    "train",
+    "training_task",
+]
 
-MLM = "mlm"
 _CHECK_EVERY = 25
 _STATE = "state.safetensors"
 
@@ -91,11 +98,6 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     return _with_table(base, tuned, table)
 
 
-def training_task(task: Task) -> Task:
-    """Return the task whose English rows train a target (the target itself by default)."""
-    return tasks.get(task.train_with) if task.train_with else task
-
-
 def fine_tune(
     encoder: Encoder,
     tasks: Sequence[Task],
@@ -131,95 +133,55 @@ def fine_tune(
         Interrupted: ``stop`` said so.
         HelpfulError: memory ran out even for a single row.
     """
-    run = _Run(encoder, [training_task(task) for task in tasks], settings, seed, device)
+    prepared = prepare(encoder, [training_task(task) for task in tasks], settings, seed)
+    return train(
+        prepared, settings, seed, checkpoint=checkpoint, progress=progress, stop=stop, device=device
+    )
+
+
+def train(
+    prepared: Prepared,
+    settings: Settings,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    device: torch.device | None = None,
+) -> Tuned:
+    """Fine-tune on sets that are loaded and tokenised already; arguments as :func:`fine_tune`."""
+    run = _Run(prepared, settings, seed, device)
     return run.train(checkpoint, progress or (lambda done, total: None), stop or (lambda: False))
 
 
 class _Run:
-    """One fine-tuning run: its data, its network, its optimiser and its place in the schedule."""
+    """One fine-tuning run: its network, its optimiser and its place in the schedule."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        tasks: Sequence[Task],
-        settings: Settings,
-        seed: int,
-        device: torch.device | None,
+        self, prepared: Prepared, settings: Settings, seed: int, device: torch.device | None
     ) -> None:
-        self.base, self.settings, self.seed = encoder, settings, seed
+        self.prepared, self.settings, self.seed = prepared, settings, seed
+        self.base, self.small = prepared.encoder, prepared.pruned
+        self.tasks, self.train_sets = prepared.tasks, prepared.train
         wanted = device or devices.best_device()
         self.accelerator = Accelerator(cpu=wanted.type == "cpu")
         self.device = self.accelerator.device
         self.precision = devices.resolve_precision(settings.precision, self.device)
-        self.outcome = Outcome(device=devices.describe(self.device), precision=self.precision)
-        self.tasks: dict[str, Task] = {}
-        self.train_sets: dict[str, Encoded] = {}
-        self.dev_sets: dict[str, tuple[Any, Encoded]] = {}
-        for task in tasks:
-            self._load(task)
-        if settings.mlm_share:
-            self._load_text()
-        self.small = self._pruned()
+        self.outcome = Outcome(
+            device=devices.describe(self.device),
+            precision=self.precision,
+            rows=prepared.rows,
+            sources=dict(prepared.sources),
+            fingerprints=dict(prepared.fingerprints),
+            notes=list(prepared.notes),
+        )
         self._build()
-
-    def _load(self, task: Task) -> None:
-        settings = self.settings
-        train = load_rows(task, "en", "train", settings.train_rows or None)
-        dev = load_rows(task, "en", "dev", settings.dev_rows or None)
-        if not len(train):
-            raise BadRows(f"task {task.name!r} has no usable English training rows.")
-        task = replace(task, labels=tuple(train.labels) or task.labels)
-        rows = _shuffled_labels(list(train), task, self.seed) if settings.shuffle_labels else train
-        self.tasks[task.name] = task
-        self.train_sets[task.name] = self._encode(task, rows, train=True)
-        if len(dev) and task.format != "retrieval":
-            self.dev_sets[task.name] = (dev, self._encode(task, dev, train=False))
-        self.outcome.sources[task.name] = train.source
-        self.outcome.fingerprints[task.name] = train.fingerprint
-        self.outcome.rows += len(train)
-        for reason, count in self.train_sets[task.name].skipped.items():
-            self.outcome.notes.append(f"{task.name}: {count} training rows skipped, {reason}")
-
-    def _encode(self, task: Task, rows: Any, train: bool) -> Encoded:
-        longest = min(task.max_length, self.settings.max_length, self.base.max_length)
-        return formats.get(task.format).encode(task, rows, self.base, longest, train)
-
-    def _load_text(self) -> None:
-        from helpers.data import texts as load_texts
-
-        settings = self.settings
-        text = [
-            {"id": f"{language}-{place}", "text": line}
-            for language in settings.mlm_languages
-            for place, line in enumerate(load_texts(language, settings.mlm_rows or None))
-        ]
-        if not text:
-            raise BadRows("masked language modelling was asked for, but mlm_languages is empty.")
-        task = Task(MLM, "intermediate", "retrieval", Source("rows", MLM))
-        longest = min(settings.max_length, self.base.max_length)
-        self.tasks[MLM] = task
-        self.train_sets[MLM] = Masked().encode(task, text, self.base, longest, True)
-
-    def _pruned(self) -> Encoder:
-        """Return a copy of the encoder with only the pieces that this run reads."""
-        dev = [encoded for _, encoded in self.dev_sets.values()]
-        everything = [*self.train_sets.values(), *dev]
-        pieces = [np.unique(encoded.tokens) for encoded in everything]
-        pieces += [np.unique(e.per_token["target"]) for e in everything if "target" in e.per_token]
-        used = np.unique(np.concatenate(pieces))
-        small = self.base.prune(used[used >= 0])
-        for encoded in everything:
-            encoded.tokens = small.remap(encoded.tokens).astype(np.int32)
-            if "target" in encoded.per_token:
-                target = encoded.per_token["target"]
-                target[target >= 0] = small.remap(target[target >= 0])
-        return small
 
     def _build(self) -> None:
         settings = self.settings
         torch.manual_seed(self.seed)
         width = self.small.dimension
-        makers = {n: Masked() if n == MLM else formats.get(t.format) for n, t in self.tasks.items()}
+        makers = self.prepared.formats
         pieces = len(_table(self.small.model).weight)
         heads = {
             name: makers[name].head(
@@ -336,7 +298,7 @@ class _Run:
     def _evaluate(self, done: int) -> None:
         """Score the English development rows and keep the state if it is the best so far."""
         values = {}
-        for name, (rows, encoded) in self.dev_sets.items():
+        for name, (rows, encoded) in self.prepared.dev.items():
             task = self.tasks[name]
             format_ = self.network.formats[name]
             raw = outputs(
@@ -487,20 +449,6 @@ def _set_dropout(model: nn.Module, share: float) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if "attention.self" in name else share
-
-
-def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[dict[str, Any]]:
-    """Return the rows with their answers permuted: same text, same label counts, no relation."""
-    order = np.random.default_rng([seed, 7]).permutation(len(rows))
-    if task.format in ("pair", "choice"):
-        return [row | {"label": rows[j]["label"]} for row, j in zip(rows, order, strict=True)]
-    if task.format == "tagging":
-        tags = iter([tag for j in order for tag in rows[j]["tags"]])
-        return [row | {"tags": [next(tags) for _ in row["tags"]]} for row in rows]
-    raise HelpfulError(
-        f"shuffled labels are defined for pair, choice and tagging tasks, not for {task.format!r} "
-        f"({task.name})."
-    )
 
 
 def _table(model: Any) -> nn.Embedding:

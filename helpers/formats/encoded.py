@@ -97,14 +97,15 @@ class Encoded:
         import ast
 
         facts = ast.literal_eval(str(np.load(folder / "facts.npy")[0]))
-        parts: dict[str, dict[str, np.ndarray]] = {"per_sequence": {}, "per_token": {}}
+        parts: dict[str, Any] = {"per_sequence": {}, "per_token": {}}
         for path in folder.glob("per_*.npy"):
             kind, name = path.stem.split(".", 1)
             parts[kind][name] = np.load(path, mmap_mode="r")
-        arrays = [
-            np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "starts", "example")
-        ]
-        return cls(*arrays, parts["per_sequence"], parts["per_token"], **facts)
+
+        def mapped(name: str) -> np.ndarray:
+            return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+        return cls(mapped("tokens"), mapped("starts"), mapped("example"), **parts, **facts)
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
