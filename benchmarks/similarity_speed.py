@@ -1,0 +1,125 @@
+"""Time the similarity measures on random features, LogME against the loop of its authors.
+
+    python benchmarks/similarity_speed.py [--rows 2000] [--columns 384] [--repeats 7]
+
+Repeats of both sides alternate, so that a busy machine slows both alike; medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from helpers.similarity import features, text, transport
+
+
+def reference_logme(f: np.ndarray, y: np.ndarray) -> float:
+    """The algorithm of You et al. 2022 as published: a full SVD, then a loop over classes."""
+    rows, columns = f.shape
+    if rows > columns:
+        _, s, vh = np.linalg.svd(f.T @ f)
+        s = np.sqrt(s)
+        k = int((s > 1e-10).sum())
+        s, vh = s[:k, None], vh[:k]
+        u = f @ vh.T / s.T
+    else:
+        u, s, vh = np.linalg.svd(f, full_matrices=False)
+        s = s[:, None]
+    sigma = s**2
+    evidences = []
+    for label in range(int(y.max()) + 1):
+        target = (y == label).astype(np.float64)[:, None]
+        x = u.T @ target
+        x2 = x**2
+        rest = (target**2).sum() - x2.sum()
+        alpha = beta = 1.0
+        for _ in range(11):
+            t = alpha / beta
+            gamma = (sigma / (sigma + t)).sum()
+            m2 = (sigma * x2 / (t + sigma) ** 2).sum()
+            r2 = (x2 / (1 + sigma / t) ** 2).sum() + rest
+            alpha, beta = gamma / (m2 + 1e-5), (rows - gamma) / (r2 + 1e-5)
+            if abs(alpha / beta - t) / t <= 1e-3:
+                break
+        evidence = columns / 2 * np.log(alpha) + rows / 2 * np.log(beta)
+        evidence -= 0.5 * np.log(alpha + beta * sigma).sum() + beta / 2 * r2 + alpha / 2 * m2
+        evidences.append((evidence - rows / 2 * np.log(2 * np.pi)) / rows)
+        _ = vh.T @ (s * x / (t + sigma))  # the weights, which the published code keeps
+    return float(np.mean(evidences))
+
+
+def alternate(calls: list[Callable[[], float]], repeats: int) -> list[float]:
+    """Median seconds of each call, repeats interleaved."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for place, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            seconds[place].append(time.perf_counter() - start)
+    return [statistics.median(values) for values in seconds]
+
+
+def compare_logme(columns: int, repeats: int) -> None:
+    print(
+        f"{'rows':>6} {'columns':>8} {'classes':>8} {'reference s':>12} {'ours s':>9} {'ratio':>6}"
+    )
+    for rows, width, classes in [
+        (2000, columns, 2),
+        (2000, columns, 30),
+        (2000, 1024, 3),
+        (500, 1024, 17),
+    ]:
+        random = np.random.default_rng(0)
+        f, y = random.normal(size=(rows, width)), np.arange(rows) % classes
+        f[:, :classes] += np.eye(classes)[y]
+        ours, theirs = features.logme(f, y), reference_logme(f, y)
+        # Directions without variance count in ours only, so values agree where rows > columns.
+        if rows > width and abs(ours - theirs) > 1e-4:
+            raise SystemExit(f"values differ: {ours} and {theirs}")
+        old, new = alternate(
+            [lambda f=f, y=y: reference_logme(f, y), lambda f=f, y=y: features.logme(f, y)], repeats
+        )
+        print(f"{rows:>6} {width:>8} {classes:>8} {old:>12.3f} {new:>9.3f} {old / new:>6.1f}")
+
+
+def time_all(rows: int, columns: int, repeats: int) -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, rows, columns))
+    labels = np.arange(rows) % 4
+    few = slice(0, 1000)
+    calls: dict[str, Callable[[], float]] = {
+        name: functools.partial(getattr(features, name), a, labels)
+        for name in ("logme", "h_score", "nleep", "transrate", "gbc", "knn_probe", "linear_probe")
+    }
+    calls |= {
+        "linear_cka": lambda: features.linear_cka(a, b),
+        "rsa, 1,000 rows": lambda: features.rsa(a[few], b[few]),
+        "pwcca": lambda: features.pwcca(a, b, dimensions=50),
+        "mmd, 1,000 rows": lambda: text.mmd(a[few], b[few]),
+        "domain_classifier_error": lambda: text.domain_classifier_error(a, b),
+        "otdd, 1,000 rows": lambda: transport.otdd(a[few], labels[few], b[few], labels[few]),
+    }
+    seconds = alternate(list(calls.values()), repeats)
+    print(f"\n{rows} rows, {columns} columns, 4 classes: median seconds")
+    for name, value in zip(calls, seconds, strict=True):
+        print(f"{name:>24} {value:8.3f}")
+    print(f"{'sum':>24} {sum(seconds):8.3f}  (x 108 dyads = {108 * sum(seconds) / 60:.1f} minutes)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--columns", type=int, default=384)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    compare_logme(options.columns, options.repeats)
+    time_all(options.rows, options.columns, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

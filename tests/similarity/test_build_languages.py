@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+from helpers.similarity import build_languages
+
+FEATURES = ["S_A", "S_B", "P_A", "INV_A"]
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Two packages in the layout of lang2vec and urielplus, for three languages."""
+    monkeypatch.setattr(
+        build_languages,
+        "LANGUAGES",
+        {
+            "en": ("English", "Latn", ""),
+            "eu": ("Basque", "Latn", ""),
+            "zh": ("Chinese", "Hans", "mand"),
+        },
+    )
+    monkeypatch.setattr(build_languages, "FEWEST_SHARED", 2)
+    lang2vec, uriel = tmp_path / "lang2vec" / "data", tmp_path / "urielplus" / "database"
+    lang2vec.mkdir(parents=True)
+    (uriel / "urielplus_csvs").mkdir(parents=True)
+    codes = {"zh": "zho", "en": "eng", "eu": "eus"}
+    (lang2vec / "letter_codes.json").write_text(json.dumps(codes))
+
+    def save(name, rows, features):
+        data = np.array(rows, float)[:, :, None]
+        np.savez(
+            lang2vec / name, data=data, feats=features, langs=["zho", "eng", "eus"], sources=["x"]
+        )
+
+    save("feature_predictions.npz", [[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]], FEATURES)
+    save("feature_averages.npz", [[0, 1, -1, 1], [1, 0, 1, -1], [-1, 1, 1, 1]], FEATURES)
+    save("family_features.npz", [[0, 1], [1, 0], [0, 0]], ["F_Indo-European", "F_Sinitic"])
+    csvs = uriel / "urielplus_csvs"
+    (csvs / "uriel_glottocode_map.csv").write_text("iso_code,glottocode\neng,stan\neus,basq\n")
+    (csvs / "lang_fam_geo.csv").write_text(
+        "language_id,language_name,latitude,longitude,lineage\n"
+        'stan,English,0.0,0.0,"Indo-European, Classical, Germanic, West Germanic"\n'
+        "basq,Basque,0.0,90.0,\n"
+        'mand,Mandarin,0.0,350.0,"Sino-Tibetan, Sinitic"\n'
+    )
+    sizes = tmp_path / "sizes.csv"
+    sizes.write_text("language,xlmr_pretraining_gib\nen,300.8\nzh,63.5\n")
+    return tmp_path / "lang2vec", tmp_path / "urielplus", sizes
+
+
+def test_rows_by_hand(packages):
+    english, basque, chinese = build_languages.build(*packages)
+    assert [r["language"] for r in (english, basque, chinese)] == ["en", "eu", "zh"]
+    assert (english["family"], english["branch"]) == ("Indo-European", "Germanic")
+    assert (basque["family"], basque["branch"], basque["isolate"]) == ("Basque", "Basque", 1)
+    # The macro-language takes its glottocode from the table in the module.
+    assert (chinese["glottocode"], chinese["branch"]) == ("mand", "Sinitic")
+    assert chinese["longitude"] == -10.0
+    assert basque["geographic_km"] == round(6371 * np.pi / 2)
+    assert (basque["in_xlmr"], basque["xlmr_gib"]) == (0, "")
+    assert (chinese["same_script"], chinese["same_family"]) == (0, 0)
+
+
+def test_distances_by_hand(packages):
+    english, basque, chinese = build_languages.build(*packages)
+    assert chinese["syntactic"] == 1.0
+    assert basque["syntactic"] == pytest.approx(1 - 1 / np.sqrt(2), abs=1e-4)
+    assert (chinese["syntactic_shared"], chinese["syntactic_observed"]) == (2, 1.0)
+    # One shared feature is too few for an observed distance.
+    assert (basque["syntactic_shared"], basque["syntactic_observed"]) == (1, "")
+    assert (basque["syntactic_imputed"], chinese["phonological_imputed"]) == (0.5, 1.0)
+    assert (chinese["genetic"], basque["genetic"], english["genetic"]) == (1.0, "", 0.0)
+
+
+def test_a_missing_package_says_how_to_install_it():
+    with pytest.raises(SystemExit, match="throw-away environment"):
+        build_languages._package("no_such_package_here")
