@@ -1,0 +1,117 @@
+"""What a plan will cost: runs, tokens, minutes and disk, before anything starts.
+
+Minutes come from the store's own finished runs of the same encoder and device where there are any,
+and otherwise from the arithmetic of the encoder and a stated rate of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from helpers.plans import TEST_WORK
+
+if TYPE_CHECKING:
+    from helpers.plans import Plan
+    from helpers.store import Store
+
+# Characters per sub-word piece of XLM-R's vocabulary, over all languages; a rough mean.
+CHARACTERS_PER_TOKEN = 3.5
+# Arithmetic per second that training reaches, where nothing was measured yet: two cores with AVX2
+# (1,500 tokens/s of a 21-million-parameter encoder), and a data-centre GPU in bf16.
+RATES = {"cpu": 1.9e11, "cuda": 1.5e14}
+OVERHEAD_SECONDS = 1.0
+RECORD_BYTES = 12_000
+
+
+def rate(plan: Plan, store: Store | None = None) -> tuple[float, str]:
+    """Return the tokens per second that a plan's runs can expect, and where that is from.
+
+    Args:
+        plan: the plan.
+        store: finished runs to learn from.
+
+    Returns:
+        Training tokens per second (a token of evaluation costs a third), and a note.
+    """
+    if store is not None:
+        done = store.index()
+        done = done[(done["encoder"] == plan.encoder) & (done["status"] == "done")]
+        done = done[(done["work"] > 0) & (done["seconds"] > 0)]
+        done = done[done["device"].str.startswith("cpu") == (plan.facts.get("device") == "cpu")]
+        if len(done) >= 3:
+            speed = (done["work"] / done["seconds"]).median()
+            return float(speed), f"measured in {len(done)} runs of this store"
+    parameters = float(plan.facts.get("parameters", 0)) or 2e7
+    device = str(plan.facts.get("device", "cpu"))
+    return RATES[device] / (6 * parameters), f"computed for a {device}, not measured"
+
+
+def minutes(plan: Plan, store: Store | None = None) -> pd.Series:
+    """Return the estimated minutes of each run, in the plan's order."""
+    speed, _ = rate(plan, store)
+    work = plan.runs["train_tokens"] + plan.runs["test_tokens"] * TEST_WORK
+    return (work / speed + OVERHEAD_SECONDS) / 60
+
+
+def cost(
+    plan: Plan, wanted: Iterable[str] | None = None, store: Store | None = None
+) -> pd.DataFrame:
+    """Return the cost of a plan, or of some of its runs.
+
+    Args:
+        plan: the plan.
+        wanted: ids of the runs to count; all by default.
+        store: finished runs to learn speeds from.
+
+    Returns:
+        A row per stage and condition and one for the total, with the columns runs,
+        training_tokens, test_tokens, minutes (on one device) and megabytes (at the end).
+    """
+    table = plan.runs.assign(minutes=minutes(plan, store), megabytes=_megabytes(plan))
+    if wanted is not None:
+        table = table[table["run"].isin(list(wanted))]
+    named = table.rename(columns={"train_tokens": "training_tokens"})
+    sums = ["training_tokens", "test_tokens", "minutes", "megabytes"]
+    groups = named.groupby(["stage", "condition"], sort=False)
+    result = groups[sums].sum().reset_index()
+    result.insert(2, "runs", groups.size().to_numpy())
+    total = {"stage": "total", "condition": "", "runs": len(table)} | dict(named[sums].sum())
+    result = pd.concat([result, pd.DataFrame([total])], ignore_index=True)
+    whole = dict.fromkeys(["runs", "training_tokens", "test_tokens"], "int64")
+    return result.astype(whole).round({"minutes": 1, "megabytes": 1})
+
+
+def _megabytes(plan: Plan) -> pd.Series:
+    """Return what each run leaves in the store; checkpoints that are not kept count nothing."""
+    kept = float(plan.facts.get("trained_parameters", 0)) * 4 * bool(plan.facts.get("keep"))
+    return ((plan.runs["stage"] == "intermediate") * kept + RECORD_BYTES) / 1e6
+
+
+def peak_megabytes(plan: Plan, workers: int = 1) -> float:
+    """Return the disk a plan needs while it runs: checkpoints and states of unfinished runs."""
+    parameters = float(plan.facts.get("trained_parameters", 0))
+    kept = _megabytes(plan).sum()
+    # An unfinished run writes its weights and two moments of the optimiser; one checkpoint per
+    # worker is there even where none is kept.
+    return float(kept + workers * parameters * 4 * (3 + 1) / 1e6)
+
+
+def sentence(plan: Plan, wanted: Iterable[str] | None = None, store: Store | None = None) -> str:
+    """Return the cost of a plan in one sentence."""
+    total = cost(plan, wanted, store).iloc[-1]
+    _, note = rate(plan, store)
+    return (
+        f"{total['runs']:,} runs of profile {plan.profile!r} with encoder {plan.encoder!r}: about "
+        f"{(total['training_tokens'] + total['test_tokens']) / 1e6:.2g} million tokens, "
+        f"{_duration(total['minutes'])} on one device ({note}), "
+        f"{total['megabytes']:,.0f} MB in the end."
+    )
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 90:
+        return f"{minutes:.1f} minutes"
+    return f"{minutes / 60:.1f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"

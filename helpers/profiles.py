@@ -1,0 +1,252 @@
+"""Sizes of the study: which encoder, tasks and settings, from seconds to GPU weeks.
+
+The rules for collapsed runs belong here because they are fixed before any result: an attempt is
+collapsed when its loss becomes NaN, or when its English development score is at or below the score
+of the best constant answer on the same rows plus ``MARGIN``. In the stages a profile lists under
+``retry``, a collapsed attempt is followed by one more with the seed ``seed + RETRY_SEED``; both stay
+in the store, and a second collapse is final. At the smallest sizes an intermediate task is often not
+learnt at all; that is recorded but not retried there, since a second attempt would end the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from helpers import generated as _generated  # noqa: F401  (registers the tasks of ``tiny``)
+from helpers import tasks
+from helpers.errors import unknown
+from helpers.settings import Settings
+from helpers.tasks import Task
+
+MARGIN = 0.02
+RETRY_SEED = 10_000
+CONDITIONS = (
+    "none",
+    "single",
+    "multitask",
+    "mlm",
+    "translated",
+    "more_target",
+    "shuffled",
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the study.
+
+    Attributes:
+        name: what a plan is asked for by.
+        about: encoder, data and hardware it is meant for, in one sentence.
+        encoder: name for ``helpers.encoders.load``.
+        group: group of tasks it takes its tasks from.
+        intermediates, targets: names of the tasks a plan has by default.
+        seeds: seeds of every cell; baselines have twice as many.
+        intermediate, target: settings of the two stages.
+        by_format: per stage and task format, settings that differ.
+        by_condition: per condition, settings of its special stage that differ.
+        test_rows: rows per language a target is evaluated on, by format; 0: all.
+        keep: whether checkpoints of intermediate stages stay in the store.
+        retry: stages in which a collapsed attempt is followed by a second.
+        task_settings: whether settings that a task states for itself apply.
+        layer: hidden state that retrieval reads where a target has no development rows to choose
+            it on; 0: the last.
+    """
+
+    name: str
+    about: str
+    encoder: str
+    group: str
+    intermediates: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: int
+    intermediate: Settings
+    target: Settings
+    by_format: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    by_condition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    test_rows: Mapping[str, int] = field(default_factory=dict)
+    keep: bool = True
+    retry: Sequence[str] = ("intermediate", "target")
+    task_settings: bool = True
+    layer: int = 0
+
+    def settings(self, task: Task, stage: str, condition: str) -> Settings:
+        """Return the settings of one stage of one task.
+
+        Args:
+            task: the task that is trained on; of several, the first.
+            stage: ``"intermediate"`` or ``"target"``.
+            condition: one of ``CONDITIONS``.
+
+        Returns:
+            The stage's settings, changed by the format's, the task's and the condition's, in order.
+        """
+        chosen = self.intermediate if stage == "intermediate" else self.target
+        chosen = chosen.override(self.by_format.get(stage, {}).get(task.format, {}))
+        if self.task_settings:
+            chosen = chosen.override(task.settings)
+        special = "target" if condition == "more_target" else "intermediate"
+        if stage == special:
+            chosen = chosen.override(self.by_condition.get(condition, {}))
+            chosen = chosen.override(_always(condition, chosen))
+        return chosen.override({"max_length": min(chosen.max_length, task.max_length)})
+
+
+def _always(condition: str, settings: Settings) -> dict[str, Any]:
+    """Return what makes a condition what it is, at every size."""
+    if condition == "shuffled":
+        return {"shuffle_labels": True}
+    if condition == "more_target":
+        return {"epochs": settings.epochs * 2}
+    if condition == "mlm" and not settings.mlm_share:
+        return {"mlm_share": 0.25}
+    return {}
+
+
+TINY = Profile(
+    name="tiny",
+    about="A random two-layer encoder and generated tasks: tests the machinery in seconds.",
+    encoder="tiny",
+    group="tiny",
+    intermediates=("toy-same", "toy-choice"),
+    targets=("toy-intents", "toy-slots", "toy-messages"),
+    seeds=1,
+    intermediate=Settings(
+        epochs=2, learning_rate=3e-3, batch_tokens=256, train_rows=48, dev_rows=32, max_length=32
+    ),
+    target=Settings(
+        epochs=5, learning_rate=1e-2, batch_tokens=256, train_rows=64, dev_rows=32, max_length=32
+    ),
+    by_condition={"mlm": {"mlm_share": 0.2, "mlm_rows": 20, "mlm_languages": ("qaa",)}},
+    test_rows={"pair": 12, "tagging": 12, "retrieval": 12},
+    retry=(),
+    task_settings=False,
+)
+
+EMBEDDED = Profile(
+    name="embedded",
+    about=(
+        "A real 4-bit multilingual encoder and real text from pip packages, cut down to minutes on "
+        "two processor cores: illustrative, not evidence."
+    ),
+    encoder="bundled",
+    group="embedded",
+    intermediates=("socialiqa-val", "boolq-val", "mrpc-val", "hellaswag-val"),
+    targets=("intents", "slots", "messages"),
+    seeds=1,
+    intermediate=Settings(
+        epochs=2, learning_rate=1e-4, batch_tokens=1024, train_rows=320, dev_rows=60, max_length=128
+    ),
+    target=Settings(
+        epochs=3, learning_rate=3e-4, batch_tokens=512, train_rows=700, dev_rows=120, max_length=48
+    ),
+    by_format={"intermediate": {"choice": {"train_rows": 200, "max_length": 80}}},
+    by_condition={"mlm": {"mlm_share": 0.2}},
+    test_rows={"pair": 60, "tagging": 60},
+    retry=("target",),
+    task_settings=False,
+)
+
+_PAPER_INTERMEDIATES = (
+    "anli",
+    "mnli",
+    "qqp",
+    "squad1",
+    "squad2",
+    "hellaswag",
+    "ccg",
+    "cosmosqa",
+    "commonsenseqa",
+)
+_PAPER_TARGETS = (
+    "xnli",
+    "pawsx",
+    "udpos",
+    "panx",
+    "xquad",
+    "mlqa",
+    "tydiqa",
+    "bucc",
+    "tatoeba",
+)
+
+SMALL = Profile(
+    name="small",
+    about=(
+        "Hub or mirror data with at most 5,000 training rows a task: CPU hours or GPU minutes with "
+        "the bundled encoder."
+    ),
+    encoder="bundled",
+    group="xtreme",
+    intermediates=_PAPER_INTERMEDIATES,
+    targets=_PAPER_TARGETS,
+    seeds=3,
+    intermediate=Settings(epochs=2, learning_rate=5e-5, batch_tokens=2048, train_rows=5000),
+    target=Settings(epochs=3, learning_rate=1e-4, batch_tokens=1024, train_rows=5000),
+    test_rows={"pair": 500, "choice": 500, "tagging": 500, "span": 300, "retrieval": 1000},
+    task_settings=False,
+)
+
+PAPER = Profile(
+    name="paper",
+    about=(
+        "XLM-R Large, all data and the settings of the study this book extends; meant for data-centre "
+        "GPUs or a cluster."
+    ),
+    encoder="xlm-roberta-large",
+    group="xtreme",
+    intermediates=_PAPER_INTERMEDIATES,
+    targets=_PAPER_TARGETS,
+    seeds=5,
+    # Batches are counted in tokens here: 32 rows of the length limit.
+    intermediate=Settings(
+        epochs=2,
+        learning_rate=1e-5,
+        batch_tokens=32 * 256,
+        warmup=0.1,
+        clip=1.0,
+        dropout=0.1,
+        pooling="first",
+        max_length=256,
+        evaluations=10,
+    ),
+    target=Settings(
+        epochs=2,
+        learning_rate=1e-5,
+        batch_tokens=32 * 256,
+        warmup=0.1,
+        clip=1.0,
+        dropout=0.1,
+        pooling="first",
+        max_length=256,
+        evaluations=10,
+    ),
+    by_format={
+        "intermediate": {"span": {"batch_tokens": 16 * 384, "max_length": 384}},
+        "target": {
+            "span": {"batch_tokens": 16 * 384, "max_length": 384},
+            "tagging": {"epochs": 10},
+        },
+    },
+    keep=False,
+)
+
+PROFILES = {profile.name: profile for profile in (TINY, EMBEDDED, SMALL, PAPER)}
+
+
+def get(name: str) -> Profile:
+    """Return a profile by name.
+
+    Raises:
+        UnknownName: no such profile; the error lists the valid ones.
+    """
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def tasks_of(profile: Profile, role: str) -> list[str]:
+    """Return all tasks of a profile's group, beyond those a plan has by default."""
+    return tasks.names(role=role, group=profile.group)

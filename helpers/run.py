@@ -1,0 +1,91 @@
+"""Do single runs of a stored plan: ``python -m helpers.run <run id> [<run id> ...]``.
+
+Each call is idempotent: a run that is done is left alone, one that another process works on is
+waited for, one whose intermediate stage is missing does that first. The exit code is 0 when every
+run is done, 1 when one failed (its record says why), and 143 after SIGTERM (the state is written,
+and the same call goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers import plans
+from helpers.engines.local import Queue
+from helpers.engines.pinning import pin
+from helpers.engines.signals import EXIT, terminated
+from helpers.errors import HelpfulError
+from helpers.execution import Stopped
+from helpers.resuming import missing
+from helpers.store import Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit code."""
+    options = _parser().parse_args(arguments)
+    store = Store(options.store)
+    register_tasks()
+    try:
+        with terminated() as stop, pin(store.folder / "claims", options.pin):
+            plan = _plan(store, options.plan, options.runs)
+            runs = missing(plan, store, options.keep) if options.missing else options.runs
+            return _work(plan, _shared(runs, options.share), store, options.keep, stop)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        return EXIT
+    except HelpfulError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def register_tasks() -> None:
+    """Import the modules that ``TRANSFER_TASKS`` names, so that their tasks can be planned."""
+    for module in filter(None, os.environ.get("TRANSFER_TASKS", "").split(",")):
+        importlib.import_module(module.strip())
+
+
+def _work(plan: plans.Plan, runs: Sequence[str], store: Store, keep: bool, stop: object) -> int:
+    failed = 0
+
+    def finished(run: str, status: str) -> None:
+        nonlocal failed
+        failed += status.startswith("failed")
+        print(f"{run} {plan.job(run).name}: {status}", flush=True)
+
+    Queue(plan, runs, store, keep=keep, stop=stop).through(finished)  # type: ignore[arg-type]
+    return 1 if failed else 0
+
+
+def _plan(store: Store, path: Path | None, runs: Sequence[str]) -> plans.Plan:
+    plan = plans.load(path) if path else plans.find(store.folder / "plans", runs)
+    for run in runs:
+        plan.job(run)
+    return plan
+
+
+def _shared(runs: Sequence[str], share: str) -> list[str]:
+    """Start each of several processes at another place, so that they do not meet at once."""
+    number, _, count = share.partition("/")
+    begin = len(runs) * int(number) // int(count)
+    return [*runs[begin:], *runs[:begin]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
+    parser.add_argument("runs", nargs="*", help="ids of runs, parents before what needs them")
+    parser.add_argument("--plan", type=Path, help="file of the plan; found by the ids otherwise")
+    parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
+    parser.add_argument("--missing", action="store_true", help="do every missing run of the plan")
+    parser.add_argument("--share", default="0/1", help="NUMBER/COUNT: start this far into the list")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
+    parser.add_argument("--pin", action="store_true", help="take a free GPU and no other")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

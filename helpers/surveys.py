@@ -1,0 +1,164 @@
+"""What a plan must know of a task's rows before it runs: how many, how long, and their fingerprint.
+
+Reading all rows of all languages takes minutes at full size, so a survey is remembered in the store
+under a key that changes with anything that could change the rows: the facts of the task, this
+package's own code, the installed version of a data package, and the files of a data folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import HelpfulError
+from helpers.files import write_atomic
+from helpers.tasks import Task
+
+_TEXT = ("first", "second", "context", "question", "text")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The rows of one task in one language and split.
+
+    Attributes:
+        fingerprint: SHA-256 of the standard rows.
+        source: where they came from, as ``helpers.data`` says it.
+        rows: how many there are.
+        characters: mean characters per row, all of a row's texts and choices together.
+    """
+
+    fingerprint: str
+    source: str
+    rows: int
+    characters: float
+
+
+class Surveys:
+    """Surveys of tasks, remembered in a file."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember surveys in this file; it may be deleted at any time."""
+        self.path = path
+        self._known: dict[str, Any] = {}
+        self._new = False
+        try:
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            pass
+
+    def of(self, task: Task, language: str, split: str) -> Survey:
+        """Return the survey of one task, language and split, reading the rows where needed.
+
+        Raises:
+            HelpfulError: what ``helpers.data.rows`` raises for missing or bad rows.
+        """
+        key = _key(task, language, split)
+        if key in self._known:
+            return Survey(**self._known[key])
+        found = _survey(task, language, split)
+        if key:
+            self._known[key] = asdict(found)
+            self._new = True
+        return found
+
+    def layer(self, key: str, encoder: str, task: Task) -> int:
+        """Return the layer in which an encoder retrieves best on a task's development rows.
+
+        Args:
+            key: what the choice depends on.
+            encoder: name of the encoder.
+            task: a retrieval target with development rows.
+        """
+        if key not in self._known:
+            from helpers import encoders, evaluation
+
+            chosen = evaluation.choose_layer(encoders.load(encoder), task, task.languages[0])
+            self._known[key] = chosen
+            self._new = True
+        return int(self._known[key])
+
+    def save(self) -> None:
+        """Write what was learnt; a disk without room only makes the next plan slower."""
+        if self._new:
+            try:
+                write_atomic(self.path, json.dumps(self._known).encode())
+            except HelpfulError:
+                return
+            self._new = False
+
+
+def _survey(task: Task, language: str, split: str) -> Survey:
+    from helpers import data
+
+    rows = data.rows(task, language=language, split=split)
+    step = max(1, len(rows) // 500)
+    sample = [_characters(rows[i]) for i in range(0, len(rows), step)]
+    return Survey(
+        fingerprint=rows.fingerprint,
+        source=rows.source,
+        rows=len(rows),
+        characters=sum(sample) / max(1, len(sample)),
+    )
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    texts = [str(row.get(name, "")) for name in _TEXT if name != "context" or "choices" not in row]
+    together = sum(map(len, texts)) + sum(len(token) + 1 for token in row.get("tokens", ()))
+    context = len(str(row.get("context", "")))
+    return together + sum(context + len(choice) for choice in row.get("choices", ()))
+
+
+def _key(task: Task, language: str, split: str) -> str:
+    """Return what the rows depend on, or "" where that cannot be told (a function of the user's)."""
+    functions = [task.adapt, *(source.read for source in task.source.flat())]
+    if any(f and not str(getattr(f, "__module__", "")).startswith("helpers.") for f in functions):
+        return ""
+    stamps = [_stamp(source.kind, source.id) for source in task.source.flat()]
+    content = json.dumps([_plain(task), language, split, stamps, _code()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def _stamp(kind: str, name: str) -> str:
+    if kind == "package":
+        try:
+            return metadata.version(name.split("==")[0])
+        except metadata.PackageNotFoundError:
+            return "absent"
+    root = os.environ.get(name if kind == "folder" else "TRANSFER_DATA_ROOT", "")
+    return _files(str(Path(root) / name if kind == "hub" else root)) if root else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _files(folder: str) -> str:
+    """Return a stamp of names, sizes and times of all files below a folder."""
+    digest = hashlib.sha256(folder.encode())
+    for path in sorted(Path(folder).rglob("*")):
+        facts = path.stat()
+        digest.update(f"{path}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _code() -> str:
+    return _files(str(Path(__file__).resolve().parent))
+
+
+def _plain(value: Any) -> Any:
+    """Turn facts into JSON, functions into their names."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "about"}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+    return value
