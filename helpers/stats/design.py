@@ -101,7 +101,9 @@ def _numbers(data: pd.DataFrame, column: str) -> np.ndarray:
     try:
         return data[column].to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
-        raise BadFit(f"column {column!r} must hold numbers; it holds {data[column].dtype}.") from None
+        raise BadFit(
+            f"column {column!r} must hold numbers; it holds {data[column].dtype}."
+        ) from None
 
 
 def _is_number(data: pd.DataFrame, column: str) -> bool:
@@ -175,8 +177,10 @@ def random_term(data: pd.DataFrame, name: str) -> Term:
             ``x`` that varies by ``a``, independent of the intercepts.
     """
     slope, _, group = name.rpartition("|")
-    text = data[group.split(":")].astype(str).agg(" x ".join, axis=1)
-    codes, levels = pd.factorize(text, sort=True)
+    text = data[group.split(":")[0]].astype(object)
+    for column in group.split(":")[1:]:
+        text = text.astype(str) + " x " + data[column].astype(object).astype(str)
+    codes, levels = pd.factorize(text.to_numpy(), sort=True)
     by = _numbers(data, slope) if slope else np.ones(len(data))
     return Term(name, codes, tuple(map(str, levels)), by)
 
@@ -204,7 +208,8 @@ def estimable(
     q, _ = np.linalg.qr(x * root)
     free = [_project(q, term.matrix() * root) for term in terms]
     rows = x.shape[0] - x.shape[1]
-    kept, notes = [], []
+    kept: list[int] = []
+    notes: list[str] = []
     for k, term in enumerate(terms):
         own = float(np.sum((free[k].T @ free[k]) ** 2))
         if own <= ALIASED * max(1.0, float(np.sum(weights)) ** 2) or not _new(

@@ -17,6 +17,7 @@ from scipy import optimize
 
 from helpers.errors import BadFit
 
+SETTLED = 1e-6  # a search has converged if the log-likelihood can rise by no more than this
 STARTS = (0.3, 3.0, 0.02)  # ratios of each variance to the residual that a search begins from
 
 
@@ -48,7 +49,7 @@ class Cross:
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Repeat one value per effect for each of its levels."""
-        return np.repeat(values, np.diff(self.starts))
+        return np.repeat(values, self.starts[1:] - self.starts[:-1])
 
     def shift(self, column: int, amount: float) -> Cross:
         """Return the model with ``amount`` times a column of X taken from y and that column cut."""
@@ -239,7 +240,9 @@ def _add_blocks(values: np.ndarray, cut: np.ndarray, both: bool = False) -> np.n
 
 
 def _border(inner: np.ndarray, side: np.ndarray, corner: float) -> np.ndarray:
-    return np.block([[inner, side[:, None]], [side[None, :], np.array([[corner]])]])
+    out = np.empty((side.size + 1, side.size + 1))
+    out[:-1, :-1], out[:-1, -1], out[-1, :-1], out[-1, -1] = inner, side, side, corner
+    return out
 
 
 @dataclass(frozen=True)
@@ -274,34 +277,39 @@ def maximise(
 
     Fisher scoring over the variances themselves with those at zero held there as long as the
     likelihood falls away from it. Searching over standard deviations instead would make zero a
-    stationary point of every problem and stop there wrongly.
+    stationary point of every problem and stop there wrongly. Two distant starts must agree.
 
     Args:
         cross: the model.
         reml: restricted likelihood, or the plain one.
         held: position of a variance (-1: the residual) to the value it is fixed at.
-        start: variances to begin from; default: several, the best maximum wins.
+        start: variances to begin from, trusted if the search settles; default: several.
         tolerance: largest rise of the log-likelihood that may be left.
 
     Raises:
         BadFit: no search converged, or the residual variance is zero.
     """
     held = held or {}
-    total = max(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy), 0.0)
+    total = max(float(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy)), 0.0)
     total /= max(degrees(cross, reml), 1)
     if total <= 1e-14 * cross.yy / cross.rows:
         raise BadFit(
             "the fixed effects fit every row exactly, so there is no error to judge them by: "
             "use fewer effects or more rows."
         )
-    starts = [start] if start is not None else [_begin(cross, total, r) for r in STARTS]
-    peaks = [_climb(cross, s, reml, held, tolerance) for s in starts]
-    good = [p for p in peaks if p is not None and p.gap <= max(1e-6, tolerance)]
-    if not good:
-        if start is not None:
-            return maximise(cross, reml, held, None, tolerance)
-        return _by_quasi_newton(cross, reml, held, total)
-    return max(good, key=lambda p: p.loglik)
+    if start is not None:
+        peak = _climb(cross, start, reml, held, tolerance)
+        if peak is not None and peak.gap <= SETTLED:
+            return peak
+    good: list[Peak] = []
+    for ratio in STARTS:
+        peak = _climb(cross, _begin(cross, total, ratio), reml, held, tolerance)
+        if peak is None or peak.gap > SETTLED:
+            continue
+        good.append(peak)
+        if len(good) > 1 and abs(good[0].loglik - peak.loglik) < SETTLED:
+            break  # two far starts agree; a third is for when they do not
+    return max(good, key=lambda p: p.loglik) if good else _by_quasi_newton(cross, reml, held, total)
 
 
 def _begin(cross: Cross, total: float, ratio: float) -> np.ndarray:
@@ -334,7 +342,7 @@ def _climb(
     here = _at(cross, start, reml, held)
     if here is None:
         return None
-    moves = np.array([k not in held and k - cross.terms - 1 not in held for k in range(start.size)])
+    moves = _may_move(cross, held)
     for step in range(200):
         v, state, value = here
         slopes = derivatives(cross, state, v, reml)
@@ -379,42 +387,52 @@ def _line_search(
     return None
 
 
-def _by_quasi_newton(
-    cross: Cross, reml: bool, held: dict[int, float], total: float
-) -> Peak:
-    """Second search for the rare model where scoring does not settle."""
-    ends = set(held) | {k - cross.terms - 1 for k in held}
-
-    def both(v: np.ndarray) -> tuple[float, np.ndarray]:
-        full = v * total
-        state = solve(cross, full[:-1] / full[-1])
-        slopes = derivatives(cross, state, full, reml)
-        return -loglik(cross, state, full[-1], reml), -slopes.score * total
-
-    bounds = [(0.0, None)] * cross.terms + [(1e-10, None)]
+def _by_quasi_newton(cross: Cross, reml: bool, held: dict[int, float], total: float) -> Peak:
+    """Second search, for the rare model where scoring does not settle."""
+    floors = [0.0] * cross.terms + [1e-10]
+    bounds: list[tuple[float, float | None]] = [(floor, None) for floor in floors]
     for k, value in held.items():
         bounds[k] = (value / total, value / total)
-    best = None
+
+    def fall(v: np.ndarray) -> tuple[float, np.ndarray]:
+        state = solve(cross, v[:-1] / v[-1])
+        slopes = derivatives(cross, state, v * total, reml)
+        return -loglik(cross, state, v[-1] * total, reml), -slopes.score * total
+
+    ends = []
     for ratio in STARTS:
-        begin = np.clip(_begin(cross, total, ratio) / total, *zip(*[(a, b or np.inf) for a, b in bounds], strict=True))
+        begin = _begin(cross, total, ratio) / total
         try:
-            r = optimize.minimize(both, begin, jac=True, method="L-BFGS-B", bounds=bounds,
-                                  options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 2000})
+            ends.append(
+                optimize.minimize(
+                    fall,
+                    begin,
+                    jac=True,
+                    method="L-BFGS-B",
+                    bounds=bounds,
+                    options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 2000},
+                )
+            )
         except np.linalg.LinAlgError:
             continue
-        if best is None or r.fun < best.fun:
-            best = r
-    if best is None:
+    if not ends:
         raise BadFit(_FAILED)
+    best = min(ends, key=lambda r: float(r.fun))
     v = best.x * total
     state = solve(cross, v[:-1] / v[-1])
     slopes = derivatives(cross, state, v, reml)
-    moves = np.array([k - cross.terms - 1 not in ends for k in range(v.size)])
-    free = moves & ~((v <= 1e-9 * total) & (slopes.score <= 0))
+    free = _may_move(cross, held) & ~((v <= 1e-9 * total) & (slopes.score <= 0))
     gap = _jump(slopes, free)[1]
     if gap > 1e-4:
         raise BadFit(_FAILED)
     return Peak(v, state, slopes, loglik(cross, state, v[-1], reml), int(best.nit), gap)
+
+
+def _may_move(cross: Cross, held: dict[int, float]) -> np.ndarray:
+    """Tell which variances are estimated; a held position may count from the end."""
+    moves = np.full(cross.terms + 1, True)
+    moves[list(held)] = False
+    return moves
 
 
 _FAILED = (

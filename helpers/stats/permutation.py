@@ -200,10 +200,13 @@ def _within(groups: np.ndarray) -> Iterator[np.ndarray]:
 def _random(table: Grid, n: int, seed: int, batch: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, n, batch):
-        size = min(batch, n - start)
-        yield np.hstack(
-            [_shuffled(rng, g, size) for g in (table.row_groups, table.column_groups)]
-        )
+        yield random_orders(table, min(batch, n - start), rng)
+
+
+def random_orders(table: Grid, n: int, seed: int | np.random.Generator) -> np.ndarray:
+    """Return random relabellings within groups, shape (n, rows + columns)."""
+    rng = np.random.default_rng(seed)
+    return np.hstack([_shuffled(rng, g, n) for g in (table.row_groups, table.column_groups)])
 
 
 def _shuffled(rng: np.random.Generator, groups: np.ndarray, size: int) -> np.ndarray:

@@ -66,7 +66,7 @@ class Fit:
         """Return the table row of one fixed effect."""
         if term not in self.table.index:
             raise unknown("fixed effect", term, self.table.index)
-        return self.table.loc[term]
+        return self.table.T[term]
 
     def contrast(self, weights: dict[str, float]) -> pd.Series:
         """Return estimate, se, df, t, p, low, high of a weighted sum of fixed effects.

@@ -1,0 +1,411 @@
+"""How often the analysis is wrong: type I error, coverage and power, by simulation.
+
+Run ``python -m helpers.stats.calibration`` to make or extend the tables in ``data/calibration``. It
+works in batches, each seeded by its own name, and continues where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy
+from scipy import stats
+
+from helpers.errors import BadFit, unknown
+from helpers.files import sha256_file, write_atomic
+from helpers.stats import design, freedom, interaction, naive, permutation, reml, scenarios
+from helpers.stats.scenarios import SCENARIOS, Scenario
+
+SEED = 20261123
+BATCH = 50
+RELABELLINGS = 499
+FORMATS = ("intermediate_format", "target_format")
+RANDOM = ("intermediate", "target", "block")
+FINAL = "REML, blocks, Kenward-Roger"
+COMPANION = "permutation within formats"
+KEY = ["scenario", "slope", "method", "batch"]
+# The scenarios whose power curve the book shows.
+POWER = (
+    "independent", "blocks none", "blocks half", "blocks",
+    "20 x 10, none", "20 x 10, half", "20 x 10", "7 x 3",
+)  # fmt: skip
+
+Answer = Callable[[], pd.Series]
+Answers = dict[str, Answer]
+
+
+def _permuted(data: pd.DataFrame, within: tuple[str, str] | None, seed: int) -> pd.Series:
+    found = permutation.qap(
+        data, "gain", "similarity", "intermediate", "target", within, RELABELLINGS, seed
+    )
+    return pd.Series({"estimate": found.estimate, "p": found.p})
+
+
+def _reml(
+    data: pd.DataFrame,
+    fixed: Sequence[str] = ("similarity",),
+    random: Sequence[str] = RANDOM,
+    outcome: str = "gain",
+    method: freedom.Method = "kenward-roger",
+) -> pd.Series:
+    fit = reml.crossed_reml(data, outcome, fixed, random, method=method, check=False)
+    return fit["similarity"]
+
+
+def final_answers(data: pd.DataFrame, seed: int) -> Answers:
+    """Return what the specified analysis says of a dyad table: REML, and its companion."""
+    full = data.dropna(subset=["gain"])
+    return {
+        FINAL: lambda: _reml(full),
+        COMPANION: lambda: _permuted(data, FORMATS, seed),
+    }
+
+
+def all_answers(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the specified analysis and the ones it is compared with."""
+    full = data.dropna(subset=["gain"])
+    both = ["intermediate", "target"]
+
+    def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Answer:
+        return lambda: naive.ols(full, "gain", "similarity", effects, clusters)
+
+    return {
+        **final_answers(data, seed),
+        "REML, blocks, Satterthwaite": lambda: _reml(full, method="satterthwaite"),
+        "REML, blocks, same-format indicator": lambda: _reml(full, ["similarity", "same_format"]),
+        "REML without blocks": lambda: _reml(full, random=both),
+        "permutation, free": lambda: _permuted(data, None, seed),
+        "two-way fixed effects": ols(both),
+        "OLS": ols(),
+        "OLS, clustered by target": ols(clusters=["target"]),
+        "OLS, clustered both ways": ols(clusters=both),
+    }
+
+
+def dyad_tables(scenario: Scenario, slope: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw one dyad table of a scenario; every stored replicate comes from here."""
+    return scenarios.table(scenario, *scenarios.draw(scenario, slope, rng))
+
+
+def language_answers(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the slope of gain on similarity from rows per language, in right and wrong ways."""
+    both = ["intermediate", "target"]
+    means = data.groupby([*both, "block", "similarity"], as_index=False).agg(gain=("gain", "mean"))
+    cells = data.assign(
+        dyad=data["intermediate"] + data["target"], cell=data["target"] + data["language"]
+    )
+
+    def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Answer:
+        return lambda: naive.ols(cells, "gain", "similarity", effects, clusters)
+
+    return {
+        "dyad means, " + FINAL: lambda: _reml(means),
+        "rows, OLS": ols(),
+        "rows, two-way fixed effects": ols(both),
+        "rows, clustered by target x language": ols(both, ["cell"]),
+        "rows, clustered by dyad": ols(both, ["dyad"]),
+    }
+
+
+def interaction_answers(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the change of the slope with language distance: by dyad slopes, and by rows."""
+    rows = data.assign(product=data["similarity"] * data["distance"])
+    effects = ["intermediate", "target", "distance", "similarity"]
+
+    def by_dyad() -> pd.Series:
+        keep = ["similarity", "block"]
+        slopes = interaction.distance_slopes(data, "gain", "distance", keep)
+        return _reml(slopes, outcome="slope")
+
+    return {
+        "dyad slopes, " + FINAL: by_dyad,
+        "rows, two-way fixed effects": lambda: naive.ols(rows, "gain", "product", effects),
+    }
+
+
+def batch(
+    name: str,
+    slope: float,
+    number: int,
+    draw: Callable[[np.random.Generator], pd.DataFrame],
+    answer: Callable[[pd.DataFrame, int], Answers],
+    size: int = BATCH,
+) -> pd.DataFrame:
+    """Run one batch of replicates and count.
+
+    Args:
+        name, slope, number: identify the batch and seed it.
+        draw: makes one table.
+        answer: analyses one table.
+        size: replicates.
+
+    Returns:
+        One row per method: scenario, slope, method, batch, replicates, refused (BadFit), rejected
+        (p < .05), wrong_sign (rejected on the other side), covered, sum_estimate, sum_square,
+        sum_se, intervals (replicates with an interval).
+    """
+    rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), round(slope * 1000), number])
+    rows = []
+    for _ in range(size):
+        data, seed = draw(rng), int(rng.integers(2**31))
+        rows += [_judge(method, ask, slope) for method, ask in answer(data, seed).items()]
+    counts = pd.DataFrame(rows).groupby("method", sort=False).sum().reset_index()
+    counts = counts.assign(scenario=name, slope=slope, batch=number)
+    return counts[[*KEY, *_COUNTED]]
+
+
+_COUNTED = [
+    "replicates", "refused", "rejected", "wrong_sign", "covered", "intervals",
+    "sum_estimate", "sum_square", "sum_se",
+]  # fmt: skip
+
+
+def _judge(method: str, ask: Answer, slope: float) -> dict[str, float | str]:
+    """Ask one method about one table and judge the answer by the truth."""
+    row: dict[str, float | str] = {"method": method, **dict.fromkeys(_COUNTED, 0.0)}
+    row["replicates"] = 1
+    try:
+        found = ask()
+    except BadFit:
+        return row | {"refused": 1}
+    rejected = bool(found["p"] < 0.05)
+    wrong = rejected and slope != 0 and np.sign(found["estimate"]) != np.sign(slope)
+    row |= {"rejected": int(rejected), "wrong_sign": int(wrong)}
+    row |= {"sum_estimate": found["estimate"], "sum_square": found["estimate"] ** 2}
+    if "low" in found:
+        covered = bool(found["low"] <= slope <= found["high"])
+        row |= {"intervals": 1, "covered": int(covered), "sum_se": found["se"]}
+    return row
+
+
+def summary(counts: pd.DataFrame) -> pd.DataFrame:
+    """Turn counts into rates.
+
+    Args:
+        counts: rows as `batch` returns them, from any number of batches.
+
+    Returns:
+        Per scenario, slope and method: replicates, rejected (share), its Monte Carlo standard
+        error and 95 % interval (Wilson), coverage, bias, se_ratio (mean reported standard error
+        over the actual standard deviation; NaN for permutation tests), refused (share).
+    """
+    total = (
+        counts.groupby(["scenario", "slope", "method"], sort=False)[_COUNTED].sum().reset_index()
+    )
+    n = total["replicates"] - total["refused"]
+    rate = total["rejected"] / n
+    mean = total["sum_estimate"] / n
+    spread = np.sqrt((total["sum_square"] - n * mean**2) / (n - 1))
+    low, high = _wilson(rate, n)
+    has = total["intervals"] > 0
+    return pd.DataFrame(
+        {
+            "scenario": total["scenario"],
+            "slope": total["slope"],
+            "method": total["method"],
+            "replicates": n,
+            "rejected": rate,
+            "mc_se": np.sqrt(rate * (1 - rate) / n),
+            "mc_low": low,
+            "mc_high": high,
+            "coverage": (total["covered"] / n).where(has),
+            "bias": mean - total["slope"],
+            "se_ratio": (total["sum_se"] / n / spread).where(has),
+            "refused": total["refused"] / total["replicates"],
+        }
+    )
+
+
+def _wilson(rate: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
+    z = float(stats.norm.ppf(0.975))
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+def detectable(power: pd.DataFrame, method: str = FINAL, aim: float = 0.8) -> pd.DataFrame:
+    """Return the slope each scenario detects with the power aimed at, by interpolation.
+
+    Args:
+        power: what `summary` returned, with several slopes per scenario.
+        method: whose power.
+        aim: power aimed at.
+
+    Returns:
+        scenario, slope (dyad standard deviations per standard deviation of similarity; NaN where
+        the largest slope simulated does not reach the power).
+    """
+    rows = []
+    for name, part in power[power["method"] == method].groupby("scenario", sort=False):
+        part = part.sort_values("slope")
+        reached = part["rejected"].cummax().to_numpy()
+        slope = np.nan
+        if len(part) > 1 and reached[-1] >= aim:
+            slope = float(np.interp(aim, reached, part["slope"].to_numpy()))
+        rows.append({"scenario": name, "slope": slope})
+    return pd.DataFrame(rows)
+
+
+def permuted_tables(
+    data: pd.DataFrame,
+    similarity: str,
+    replicates: int = 1000,
+    seed: int = SEED,
+    within: tuple[str, str] | None = FORMATS,
+) -> pd.DataFrame:
+    """Measure type I error on a real dyad table whose similarity has been relabelled.
+
+    Relabelling tasks (within formats) keeps the real gains, with their collapses, outliers and
+    format blocks, and the real similarity values, but breaks any link between the two.
+
+    Args:
+        data: real dyad table with ``gain``, ``block`` and both format columns.
+        similarity: measure to relabel.
+        replicates: relabelled tables to analyse.
+        seed: random seed.
+        within: format columns that relabelling respects, or None.
+
+    Returns:
+        Counts as from `batch` (scenario ``"relabelled"``), for `summary`. Replicates that equal a
+        former one are possible in small tables.
+    """
+    table = permutation.grid(data, "gain", [similarity], "intermediate", "target", within)
+    orders = permutation.random_orders(table, replicates, seed)
+    every = np.full(table.outcome.shape, True)
+    moved = permutation.relabel(table.predictors, orders, every)[0]
+    i, t = np.indices(table.outcome.shape)
+    cells = pd.DataFrame(
+        {"intermediate": table.rows[i.ravel()], "target": table.columns[t.ravel()]}
+    )
+    keep = [c for c in data.columns if c not in ("similarity", similarity)]
+    tables = iter(
+        cells.assign(similarity=values).merge(data[keep], on=["intermediate", "target"])
+        for values in moved
+    )
+
+    def draw(rng: np.random.Generator) -> pd.DataFrame:
+        return design.standardise(next(tables).dropna(subset=["similarity"]), ["similarity"])
+
+    return batch("relabelled", 0.0, 0, draw, final_answers, replicates)
+
+
+# One study per stored file: scenario names, slopes, how to draw, how to answer.
+Cell = tuple[str, float, Callable[[np.random.Generator], pd.DataFrame], Callable[..., Answers]]
+
+
+def dyad_cells() -> list[Cell]:
+    """Return the cells of ``dyads.csv``: every scenario at 0 and 0.4, some at more slopes."""
+    cells: list[Cell] = []
+    for name, s in SCENARIOS.items():
+        for slope in (0.0, 0.4):
+            cells.append((name, slope, _drawer(s, slope), all_answers))
+    for name in POWER:
+        for slope in (0.2, 0.6, 0.8):
+            cells.append((name, slope, _drawer(SCENARIOS[name], slope), final_answers))
+    return cells
+
+
+def _drawer(s: Scenario, slope: float) -> Callable[[np.random.Generator], pd.DataFrame]:
+    return lambda rng: dyad_tables(s, slope, rng)
+
+
+def language_cells() -> list[Cell]:
+    """Return the cells of ``languages.csv``: rows per language, 9 x 202."""
+    cells: list[Cell] = []
+    for slope in (0.0, 0.3):
+        cells.append(("languages", slope, _row_drawer(slope, 0.0), language_answers))
+    for slope in (0.0, 0.1):
+        cells.append(("language distance", slope, _row_drawer(0.3, slope), interaction_answers))
+    return cells
+
+
+def _row_drawer(slope: float, change: float) -> Callable[[np.random.Generator], pd.DataFrame]:
+    return lambda rng: scenarios.language_rows(rng, slope, change)
+
+
+STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
+    "dyads": dyad_cells,
+    "languages": language_cells,
+}
+SOURCES = (
+    "calibration", "design", "freedom", "interaction", "likelihood", "naive", "permutation", "reml", "scenarios",
+)  # fmt: skip
+
+
+def run(folder: Path, study: str = "dyads", replicates: int = 1000) -> pd.DataFrame:
+    """Make or extend a stored table of counts.
+
+    Args:
+        folder: where ``<study>.csv`` and ``<study>.json`` (parameters) lie.
+        study: one of ``STUDIES``.
+        replicates: per scenario and slope, rounded up to whole batches.
+
+    Returns:
+        The counts, as stored.
+    """
+    if study not in STUDIES:
+        raise unknown("calibration study", study, STUDIES)
+    _describe(folder, study)  # first: the code that runs is the code that was loaded
+    path = folder / f"{study}.csv"
+    have = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, *_COUNTED])
+    done = set(map(tuple, have[["scenario", "slope", "batch"]].to_numpy()))
+    parts = [have] if len(have) else []
+    for number in range(-(-replicates // BATCH)):
+        for name, slope, draw, answer in STUDIES[study]():
+            if (name, slope, number) in done:
+                continue
+            parts.append(batch(name, slope, number, draw, answer))
+            table = pd.concat(parts, ignore_index=True)
+            write_atomic(path, table.to_csv(index=False, float_format="%.10g").encode())
+            parts = [table]
+    return load(folder, study)
+
+
+def load(folder: Path, study: str = "dyads") -> pd.DataFrame:
+    """Return stored counts in a fixed order."""
+    return pd.read_csv(folder / f"{study}.csv")
+
+
+def _describe(folder: Path, study: str) -> None:
+    """Write down what made a table: parameters, versions, and checksums of the code."""
+    here = Path(__file__).parent
+    about = {
+        "command": f"python -m helpers.stats.calibration --study {study}",
+        "seed": SEED,
+        "batch": BATCH,
+        "relabellings": RELABELLINGS,
+        "scenarios": [asdict(s) for s in SCENARIOS.values()]
+        if study == "dyads"
+        else "language_rows",
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pandas": pd.__version__,
+        },
+        "code": {name: sha256_file(here / f"{name}.py") for name in SOURCES},
+    }
+    write_atomic(folder / f"{study}.json", (json.dumps(about, indent=1) + "\n").encode())
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--study", choices=sorted(STUDIES), default="dyads")
+    parser.add_argument("--replicates", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=Path("data/calibration"))
+    chosen = parser.parse_args(list(arguments) if arguments is not None else None)
+    counts = run(chosen.folder, chosen.study, chosen.replicates)
+    print(summary(counts).to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()
