@@ -206,17 +206,20 @@ class Store:
         ]
         return pd.DataFrame(rows, columns=[*names, "attempt", *facts, "dev", "notes"])
 
-    def export(self, path: str | Path, runs: Iterable[str] | None = None) -> Path:
+    def export(
+        self, path: str | Path, runs: Iterable[str] | None = None, *, every_metric: bool = False
+    ) -> Path:
         """Write the scores as ``<path>.parquet`` and a CSV twin, sorted, for a repository.
 
         Args:
             path: file name, with or without its suffix.
             runs: ids of the runs wanted; all of the store by default.
+            every_metric: also the metrics beside a task's main one.
 
         Returns:
             The path of the parquet file.
         """
-        table = self.scores(runs, stage="")
+        table = self.scores(runs, stage="", every_metric=every_metric)
         target = Path(path).with_suffix(".parquet")
         write_atomic(target, table.to_parquet(index=False, compression="zstd"))
         write_atomic(target.with_suffix(".csv"), table.to_csv(index=False).encode())

@@ -112,16 +112,19 @@ def run(
     # A second round redoes records that turn out to be damaged when they are read.
     for _ in range(2):
         wanted = missing(plan, store, kept)
-        if not wanted:
+        if wanted:
+            _execute(chosen, _order(plan, wanted, store, kept, progress, workers, extra))
+        scores = stored(plan, store)
+        if not store.rejected.keys() & set(plan.runs["run"]):
             break
-        order = _order(plan, wanted, store, kept, progress, workers, extra)
-        try:
-            chosen.run(order)
-        finally:
-            order.line.close()
-        if not store.rejected:
-            break
-    return stored(plan, store)
+    return scores
+
+
+def _execute(engine: engines.Engine, order: engines.Order) -> None:
+    try:
+        engine.run(order)
+    finally:
+        order.line.close()
 
 
 def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:

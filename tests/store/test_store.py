@@ -1,0 +1,233 @@
+"""The store stays readable and true, whatever happens to its files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import files
+from helpers import store as stores
+from helpers.errors import BadRecord, StoreFull
+from helpers.store import SCORE_COLUMNS, Store, read_export
+from tests.store.test_records import make_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def names(count: int) -> list[str]:
+    return [f"{number:02x}{number:014x}" for number in range(count)]
+
+
+def test_default_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFER_STORE", "/somewhere")
+    assert Store().folder == Path("/somewhere")
+    monkeypatch.delenv("TRANSFER_STORE")
+    assert Store().folder.parts[-2:] == ("data", "store")
+
+
+def test_an_empty_store_is_empty_everywhere(store: Store) -> None:
+    assert store.read("ab") is None and store.status("ab") == ""
+    assert store.index().empty and store.runs() == set()
+    assert list(store.scores().columns) == list(SCORE_COLUMNS)
+    assert store.checkpoints() == set()
+    assert store.outcomes().empty
+    assert not store.folder.exists()
+
+
+def test_scores_are_one_tidy_table(store: Store) -> None:
+    for run in names(3):
+        store.write(make_record(run))
+    store.write(make_record("ff", stage="intermediate"))
+    assert len(store.scores()) == 3 * 2
+    assert len(store.scores(every_metric=True)) == 3 * 3
+    assert set(store.scores(stage="intermediate")["run"]) == {"ff"}
+    assert set(store.scores(names(1))["run"]) == set(names(1))
+
+
+def test_the_index_sees_what_others_write_change_and_delete(store: Store) -> None:
+    other = Store(store.folder)
+    store.write(make_record("aa"))
+    assert set(other.index()["run"]) == {"aa"}
+    store.write(make_record("bb"))
+    store.write(make_record("aa", attempts=[make_record(status="failed: x").attempts[0]]))
+    assert dict(other.index()[["run", "status"]].to_numpy()) == {"aa": "failed: x", "bb": "done"}
+    assert other.runs() == {"bb"}
+    store.path("bb").unlink()
+    assert set(other.index()["run"]) == {"aa"}
+
+
+def test_the_index_file_is_only_a_copy(store: Store) -> None:
+    for run in names(150):
+        store.write(make_record(run))
+    assert len(store.index()) == 150
+    copy = store.folder / "index.parquet"
+    assert copy.exists()
+    assert len(Store(store.folder).index()) == 150
+    copy.write_bytes(b"not parquet")
+    assert len(Store(store.folder).index()) == 150
+    copy.unlink()
+    store.path(names(1)[0]).unlink()
+    assert len(Store(store.folder).index()) == 149
+
+
+def test_a_second_look_reads_no_record_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in names(150):
+        store.write(make_record(run))
+    store.index()
+    monkeypatch.setattr(stores, "summary_of", lambda *_: pytest.fail("read again"))
+    assert len(store.index()) == len(Store(store.folder).index()) == 150
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_record_is_rejected_by_path_and_never_counted(store: Store, damage: str) -> None:
+    store.write(make_record("aa"))
+    path = store.write(make_record("bb"))
+    content = path.read_bytes()
+    flipped = content[:-30] + bytes([content[-30] ^ 1]) + content[-29:]
+    path.write_bytes({"flip": flipped, "cut": content[:-5], "empty": b""}[damage])
+    with pytest.warns(UserWarning, match=str(path)):
+        assert set(store.index()["run"]) == {"aa"}
+    assert store.status("bb") == ""
+    with pytest.raises(BadRecord, match=str(path)):
+        store.read("bb")
+    assert set(store.scores()["run"]) == {"aa"}
+    assert "rejected" in set(store.summary()["status"])
+    store.write(make_record("bb"))
+    assert set(store.index()["run"]) == {"aa", "bb"} and not store.rejected
+
+
+def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store: Store) -> None:
+    path = store.write(make_record("aa"))
+    (path.parent / ".aa.json.x7").write_bytes(b"{half")
+    (store.folder / "checkpoints" / ".cc.0.tmp").mkdir(parents=True)
+    assert set(store.index()["run"]) == {"aa"} and store.checkpoints() == set()
+    claim = store.claim("dd")
+    assert claim and store.sweep() == 0  # somebody may be writing
+    claim.release()
+    assert store.sweep() == 2
+    assert not list(path.parent.glob(".*"))
+
+
+def test_a_full_disk_is_named_and_the_old_record_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.write(make_record("aa"))
+    before = path.read_bytes()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", no_room)
+    with pytest.raises(StoreFull, match=str(path)):
+        store.write(make_record("aa", encoder="other"))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["aa.json"]
+
+
+def test_a_really_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        store, written = Store(disk / "store"), []
+        with pytest.raises(StoreFull, match="untouched"):
+            for run in names(256):
+                store.write(make_record(run))
+                written.append(run)
+        assert 10 < len(written) < 256
+        assert store.runs() == set(written)
+        with pytest.raises(StoreFull):
+            store.save_checkpoint("cc", lambda folder: files.write_atomic(folder / "w", b"0" * 10**6))
+        assert store.checkpoints() == set()
+        assert len(store.scores()) == 2 * len(written)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_checkpoints_appear_whole_or_not_at_all(store: Store) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        store.save_checkpoint("aa", broken)
+    assert store.checkpoint("aa") is None
+    store.save_checkpoint("aa", lambda folder: (folder / "w").write_text("1"))
+    with pytest.raises(RuntimeError):
+        store.save_checkpoint("aa", broken)
+    folder = store.checkpoint("aa")
+    assert folder and (folder / "w").read_text() == "1"
+    store.save_checkpoint("aa", lambda folder: (folder / "w").write_text("2"))
+    assert (folder / "w").read_text() == "2"
+    assert [entry.name for entry in folder.parent.iterdir()] == ["aa"]
+    store.drop_checkpoint("aa")
+    store.drop_checkpoint("aa")
+    assert store.checkpoints() == set()
+
+
+def test_export_has_a_twin_and_reads_back(store: Store, tmp_path: Path) -> None:
+    for run in names(4):
+        store.write(make_record(run))
+    path = store.export(tmp_path / "out" / "scores")
+    assert path.suffix == ".parquet"
+    table = read_export(path)
+    pd.testing.assert_frame_equal(table, store.scores(stage=""))
+    twin = pd.read_csv(path.with_suffix(".csv"), keep_default_na=False)
+    assert list(twin.columns) == list(SCORE_COLUMNS)
+    assert twin["value"].tolist() == table["value"].tolist()
+    first = path.read_bytes()
+    assert store.export(path).read_bytes() == first  # the same table is the same file
+
+
+def test_a_foreign_table_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"run": ["a"]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(BadRecord, match="lacks the columns stage"):
+        read_export(tmp_path / "x.parquet")
+
+
+def test_summary_counts_what_is_missing(store: Store) -> None:
+    store.write(make_record("aa"))
+    store.write(make_record("bb", attempts=[make_record(status="failed: y").attempts[0]]))
+    table = store.summary(["aa", "bb", "cc", "dd"]).set_index("status")["runs"]
+    assert table[["done", "failed", "missing", "kept"]].tolist() == [1, 1, 2, 0]
+
+
+_WRITER = """
+import sys
+from helpers.store import Store
+from tests.store.test_records import make_record
+store = Store(sys.argv[1])
+while True:
+    for number in range(20):
+        store.write(make_record(f"{number:04x}"))
+"""
+
+
+def test_a_reader_never_sees_half_a_record_of_a_writer_that_is_killed(store: Store) -> None:
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(store.folder)])
+        deadline = time.monotonic() + 30
+        while len(store.index()) < 20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(20):
+            assert len(store.scores()) == 40
+        writer.kill()
+        writer.wait()
+        assert not store.rejected
+        assert len(Store(store.folder).index()) == 20
