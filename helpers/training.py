@@ -66,13 +66,24 @@ class Tuned:
     outcome: Outcome = field(default_factory=Outcome)
 
     def save_encoder(self, folder: Path) -> None:
-        """Write the encoder's weights, frozen word embeddings left out, for a later stage."""
+        """Write the encoder's weights, frozen word embeddings left out, for a later stage.
+
+        The heads are written beside it; no later stage uses them, but some measures of task
+        similarity do.
+        """
         state = self.encoder.model.state_dict()
         table = _table_name(self.encoder.model)
         if not _table(self.encoder.model).weight.requires_grad:
             state.pop(table)
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
+        heads = {
+            f"{task}/{name}": tensor
+            for task, head in self.heads.items()
+            for name, tensor in head.state_dict().items()
+        }
+        if heads:
+            save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
 
 
 def load_encoder(base: Encoder, folder: Path) -> Encoder:
