@@ -1,0 +1,1 @@
+"""Paired measurements against the stock way; run them all with ``python -m benchmarks``."""

@@ -1,0 +1,392 @@
+"""Fine-tuning speed: stock Trainer, Trainer tuned by its arguments, and this project's loop.
+
+Every arm trains the same encoder on the same tokenised rows, in a process of its own, in turn::
+
+    python -m benchmarks.training_speed                    # what this machine can measure
+    python -m benchmarks.training_speed --arm ours --workload pair   # one arm, as JSON
+
+The arm's time starts when rows are tokenised and the model is on its device, and ends when the last
+step is done. Tokens are real ones: padding does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.table import Measurement, machine, not_measured, store
+from benchmarks.workloads import Workload, prepared
+from helpers import devices, training
+from helpers.formats import Encoded
+from helpers.formats.encoded import IGNORE
+from helpers.preparing import Prepared
+from helpers.settings import Settings
+
+ARMS = ("stock", "tuned", "ours")
+CPU = {
+    "pair": Workload(
+        "pair", "bundled", "intents", Settings(epochs=4, train_rows=384, learning_rate=3e-4)
+    ),
+    "pair-long": Workload(
+        "pair-long", "bundled", "mrpc-val", Settings(epochs=1, train_rows=256, learning_rate=1e-4)
+    ),
+    "tagging": Workload(
+        "tagging", "bundled", "slots", Settings(epochs=4, train_rows=384, learning_rate=3e-4)
+    ),
+    "span": Workload(
+        "span",
+        "bundled",
+        "generated-span",
+        Settings(
+            epochs=2,
+            train_rows=256,
+            dev_rows=64,
+            learning_rate=3e-4,
+            batch_tokens=2048,
+            max_length=384,
+        ),
+    ),
+}
+_LARGE = Settings(epochs=1, learning_rate=1e-5, pooling="first", dev_rows=1)
+GPU = {
+    "pair": Workload(
+        "pair",
+        "large-random",
+        "generated-pair",
+        _LARGE.override({"train_rows": 24_000, "batch_tokens": 16_384, "max_length": 256}),
+    ),
+    "tagging": Workload(
+        "tagging",
+        "large-random",
+        "generated-tagging",
+        _LARGE.override({"train_rows": 24_000, "batch_tokens": 16_384, "max_length": 256}),
+    ),
+    "span": Workload(
+        "span",
+        "large-random",
+        "generated-span",
+        _LARGE.override({"train_rows": 9_000, "batch_tokens": 16_384, "max_length": 384}),
+    ),
+}
+
+
+def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
+    """Train once and return seconds, tokens per second, matmul work, memory and dev score."""
+    ready = prepared(work, seed)
+    (encoded,) = ready.train.values()
+    device = devices.best_device()
+    torch.manual_seed(seed)
+    if arm == "ours":
+        outcome = training.train(ready, work.settings, seed).outcome
+        seconds, dev = outcome.seconds, next(iter(outcome.dev.values()), float("nan"))
+        passes = outcome.tokens / len(encoded.tokens)
+    else:
+        seconds, dev = _trainer(arm, ready, work, seed, device)
+        passes = work.settings.epochs
+    flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
+    return {
+        "arm": arm,
+        "seconds": seconds,
+        "tokens_per_second": passes * len(encoded.tokens) / seconds,
+        "rows_per_second": passes * encoded.rows / seconds,
+        "flops_per_second": flops / seconds,
+        "peak_memory_mb": devices.peak_memory_mb(device),
+        "dev": dev,
+        "rows": encoded.rows,
+        "device": devices.describe(device),
+    }
+
+
+def matmul_flops(encoded: Encoded, width: int, layers: int) -> float:
+    """Return the operations of all matrix products in one forward and backward pass.
+
+    Per layer and token: 24 width^2 for projections and feed-forward, 4 length x width for
+    attention; the backward pass doubles both. Embeddings and heads are not counted.
+    """
+    lengths = encoded.lengths.astype(float)
+    return 3 * layers * (24 * width**2 * lengths.sum() + 4 * width * (lengths**2).sum())
+
+
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Return the best rate of a large matrix product on this machine, operations per second."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(12):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def _trainer(
+    arm: str, ready: Prepared, work: Workload, seed: int, device: torch.device
+) -> tuple[float, float]:
+    from transformers import Trainer, TrainingArguments
+
+    model = _model_with_head(ready, arm)
+    (name,) = ready.train
+    tuned = arm == "tuned"
+    bf16 = devices.resolve_precision("auto", device) == "bf16"
+    encoded = ready.train[name]
+    rows_per_step = max(1, round(work.settings.batch_tokens / encoded.lengths.mean()))
+    extra: dict[str, Any] = {}
+    if tuned:
+        extra = {
+            "bf16": bf16,
+            "per_device_train_batch_size": rows_per_step,
+            "train_sampling_strategy": "group_by_length",
+            "length_column_name": "length",
+            "dataloader_num_workers": 4 if device.type == "cuda" else 0,
+            "optim": "adamw_torch_fused",
+        }
+    arguments = TrainingArguments(
+        output_dir="/tmp/benchmark-trainer",
+        num_train_epochs=work.settings.epochs,
+        learning_rate=work.settings.learning_rate,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        seed=seed,
+        remove_unused_columns=False,
+        **extra,
+    )
+    kind = ready.tasks[name].format
+    items = _Items(encoded, kind, whole_ids(ready, encoded))
+    trainer = Trainer(model, arguments, train_dataset=items, data_collator=_collator(ready, kind))
+    model.to(device)
+    _synchronise(device)
+    begin = time.perf_counter()
+    trainer.train()
+    _synchronise(device)
+    return time.perf_counter() - begin, _trainer_dev(model, ready, device)
+
+
+def whole_ids(ready: Prepared, encoded: Encoded) -> np.ndarray:
+    """Return a set's piece ids in the whole table: Trainer has no pruned one."""
+    kept = ready.pruned.kept
+    return encoded.tokens.astype(np.int64) if kept is None else kept[encoded.tokens]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _model_with_head(ready: Prepared, arm: str) -> Any:
+    import transformers
+
+    (task,) = ready.tasks.values()
+    family = type(ready.encoder.model).__name__.removesuffix("Model")
+    suffix = {
+        "pair": "ForSequenceClassification",
+        "tagging": "ForTokenClassification",
+        "span": "ForQuestionAnswering",
+    }[task.format]
+    source = ready.encoder
+    config = type(source.model.config)(**source.model.config.to_dict())
+    config.num_labels = 2 if task.format == "span" else len(task.labels)
+    config._attn_implementation = "sdpa"
+    if arm == "tuned":
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    model = getattr(transformers, family + suffix)(config)
+    base = getattr(model, model.base_model_prefix)
+    base.load_state_dict(source.model.state_dict(), strict=False)
+    if arm == "tuned" and ready.encoder.freeze_embeddings:
+        base.get_input_embeddings().weight.requires_grad_(False)
+    return model
+
+
+class _Items(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """The tokenised rows as a Trainer wants them: one dictionary per sequence."""
+
+    def __init__(self, encoded: Encoded, kind: str, ids: np.ndarray) -> None:
+        self.encoded, self.kind, self.ids = encoded, kind, ids
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        if place >= len(self):
+            raise IndexError(place)
+        begin, end = self.encoded.starts[place : place + 2]
+        item: dict[str, Any] = {
+            "input_ids": self.ids[begin:end].tolist(),
+            "length": int(end - begin),
+        }
+        if self.kind == "pair":
+            item["labels"] = int(self.encoded.per_sequence["label"][place])
+        elif self.kind == "tagging":
+            item["labels"] = self.encoded.per_token["tag"][begin:end].tolist()
+        else:
+            item["start_positions"] = int(self.encoded.per_sequence["begin"][place])
+            item["end_positions"] = int(self.encoded.per_sequence["end"][place])
+        return item
+
+
+def _collator(ready: Prepared, kind: str) -> Any:
+    pad = ready.encoder.model.config.pad_token_id or 0
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(item["input_ids"]) for item in items)
+        fill = [width - len(item["input_ids"]) for item in items]
+        batch = {
+            "input_ids": [i["input_ids"] + [pad] * f for i, f in zip(items, fill, strict=True)],
+            "attention_mask": [[1] * (width - f) + [0] * f for f in fill],
+        }
+        for name in ("start_positions", "end_positions"):
+            if name in items[0]:
+                batch[name] = [item[name] for item in items]
+        if kind == "tagging":
+            batch["labels"] = [i["labels"] + [IGNORE] * f for i, f in zip(items, fill, strict=True)]
+        elif kind == "pair":
+            batch["labels"] = [item["labels"] for item in items]
+        return {name: torch.tensor(values) for name, values in batch.items()}
+
+    return collate
+
+
+@torch.inference_mode()
+def _trainer_dev(model: Any, ready: Prepared, device: torch.device) -> float:
+    """Score a Trainer's model on the English dev rows, decoded as this project decodes."""
+    from helpers import metrics
+    from helpers.predicting import task_scores
+
+    if not ready.dev:
+        return float("nan")
+    ((name, (rows, encoded)),) = ready.dev.items()
+    task, format_ = ready.tasks[name], ready.formats[name]
+    model.eval()
+    raw: dict[str, list[np.ndarray]] = {}
+    whole = whole_ids(ready, encoded)
+    for place in range(len(encoded)):
+        begin, end = encoded.starts[place : place + 2]
+        ids = torch.tensor(whole[begin:end][None], device=device)
+        output = model(input_ids=ids)
+        if task.format == "span":
+            found = {"begin_score": output.start_logits[0], "end_score": output.end_logits[0]}
+        elif task.format == "tagging":
+            found = {"tag": output.logits[0].argmax(-1)}
+        else:
+            found = {"label": output.logits.argmax(-1)}
+        for key, value in found.items():
+            raw.setdefault(key, []).append(value.float().cpu().numpy())
+    joined = {key: np.concatenate(parts) for key, parts in raw.items()}
+    if "tag" in joined:
+        joined["tag"] = joined["tag"].astype(int)
+    values = task_scores(task, rows, format_.decode(task, rows, encoded, joined))
+    return values[metrics.main(task.metric)]
+
+
+def one_arm(arm: str, workload: str, seed: int) -> dict[str, Any]:
+    """Run one arm in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training_speed", "--arm", arm]
+    command += ["--workload", workload, "--seed", str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"arm {arm} of {workload} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(workload: str, repeats: int) -> dict[str, dict[str, Any]]:
+    """Run all arms in turn, ``repeats`` times, and return the median of each figure."""
+    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for seed in range(repeats):
+        for arm in ARMS:
+            result = one_arm(arm, workload, seed)
+            runs[arm].append(result)
+            print(json.dumps(result), file=sys.stderr, flush=True)
+    return {
+        arm: {
+            key: statistics.median(r[key] for r in found) if isinstance(value, float) else value
+            for key, value in found[0].items()
+        }
+        for arm, found in runs.items()
+    }
+
+
+def measurements(workload: str, found: dict[str, dict[str, Any]], peak: float) -> list[Measurement]:
+    """Turn the medians of one workload into rows of the table."""
+    device = found["ours"]["device"] if torch.cuda.is_available() else machine()
+    facts: dict[str, Any] = {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "rows": found["ours"]["rows"],
+    }
+    ours = found["ours"]
+    rows = []
+    for arm, title in (("stock", "stock_trainer"), ("tuned", "tuned_trainer")):
+        other = found[arm]
+        note = f"dev score {ours['dev']:.3f} against {other['dev']:.3f}"
+        note += (
+            f"; peak memory {ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
+        )
+        rows.append(
+            Measurement(
+                f"train_{workload}_vs_{title}",
+                ours["tokens_per_second"],
+                "tokens/s",
+                f"transformers.Trainer, {arm}",
+                other["tokens_per_second"],
+                ours["tokens_per_second"] / other["tokens_per_second"],
+                note=note,
+                **facts,
+            )
+        )
+    share = ours["flops_per_second"] / peak
+    rows.append(
+        Measurement(
+            f"train_matmul_share_of_peak_{workload}",
+            share,
+            "share",
+            "largest matrix product, operations/s",
+            peak,
+            share,
+            **facts,
+        )
+    )
+    return rows
+
+
+def main() -> None:
+    """Measure what this machine can and store it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arm", choices=ARMS)
+    parser.add_argument("--workload", nargs="*")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    works = GPU if torch.cuda.is_available() else CPU
+    names = options.workload or list(works)
+    if options.arm:
+        print(json.dumps(run_arm(options.arm, works[names[0]], options.seed)))
+        return
+    device = devices.best_device()
+    peak = matmul_peak(device, devices.resolve_precision("auto", device))
+    rows = [
+        row for name in names for row in measurements(name, compare(name, options.repeats), peak)
+    ]
+    if not torch.cuda.is_available():
+        for name in GPU:
+            why = "no GPU on the machine that ran the benchmarks"
+            rows.append(not_measured(f"train_{name}_vs_tuned_trainer", "tokens/s", "cuda", why))
+    print(store(rows).to_string())
+
+
+if __name__ == "__main__":
+    main()

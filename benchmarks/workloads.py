@@ -1,0 +1,151 @@
+"""Rows and encoders that the training and evaluation benchmarks work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers import encoders, formats, tasks
+from helpers.encoders import Encoder
+from helpers.formats import Encoded
+from helpers.preparing import Prepared, prepare
+from helpers.settings import Settings
+from helpers.tasks import Source, Task
+
+THINGS = (
+    "ball book box cup door fish hat key lamp map pen ring ship shoe stone table tree wheel".split()
+)
+COLOURS = "black blue brown green grey orange pink red white yellow".split()
+PLACES = (
+    "attic barn cellar church garden harbour hotel kitchen library market museum school".split()
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one benchmark trains on.
+
+    Attributes:
+        name: name of the workload.
+        encoder: ``"bundled"``, or ``"large-random"``: XLM-R Large's shape with random weights.
+        task: name of a registered task, or a generated set: ``"generated-pair"``,
+            ``"generated-tagging"``, ``"generated-span"``.
+        settings: how to train.
+    """
+
+    name: str
+    encoder: str
+    task: str
+    settings: Settings
+
+
+def load_encoder(name: str) -> Encoder:
+    """Load an encoder by name; ``"large-random"`` needs no download."""
+    if name != "large-random":
+        return encoders.load(name)
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=250_002,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    model = XLMRobertaModel(config, add_pooling_layer=False)
+    tiny = encoders.load("tiny")
+    return replace(
+        tiny,
+        name=name,
+        model=model,
+        sha256="random",
+        dimension=1024,
+        layers=24,
+        note="XLM-R Large's shape with random weights: for timing only.",
+    )
+
+
+def prepared(work: Workload, seed: int = 0) -> Prepared:
+    """Return the workload's tokenised rows and its encoder, cut down to their pieces."""
+    encoder = load_encoder(work.encoder)
+    if not work.task.startswith("generated"):
+        return prepare(encoder, [tasks.get(work.task)], work.settings, seed)
+    if work.encoder == "large-random":
+        return _random_ids(encoder, work)
+    task, train, dev = generated_spans(work.settings.train_rows, work.settings.dev_rows)
+    ready = Prepared(encoder)
+    format_ = formats.get(task.format)
+    longest = min(task.max_length, work.settings.max_length)
+    ready.tasks[task.name], ready.formats[task.name] = task, format_
+    ready.train[task.name] = format_.encode(task, train, encoder, longest, True)
+    ready.dev[task.name] = (dev, format_.encode(task, dev, encoder, longest, False))
+    ready.rows = len(train)
+    ready.prune()
+    return ready
+
+
+def generated_spans(train_rows: int, dev_rows: int) -> tuple[Task, list[Any], list[Any]]:
+    """Return passages of simple sentences and questions that one of them answers."""
+    task = Task("generated-span", "target", "span", Source("rows", "generated"), metric="squad")
+    generator = np.random.default_rng(3)
+    rows = [_span_row(generator, number) for number in range(train_rows + dev_rows)]
+    return replace(task, max_length=384), rows[:train_rows], rows[train_rows:]
+
+
+def _span_row(generator: np.random.Generator, number: int) -> dict[str, Any]:
+    count = int(generator.integers(4, 24))
+    pairs = [(c, t) for c in COLOURS for t in THINGS]
+    chosen = [pairs[i] for i in generator.choice(len(pairs), count, replace=False)]
+    places = [PLACES[i] for i in generator.integers(0, len(PLACES), count)]
+    passage, starts = "", []
+    for (colour, thing), place in zip(chosen, places, strict=True):
+        sentence = f"The {colour} {thing} is kept in the "
+        starts.append(len(passage) + len(sentence))
+        passage += f"{sentence}{place}. "
+    asked = int(generator.integers(0, count))
+    return {
+        "id": str(number),
+        "context": passage,
+        "question": f"Where is the {chosen[asked][0]} {chosen[asked][1]} kept?",
+        "answers": {"text": [places[asked]], "start": [starts[asked]]},
+    }
+
+
+def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
+    """Return random sequences with lengths spread like a corpus's: for timing only."""
+    kind = work.task.removeprefix("generated-")
+    generator = np.random.default_rng(5)
+    longest, rows = work.settings.max_length, work.settings.train_rows
+    lengths = np.clip(generator.lognormal(np.log(longest / 4), 0.6, rows), 8, longest).astype(int)
+    # English training text uses a few ten thousand of XLM-R's pieces.
+    pieces = generator.choice(np.arange(5, 250_000), 30_000, replace=False)
+    sequences = [generator.choice(pieces, length) for length in lengths]
+    labels = tuple(str(i) for i in range(17 if kind == "tagging" else 3))
+    metric = {"pair": "accuracy", "tagging": "token_accuracy", "span": "squad"}[kind]
+    task = Task(
+        work.task, "target", kind, Source("rows", "generated"), labels=labels, metric=metric
+    )
+    label = generator.integers(0, len(labels), rows)
+    begin = np.array([generator.integers(1, n) for n in lengths])
+    extra: dict[str, Any] = {
+        "pair": {"per_sequence": {"label": label}},
+        "tagging": {"per_token": {"tag": [generator.integers(0, 17, n) for n in lengths]}},
+        "span": {
+            "per_sequence": {"begin": begin, "end": begin},
+            "per_token": {"allowed": [np.ones(n, bool) for n in lengths]},
+        },
+    }[kind]
+    encoded = Encoded.build(sequences, range(rows), rows=rows, **extra)
+    ready = Prepared(encoder)
+    ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
+    ready.train[task.name] = encoded
+    ready.rows = rows
+    ready.prune()
+    return ready
