@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,7 @@ class Design:
         terms: the random effects that can be estimated.
         weights: known relative precisions, shape (rows,).
         notes: plain sentences about effects that were left out.
+        levels: levels of the fixed effects that are categories.
     """
 
     y: np.ndarray
@@ -58,6 +59,7 @@ class Design:
     terms: tuple[Term, ...]
     weights: np.ndarray
     notes: tuple[str, ...]
+    levels: Mapping[str, tuple[str, ...]]
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
@@ -106,27 +108,58 @@ def _numbers(data: pd.DataFrame, column: str) -> np.ndarray:
         ) from None
 
 
-def _is_number(data: pd.DataFrame, column: str) -> bool:
-    return pd.api.types.is_numeric_dtype(data[column]) or pd.api.types.is_bool_dtype(data[column])
+def is_number(data: pd.DataFrame, column: str) -> bool:
+    """Tell whether a column holds numbers or truth values (else it is a category)."""
+    return bool(
+        pd.api.types.is_numeric_dtype(data[column]) or pd.api.types.is_bool_dtype(data[column])
+    )
 
 
-def _expand(data: pd.DataFrame, name: str) -> list[tuple[str, np.ndarray]]:
-    """Return the design columns of one fixed effect; the first level of a category is left out."""
+def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the levels of each fixed effect that is a category, in sorted order."""
+    text = [c for c in columns_of(fixed) if not is_number(data, c)]
+    return {c: tuple(sorted(data[c].astype(str).unique())) for c in text}
+
+
+def expand(
+    data: pd.DataFrame, name: str, levels: Mapping[str, Sequence[str]]
+) -> list[tuple[str, np.ndarray]]:
+    """Return the design columns of one fixed effect; the first level of a category is left out.
+
+    Args:
+        data: one row per observation.
+        name: a column, or ``"a:b"`` for a product.
+        levels: levels of each category, see `categories`.
+
+    Raises:
+        BadFit: a category has one level, or a row has a level that is not among them.
+    """
     out = [("", np.ones(len(data)))]
     for column in name.split(":"):
-        if _is_number(data, column):
-            pieces = [(column, _numbers(data, column))]
+        if column in levels:
+            pieces = _indicators(data, column, levels[column])
         else:
-            text = data[column].astype(str)
-            levels = sorted(text.unique())
-            if len(levels) < 2:
-                raise BadFit(
-                    f"{column!r} has the single value {levels[0]!r}, so it has no effect to "
-                    "estimate; remove it from the fixed effects or add rows that differ in it."
-                )
-            pieces = [(f"{column}={v}", (text == v).to_numpy(float)) for v in levels[1:]]
+            pieces = [(column, _numbers(data, column))]
         out = [(f"{a}:{b}".lstrip(":"), u * v) for a, u in out for b, v in pieces]
     return out
+
+
+def _indicators(
+    data: pd.DataFrame, column: str, levels: Sequence[str]
+) -> list[tuple[str, np.ndarray]]:
+    text = data[column].astype(str)
+    if len(levels) < 2:
+        raise BadFit(
+            f"{column!r} has the single value {levels[0]!r}, so it has no effect to "
+            "estimate; remove it from the fixed effects or add rows that differ in it."
+        )
+    new = sorted(set(text) - set(levels))
+    if new:
+        raise BadFit(
+            f"{column!r} has the value {new[0]!r}, which the fit has not seen (it knows "
+            f"{', '.join(levels)}), so it cannot be predicted."
+        )
+    return [(f"{column}={v}", (text == v).to_numpy(float)) for v in levels[1:]]
 
 
 def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -140,8 +173,9 @@ def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, 
         BadFit: a column is constant, or a combination of the earlier ones.
     """
     columns = [(INTERCEPT, np.ones(len(data)))]
+    levels = categories(data, fixed)
     for name in fixed:
-        columns += _expand(data, name)
+        columns += expand(data, name, levels)
     _refuse_aliased(columns)
     return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
 
@@ -277,7 +311,7 @@ def build(
     slopes = [name.split("|")[0] for name in random if "|" in name]
     used = columns_of([*fixed, *random])
     numeric = [c for c in used if c in data.columns and c in columns_of(fixed)]
-    numeric = [c for c in numeric if _is_number(data, c)]
+    numeric = [c for c in numeric if is_number(data, c)]
     extra = [weights] if weights else []
     require(data, [outcome, *used, *extra], [outcome, *numeric, *slopes, *extra])
     y = _numbers(data, outcome)
@@ -289,7 +323,7 @@ def build(
         raise BadFit(f"{outcome!r} is {y[0]:g} in every row; there is nothing to explain.")
     _refuse_too_few(len(y), len(names), len(random))
     terms, notes = estimable(x, [random_term(data, name) for name in random], w, residual)
-    return Design(y, x, names, terms, w, notes)
+    return Design(y, x, names, terms, w, notes, categories(data, fixed))
 
 
 def _refuse_too_few(rows: int, fixed: int, random: int) -> None:

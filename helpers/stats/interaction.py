@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from helpers.errors import BadFit
-from helpers.stats import design
+from helpers.stats import design, reml
 
 
 def distance_slopes(
@@ -40,3 +41,97 @@ def distance_slopes(
         )
     out["slope"] = out["xy"] / out["xx"]
     return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
+
+
+def by_distance(
+    data: pd.DataFrame,
+    predictor: str,
+    covariate: str,
+    random: Sequence[str],
+    *,
+    outcome: str = "gain",
+    keep: Sequence[str] = (),
+    least: int = 5,
+) -> reml.Fit:
+    """Test whether the slope of gain on similarity changes with a language covariate.
+
+    The outcome of the model is each dyad's own slope of gain on the covariate, so that the dyad
+    stays the unit of inference: languages of one dyad are not independent evidence on similarity,
+    and a test on rows would treat them so.
+
+    Args:
+        data: one row per dyad and language (seeds averaged) with the predictor on each row.
+        predictor: similarity.
+        covariate: language column, such as ``"syntactic"`` distance to English; both are
+            standardised, the covariate over languages.
+        random: random effects between dyads.
+        outcome: numeric column.
+        keep: further columns of the model, constant within a dyad (formats, block).
+        least: dyads with fewer languages are left out.
+
+    Returns:
+        The fit; its slope of ``predictor`` is the change of the similarity slope per standard
+        deviation of the covariate.
+
+    Raises:
+        BadFit: too few languages or dyads.
+    """
+    rows = standard_over_languages(data, covariate)
+    carried = list(dict.fromkeys([predictor, *keep, *design.columns_of(random)]))
+    carried = [c for c in carried if c not in ("intermediate", "target")]
+    slopes = distance_slopes(rows, outcome, covariate, carried, least)
+    return reml.crossed_reml(design.standardise(slopes, [predictor]), "slope", [predictor], random)
+
+
+def standard_over_languages(data: pd.DataFrame, covariate: str) -> pd.DataFrame:
+    """Standardise a language covariate over languages, each counting once.
+
+    Args:
+        data: rows with ``language`` and the covariate.
+        covariate: numeric column, constant within a language.
+    """
+    design.require(data, ["language", covariate], [covariate])
+    values = data.groupby("language")[covariate].first().reset_index()
+    scaled = design.standardise(values, [covariate]).set_index("language")[covariate]
+    return data.assign(**{covariate: data["language"].map(scaled)})
+
+
+def by_language(
+    data: pd.DataFrame,
+    predictor: str,
+    random: Sequence[str] = ("intermediate", "target", "block", "intermediate:target"),
+    *,
+    outcome: str = "gain",
+) -> pd.DataFrame:
+    """Return the similarity slope of each language, partially pooled.
+
+    Args:
+        data: one row per dyad and language (seeds averaged).
+        predictor: similarity; it is standardised.
+        random: random effects besides those of language and target x language.
+        outcome: numeric column.
+
+    Returns:
+        Indexed by language: slope (common slope plus the language's predicted deviation), se (of
+        that sum, both counted as independent), deviation; ordered by slope. With no spread between
+        languages every slope is the common one.
+
+    Raises:
+        BadFit: the rows do not carry the model.
+    """
+    rows = design.standardise(data, [predictor])
+    effects = [*random, "language", "target:language", f"{predictor}|language"]
+    fit = reml.crossed_reml(rows, outcome, [predictor], effects, check=False)
+    common = fit[predictor]
+    term = f"{predictor}|language"
+    languages = sorted(rows["language"].astype(str).unique())
+    zero = pd.DataFrame({"blup": 0.0, "se": 0.0}, index=languages)
+    own = fit.blups.get(term, zero)
+    table = pd.DataFrame(
+        {
+            "slope": common["estimate"] + own["blup"],
+            "se": np.hypot(common["se"], own["se"]),
+            "deviation": own["blup"],
+        }
+    )
+    return table.rename_axis("language").sort_values("slope")
