@@ -34,7 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
             runs = missing(plan, store, options.keep) if options.missing else options.runs
-            return _work(plan, _shared(runs, options.share), store, options.keep, stop)
+            queue = Queue(
+                plan,
+                _shared(runs, options.share),
+                store,
+                keep=options.keep,
+                stop=stop,
+                since=options.since,
+            )
+            return _work(queue)
     except Stopped as error:
         print(error, file=sys.stderr)
         return EXIT
@@ -49,15 +57,15 @@ def register_tasks() -> None:
         importlib.import_module(module.strip())
 
 
-def _work(plan: plans.Plan, runs: Sequence[str], store: Store, keep: bool, stop: object) -> int:
+def _work(queue: Queue) -> int:
     failed = 0
 
     def finished(run: str, status: str) -> None:
         nonlocal failed
         failed += status.startswith("failed")
-        print(f"{run} {plan.job(run).name}: {status}", flush=True)
+        print(f"{run} {queue.plan.job(run).name}: {status}", flush=True)
 
-    Queue(plan, runs, store, keep=keep, stop=stop).through(finished)  # type: ignore[arg-type]
+    queue.through(finished)
     return 1 if failed else 0
 
 
@@ -82,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
     parser.add_argument("--missing", action="store_true", help="do every missing run of the plan")
     parser.add_argument("--share", default="0/1", help="NUMBER/COUNT: start this far into the list")
+    parser.add_argument("--since", type=int, default=0, help="leave runs that failed after this")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
     parser.add_argument("--pin", action="store_true", help="take a free GPU and no other")
     return parser

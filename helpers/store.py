@@ -127,6 +127,21 @@ class Store:
             self.rejected[run] = str(error)
             return ""
 
+    def written(self, run: str) -> int:
+        """Return when the record of a run was written, on the clock of ``now``; 0: never."""
+        try:
+            return self.path(run).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def now(self) -> int:
+        """Return the time in nanoseconds on the clock of the disk that holds the store."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        clock = self.folder / ".clock"
+        clock.touch()
+        os.utime(clock)
+        return clock.stat().st_mtime_ns
+
     def index(self) -> pd.DataFrame:
         """Return one row per record: run, core, stage, encoder, status, seconds, tokens, device.
 

@@ -158,9 +158,7 @@ def _order(
 ) -> engines.Order:
     minutes = dict(zip(plan.runs["run"], costs.minutes(plan, store), strict=True))
     line = Line({run: minutes[run] for run in wanted}, label=plan.profile, show=progress)
-    index = store.index()
-    before = dict(zip(index["run"], index["changed"], strict=True))
-    return engines.Order(plan, wanted, store, line, keep, workers, extra, before)
+    return engines.Order(plan, wanted, store, line, keep, workers, extra, store.now())
 
 
 def _no_room(plan: Plan, store: Store) -> list[str]:

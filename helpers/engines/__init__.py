@@ -30,7 +30,7 @@ class Order:
         keep: whether checkpoints of intermediate stages stay when nothing needs them any more.
         workers: how many runs at a time; 0: the engine decides.
         extra: arguments handed to the engine underneath (Snakemake).
-        before: when the records that already exist were written, by run.
+        began: ``store.now()`` of when it was given.
     """
 
     plan: Plan
@@ -40,7 +40,7 @@ class Order:
     keep: bool = True
     workers: int = 0
     extra: Sequence[str] = field(default_factory=tuple)
-    before: dict[str, int] = field(default_factory=dict)
+    began: int = 0
 
 
 @dataclass(frozen=True)

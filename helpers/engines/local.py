@@ -40,6 +40,7 @@ class Queue:
         *,
         keep: bool,
         stop: Callable[[], bool],
+        since: int = 0,
     ) -> None:
         """Take on some runs of a plan.
 
@@ -49,11 +50,13 @@ class Queue:
             store: where records go.
             keep: whether checkpoints stay when nothing in the plan needs them any more.
             stop: when true, the run in hand writes its state and the queue ends.
+            since: ``store.now()`` of when the whole began; a run that failed later is not tried
+                again. 0: now.
         """
         self.plan, self.store, self.keep, self.stop = plan, store, keep, stop
         self.waiting = deque(runs)
         self.failures: dict[str, str] = {}
-        self._old = {run: self._stamp(run) for run in runs}
+        self._since = since or store.now()
         self._alike: tuple[str, int] = ("", 0)
 
     def through(self, finished: Watch, show: Callable[[str], None] = lambda text: None) -> None:
@@ -107,7 +110,6 @@ class Queue:
         if self.store.claimed(parent):
             self.waiting.append(run)
         else:
-            self._old.setdefault(parent, self._stamp(parent))
             self.waiting.extendleft([run, parent])
         return ""
 
@@ -143,8 +145,8 @@ class Queue:
     def _over(self, run: str) -> str:
         """Return the status of a run that needs nothing more, else ""."""
         status = self.store.status(run)
-        if status.startswith("failed") and self._stamp(run) != self._old.get(run):
-            self.failures[run] = status  # Another process tried it since this one began.
+        if status.startswith("failed") and self.store.written(run) > self._since:
+            self.failures[run] = status
             return status
         return status if status in FINISHED and self._has_what_follows(run) else ""
 
@@ -153,12 +155,6 @@ class Queue:
         if self.plan.stages[run] == "target" or self.store.checkpoint(run):
             return True
         return not self.keep and not _unfinished(self.plan, run, self.store)
-
-    def _stamp(self, run: str) -> int:
-        try:
-            return self.store.path(run).stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
 
 
 def retire(plan: Plan, parent: str, store: Store, keep: bool) -> None:

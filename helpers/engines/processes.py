@@ -88,7 +88,7 @@ class _Process:
         self.log = order.store.folder / "logs" / f"worker-{number}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.command = [sys.executable, "-m", "helpers.run", "--plan", os.fspath(plan)]
-        self.command += ["--missing", "--share", f"{number}/{count}"]
+        self.command += ["--missing", "--share", f"{number}/{count}", "--since", str(order.began)]
         self.command += ["--store", os.fspath(order.store.folder)] + ["--keep"] * order.keep
         self.environment = pinned(number, count)
         self.restarts = 0
@@ -108,6 +108,9 @@ class _Process:
             return True
         if code in (0, 1):  # 1: some runs failed, which their records say.
             return False
+        if code == 2:  # An error that another start would only repeat.
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            raise HelpfulError(f"a worker process gave up: {lines[-1] if lines else ''}")
         if self.restarts >= RESTARTS:
             raise HelpfulError(
                 f"a worker process died {RESTARTS + 1} times, last with exit code {code}; see "
@@ -139,7 +142,7 @@ def report(order: Order) -> float:
     fresh = index[index["run"].isin(order.line.waiting)]
     facts = zip(fresh["run"], fresh["status"], fresh["changed"], strict=True)
     for run_id, status, changed in facts:
-        if changed != order.before.get(run_id, 0):
+        if changed > order.began:
             order.line.finished(run_id, status)
     order.line.write()
     return time.monotonic() - began

@@ -102,6 +102,8 @@ def _trace(what: str, job: Job, seed: int) -> None:
 
 def _misbehave(job: Job) -> None:
     """Fail always, or fail once, where the test asks for it."""
+    if os.environ.get("FAKE_DIE"):
+        os.abort()
     names = {job.run, job.target, job.intermediate, job.stage}
     if names & set(os.environ.get("FAKE_FAIL", "-").split()):
         raise RuntimeError(f"asked to fail on {job.run}")
