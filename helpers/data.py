@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +12,25 @@ from typing import Any, overload
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as compute
 
-from helpers import sources, standard, tasks
+from helpers import shaping, sources, tasks
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
 from helpers.sources import Raw
-from helpers.standard import FIELDS, Standard
+from helpers.standard import Standard
 from helpers.tasks.task import Row, Source, Task
+from helpers.texts import Texts, texts
+
+__all__ = [
+    "Rows",
+    "Texts",
+    "at_hand",
+    "describe",
+    "first_rows",
+    "rows",
+    "texts",
+    "with_labels",
+]
 
 SPLITS = ("train", "dev", "test")
 # Sets with more raw rows than this are standardised once, into a memory-mapped file.
@@ -165,53 +174,6 @@ def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> R
     return found.take(range(min(count, len(found))))
 
 
-def translated(
-    task: Task | str, language: str, split: str = "train", limit: int | None = None, seed: int = 0
-) -> Rows:
-    """Load machine-translated rows of an intermediate task (condition ``translated``).
-
-    Args:
-        task: a task or its name.
-        language: language of the translation.
-        split: split of the translation.
-        limit: as for ``rows``.
-        seed: as for ``rows``.
-
-    Returns:
-        Rows from ``$TRANSFER_TRANSLATIONS/<task>/<language>/<split>.jsonl`` where that folder is
-        set (one standard row a line, labels as ids or names), else from the task's own
-        ``translations``.
-
-    Raises:
-        MissingData: neither is there.
-    """
-    task = tasks.get(task) if isinstance(task, str) else task
-    folder = sources.translations_folder()
-    if folder is not None:
-        return rows(_from_folder(task, folder, language, split), language, split, limit, seed)
-    if task.translations is None:
-        raise MissingData(
-            f"task {task.name!r} has no published translations; set TRANSFER_TRANSLATIONS to a "
-            f"folder with {task.name}/{language}/{split}.jsonl, one standard row a line. Tasks "
-            f"that have: {', '.join(n for n in tasks.names() if tasks.get(n).translations)}."
-        )
-    columns = {name: column for name, column in task.columns.items() if name != "id"}
-    languages = task.translations.languages
-    moved = replace(task, source=task.translations, columns=columns, languages=languages)
-    return rows(moved, language, split, limit, seed)
-
-
-def _from_folder(task: Task, folder: Any, language: str, split: str) -> Task:
-    path = folder / task.name / language / f"{split}.jsonl"
-    source = Source(
-        kind="rows",
-        id=str(path),
-        splits={split: split},
-        read=lambda code, part: sources.read_jsonl(path),
-    )
-    return replace(task, source=source, columns={}, adapt=None, languages=(language,))
-
-
 def with_labels(task: Task | str) -> Task:
     """Return a task with its labels filled in, read off the English training rows if not stated.
 
@@ -222,6 +184,74 @@ def with_labels(task: Task | str) -> Task:
     if task.labels or task.format not in _LEARNT_LABELS:
         return task
     return replace(task, labels=_learnt(task))
+
+
+def at_hand(task: Task | str) -> list[tuple[str, str]]:
+    """List the languages and splits of a task whose rows can be loaded without the network.
+
+    Args:
+        task: a task or its name.
+
+    Returns:
+        Pairs ``(language, split)``. Rows are not read: a damaged file is still listed.
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    return [
+        (language, split)
+        for language in task.languages
+        for split in SPLITS
+        if (serving := task.source.serving(language, split))
+        and all(leaf.optional or sources.at_hand(leaf, language, split) for leaf in serving)
+    ]
+
+
+def describe(
+    task: Task | str, languages: Sequence[str] = ("en", "de", "sw"), examples: int = 3
+) -> dict[str, Any]:
+    """Return the facts of a task's card.
+
+    Args:
+        task: a task or its name.
+        languages: languages to prefer for first rows.
+        examples: first rows to show, each in another language, where they are at hand.
+
+    Returns:
+        ``name, role, format, question, genre, citation, metric, chance, labels, languages,
+        train_with, sources`` (id, revision and licence of each), ``counts`` (published rows),
+        ``traps``, ``at_hand`` (languages and splits) and ``examples`` (language -> first row).
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    leaves = task.source.flat()
+    here = at_hand(task)
+    return {
+        "name": task.name,
+        "role": task.role,
+        "format": task.format,
+        "question": task.about.question,
+        "genre": task.about.genre,
+        "citation": task.about.citation,
+        "metric": task.metric,
+        "chance": task.chance,
+        "labels": task.labels,
+        "languages": task.languages,
+        "train_with": task.train_with or task.name,
+        "sources": list(
+            dict.fromkeys((leaf.id, leaf.revision or "not pinned", leaf.licence) for leaf in leaves)
+        ),
+        "counts": {split: count for leaf in leaves for split, count in leaf.counts.items()},
+        "traps": task.about.traps,
+        "at_hand": here,
+        "examples": _examples(task, here, languages, examples),
+    }
+
+
+def _examples(
+    task: Task, here: Sequence[tuple[str, str]], preferred: Sequence[str], count: int
+) -> dict[str, Row]:
+    """Return a first row per language, from the last split that is at hand."""
+    splits = dict(here)
+    order = [code for code in dict.fromkeys((*preferred, *splits)) if code in splits]
+    return {code: first_rows(task, code, splits[code], 1)[0] for code in order[:count]}
 
 
 _LEARNT: dict[str, tuple[str, ...]] = {}
@@ -285,9 +315,9 @@ def _load(
     ]
     raws = [raw.rows for _, raw in loaded]
     if sum(map(len, raws)) > IN_MEMORY:
-        data: Any = _mapped(makers, raws, dropped, notes)
+        data: Any = shaping.mapped(makers, raws, dropped, notes)
     else:
-        data = _listed(makers, raws, dropped, notes)
+        data = shaping.listed(makers, raws, dropped, notes)
     if split == "train" and task.exclude and first is None:
         data = _excluded(task, data, dropped)
     origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
@@ -341,134 +371,6 @@ def _check(
 
 def _column(data: Sequence[Row], name: str) -> list[Any]:
     return [row[name] for row in data]
-
-
-def _listed(
-    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
-) -> list[Row]:
-    kept: list[Row] = []
-    for maker, raw in zip(makers, raws, strict=True):
-        for number, row in enumerate(raw):
-            outcome = maker(row, number)
-            kept += outcome.rows
-            dropped.update(outcome.dropped)
-            notes.update(outcome.notes)
-    _resolve_answers(kept)
-    fields = FIELDS[makers[0].task.format]
-    return [{name: row[name] for name in fields} for row in kept]
-
-
-def _resolve_answers(kept: Sequence[Row]) -> None:
-    """Where candidates name the questions they answer, give each query its right candidates."""
-    right: dict[str, list[str]] = {}
-    for row in kept:
-        for question in row.get("_answers", ()):
-            right.setdefault(question, []).append(row["id"])
-    if right:
-        for row in kept:
-            if row["side"] == "query":
-                row["gold"] = [name for key in row["gold"] for name in right.get(key, [key])]
-
-
-_TEXT = datasets.Value("string")
-_FEATURES: dict[str, dict[str, Any]] = {
-    "pair": {"id": _TEXT, "first": _TEXT, "second": _TEXT, "label": datasets.Value("int64")},
-    "choice": {
-        "id": _TEXT,
-        "context": _TEXT,
-        "choices": datasets.List(_TEXT),
-        "label": datasets.Value("int64"),
-    },
-    "tagging": {
-        "id": _TEXT,
-        "tokens": datasets.List(_TEXT),
-        "tags": datasets.List(datasets.Value("int32")),
-    },
-    "span": {
-        "id": _TEXT,
-        "context": _TEXT,
-        "question": _TEXT,
-        "answers": {"text": datasets.List(_TEXT), "start": datasets.List(datasets.Value("int32"))},
-    },
-    "retrieval": {"id": _TEXT, "side": _TEXT, "text": _TEXT, "gold": datasets.List(_TEXT)},
-}
-_EXTRA = {"_dropped": _TEXT, "_notes": datasets.List(_TEXT)}
-
-
-def _mapped(
-    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
-) -> datasets.Dataset:
-    """Standardise into memory-mapped files, once per content of the source and of the task."""
-    parts = []
-    for maker, raw in zip(makers, raws, strict=True):
-        part = _map_one(maker, raw)
-        reasons = part.select_columns("_dropped").with_format("arrow")[:]["_dropped"]
-        dropped.update({r: n for r, n in _counted(reasons).items() if r})
-        notes.update(_counted(compute.list_flatten(_arrow(part, "_notes"))))
-        keep = np.flatnonzero(compute.equal(reasons, "").to_numpy())
-        part = part if len(keep) == len(part) else part.select(keep)
-        parts.append(part.remove_columns(list(_EXTRA)))
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-
-
-def _arrow(part: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    return part.select_columns(name).with_format("arrow")[:][name]
-
-
-def _counted(values: pa.ChunkedArray) -> dict[str, int]:
-    return {item["values"]: item["counts"] for item in compute.value_counts(values).to_pylist()}
-
-
-def _map_one(maker: Standard, raw: Any) -> datasets.Dataset:
-    fields = FIELDS[maker.task.format]
-    features = datasets.Features(_FEATURES[maker.task.format] | _EXTRA)
-    blank = {name: _blank(feature) for name, feature in features.items()}
-
-    def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        made: list[Row] = []
-        for number, *values in zip(numbers, *columns.values(), strict=True):
-            outcome = maker(dict(zip(columns, values, strict=True)), number)
-            rows = [{name: row[name] for name in fields} for row in outcome.rows]
-            made += [blank | row for row in rows]
-            made += [blank | {"_dropped": reason} for reason in outcome.dropped]
-            if outcome.notes and made:
-                made[-1] = made[-1] | {"_notes": outcome.notes}
-        return {name: [row[name] for row in made] for name in features}
-
-    if not isinstance(raw, datasets.Dataset):
-        raw = datasets.Dataset.from_list(list(raw))
-    with sources.quiet():
-        return raw.map(
-            batch,
-            batched=True,
-            with_indices=True,
-            remove_columns=raw.column_names,
-            features=features,
-            new_fingerprint=_map_key(maker, raw),
-        )
-
-
-def _blank(feature: Any) -> Any:
-    if isinstance(feature, dict):
-        return {name: [] for name in feature}
-    if isinstance(feature, datasets.List):
-        return []
-    return "" if feature.dtype == "string" else 0
-
-
-def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
-    """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
-    code = [inspect.getsource(standard)]
-    adapt = maker.task.adapt
-    if adapt is not None:
-        module = sys.modules.get(adapt.__module__)
-        own = module is not None and adapt.__module__.startswith("helpers.")
-        code.append(inspect.getsource(module) if own and module else "")
-        code.append(datasets.fingerprint.Hasher.hash(adapt))
-    facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
-    names = {name: list(value) for name, value in maker.class_names.items()}
-    where = (maker.language, maker.split, maker.side, maker.prefix, names)
-    return hashlib.sha256(repr((raw._fingerprint, facts, where, code)).encode()).hexdigest()[:32]
 
 
 def _excluded(task: Task, data: Any, dropped: Counter[str]) -> Any:

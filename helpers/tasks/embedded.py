@@ -6,6 +6,8 @@ and dev, and named so (``-val``): their scores are not those of the full sets.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers.tasks import adapt
 from helpers.tasks.registry import register
 from helpers.tasks.task import About, Format, Row, Source, Task
@@ -218,20 +220,27 @@ _COMMAND_TRAPS = (
     "Templates share wording: English templates are divided into train, dev and test, and a dev "
     "or test sentence that equals a training sentence up to its slots is dropped.",
     "Numbers and some words are spelled alike in many languages: a string-copy control is reported "
-    "beside every score (helpers.packages.commands.copy_control).",
+    "beside every score (helpers.copying).",
     "Rooms, devices and items are not in the package; short lists were written for this project.",
     "Not every language has every intent: scores of two languages cover different intents.",
 )
 
 
 def _commands(config: str) -> Source:
-    return Source(
+    """Return the package's sentences: three splits in English, elsewhere for evaluation only."""
+    source = Source(
         kind="package",
         id=COMMANDS,
         config=config,
         splits={"train": "train", "dev": "dev", "test": "test"},
         licence="Apache-2.0",
     )
+    others = tuple(code for code in COMMAND_LANGUAGES if code != "en")
+    parts = (
+        replace(source, languages=("en",)),
+        replace(source, languages=others, splits={"test": "test"}),
+    )
+    return replace(source, parts=parts)
 
 
 def intent(row: Row, language: str) -> Row:

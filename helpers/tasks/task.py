@@ -127,7 +127,6 @@ class Task:
         origin: text collections it is built from, for ``relation``'s ``same_source``.
         holds: training sets whose rows its own training rows contain, for ``identity_pair``;
             empty: its own name.
-        translations: machine-translated training rows, by language (condition ``translated``).
         exclude: tasks whose English dev and test texts are removed from its training rows.
     """
 
@@ -148,5 +147,4 @@ class Task:
     group: str = ""
     origin: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
-    translations: Source | None = None
     exclude: tuple[str, ...] = ()

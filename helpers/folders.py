@@ -1,7 +1,8 @@
-"""Readers of CCG supertags in folders that a user owns: CCGbank and the Parallel Meaning Bank."""
+"""Readers of folders that a user owns: CCGbank, the Parallel Meaning Bank, translated rows."""
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -106,4 +107,37 @@ def _document(file: Path) -> Row:
     return {"id": f"{file.parent.parent.name}-{file.parent.name}", "tokens": tokens, "tags": tags}
 
 
-READERS = {"ccgbank": ccgbank, "pmb": pmb}
+def translations(root: Path, split: str) -> list[Row]:
+    """Read machine-translated rows of one task, of every language in its folder.
+
+    Args:
+        root: a folder with ``<language>/<split>.jsonl``, one row a line, with the columns of the
+            English set.
+        split: ``"train"``.
+
+    Raises:
+        MissingData: no such files.
+        BadRows: a line that is no JSON object.
+    """
+    files = sorted(root.glob(f"*/{split}.jsonl"))
+    if not files:
+        raise MissingData(
+            f"no <language>/{split}.jsonl below {root}. Translate the English rows (same columns, "
+            "one JSON object a line), put them there, and set TRANSFER_TRANSLATIONS to the folder "
+            "above the task's. Only MNLI has published translations: task 'mnli-translated'."
+        )
+    return [row for file in files for row in _json_lines(file)]
+
+
+def _json_lines(file: Path) -> Iterator[Row]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadRows(f"{file}: row {number} is no JSON ({error}): {line[:80]!r}") from error
+        if not isinstance(row, dict):
+            raise BadRows(f"{file}: row {number} is {line[:80]!r}; expected a JSON object")
+        yield row
+
+
+READERS = {"ccgbank": ccgbank, "pmb": pmb, "translations": translations}
