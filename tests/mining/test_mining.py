@@ -76,8 +76,9 @@ def test_mining_equals_the_recipe_pair_by_pair(rows, columns, k, margin, retriev
 
 def test_translations_are_found_where_hubs_mislead_plain_cosine():
     # A hub that is close to every source beats the translations by cosine, but not by margin.
-    x = np.eye(6) + 0.8
-    y = np.vstack([x + 0.35 * np.roll(np.eye(6), 1, axis=1), np.ones((1, 6))])
+    shared, own = np.eye(6) + 0.8, np.eye(6)
+    x = np.hstack([shared, 0 * own])
+    y = np.vstack([np.hstack([shared, 1.57 * own]), np.hstack([np.ones(6), np.zeros(6)])])
     plain = mine(x, y, k=3, margin="absolute", retrieval="forward")
     ratio = mine(x, y, k=3, retrieval="forward")
     assert (ratio.target[np.argsort(ratio.source)] == np.arange(6)).all()
