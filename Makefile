@@ -48,7 +48,7 @@ bench: $(READY)  ## time training and similarity against the stock way
 	$(RUN) benchmarks
 
 check-hub: $(READY)  ## compare every pinned data set and encoder with the hub (needs a connection)
-	$(RUN) helpers.hub
+	$(RUN) helpers.check_hub
 
 test-slurm: $(READY)  ## run the cluster tests on a SLURM found here
 	TRANSFER_TEST_SLURM=1 $(RUN) pytest tests/engines

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"\A---\n(?:.*\n)*?jupytext:\n", re.MULTILINE)
 # What a built page depends on, besides the environment: changed, and every page is built anew.
 SHARED = ("_config.yml", "_toc.yml", "constraints.txt", "helpers", "data", "book/_static")
+_GLUED = "application/papermill.record/"  # how a notebook keeps what is meant for its prose
 FROM_OUTSIDE = (book.PARAMETERS, "TRANSFER_STORE", "TRANSFER_DATA_ROOT")
 
 
@@ -180,9 +182,32 @@ def _keep(made: nbformat.NotebookNode, stem: Path) -> Path:
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(stem.with_suffix(".ipynb"), nbformat.writes(made).encode())
-    page, _ = HTMLExporter().from_notebook_node(made)
+    page, _ = HTMLExporter().from_notebook_node(_told(made))
     write_atomic(stem.with_suffix(".html"), page.encode())
     return stem.with_suffix(".ipynb")
+
+
+def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy whose prose has the numbers that the cells gave it, as a built page does."""
+    told, values = copy.deepcopy(made), {}
+    for cell in told.cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name:
+                values[name] = output.data.get(f"{_GLUED}text/plain", "")
+        shown = [o for o in cell.get("outputs", []) if not any(map(_is_glued, o.get("data", {})))]
+        if "outputs" in cell:
+            cell.outputs = shown
+    for cell in told.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"\{glue:text\}`([^`]+)`", lambda m: values.get(m[1], m[0]), cell.source
+            )
+    return told
+
+
+def _is_glued(kind: str) -> bool:
+    return kind.startswith(_GLUED)
 
 
 def build(root: Path | None = None, *, force: bool = False) -> Path:
@@ -212,7 +237,7 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
     stamp.unlink(missing_ok=True)
     config = _write_config(root)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    command += [str(root), "--config", str(config), "-W", "-n", "--keep-going"]
+    command += [str(root), "--config", str(config), "-W", "-n", "--keep-going", "-q"]
     environment = os.environ | {book.BUILDING: "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     done = subprocess.run(command + ["--all"] * everything, cwd=root, env=environment)
     if done.returncode:

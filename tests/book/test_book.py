@@ -1,0 +1,194 @@
+"""Settings, numbers for prose, tables and origin of a chapter."""
+
+import base64
+import builtins
+import re
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import book
+from helpers.errors import HelpfulError, UnknownName
+from helpers.store import SCORE_COLUMNS
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    monkeypatch.delenv(book.PARAMETERS, raising=False)
+    monkeypatch.delenv(book.BUILDING, raising=False)
+
+
+def test_settings_keep_their_defaults():
+    settings = book.parameters(seeds=2, languages=("de", "fr"))
+    assert (settings.seeds, settings.languages, settings.changed) == (2, ("de", "fr"), ())
+    with pytest.raises(AttributeError, match="there are seeds, languages"):
+        settings.seed  # noqa: B018
+
+
+def test_settings_from_outside_take_the_type_of_the_default(monkeypatch):
+    monkeypatch.setenv(
+        book.PARAMETERS, "seeds=3 rate=1e-4 languages=sw,th fast=no encoder='a b' limit=7"
+    )
+    settings = book.parameters(
+        seeds=2,
+        rate=0.1,
+        languages=("de",),
+        fast=True,
+        encoder="bundled",
+        limit=None,
+        mode="stored",
+    )
+    assert settings.values == {
+        "seeds": 3,
+        "rate": 1e-4,
+        "languages": ("sw", "th"),
+        "fast": False,
+        "encoder": "a b",
+        "limit": "7",
+        "mode": "stored",
+    }
+    assert "seeds = 3  (changed)" in repr(settings) and "mode = 'stored'\n" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "expected"),
+    [
+        ("seed=3", UnknownName, "Did you mean 'seeds'"),
+        ("seeds=three", HelpfulError, "cannot be read as int"),
+        ("fast=perhaps", HelpfulError, "cannot be read as bool"),
+        ("seeds", HelpfulError, "written as"),
+        ("=3", HelpfulError, "written as"),
+    ],
+)
+def test_wrong_settings_are_named(monkeypatch, text, error, expected):
+    monkeypatch.setenv(book.PARAMETERS, text)
+    with pytest.raises(error, match=re.escape(expected)):
+        book.parameters(seeds=2, fast=True)
+
+
+def test_settings_of_other_chapters_are_left_alone_while_the_book_is_built(monkeypatch):
+    monkeypatch.setenv(book.PARAMETERS, "profile=tiny seeds=1")
+    monkeypatch.setenv(book.BUILDING, "1")
+    assert book.parameters(seeds=2).values == {"seeds": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "style", "expected"),
+    [
+        (0.01234, {"scale": 100, "unit": " points", "sign": True}, "+1.2 points"),
+        (-0.5, {}, "−0.5"),
+        (-0.0001, {}, "0.0"),
+        (0.0, {"sign": True}, "0.0"),
+        (1234567.8, {"digits": 0}, "1,234,568"),
+        (float("nan"), {"unit": " points"}, "not available"),
+        (float("inf"), {}, "not available"),
+        (None, {}, "not available"),
+    ],
+)
+def test_numbers_are_written_for_readers(value, style, expected):
+    assert book.number(value, **style) == expected
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 4))
+def test_a_written_number_reads_back_as_itself(value, digits):
+    text = book.number(value, digits).replace(book.MINUS, "-").replace(",", "")
+    assert abs(float(text) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+def test_intervals():
+    assert book.interval(-0.003, 0.012, scale=100, unit=" points") == "−0.3 to 1.2 points"
+    assert book.interval(float("nan"), 1) == "not available"
+
+
+def glued(monkeypatch, *arguments, **style):
+    """What a notebook keeps for the prose."""
+    kept = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+    book.glue(*arguments, **style)
+    return kept
+
+
+def test_glued_numbers_have_no_quotation_marks(monkeypatch):
+    assert repr(glued(monkeypatch, "x", 0.5)["x"]) == "0.5"
+    assert repr(glued(monkeypatch, "n", 7, digits=2)["n"]) == "7"
+    assert repr(glued(monkeypatch, "t", "de, fr")["t"]) == "de, fr"
+    assert repr(glued(monkeypatch, "m", pd.Series([1.25]).mean(), digits=2)["m"]) == "1.25"
+    frame = pd.DataFrame({"a": [1]})
+    assert glued(monkeypatch, "f", frame)["f"] is frame
+
+
+def test_without_myst_nb_a_glued_number_is_shown(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name == "myst_nb":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    book.glue("gain", 0.5, unit=" points")
+    assert capsys.readouterr().out == "gain: 0.5 points\n"
+
+
+def test_downloads_carry_the_whole_table():
+    frame = pd.DataFrame({"language": ["de", "你好"], "gain": [0.1, None]})
+    data = re.search(r"base64,([^\"]+)\"", book.download(frame, "g.csv").source)[1]
+    assert base64.b64decode(data).decode() == "language,gain\nde,0.1\n你好,\n"
+
+
+def test_tables_show_some_rows_and_save_all():
+    frame = pd.DataFrame({"x": range(50), "y": [0.123456] * 50, "z": ["<b>"] * 50})
+    shown = book.table(frame, "all.csv", rows=5).source
+    assert shown.count("<tr>") == 5 and "The first 5 of 50 rows" in shown
+    assert ">0.12<" in shown and "&lt;b&gt;" in shown and "50 rows" in shown
+    assert "download" not in book.table(frame).source
+
+
+def scores():
+    row = dict.fromkeys(SCORE_COLUMNS, "")
+    row |= {"run": "a", "encoder": "bundled", "value": 0.5, "seconds": 100.0, "seed": 0}
+    row |= {"peak_memory_mb": 1500.0, "utc": "2026-01-02T03:04:05Z", "status": "done"}
+    row |= {
+        "data_source": "package x==1",
+        "data_hash": "ab" * 32,
+        "commit": "c0ffee",
+        "target": "t",
+    }
+    other = row | {"run": "b", "seed": 1, "seconds": 50.0, "status": "collapsed"}
+    return pd.DataFrame([row, row | {"language": "de"}, other])
+
+
+def test_provenance_says_where_numbers_come_from(monkeypatch):
+    kept = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+    shown = book.provenance(scores(), hardware="a GPU").source
+    for part in ("bundled", "3 of 2 runs; 2 done, 1 with another status", "0, 1", "c0ffee"):
+        assert part in shown
+    assert "150 s" not in shown and ">2 min<" in shown  # each run counts once: 100 s + 50 s
+    assert "package x==1; 1 sets of rows, sha256" in shown and "1.5 GB" in shown
+    assert "data-sources.csv" in shown
+    badges = kept["badges"].source
+    assert "a GPU" in badges and "2 min" in badges and "2026-01-02" in badges
+
+
+def test_provenance_without_scores(monkeypatch):
+    monkeypatch.setattr("myst_nb.glue", lambda *rest, **more: None)
+    assert "versions" in book.provenance().source
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(4, "4 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
+)
+def test_durations(seconds, expected):
+    assert book.duration(seconds) == expected
+
+
+def test_begin_sets_opaque_figures():
+    import matplotlib
+
+    with matplotlib.rc_context():
+        book.begin()
+        assert matplotlib.rcParams["savefig.facecolor"] == "white"

@@ -1,0 +1,140 @@
+"""The built example: everything a reader is promised on a page."""
+
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+
+from helpers import pages
+
+
+class Images(HTMLParser):
+    """Collects the pictures of a page with the text for those who cannot see them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.figures = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.found.append(dict(attributes))
+        self.figures += tag == "figure"
+
+
+def article(root, page="book/01_sample"):
+    text = (root / "_build" / "html" / f"{page}.html").read_text("utf-8")
+    return text, text[text.index("<article") : text.index("</article>")]
+
+
+def test_numbers_in_prose_come_from_the_run(built):
+    _, shown = article(built)
+    assert re.search(r"sampled gain averages <span[^>]*>[+−][\d.]+ points</span>", shown)
+
+
+def test_settings_from_outside_reach_the_page(built):
+    _, shown = article(built)
+    assert "sample.csv (6 rows" in shown  # three languages, two seeds instead of three
+
+
+def test_figures_have_number_caption_and_text(built):
+    _, shown = article(built)
+    images = Images()
+    images.feed(shown)
+    assert images.figures == 1 and len(images.found) == 1
+    assert images.found[0]["alt"].startswith("Dot plot") and images.found[0]["src"].endswith(".svg")
+    assert re.search(r'caption-number">Fig\. 1 </span>', shown)
+    assert re.search(
+        r"The sampled <a[^>]*><span[^>]*>gain</span></a> of <span[^>]*>3</span>", shown
+    )
+
+
+def test_badges_and_provenance_are_shown(built):
+    _, shown = article(built)
+    assert 'class="badges"' in shown and "<b>runs on</b> CPU" in shown
+    assert 'class="provenance"' in shown
+
+
+def test_set_up_cells_are_not_shown(built):
+    _, shown = article(built)
+    assert "git clone" not in shown and "begin" not in shown
+
+
+def test_launch_buttons_point_at_the_notebook(built):
+    page, _ = article(built)
+    url = "transfer-book/transfer-book"
+    assert f"colab.research.google.com/github/{url}/blob/main/book/01_sample.ipynb" in page
+    assert f"mybinder.org/v2/gh/{url}/main?urlpath=lab/tree/book/01_sample.ipynb" in page
+
+
+def test_hidden_folders_and_notebooks_are_not_pages(built):
+    html = built / "_build" / "html"
+    made = {str(file.relative_to(html)) for file in html.rglob("*.html")}
+    assert not [name for name in made if "stray" in name or "hidden" in name]
+    assert {"book/01_sample.html", "book/glossary.html", "search.html"} <= made
+
+
+def test_the_page_can_be_downloaded_as_a_notebook(built):
+    page, _ = article(built)
+    assert re.search(r'href="\.\./_sources/book/01_sample\.(md|ipynb)"', page)
+
+
+def test_the_front_page_leads_to_the_book(built):
+    assert "book/01_sample.html" in (built / "_build" / "html" / "index.html").read_text()
+
+
+def test_nothing_is_built_twice(built, monkeypatch):
+    monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
+    monkeypatch.setattr(pages.subprocess, "run", lambda *a, **k: pytest.fail("built again"))
+    assert pages.build(built).is_file()
+
+
+@pytest.mark.parametrize(
+    ("place", "everything"),
+    [
+        ("book/01_sample.md", False),
+        ("_config.yml", True),
+        ("book/_static/book.css", True),
+        ("data/results/scores.csv", True),
+        ("data/store/records/ab/ab.json", True),
+    ],
+)
+def test_what_changed_decides_what_is_built(built, monkeypatch, place, everything):
+    monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
+    called = []
+
+    def build(command, **settings):
+        if "build" in command:
+            called.append(command)
+            raise StopIteration
+        return real(command, **settings)
+
+    real, file = pages.subprocess.run, built / place
+    before = file.read_bytes() if file.exists() else None
+    stamp = (built / "_build" / "html" / ".built-from.json").read_bytes()
+    monkeypatch.setattr(pages.subprocess, "run", build)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes((before or b"") + b"\n# changed\n")
+    try:
+        with pytest.raises(StopIteration):
+            pages.build(built)
+    finally:
+        file.unlink() if before is None else file.write_bytes(before)
+        (built / "_build" / "html" / ".built-from.json").write_bytes(stamp)
+    assert ("--all" in called[0]) == everything
+
+
+def test_claims_and_logs_of_a_running_study_do_not_matter(built, monkeypatch):
+    monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
+    log = built / "data" / "store" / "logs" / "a.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("busy")
+    monkeypatch.setattr(pages.subprocess, "run", lambda *a, **k: pytest.fail("built again"))
+    pages.build(built)
+
+
+def test_executed_cells_left_nothing_on_stderr(built):
+    for file in (built / "_build" / "jupyter_execute").rglob("*.ipynb"):
+        for cell in nbformat.read(file, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                assert output.get("name") != "stderr", output

