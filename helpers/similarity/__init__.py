@@ -1,1 +1,43 @@
-"""Task similarity: measures as functions of plain arrays, and their table over tasks."""
+"""Task similarity: measures as functions of plain arrays, and their table over tasks.
+
+    from helpers import similarity
+    table = similarity.measure(["mrpc-val", "boolq-val", "intents"], ["text_embedding"])
+
+A reader adds a measure in one cell::
+
+    similarity.register(similarity.Measure(
+        "length", "custom", ("intermediate.texts", "target.texts"),
+        lambda a, b: -abs(mean(map(len, a)) - mean(map(len, b)))))
+"""
+
+from __future__ import annotations
+
+from helpers.similarity.catalogue import (
+    FAMILIES,
+    NEEDS,
+    Measure,
+    Undefined,
+    get,
+    names,
+    register,
+    table,
+    unregister,
+)
+from helpers.similarity.measure import COLUMNS, export, matrix, measure, read
+
+__all__ = [
+    "COLUMNS",
+    "FAMILIES",
+    "NEEDS",
+    "Measure",
+    "Undefined",
+    "export",
+    "get",
+    "matrix",
+    "measure",
+    "names",
+    "read",
+    "register",
+    "table",
+    "unregister",
+]

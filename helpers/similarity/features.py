@@ -433,15 +433,15 @@ def linear_probe(features: ArrayLike, labels: ArrayLike, folds: int = 5, seed: i
 
     Args:
         features: shape (N, D).
-        labels: N class labels, each at least ``folds`` times.
-        folds: number of stratified folds.
+        labels: N class labels, each at least twice.
+        folds: number of stratified folds; fewer where the smallest class has fewer rows.
         seed: seed of the folds.
 
     Returns:
         Accuracy from 0 to 1.
 
     Raises:
-        BadRows: NaN, mismatched rows, one class, or a class smaller than the number of folds.
+        BadRows: NaN, mismatched rows, one class, or a class with one row.
 
     Source: Alain and Bengio 2016 (arXiv 1610.01644); penalty by generalised cross-validation
         within the training folds (Golub, Heath and Wahba 1979).
@@ -455,7 +455,8 @@ def probe_predictions(
     features: ArrayLike, labels: ArrayLike, folds: int = 5, seed: int = 0
 ) -> Integers:
     """Return the held-out class codes that ``linear_probe`` scores, shape (N,)."""
-    array, codes, counts = labelled(features, labels, smallest=folds)
+    array, codes, counts = labelled(features, labels, smallest=2)
+    folds = min(folds, int(counts.min()))
     array = array - array.mean(axis=0)
     targets = one_hot(codes, len(counts))
     fold = _stratified_folds(codes, folds, generator(seed))

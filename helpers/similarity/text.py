@@ -28,6 +28,7 @@ __all__ = [
     "tfidf_cosine",
     "token_similarity",
     "vocabulary_overlap",
+    "whitening",
 ]
 
 
@@ -221,7 +222,10 @@ def centred_cosine(embeddings: ArrayLike, covariance: ArrayLike | None = None) -
     array = matrix(embeddings, "task embeddings", rows=3)
     array = array - array.mean(axis=0)
     if covariance is not None:
-        array = array @ _whitening(matrix(covariance, "covariance", rows=1), array.shape[1])
+        root = whitening(covariance)
+        if len(root) != array.shape[1]:
+            raise BadRows(f"covariance has shape {root.shape} for {array.shape[1]} columns.")
+        array = array @ root
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     if norms.min() <= 1e-12 * norms.max() or norms.max() == 0.0:
         raise BadRows("a task embedding equals the mean of all tasks; it has no direction left.")
@@ -229,12 +233,24 @@ def centred_cosine(embeddings: ArrayLike, covariance: ArrayLike | None = None) -
     return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
-def _whitening(covariance: Floats, columns: int) -> Floats:
-    """Inverse square root of a shrunk covariance, shape (D, D)."""
-    if covariance.shape != (columns, columns):
-        raise BadRows(f"covariance has shape {covariance.shape}; expected {(columns, columns)}.")
-    mean = np.trace(covariance) / columns
-    values, axes = np.linalg.eigh(0.99 * covariance + 0.01 * mean * np.eye(columns))
+def whitening(covariance: ArrayLike) -> Floats:
+    """Inverse square root of a covariance shrunk towards the identity by 1 % of its trace.
+
+    Args:
+        covariance: shape (D, D).
+
+    Returns:
+        A symmetric array W of shape (D, D), such that ``x @ W`` has nearly unit covariance.
+
+    Raises:
+        BadRows: not square, NaN, or not positive definite.
+    """
+    array = matrix(covariance, "covariance", rows=1)
+    rows, columns = array.shape
+    if rows != columns:
+        raise BadRows(f"covariance has shape {array.shape}; expected a square array.")
+    mean = np.trace(array) / columns
+    values, axes = np.linalg.eigh(0.99 * array + 0.01 * mean * np.eye(columns))
     if values[0] <= 0:
         raise BadRows("the covariance is not positive definite even after shrinkage.")
     return (axes / np.sqrt(values)) @ axes.T
@@ -291,7 +307,7 @@ def domain_classifier_error(a: ArrayLike, b: ArrayLike, folds: int = 5, seed: in
         the same. The proxy A-distance is 2 - 4 times this.
 
     Raises:
-        BadRows: NaN, different columns, or fewer texts than folds.
+        BadRows: NaN, different columns, or fewer than 2 texts of a task.
 
     Source: Ben-David et al. 2007 (NIPS 19); Blitzer et al. 2007 (ACL P07-1056) for text.
     """
