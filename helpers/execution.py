@@ -134,7 +134,7 @@ def _attempted(
     """Make an attempt, and one more with another seed if it collapses where that is retried."""
     worker = _worker()
     attempts: list[Attempt] = []
-    for seed in (job.seed, job.seed + profiles.RETRY_SEED)[: 1 + job.retry]:
+    for seed in (job.seed, job.seed + profiles.RETRY_SEED)[: 1 + job.judged]:
         state = store.progress(job.run) / str(seed)
         began = time.monotonic()
         try:
@@ -144,7 +144,7 @@ def _attempted(
                 raise
             store.drop_checkpoint(job.parent)
             raise MissingParent(str(error)) from error
-        attempt = replace(_judged(work), seconds=time.monotonic() - began)
+        attempt = replace(_judged(work, job), seconds=time.monotonic() - began)
         attempts.append(attempt)
         if attempt.status != "collapsed":
             break
@@ -154,7 +154,7 @@ def _attempted(
     return _record(job, attempts)
 
 
-def _judged(work: Work) -> Attempt:
+def _judged(work: Work, job: Job) -> Attempt:
     """Apply the rule for collapsed runs, which was fixed before any result."""
     attempt = work.attempt
     if attempt.status != "done":
@@ -168,7 +168,8 @@ def _judged(work: Work) -> Attempt:
     # Of several tasks trained together some may stay unlearnt; collapsed means that all did.
     if not low or len(low) < len(attempt.dev):
         return attempt
-    return replace(attempt, status="collapsed", notes=[*attempt.notes, *low])
+    status = "collapsed" if job.judged else "done"
+    return replace(attempt, status=status, notes=[*attempt.notes, *low])
 
 
 def _record(job: Job, attempts: list[Attempt]) -> Record:

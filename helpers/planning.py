@@ -9,12 +9,15 @@ from typing import Any
 
 from helpers import profiles, tasks
 from helpers.costs import CHARACTERS_PER_TOKEN
-from helpers.errors import BadPlan, HelpfulError, unknown
+from helpers.errors import BadPlan, HelpfulError, MissingData, unknown
 from helpers.plans import Builder, Plan, digest
 from helpers.profiles import CONDITIONS, Profile
+from helpers.settings import Settings
 from helpers.surveys import Survey, Surveys
 from helpers.tasks import Task
 
+# In place of languages: evaluate wherever the data are at hand, and say where they are not.
+AVAILABLE = "available"
 # The intermediate stage of these conditions is one run per intermediate task.
 _PER_TASK = ("single", "mlm", "translated", "shuffled")
 
@@ -30,6 +33,7 @@ class Wish:
     conditions: tuple[str, ...]
     seeds: tuple[int, ...]
     languages: tuple[str, ...]
+    available: bool = False
 
     @property
     def baseline_seeds(self) -> tuple[int, ...]:
@@ -91,7 +95,8 @@ def wish(
     for name in wanted:
         if name not in CONDITIONS:
             raise unknown("condition", name, CONDITIONS)
-    codes = _names(languages)
+    available = languages == AVAILABLE
+    codes = () if available else _names(languages)
     known = {code for task in then for code in task.languages}
     for code in codes:
         if code not in known:
@@ -100,7 +105,8 @@ def wish(
     listing = tuple(range(numbers)) if isinstance(numbers, int) else tuple(numbers)
     if not listing or len(set(listing)) < len(listing) or min(listing) < 0:
         raise BadPlan(f"seeds must be different numbers from 0 up, at least one; got {listing}.")
-    return Wish(chosen, encoder or chosen.encoder, first, then, wanted, listing, codes)
+    name = encoder or chosen.encoder
+    return Wish(chosen, name, first, then, wanted, listing, codes, available)
 
 
 def _names(value: Iterable[str] | None) -> tuple[str, ...]:
@@ -135,8 +141,9 @@ class _Maker:
         self.surveys = surveys
         self.problems: list[str] = []
         self.sources: dict[str, dict[str, str]] = {}
+        self.absent: dict[str, list[str]] = {}
         self.encoder = self._encoder()
-        self.builder = Builder(self.encoder["identity"])
+        self.builder = Builder(self.encoder["identity"], wish.profile.judged)
 
     def plan(self) -> Plan:
         """Add all runs and return them; problems are collected on the way."""
@@ -152,8 +159,13 @@ class _Maker:
                 for group in self._groups(condition):
                     self._chain(condition, group, seed)
         profile = self.wish.profile
-        facts = {"keep": profile.keep, "retry": list(profile.retry), "seeds": list(self.wish.seeds)}
+        facts = {
+            "keep": profile.keep,
+            "judged": list(profile.judged),
+            "seeds": list(self.wish.seeds),
+        }
         facts |= {"languages": list(self.wish.languages), "encoder": self.builder.encoder}
+        facts |= {"absent": self.absent}
         return Plan(
             profile=profile.name,
             encoder=self.wish.encoder,
@@ -234,11 +246,22 @@ class _Maker:
             facts[name], count = self._training(tasks.get(name), settings.train_rows)
             tokens += count * settings.epochs
         tokens /= 1 - settings.mlm_share
-        return (
-            self.builder.settings(asdict(settings)),
-            self.builder.part({"tasks": facts}),
-            int(tokens),
-        )
+        data: dict[str, Any] = {"tasks": facts}
+        if settings.mlm_share:
+            data["text"] = self._text(settings)
+        return self.builder.settings(asdict(settings)), self.builder.part(data), int(tokens)
+
+    def _text(self, settings: Settings) -> dict[str, str]:
+        """Return the fingerprints of the text for masked language modelling."""
+        from helpers.texts import texts
+
+        found = {}
+        for language in settings.mlm_languages:
+            try:
+                found[language] = texts(language, settings.mlm_rows or None).fingerprint
+            except HelpfulError as error:
+                self._problem(f"text in {language!r}: {error}")
+        return found
 
     @functools.cache  # noqa: B019
     def _facts_of_target(self, condition: str, name: str) -> tuple[str, str, str, tuple[int, int]]:
@@ -277,7 +300,7 @@ class _Maker:
     def _testing(self, target: Task, limit: int) -> tuple[dict[str, str], float]:
         """Return the fingerprint of each language's rows, and the tokens of all."""
         fingerprints, tokens = {}, 0.0
-        for language in self.wish.languages_of(target):
+        for language in self._languages(target):
             survey = self._survey(target, language, test_split(target, language))
             if survey:
                 fingerprints[language] = survey.fingerprint
@@ -294,6 +317,24 @@ class _Maker:
             return None
         content = f"{self.encoder['identity']} {target.name} {survey.fingerprint}"
         return self.surveys.layer(digest(content), self.wish.encoder, target)
+
+    def _languages(self, target: Task) -> list[str]:
+        """Return the languages to evaluate; note those whose data are not at hand if that is fine."""
+        wanted = self.wish.languages_of(target)
+        if not self.wish.available:
+            return wanted
+        found = [code for code in wanted if self._at_hand(target, code)]
+        self.absent[target.name] = [code for code in wanted if code not in found]
+        if not found:
+            self._problem(f"target {target.name!r}: no language's data are at hand.")
+        return found
+
+    def _at_hand(self, target: Task, language: str) -> bool:
+        try:
+            self.surveys.of(target, language, test_split(target, language))
+        except MissingData:
+            return False
+        return True
 
     def _survey(self, task: Task, language: str, split: str) -> Survey | None:
         try:

@@ -58,7 +58,7 @@ class Job:
         encoder: name of the encoder.
         spec: what determines the result, in full, plus the settings that do not.
         sources: where rows come from, by language or task.
-        retry: whether a collapsed attempt is followed by a second one.
+        judged: whether a dev score no better than a constant answer counts as collapsed.
         work: expected tokens; one of evaluation counts a third of one of training.
     """
 
@@ -73,7 +73,7 @@ class Job:
     encoder: str
     spec: Mapping[str, Any]
     sources: Mapping[str, str]
-    retry: bool
+    judged: bool
     work: float = 0.0
 
     @property
@@ -158,9 +158,7 @@ class Plan:
             "evaluation": tested,
         }
         sources = self.sources.get(facts["target"], {}) or {
-            name: source
-            for name in data["tasks"]
-            for source in self.sources.get(name, {}).values()
+            name: source for name in data["tasks"] for source in self.sources.get(name, {}).values()
         }
         return Job(
             run=run,
@@ -169,7 +167,7 @@ class Plan:
             encoder=self.encoder,
             spec=spec,
             sources=sources,
-            retry=facts["stage"] in self.facts.get("retry", ()),
+            judged=facts["stage"] in self.facts.get("judged", ()),
             work=float(row["train_tokens"] + row["test_tokens"] * TEST_WORK),
             **facts,
         )
@@ -253,8 +251,14 @@ def canonical(value: Any) -> str:
 class Builder:
     """Collects runs and their shared parts."""
 
-    def __init__(self, encoder: Mapping[str, Any]) -> None:
-        """Start a plan for one encoder, described by what identifies its weights."""
+    def __init__(self, encoder: Mapping[str, Any], judged: Iterable[str] = ()) -> None:
+        """Start a plan for one encoder.
+
+        Args:
+            encoder: what identifies its weights.
+            judged: stages whose runs can be found collapsed by their dev score.
+        """
+        self.judged = tuple(judged)
         self.parts: dict[str, dict[str, Any]] = {}
         self.rows: list[tuple[Any, ...]] = []
         self._seen: set[str] = set()
@@ -263,8 +267,10 @@ class Builder:
 
     def part(self, value: Mapping[str, Any]) -> str:
         """Keep a shared part and return its hash."""
-        key = digest(canonical(value))
-        self.parts.setdefault(key, dict(value))
+        text = canonical(value)
+        key = digest(text)
+        if key not in self.parts:
+            self.parts[key] = json.loads(text)  # as it will be read back: lists for tuples
         return key
 
     def settings(self, value: Mapping[str, Any]) -> str:
@@ -297,7 +303,7 @@ class Builder:
         """
         decisive = (
             f"{stage}|{CODE[stage]}|{self.encoder}|{condition}|{seed}|{data}|"
-            f"{self._hashed.get(settings, '')}|{parent}"
+            f"{self._hashed.get(settings, '')}|{parent}|{stage in self.judged}"
         )
         core = digest(decisive)
         run = digest(f"{core}|{evaluation}")

@@ -51,6 +51,7 @@ def plan(
             target of the plain encoder has one run, since nothing in it is random.
         encoder: name of the encoder; by default the profile's.
         languages: evaluate in these languages only; by default in all a target has.
+            ``"available"``: in those whose data are at hand; ``plan.facts["absent"]`` has the rest.
         store: where surveys of the data are remembered; by default the project's store.
 
     Returns:
@@ -109,6 +110,7 @@ def run(
     if mode == "always":
         set_aside(plan, store)
     store.sweep()
+    plan.save(store.folder / "plans")
     # A second round redoes records that turn out to be damaged when they are read.
     for _ in range(2):
         wanted = missing(plan, store, kept)
@@ -179,7 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     register_tasks()
     try:
         chosen = _planned(options)
-        print(costs.sentence(chosen), file=sys.stderr)
+        print(costs.sentence(chosen, store=Store()), file=sys.stderr)
+        for target, absent in chosen.facts.get("absent", {}).items():
+            if absent:
+                print(f"  {target}: no data in {', '.join(absent)}", file=sys.stderr)
         scores = run(
             chosen,
             options.mode,
@@ -208,7 +213,7 @@ def _planned(options: argparse.Namespace) -> Plan:
             options.conditions,
             options.seeds,
             options.encoder,
-            options.languages,
+            "available" if options.languages == ["available"] else options.languages,
         )
     except BadPlan as error:
         raise BadPlan("\n".join([str(error), *(f"  - {text}" for text in lacking)])) from None
@@ -239,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--intermediates", **names)
     parser.add_argument("--targets", **names)
     parser.add_argument("--conditions", default=("none", "single"), **names)
-    parser.add_argument("--languages", **names)
+    parser.add_argument("--languages", help='codes, or "available": those at hand', **names)
     parser.add_argument("--encoder")
     parser.add_argument("--workers", type=int, default=0, help="runs at a time")
     parser.add_argument("--keep", default="", choices=["", "yes", "no"], help="keep checkpoints")

@@ -20,7 +20,7 @@ def make_plan(
     intermediates: int = 2, targets: int = 2, seeds: int = 1, *, keep: bool = True, **facts: object
 ) -> Plan:
     """A plan of the usual shape, made without any data."""
-    builder = Builder({"sha256": "fake"})
+    builder = Builder({"sha256": "fake"}, ["target"])
     data = {n: builder.part({"tasks": {f"t{n}": {}}, "test_rows": 0}) for n in range(targets)}
     tested = builder.part({"de": "1", "fr": "2"})
     settings = builder.settings({"epochs": 1})
@@ -48,7 +48,7 @@ def make_plan(
                     tokens=(1000, 300),
                     **shared,
                 )
-    known = {"encoder": builder.encoder, "keep": keep, "retry": ["target"], "device": "cpu"}
+    known = {"encoder": builder.encoder, "keep": keep, "judged": ["target"], "device": "cpu"}
     return Plan("fake", "fake", builder.table(), builder.parts, {}, known | facts)
 
 

@@ -281,7 +281,9 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> 
     ]
     from dataclasses import replace
 
-    asked = replace(narrow, runs=builder_rows, parts=parts, facts=narrow.facts | {"languages": ["de"]})
+    asked = replace(
+        narrow, runs=builder_rows, parts=parts, facts=narrow.facts | {"languages": ["de"]}
+    )
     before = len(ends())
     scores = run(asked, store)
     assert len(ends()) == before

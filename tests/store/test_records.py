@@ -15,11 +15,20 @@ from helpers.records import SCORE_COLUMNS, Attempt, Record, from_bytes, summary_
 
 def make_record(run: str = "ab12", status: str = "done", **changes: object) -> Record:
     scores = [
-        {"language": "de", "split": "test", "metric": "f1", "value": 0.25, "n": 8, "status": "done"},
+        {
+            "language": "de",
+            "split": "test",
+            "metric": "f1",
+            "value": 0.25,
+            "n": 8,
+            "status": "done",
+        },
         {"language": "de", "split": "test", "metric": "em", "value": 0.125, "n": 8},
         {"language": "fr", "split": "test", "metric": "f1", "value": 0.5, "n": 8},
     ]
-    attempt = Attempt(status, 3, scores, {"t": 0.5}, 7, 10, 900, 1.5, 300.0, "cpu x", "fp32", ("n",))
+    attempt = Attempt(
+        status, 3, scores, {"t": 0.5}, 7, 10, 900, 1.5, 300.0, "cpu x", "fp32", ("n",)
+    )
     facts = {
         "run": run,
         "core": "c0",

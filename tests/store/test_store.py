@@ -80,9 +80,7 @@ def test_the_index_file_is_only_a_copy(store: Store) -> None:
     assert len(Store(store.folder).index()) == 149
 
 
-def test_a_second_look_reads_no_record_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_look_reads_no_record_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in names(150):
         store.write(make_record(run))
     store.index()
@@ -153,7 +151,9 @@ def test_a_really_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> N
         assert 10 < len(written) < 256
         assert store.runs() == set(written)
         with pytest.raises(StoreFull):
-            store.save_checkpoint("cc", lambda folder: files.write_atomic(folder / "w", b"0" * 10**6))
+            store.save_checkpoint(
+                "cc", lambda folder: files.write_atomic(folder / "w", b"0" * 10**6)
+            )
         assert store.checkpoints() == set()
         assert len(store.scores()) == 2 * len(written)
     finally:
