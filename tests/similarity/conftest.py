@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from helpers import encoders, generated
+from helpers.settings import Settings
+from helpers.similarity.checkpoints import Trained
+from helpers.similarity.gather import Options
+
+# Its import registers the made-up tasks of the tiny profile.
+assert generated.LANGUAGES == ("en", "qaa", "qab")
+
+SMALL = Options(
+    rows=90, units=200, common_rows=60, parallel_rows=40, gradient_rows=12, heads=2, max_length=32
+)
+TUNING = Settings(epochs=1, learning_rate=1e-3, batch_tokens=512, evaluations=0)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return encoders.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory):
+    """Checkpoints of the made-up tasks, trained when first asked for."""
+    return Trained(tiny, TUNING, tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def options():
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def few():
+    return replace(SMALL, rows=40, gradient_rows=6)

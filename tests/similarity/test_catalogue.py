@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from helpers.errors import HelpfulError, UnknownName
+from helpers.similarity import catalogue
+from helpers.similarity.catalogue import Measure
+
+
+@pytest.fixture
+def mine():
+    measure = Measure("mine", "custom", ("target.labels",), lambda labels: 1.0)
+    yield catalogue.register(measure)
+    catalogue.unregister("mine")
+
+
+def test_registered_measures_are_listed_and_found(mine):
+    assert catalogue.get("mine") is mine
+    assert catalogue.names()[-1] == "mine"
+    assert catalogue.names("custom") == ["mine"]
+    assert catalogue.table()[-1]["needs"] == "target.labels"
+
+
+def test_a_taken_name_needs_replace(mine):
+    with pytest.raises(HelpfulError, match="replace=True"):
+        catalogue.register(mine)
+    catalogue.register(mine, replace=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"family": "texts"}, "family of measures 'texts'.*'text'"),
+        ({"needs": ("target.label",)}, "array 'target.label'.*'target.labels'"),
+        ({"needs": ("target.labels", "target.features")}, "cannot take 2 arrays"),
+        ({"name": "logme"}, "exists"),
+    ],
+)
+def test_a_measure_that_cannot_work_is_refused_at_once(mine, change, message):
+    with pytest.raises(HelpfulError, match=message):
+        catalogue.register(replace(mine, **({"name": "other"} | change)))
+
+
+def test_unknown_names():
+    with pytest.raises(UnknownName, match="Did you mean 'logme'"):
+        catalogue.get("logmee")
+
+
+def test_key_follows_the_definition():
+    first = Measure("m", "custom", ("target.labels",), lambda labels: 1.0)
+    second = Measure("m", "custom", ("target.labels",), lambda labels: 2.0)
+    assert first.key != second.key
+    assert first.key != replace(first, version="2").key
+    assert first.key != replace(first, needs=("intermediate.labels",)).key
+    one, two = (partial(max, key) for key in (1, 2))
+    assert replace(first, function=one).key != replace(first, function=two).key
+
+
+def test_every_family_has_a_measure_and_every_array_a_meaning():
+    families = {catalogue.get(name).family for name in catalogue.names()}
+    assert families | {"custom"} == set(catalogue.FAMILIES)
+    assert all(catalogue.NEEDS.values())
+    used = {need for name in catalogue.names() for need in catalogue.get(name).needs}
+    assert used <= set(catalogue.NEEDS)
+
+
+def test_the_catalogue_holds_every_measure_that_was_promised():
+    promised = (
+        "text_embedding sentence_embedding token_similarity tfidf vocabulary_overlap "
+        "pseudo_perplexity mmd domain_error same_format same_inputs label_names label_entropy "
+        "label_count leep nleep nce logme h_score transrate gbc knn_probe linear_probe early_score "
+        "cka rsa svcca pwcca task_embedding task2vec task2vec_asymmetric gradient_cosine "
+        "task_vector task_vector_layers esm_logme otdd alignment_retrieval alignment_cka mlm_drift"
+    ).split()
+    assert set(promised) <= set(catalogue.names())
+
+
+def test_pure_parts_import_neither_torch_nor_transformers():
+    modules = (
+        "arrays catalogue crosslingual features figures format languages measure nulls reliability "
+        "representations text transport weights"
+    ).split()
+    code = "import sys; " + "; ".join(f"import helpers.similarity.{name}" for name in modules)
+    code += "; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
