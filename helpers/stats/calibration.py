@@ -255,39 +255,37 @@ def detectable(power: pd.DataFrame, method: str = FINAL, aim: float = 0.8) -> pd
 
 
 def permuted_tables(
-    data: pd.DataFrame,
-    similarity: str,
-    replicates: int = 1000,
-    seed: int = SEED,
-    within: tuple[str, str] | None = FORMATS,
+    data: pd.DataFrame, similarity: str, replicates: int = 1000, seed: int = SEED
 ) -> pd.DataFrame:
     """Measure type I error on a real dyad table whose similarity has been relabelled.
 
-    Relabelling tasks (within formats) keeps the real gains, with their collapses, outliers and
-    format blocks, and the real similarity values, but breaks any link between the two.
+    Real gains keep their collapses, outliers and format blocks, and similarity keeps its values and
+    follows formats as before, but which similarity belongs to which tasks is drawn anew: formats
+    change places with their tasks, and tasks within formats. (Relabelling within formats alone
+    would leave a true effect between formats in place, and the error rate would not be one.)
 
     Args:
         data: real dyad table with ``gain``, ``block`` and both format columns.
         similarity: measure to relabel.
         replicates: relabelled tables to analyse.
         seed: random seed.
-        within: format columns that relabelling respects, or None.
 
     Returns:
-        Counts as from `batch` (scenario ``"relabelled"``), for `summary`. Replicates that equal a
-        former one are possible in small tables.
+        Counts as from `batch` (scenario ``"relabelled"``), for `summary`. In tables with few
+        formats some relabellings are nearly the original, so a true effect shows in the rate.
     """
-    table = permutation.grid(data, "gain", [similarity], "intermediate", "target", within)
-    orders = permutation.random_orders(table, replicates, seed)
+    table = permutation.grid(data, "gain", [similarity], "intermediate", "target", FORMATS)
+    rng = np.random.default_rng(seed)
+    groups = (table.row_groups, table.column_groups)
+    orders = np.array([np.concatenate([_moved(rng, g) for g in groups]) for _ in range(replicates)])
     every = np.full(table.outcome.shape, True)
     moved = permutation.relabel(table.predictors, orders, every)[0]
-    i, t = np.indices(table.outcome.shape)
-    cells = pd.DataFrame(
-        {"intermediate": table.rows[i.ravel()], "target": table.columns[t.ravel()]}
-    )
-    keep = [c for c in data.columns if c not in ("similarity", similarity)]
+    i, t = (a.ravel() for a in np.indices(table.outcome.shape))
+    cells = pd.DataFrame({"intermediate": table.rows[i], "target": table.columns[t]})
+    rest = data.drop(columns=[c for c in ("similarity", similarity) if c in data.columns])
+    names = rest[["intermediate", "target"]].astype(str)
     tables = iter(
-        cells.assign(similarity=values).merge(data[keep], on=["intermediate", "target"])
+        cells.assign(similarity=values).merge(rest.assign(**names), on=["intermediate", "target"])
         for values in moved
     )
 
@@ -295,6 +293,14 @@ def permuted_tables(
         return design.standardise(next(tables).dropna(subset=["similarity"]), ["similarity"])
 
     return batch("relabelled", 0.0, 0, draw, final_answers, replicates)
+
+
+def _moved(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    """Return a relabelling in which groups change places as wholes, as far as sizes allow."""
+    ranks = rng.permutation(groups.max() + 1)[groups] + rng.random(groups.size)
+    order = np.empty(groups.size, int)
+    order[np.argsort(groups, kind="stable")] = np.argsort(ranks)
+    return order
 
 
 # One study per stored file: scenario names, slopes, how to draw, how to answer.

@@ -33,8 +33,8 @@ class Confirmatory:
 
     Attributes:
         table: indexed by hypothesis: question, dyads, estimate, low, high, df, p (REML,
-            Kenward-Roger), p_likelihood (likelihood ratio), p_permutation (within formats), and
-            verdict in words.
+            Kenward-Roger), p_likelihood (likelihood ratio), p_permutation (within formats),
+            p_smallest (what permutation could reach), and verdict in words.
         equivalence: two one-sided tests of H1's slope against both bounds of the specification.
         fits: the REML fit per hypothesis, where there is one.
         notes: plain sentences a reader needs.

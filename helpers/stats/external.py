@@ -75,11 +75,9 @@ def read_table(path: str | Path, sha256: str = "") -> pd.DataFrame:
         BadRecord: the checksum differs, or the file is not that table.
     """
     wide, digest = _read(path, sha256, ",", TABLE)
-    missing = [t for t in TARGETS if t not in wide.columns]
-    if "model_name" not in wide.columns or missing:
-        raise BadRecord(
-            f"{path} is not {TABLE}: it lacks {', '.join(['model_name', *missing][:5])}."
-        )
+    missing = [c for c in ("model_name", *TARGETS) if c not in wide.columns]
+    if missing:
+        raise BadRecord(f"{path} is not {TABLE}: it lacks {', '.join(missing[:5])}.")
     scores = wide.set_index("model_name")[list(TARGETS)].apply(pd.to_numeric, errors="coerce")
     if BASELINE not in scores.index:
         raise BadRecord(f"{path} has no row {BASELINE!r}, so there is nothing to compare with.")

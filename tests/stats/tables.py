@@ -1,0 +1,65 @@
+"""Small tables with known structure that several tests of the statistics use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def crossed(rows: int = 6, columns: int = 5, seed: int | None = None) -> pd.DataFrame:
+    """A full intermediate x target table; without a seed it needs no random numbers.
+
+    The fixed one was analysed with lme4 1.1, lmerTest 3.1 and pbkrtest 0.5 in R 4.2.
+    """
+    i, t = (a.ravel() for a in np.indices((rows, columns)))
+    k = np.arange(i.size)
+    f, g = i % 3, t % 2
+    if seed is None:
+        similarity = np.sin(1.7 * i + 2.3 * t) + 0.4 * np.cos(k * 1.3)
+        noise = np.sin(12.9898 * (k + 1)) * 43758.5453 % 1.0 - 0.5
+    else:
+        rng = np.random.default_rng(seed)
+        similarity, noise = rng.normal(size=i.size), rng.normal(size=i.size)
+    gain = 0.5 * similarity + 1.2 * np.sin(i * 2.0) + 0.9 * np.cos(t * 1.1)
+    gain += 0.7 * np.sin(f * 3.1 + g) + 1.5 * noise
+    table = pd.DataFrame({"intermediate": i, "target": t, "block": f * 2 + g})
+    table["intermediate_format"] = [f"f{x}" for x in f]
+    table["target_format"] = [f"g{x}" for x in g]
+    table["same_format"] = (f == g).astype(float)
+    return table.assign(similarity=similarity, gain=gain, w=1.0 + k % 4)
+
+
+def scores(
+    intermediates: tuple[str, ...] = ("a", "b"),
+    targets: tuple[str, ...] = ("x", "y"),
+    languages: tuple[str, ...] = ("en", "de", "fr"),
+    seeds: int = 3,
+    baseline_seeds: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A tidy score table in the shape the store gives, accuracies between 0.3 and 0.9."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for target in targets:
+        arms = [("none", "", baseline_seeds)] + [("single", name, seeds) for name in intermediates]
+        for condition, intermediate, count in arms:
+            for s in range(count):
+                for language in languages:
+                    rows.append(
+                        {
+                            "run": f"{condition}-{intermediate}-{target}-{s}",
+                            "stage": "target",
+                            "encoder": "tiny",
+                            "condition": condition,
+                            "intermediate": intermediate,
+                            "target": target,
+                            "language": language,
+                            "split": "test",
+                            "metric": "accuracy",
+                            "value": float(rng.uniform(0.3, 0.9)),
+                            "n": 200,
+                            "seed": s,
+                            "status": "done",
+                        }
+                    )
+    return pd.DataFrame(rows)

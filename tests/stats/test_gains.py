@@ -1,0 +1,261 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.errors import BadRows, UnknownName
+from helpers.stats import gains as g
+from tests.stats.tables import scores
+
+FORMATS = {"a": "pair", "b": "choice", "x": "pair", "y": "tagging"}
+
+
+def mean(table, **where):
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table["value"].mean()
+
+
+def test_a_gain_is_a_score_less_the_mean_baseline():
+    table = scores()
+    found = g.gains(table)
+    assert len(found) == 2 * 2 * 3 * 3
+    row = found[(found["intermediate"] == "b") & (found["target"] == "y") & (found["seed"] == 2)]
+    row = row[row["language"] == "fr"].iloc[0]
+    score = mean(table, intermediate="b", target="y", seed=2, language="fr")
+    base = mean(table, condition="none", target="y", language="fr")
+    assert row["score"] == pytest.approx(score)
+    assert row["baseline"] == pytest.approx(base)
+    assert row["gain"] == pytest.approx(100 * (score - base))
+    assert row["gain_error"] == pytest.approx((score - base) / (1 - base))
+    assert row["baseline_seeds"] == 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
+def test_mean_gain_is_the_difference_of_means_on_every_linear_scale(seeds, baselines, seed):
+    table = scores(seeds=seeds, baseline_seeds=baselines, seed=seed)
+    found = g.gains(table, chance={"x": 0.2})
+    part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
+    with_a = table[(table["intermediate"] == "a") & (table["target"] == "x")]
+    base = table[(table["condition"] == "none") & (table["target"] == "x")]
+    assert part["gain"].mean() == pytest.approx(
+        100 * (with_a["value"].mean() - base["value"].mean())
+    )
+
+    def logit(values):
+        p = ((values - 0.2) / 0.8).clip(0.5 / 200, 1 - 0.5 / 200)
+        return np.log(p / (1 - p)).mean()
+
+    assert part["gain_logit"].mean() == pytest.approx(logit(with_a["value"]) - logit(base["value"]))
+
+
+def test_baselines_against_themselves_gain_nothing():
+    table = scores()
+    base = table[table["condition"] == "none"]
+    same = base.assign(condition="single", intermediate="a", run=base["run"] + "-again")
+    found = g.gains(pd.concat([base, same]))
+    assert found.groupby(["target", "language"])["gain"].mean().abs().max() < 1e-9
+
+
+def test_reference_gains_on_all_scales():
+    """80 to 85 and 40 to 50: the order depends on the scale."""
+    table = scores(("a",), ("x", "y"), ("de",), seeds=1, baseline_seeds=2)
+    table["n"] = 1000
+    base, top = {"x": 0.80, "y": 0.40}, {"x": 0.85, "y": 0.50}
+    values = np.where(
+        table["condition"] == "none", table["target"].map(base), table["target"].map(top)
+    )
+    noise = np.where(table["condition"] == "none", np.where(table["seed"] == 0, 0.01, -0.01), 0)
+    found = g.gains(table.assign(value=values + noise)).set_index("target")
+    assert found["gain"].to_dict() == pytest.approx({"x": 5, "y": 10})
+    assert found["gain_error"].to_dict() == pytest.approx({"x": 0.25, "y": 1 / 6})
+    assert found["gain_logit"].to_dict() == pytest.approx({"x": 0.348, "y": 0.405}, abs=2e-3)
+    # the baseline seeds are one point above and below their mean
+    assert found["baseline_sd"].to_dict() == pytest.approx({"x": np.sqrt(2), "y": np.sqrt(2)})
+    assert found["gain_z"].to_dict() == pytest.approx({"x": 5 / np.sqrt(2), "y": 10 / np.sqrt(2)})
+
+
+def test_scores_at_the_ends_keep_their_logit_finite():
+    table = scores(("a",), ("x",), ("de",), seeds=1, baseline_seeds=2)
+    table.loc[table["condition"] == "none", "value"] = [0.0, 0.0]
+    table.loc[table["condition"] == "single", "value"] = 1.0
+    row = g.gains(table).iloc[0]
+    edge = np.log((1 - 0.5 / 200) / (0.5 / 200))
+    assert row["gain_logit"] == pytest.approx(2 * edge)
+    assert np.isnan(row["gain_z"])  # equal baseline seeds say nothing about noise
+
+
+def test_a_perfect_baseline_has_no_relative_error():
+    table = scores(("a",), ("x",), ("de",), seeds=1, baseline_seeds=1)
+    table["value"] = 1.0
+    row = g.gains(table).iloc[0]
+    assert np.isnan(row["gain_error"])
+    assert row["gain"] == 0
+
+
+def test_headroom_comes_from_other_baseline_seeds():
+    table = scores(baseline_seeds=4)
+    found = g.gains(table, headroom=True)
+    row = found[(found["target"] == "x") & (found["language"] == "de")].iloc[0]
+    base = table[(table["condition"] == "none") & (table["target"] == "x")]
+    base = base[base["language"] == "de"].set_index("seed")["value"]
+    assert row["baseline"] == pytest.approx(base[[0, 2]].mean())
+    assert row["headroom"] == pytest.approx(100 * (1 - base[[1, 3]].mean()))
+    with pytest.raises(BadRows, match="two baseline seeds"):
+        g.gains(scores(baseline_seeds=1), headroom=True)
+
+
+def test_the_same_baseline_on_both_sides_makes_a_slope_out_of_noise():
+    """Regressing gain on its own baseline rejects a true null; the split does not."""
+    rng = np.random.default_rng(0)
+    rejected = {False: 0, True: 0}
+    from scipy import stats
+
+    for _ in range(60):
+        table = scores(("a",), tuple(f"t{k:02d}" for k in range(30)), ("de",), 1, 2)
+        true = table["target"].map({f"t{k:02d}": 0.6 + 0.05 * rng.normal() for k in range(30)})
+        table["value"] = true + 0.03 * rng.normal(size=len(table))
+        split = g.gains(table, headroom=True)
+        rejected[True] += stats.linregress(split["headroom"], split["gain"]).pvalue < 0.05
+        rejected[False] += stats.linregress(split["baseline"], split["gain"]).pvalue < 0.05
+    assert rejected[False] > 15
+    assert rejected[True] <= 8
+
+
+def test_flags_come_from_the_task_facts():
+    pairs = [("mnli", "xnli"), ("squad1", "xquad"), ("qqp", "pawsx"), ("mnli", "panx"), ("a", "x")]
+    table = g.add_flags(pd.DataFrame(pairs, columns=["intermediate", "target"]))
+    assert table["identity_pair"].tolist() == [True, True, False, False, False]
+    assert table["same_source"].tolist()[2:] == [True, False, False]
+
+
+def test_only_finished_target_runs_of_one_split_count():
+    table = scores()
+    extra = pd.DataFrame(
+        [
+            {**table.iloc[0], "split": "dev", "value": 0.0},
+            {**table.iloc[0], "status": "failed: out of memory", "value": np.nan, "seed": 9},
+            {**table.iloc[0], "status": "collapsed", "value": 0.1, "seed": 8},
+            {**table.iloc[0], "stage": "intermediate", "target": "", "seed": 7},
+        ]
+    )
+    found = g.gains(pd.concat([table, extra], ignore_index=True))
+    assert found["baseline_seeds"].max() == 4
+    everything = g.gains(pd.concat([table, extra], ignore_index=True), collapsed=True)
+    assert everything["baseline_seeds"].max() == 5
+
+
+def test_outcomes_counts_seeds():
+    table = scores()
+    table.loc[table["run"] == "single-a-x-0", "status"] = "collapsed"
+    table.loc[table["run"] == "single-a-x-1", "status"] = "failed: out of memory"
+    found = g.outcomes(table).set_index(["intermediate", "target"])
+    row = found.loc[("a", "x")]
+    assert row[["done", "collapsed", "failed", "not_applicable"]].tolist() == [1, 1, 1, 0]
+
+
+def test_main_metric():
+    table = scores()
+    extra = table.assign(metric="f1", value=0.5)
+    both = pd.concat([table, extra])
+    with pytest.raises(BadRows, match=r"\['accuracy', 'f1'\].*metrics="):
+        g.gains(both)
+    found = g.gains(both, metrics={"x": "accuracy", "y": "f1"})
+    assert found.loc[found["target"] == "y", "gain"].abs().max() == 0
+    with pytest.raises(BadRows, match="not 'em'"):
+        g.gains(table, metrics={"x": "em"})
+
+
+def test_bad_scores_are_refused():
+    table = scores()
+    with pytest.raises(BadRows, match="lacks value"):
+        g.gains(table.drop(columns="value"))
+    with pytest.raises(BadRows, match="splits: \\['test'\\]"):
+        g.gains(table, split="dev")
+    with pytest.raises(BadRows, match="outside 0 to 1"):
+        g.gains(table.assign(value=table["value"] * 100))
+    with pytest.raises(BadRows, match="two scores"):
+        g.gains(pd.concat([table, table.head(1)]))
+    with pytest.raises(BadRows, match="only baselines"):
+        g.gains(table[table["condition"] == "none"])
+    with pytest.raises(BadRows, match="1 cells have scores but no baseline.*x fr"):
+        bare = (
+            (table["condition"] == "none") & (table["language"] == "fr") & (table["target"] == "x")
+        )
+        g.gains(table[~bare])
+
+
+def test_dyads_average_seeds_then_languages():
+    table = scores()
+    found = g.gains(table)
+    dyads = g.dyads(found, formats=FORMATS)
+    assert len(dyads) == 4
+    row = dyads[(dyads["intermediate"] == "a") & (dyads["target"] == "x")].iloc[0]
+    part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
+    part = part[part["language"] != "en"]
+    assert row["gain"] == pytest.approx(part.groupby("language")["gain"].mean().mean())
+    assert (row["seeds"], row["languages"]) == (3, 2)
+    assert row["block"] == "pair x pair"
+    assert row["same_format"] == 1
+    with_english = g.dyads(found, formats=FORMATS, english=True)
+    assert with_english["languages"].tolist() == [3] * 4
+
+
+def test_dyads_use_the_languages_that_all_intermediates_have():
+    table = scores(languages=("de", "fr", "es"))
+    gone = (table["intermediate"] == "a") & (table["target"] == "x") & (table["language"] == "es")
+    dyads = g.dyads(g.gains(table[~gone]), formats=FORMATS).set_index(["intermediate", "target"])
+    assert dyads.loc[("b", "x"), "languages"] == 2
+    assert dyads.loc[("b", "x"), "languages_left_out"] == 1
+    assert dyads.loc[("b", "y"), "languages_left_out"] == 0
+
+
+def test_dyads_with_unequal_seeds_still_weigh_languages_equally():
+    table = scores(languages=("de", "fr"))
+    gone = (table["run"] == "single-a-x-2") & (table["language"] == "fr")
+    found = g.gains(table[~gone])
+    row = g.dyads(found, formats=FORMATS).iloc[0]
+    part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
+    assert row["gain"] == pytest.approx(part.groupby("language")["gain"].mean().mean())
+
+
+def test_similarity_joins_wide_or_long():
+    found = g.gains(scores())
+    wide = pd.DataFrame(
+        {"intermediate": ["a", "a", "b"], "target": ["x", "y", "x"], "cosine": [0.1, 0.2, 0.3]}
+    )
+    long = wide.rename(columns={"cosine": "value"}).assign(measure="cosine")
+    first = g.dyads(found, formats=FORMATS, similarity=wide)
+    second = g.dyads(found, formats=FORMATS, similarity=long)
+    pd.testing.assert_frame_equal(first, second)
+    assert first["cosine"].isna().sum() == 1  # nothing is imputed
+    assert g.measures_of(first) == ["cosine"]
+    with pytest.raises(BadRows, match="twice"):
+        g.dyads(found, formats=FORMATS, similarity=pd.concat([wide, wide]))
+    with pytest.raises(BadRows, match="check task names"):
+        g.dyads(found, formats=FORMATS, similarity=wide.tail(1).assign(target="z"))
+    with pytest.raises(UnknownName):
+        g.dyads(found, formats=FORMATS, similarity=wide.drop(columns="target"))
+
+
+def test_dyads_refuse_what_is_not_there():
+    found = g.gains(scores())
+    with pytest.raises(BadRows, match="condition 'mlm'"):
+        g.dyads(found, condition="mlm", formats=FORMATS)
+    with pytest.raises(BadRows, match="format of 'a' is not known"):
+        g.dyads(found)
+
+
+def test_exclude():
+    table = pd.DataFrame(
+        {
+            "intermediate": ["mnli", "mnli"],
+            "target": ["xnli", "tatoeba"],
+            "target_format": ["pair", "retrieval"],
+            "identity_pair": [True, False],
+        }
+    )
+    assert g.exclude(table)["target"].tolist() == ["tatoeba"]
+    assert g.exclude(table, identity=False, formats=["retrieval"])["target"].tolist() == ["xnli"]

@@ -1,0 +1,164 @@
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from statsmodels.stats.multitest import multipletests
+
+from helpers.errors import BadFit
+from helpers.stats import multiverse, permutation, scenarios
+from helpers.stats.reml import crossed_reml
+
+TASKS = ("intermediate", "target")
+
+
+def dyads(slope=0.0, seed=0, name="blocks"):
+    """A table like that of the study, with two scales, three measures and two identity pairs."""
+    rng = np.random.default_rng(seed)
+    s = scenarios.SCENARIOS[name]
+    data = scenarios.table(s, *scenarios.draw(s, slope, rng))
+    data["gain_z"] = data["gain"] / 2 + 0.1 * rng.normal(size=len(data))
+    data["near"] = data["similarity"] + 0.5 * rng.normal(size=len(data))
+    data["other"] = rng.normal(size=len(data))
+    data["identity_pair"] = False
+    data.loc[[0, 11], "identity_pair"] = True
+    return data
+
+
+def run(data, **settings):
+    settings = {"scales": ["gain", "gain_z"], "n": 99} | settings
+    return multiverse.run(data, ["similarity", "near", "other"], **settings)
+
+
+def quick(data, **settings):
+    found = multiverse.run(data, ["similarity"], scales=["gain"], n=99, **settings)
+    return found.joint
+
+
+def test_every_specification_is_there_once():
+    found = run(multiverse.subsets_of(dyads()))
+    assert len(found.table) == 2 * 3 * 2 * 4  # scales, measures, subsets, removals
+    assert not found.table.duplicated(["scale", "measure", "subset", "removed"]).any()
+    assert found.table["r"].is_monotonic_increasing
+    assert found.joint["specifications"] == len(found.table) == len(found.band)
+    assert found.joint["median"] == pytest.approx(found.table["r"].median())
+    assert found.joint["share_positive"] == pytest.approx((found.table["r"] > 0).mean())
+
+
+def test_r_is_the_partial_correlation():
+    data = dyads(0.4)
+    found = run(data).table.set_index(["scale", "measure", "removed"])["r"]
+    formulas = {
+        "none": "",
+        "target": " + C(target)",
+        "both": " + C(target) + C(intermediate)",
+    }
+    for removed, effects in formulas.items():
+        fit = smf.ols("gain ~ similarity" + effects, data).fit()
+        t = fit.tvalues["similarity"]
+        r = t / np.sqrt(t**2 + fit.df_resid)
+        assert found["gain", "similarity", removed] == pytest.approx(r)
+
+
+def test_joint_test_sees_an_effect_and_not_its_absence():
+    strong = multiverse.run(dyads(1.0), ["similarity", "near"], scales=["gain"], n=199)
+    assert strong.joint["p_median"] == pytest.approx(1 / 200)
+    assert strong.joint["share_positive"] == 1
+    p = [quick(dyads(0.0, seed))["p_median"] for seed in range(40)]
+    assert np.mean(np.array(p) < 0.05) <= 0.15
+    assert 0.3 < np.mean(p) < 0.7
+
+
+def test_free_relabelling_is_fooled_by_formats():
+    """Labels that cross formats break the blocks, so the null is too narrow."""
+    free = [quick(dyads(0.0, seed), within=None)["p_median"] for seed in range(40)]
+    inside = [quick(dyads(0.0, seed))["p_median"] for seed in range(40)]
+    assert np.mean(np.array(free) < 0.05) > 2 * np.mean(np.array(inside) < 0.05)
+
+
+def test_band_covers_its_own_permutations():
+    found = run(dyads(), n=199)
+    assert (found.band["low"] <= found.band["middle"]).all()
+    assert (found.band["middle"] <= found.band["high"]).all()
+    assert found.band["middle"].is_monotonic_increasing
+
+
+def test_specifications_that_do_not_exist_are_noted():
+    data = dyads().assign(gain_logit=np.nan)
+    data.loc[data["target"] > "t00", "other"] = np.nan  # defined for one target only
+    found = run(data, scales=["gain", "gain_logit", "gain_error"])
+    said = " ".join(found.notes)
+    assert "gain_logit is not defined" in said
+    assert "gain_error is not defined" in said
+    assert "other" in said
+    assert len(found.table) < 12
+    with pytest.raises(BadFit, match="no specification"):
+        run(data, scales=["gain_logit"])
+
+
+def test_measures_fixed_by_formats_are_left_out():
+    found = multiverse.run(
+        dyads(), ["similarity", "same_format"], scales=["gain"], n=99, removed={"none": ()}
+    )
+    assert found.table["measure"].tolist() == ["similarity"]
+    assert "fixed by the formats" in " ".join(found.notes)
+
+
+def test_subsets():
+    data = dyads()
+    data.loc[data["target"] > "t07", "target_format"] = "retrieval"
+    again = data.assign(gain=data["gain"] + 1)
+    found = multiverse.subsets_of(data, again)
+    assert list(found) == ["all", "with identity pairs", "without retrieval", "with collapsed runs"]
+    assert len(found["all"]) == 88
+    assert len(found["without retrieval"]) == 70
+    assert "retrieval" not in set(found["without retrieval"]["target_format"])
+
+
+def test_benjamini_hochberg():
+    p = [0.01, 0.04, 0.03, 0.005, 0.5]
+    expected = multipletests(p, method="fdr_bh")[1]
+    assert multiverse.benjamini_hochberg(p) == pytest.approx(expected)
+    with_gap = multiverse.benjamini_hochberg([0.01, np.nan, 0.02])
+    assert np.isnan(with_gap[1])
+    assert with_gap[[0, 2]] == pytest.approx(multipletests([0.01, 0.02], method="fdr_bh")[1])
+
+
+def test_all_measures_table():
+    data = dyads(0.8)
+    data.loc[data["target"] == "t03", "near"] = np.nan
+    data["flat"] = 1.0
+    found = multiverse.all_measures(
+        data, ["similarity", "near", "other", "flat"], reliability={"similarity": 0.64}, n=199
+    )
+    assert found.loc["near", "dyads"] == 81
+    assert "constant" in found.loc["flat", "note"]
+    assert np.isnan(found.loc["flat", "p"])
+    scaled = data.assign(similarity=data["similarity"] / data["similarity"].std())
+    fit = crossed_reml(scaled, "gain", ["similarity"], multiverse.RANDOM)
+    row = found.loc["similarity"]
+    assert row["slope"] == pytest.approx(fit["similarity"]["estimate"], rel=1e-4)
+    assert row["slope_disattenuated"] == pytest.approx(row["slope"] / 0.8)
+    known = found["p"].dropna()
+    assert found.loc[known.index, "p_bh"].to_numpy() == pytest.approx(
+        multipletests(known, method="fdr_bh")[1]
+    )
+    names = ["similarity", "near", "other"]
+    formats = multiverse.FORMATS
+    by_max = permutation.max_t(data, "gain", names, *TASKS, formats, n=199)
+    assert found.loc[names, "p_max_t"].to_numpy() == pytest.approx(by_max["p_max_t"].to_numpy())
+
+
+def test_controls():
+    data = dyads(0.8)
+    found = multiverse.controls(data, ["other"], ["similarity"]).set_index("measure")
+    assert found["passed"].to_dict() == {"other": True, "similarity": True}
+    swapped = multiverse.controls(data, ["similarity"], ["other"])
+    assert not swapped["passed"].any()
+    backwards = data.assign(similarity=-data["similarity"])
+    assert not multiverse.controls(backwards, [], ["similarity"])["passed"].any()
+
+
+def test_one_table_is_enough():
+    data = dyads()
+    assert isinstance(data, pd.DataFrame)
+    assert set(run(data).table["subset"]) == {"all"}

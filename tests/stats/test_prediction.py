@@ -1,0 +1,213 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from helpers.errors import BadFit, BadRows, UnknownName
+from helpers.stats import prediction, scenarios
+from helpers.stats.reml import crossed_reml
+from tests.stats.tables import crossed
+
+TWO = ["intermediate", "target"]
+
+
+def dense_forecast(fit, data, new, x_new):
+    """Conditional normal distribution, written out."""
+    v = fit.variances["residual"] * np.eye(len(data))
+    cross = np.zeros((len(new), len(data)))
+    own = fit.variances["residual"] * np.eye(len(new))
+    for name in TWO:
+        old, fresh = data[name].to_numpy(), new[name].to_numpy()
+        v += fit.variances[name] * (old[:, None] == old)
+        cross += fit.variances[name] * (fresh[:, None] == old)
+        own += fit.variances[name] * (fresh[:, None] == fresh)
+    x = fit.model.design.x
+    inverse = np.linalg.inv(v)
+    beta = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ data["gain"].to_numpy())
+    mean = x_new @ beta + cross @ inverse @ (data["gain"].to_numpy() - x @ beta)
+    left = x_new - cross @ inverse @ x
+    error = own - cross @ inverse @ cross.T
+    return mean, error + left @ np.linalg.inv(x.T @ inverse @ x) @ left.T
+
+
+def test_forecast_is_the_conditional_normal_distribution():
+    data = crossed(8, 6, seed=2)
+    train, new = data[data["target"] != 5], data[data["target"] == 5]
+    fit = crossed_reml(train, "gain", ["similarity"], TWO)
+    found = prediction.forecast(fit, new, ["similarity"])
+    x_new = np.column_stack([np.ones(len(new)), new["similarity"]])
+    mean, error = dense_forecast(fit, train, new, x_new)
+    assert found.mean == pytest.approx(mean)
+    assert found.covariance == pytest.approx(error)
+
+
+def test_forecast_without_random_effects_is_the_textbook_interval():
+    data = crossed(8, 6, seed=2)
+    fit = crossed_reml(data, "gain", ["similarity"], [])
+    new = pd.DataFrame({"similarity": [0.0, 2.0]})
+    table = prediction.forecast(fit, new, ["similarity"]).table()
+    x = data["similarity"]
+    s2 = float((fit.residuals**2).sum() / 46)
+    spread = s2 * (1 + 1 / 48 + (2.0 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
+    assert table.loc[1, "se"] == pytest.approx(np.sqrt(spread))
+    assert table["df"].tolist() == pytest.approx([46, 46], rel=1e-3)
+    half = stats.t.ppf(0.975, 46) * np.sqrt(spread)
+    assert table.loc[1, "high"] - table.loc[1, "predicted"] == pytest.approx(half, rel=1e-4)
+
+
+def test_forecast_refuses_what_it_has_not_seen():
+    data = crossed(8, 6, seed=2)
+    fit = crossed_reml(data, "gain", ["similarity", "target_format"], ["intermediate"])
+    new = data.head(2).assign(target_format="g9")
+    with pytest.raises(BadFit, match="'g9', which the fit has not seen"):
+        prediction.forecast(fit, new, ["similarity", "target_format"])
+    with pytest.raises(UnknownName):
+        prediction.forecast(fit, new.drop(columns="similarity"), ["similarity", "target_format"])
+    with pytest.raises(BadFit, match="cannot build"):
+        prediction.forecast(fit, data.head(2), ["similarity"])
+    known = crossed_reml(data, "gain", [], TWO, covariance=0.1 * np.eye(48))
+    with pytest.raises(BadFit, match="without a known covariance"):
+        prediction.forecast(known, data.head(2), [])
+
+
+def test_leave_out_never_sees_the_unit():
+    data = crossed(7, 6, seed=3)
+    first = prediction.leave_out(data, "gain", ["similarity"], TWO, "target")
+    changed = data.copy()
+    changed.loc[changed["target"] == 2, "gain"] += 100
+    second = prediction.leave_out(changed, "gain", ["similarity"], TWO, "target")
+    here = (data["target"] == 2).to_numpy()
+    columns = ["predicted", "low", "high", "baseline"]
+    pd.testing.assert_frame_equal(first.table.loc[here, columns], second.table.loc[here, columns])
+    by_hand = crossed_reml(data[~here], "gain", ["similarity"], TWO, check=False)
+    expected = prediction.forecast(by_hand, data[here], ["similarity"]).mean
+    assert first.table.loc[here, "predicted"].to_numpy() == pytest.approx(expected)
+
+
+def test_leave_out_scores():
+    rng = np.random.default_rng(0)
+    s = scenarios.SCENARIOS["independent"]
+    strong = scenarios.table(s, *scenarios.draw(s, 2.0, rng))
+    none = scenarios.table(s, *scenarios.draw(s, 0.0, rng))
+    for unit in ("intermediate", "target", "block", "target_format"):
+        good = prediction.leave_out(strong, "gain", ["similarity"], TWO, unit).scores
+        bad = prediction.leave_out(none, "gain", ["similarity"], TWO, unit).scores
+        assert good["r2"] > 0.5 > 0.1 > bad["r2"]
+        assert good["spearman"] > 0.6
+        assert good["rows"] == 90
+    table = prediction.leave_out(strong, "gain", ["similarity"], TWO, "target").table
+    error = ((table["observed"] - table["predicted"]) ** 2).sum()
+    plain = ((table["observed"] - table["baseline"]) ** 2).sum()
+    again = prediction.leave_out(strong, "gain", ["similarity"], TWO, "target").scores
+    assert again["r2"] == pytest.approx(1 - error / plain)
+
+
+def test_intervals_of_unseen_targets_cover():
+    rng = np.random.default_rng(1)
+    s = scenarios.SCENARIOS["independent"]
+    inside = []
+    for _ in range(12):
+        data = scenarios.table(s, *scenarios.draw(s, 0.5, rng))
+        inside.append(
+            prediction.leave_out(data, "gain", ["similarity"], TWO, "target").scores["coverage"]
+        )
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_leave_out_refusals():
+    data = crossed(7, 6, seed=3)
+    with pytest.raises(BadFit, match="needs at least 3"):
+        prediction.leave_out(data, "gain", ["similarity"], TWO, "target_format")
+    with pytest.raises(UnknownName):
+        prediction.leave_out(data, "gain", ["similarity"], TWO, "family")
+    small = crossed(3, 3, seed=3)
+    with pytest.raises(BadFit, match="without target 0 the rest does not carry the model"):
+        prediction.leave_out(small, "gain", ["similarity", "same_format"], TWO, "target")
+
+
+def test_expected_best_counts_ties():
+    observed = np.array([1.0, 5.0, 3.0, 4.0])
+    assert prediction.expected_best(observed, np.array([4, 3, 2, 1]), 1) == 1.0
+    assert prediction.expected_best(observed, np.array([4, 3, 2, 1]), 2) == 5.0
+    assert prediction.expected_best(observed, np.zeros(4), 1) == pytest.approx(observed.mean())
+    # best of a random pair out of 1, 3, 4, 5
+    pairs = [3, 4, 5, 4, 5, 5]
+    assert prediction.expected_best(observed, np.zeros(4), 2) == pytest.approx(np.mean(pairs))
+    assert prediction.expected_best(observed, np.array([1, 0, 0, 0]), 2) == pytest.approx(4.0)
+    assert prediction.expected_best(observed, np.zeros(4), 9) == 5.0
+
+
+def test_regret_and_strategies():
+    table = pd.DataFrame(
+        {
+            "target": ["x", "x", "x", "y", "y", "y"],
+            "intermediate": ["a", "b", "c"] * 2,
+            "observed": [1.0, 4.0, 2.0, 0.0, 3.0, 5.0],
+            "predicted": [0.0, 1.0, 2.0, 0.0, 1.0, 2.0],
+        }
+    )
+    assert prediction.regret(table, "predicted").to_dict() == {"x": 2.0, "y": 0.0}
+    assert prediction.regret(table, "predicted", k=2).to_dict() == {"x": 0.0, "y": 0.0}
+    found = prediction.strategies(table, {"similarity": "predicted"}, ks=(1, 2))
+    assert found.loc["similarity"].tolist() == [1.0, 0.0, 3.5]
+    # the other target's best: c for x (loses 2), b for y (loses 2)
+    assert found.loc["best constant choice", "regret@1"] == 2.0
+    assert found.loc["random", "regret@1"] == pytest.approx(np.mean([4 - 7 / 3, 5 - 8 / 3]))
+    assert found.loc["best possible", "regret@1"] == 0
+    assert found.loc["best possible", "gain"] == 4.5
+    with pytest.raises(BadFit, match="no usable value"):
+        prediction.regret(table.assign(predicted=np.nan), "predicted")
+
+
+def test_ndcg_says_its_coding():
+    accuracy = [0.80, 0.75, 0.70, 0.65]
+    right, wrong = [4, 3, 2, 1], [1, 2, 3, 4]
+    for coding in prediction.CODINGS:
+        assert prediction.ndcg(accuracy, right, coding) == pytest.approx(1.0)
+    # with raw accuracy a fully reversed ranking looks excellent
+    assert prediction.ndcg(accuracy, wrong, "raw") > 0.9
+    assert prediction.ndcg(accuracy, wrong, "above worst") < 0.7
+    discount = 1 / np.log2(np.arange(4) + 2)
+    by_hand = (
+        np.array([0, 0.05, 0.10, 0.15]) @ discount / (np.array([0.15, 0.10, 0.05, 0]) @ discount)
+    )
+    assert prediction.ndcg(accuracy, wrong, "above worst") == pytest.approx(by_hand)
+    assert prediction.ndcg([1, 1, 1], [1, 2, 3], "above worst") == 1.0
+    tied = [prediction.ndcg(a, [0, 0], "raw") for a in ([1.0, 0.0], [0.0, 1.0])]
+    assert tied[0] == pytest.approx(tied[1])
+    with pytest.raises(UnknownName):
+        prediction.ndcg(accuracy, right, "linear")
+    with pytest.raises(BadRows, match="above worst"):
+        prediction.ndcg([-1.0, 2.0], [1, 2], "raw")
+    with pytest.raises(BadRows):
+        prediction.ndcg([1.0], [1, 2], "raw")
+
+
+def test_predict_gain_ranks_with_intervals():
+    rng = np.random.default_rng(5)
+    s = scenarios.SCENARIOS["independent"]
+    data = scenarios.table(s, *scenarios.draw(s, 1.5, rng))
+    new = data[data["target"] == "t00"].assign(target="new", similarity=np.linspace(-2, 2, 9))
+    found = prediction.predict_gain(new, data, "gain", ["similarity"], TWO)
+    assert found["rank"].tolist() == list(range(1, 10))
+    assert found["predicted"].is_monotonic_decreasing
+    assert found["best"].sum() == pytest.approx(1.0)
+    assert (found["low"] < found["predicted"]).all()
+    best = found.loc[found["best"].idxmax(), "predicted"]
+    assert best == found["predicted"].iloc[0]
+    assert ((found["helps"] > 0.5) == (found["predicted"] > 0)).all()
+    # a target never seen is less certain than one that was
+    seen = prediction.predict_gain(new.assign(target="t00"), data, "gain", ["similarity"], TWO)
+    assert seen["se"].mean() < found["se"].mean()
+
+
+def test_influence_leaves_out_each_task():
+    data = crossed(6, 5, seed=1)
+    found = prediction.influence(data, "gain", ["similarity"], TWO, "similarity")
+    assert len(found) == 1 + 6 + 5
+    without = found[(found["unit"] == "target") & (found["left_out"] == "3")].iloc[0]
+    by_hand = crossed_reml(data[data["target"] != 3], "gain", ["similarity"], TWO)
+    assert without["estimate"] == pytest.approx(by_hand["similarity"]["estimate"])
+    small = crossed(3, 2, seed=1)
+    with pytest.raises(BadFit, match="without intermediate 0"):
+        prediction.influence(small, "gain", ["similarity"], ["target"], "similarity")

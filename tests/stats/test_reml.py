@@ -1,0 +1,409 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from helpers.errors import BadFit, UnknownName
+from helpers.stats import design, likelihood, scenarios
+from helpers.stats.reml import compare, crossed_reml
+from tests.stats.tables import crossed
+
+THREE = ["intermediate", "target", "block"]
+
+
+def balanced(groups: int, size: int, between: float = 2.0) -> pd.DataFrame:
+    rng = np.random.default_rng(groups * 100 + size)
+    group = np.repeat(np.arange(groups), size)
+    y = between * rng.normal(size=groups)[group] + rng.normal(size=group.size)
+    return pd.DataFrame({"group": group, "y": y})
+
+
+def test_one_way_reml_equals_expected_mean_squares():
+    data = balanced(8, 5)
+    means = data.groupby("group")["y"].mean()
+    within = float(((data["y"] - data["group"].map(means)) ** 2).sum() / (8 * 4))
+    between = float(5 * ((means - data["y"].mean()) ** 2).sum() / 7)
+    fit = crossed_reml(data, "y", [], ["group"])
+    assert fit.variances["residual"] == pytest.approx(within, rel=1e-6)
+    assert fit.variances["group"] == pytest.approx((between - within) / 5, rel=1e-6)
+    # the mean of a balanced one-way table has a t distribution with groups - 1 degrees of freedom
+    mean = fit["(intercept)"]
+    assert mean["estimate"] == pytest.approx(data["y"].mean())
+    assert mean["se"] == pytest.approx(np.sqrt(between / 40), rel=1e-6)
+    assert mean["df"] == pytest.approx(7, rel=1e-4)
+
+
+def test_two_way_reml_equals_expected_mean_squares():
+    data = crossed(7, 6, seed=3)
+    wide = data.pivot(index="intermediate", columns="target", values="gain").to_numpy()
+    rest = design.double_centre(wide)
+    error = (rest**2).sum() / (6 * 5)
+    rows = 6 * ((wide.mean(1) - wide.mean()) ** 2).sum() / 6
+    columns = 7 * ((wide.mean(0) - wide.mean()) ** 2).sum() / 5
+    fit = crossed_reml(data, "gain", [], ["intermediate", "target"])
+    expected = [(rows - error) / 6, (columns - error) / 7, error]
+    assert fit.variances.to_numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_variance_below_zero_by_mean_squares_is_zero_here():
+    data = crossed(7, 6, seed=3)
+    data["gain"] -= data.groupby("intermediate")["gain"].transform("mean")
+    fit = crossed_reml(data, "gain", [], ["intermediate", "target"])
+    assert fit.variances["intermediate"] == 0
+    assert fit.boundary == ("intermediate",)
+    assert any("estimated at zero" in note for note in fit.notes)
+
+
+# lme4 / lmerTest / pbkrtest on the table of tests.stats.tables.crossed().
+def test_agrees_with_lme4_and_pbkrtest_at_a_boundary():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], THREE)
+    assert fit.loglik == pytest.approx(-27.82907163, abs=1e-6)
+    assert fit.variances.to_dict() == pytest.approx(
+        {"intermediate": 0, "target": 0.627893, "block": 0.466936, "residual": 0.141054}, abs=2e-5
+    )
+    row = fit["similarity"]
+    assert row["estimate"] == pytest.approx(0.435445, abs=1e-5)
+    assert row["se"] == pytest.approx(0.108966, abs=1e-5)
+    assert row["df"] == pytest.approx(17.9171, abs=2e-3)
+    assert row["p"] == pytest.approx(0.000853797, abs=1e-6)
+
+
+def test_agrees_with_lmertest_satterthwaite():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], THREE, method="satterthwaite")
+    row = fit["similarity"]
+    assert row["se"] == pytest.approx(0.107112, abs=1e-5)
+    assert row["df"] == pytest.approx(20.9314, abs=5e-3)
+
+
+def test_agrees_with_lme4_weights():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], ["intermediate", "target"], "w")
+    assert fit.loglik == pytest.approx(-33.54794022, abs=1e-6)
+    assert fit.variances.to_numpy() == pytest.approx([0.421522, 0.646136, 0.457798], abs=2e-5)
+    assert fit["similarity"]["estimate"] == pytest.approx(0.320657, abs=1e-5)
+
+
+def test_agrees_with_lme4_random_slope():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], ["intermediate", "similarity|target"])
+    assert fit.loglik == pytest.approx(-41.36470622, abs=1e-6)
+    assert fit.variances.to_numpy() == pytest.approx([0.293603, 0.323592, 0.640076], abs=2e-5)
+    row = fit["similarity"]
+    assert [row["estimate"], row["se"], row["df"]] == pytest.approx(
+        [0.601305, 0.322565, 3.374312], rel=1e-4
+    )
+
+
+def test_agrees_with_lme4_profile_of_a_slope():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], THREE)
+    assert fit.profile("similarity") == pytest.approx((0.224863, 0.656397), abs=2e-4)
+    ml = crossed_reml(crossed(), "gain", ["similarity"], THREE, reml=False)
+    assert ml.loglik == pytest.approx(-26.60632016, abs=1e-6)
+
+
+def test_profile_of_a_variance_solves_its_equation():
+    data = balanced(10, 4)
+    fit = crossed_reml(data, "y", [], ["group"])
+    low, high = fit.profile("group")
+    assert 0 < low < fit.variances["group"] < high
+    drop = stats.chi2.ppf(0.95, 1) / 2
+    for end in (low, high):
+        held = likelihood.maximise(fit.model.cross, True, {0: end})
+        assert held.loglik == pytest.approx(fit.loglik - drop, abs=1e-6)
+    residual = fit.profile("residual")
+    assert residual[0] < fit.variances["residual"] < residual[1]
+
+
+def test_profile_of_a_zero_variance_starts_at_zero():
+    fit = crossed_reml(crossed(), "gain", ["similarity"], THREE)
+    low, high = fit.profile("intermediate")
+    assert low == 0
+    assert high > 0
+
+
+def test_likelihood_ratio_is_twice_the_difference():
+    data = crossed(8, 6, seed=1)
+    full, reduced = (crossed_reml(data, "gain", f, THREE, reml=False) for f in (["similarity"], []))
+    found = compare(full, reduced)
+    assert found["statistic"] == pytest.approx(2 * (full.loglik - reduced.loglik))
+    assert found["p"] == pytest.approx(stats.chi2.sf(found["statistic"], 1))
+
+
+def test_likelihood_ratio_of_a_variance_is_halved():
+    data = crossed(8, 6, seed=1)
+    full = crossed_reml(data, "gain", [], THREE)
+    found = compare(full, crossed_reml(data, "gain", [], ["intermediate", "target"]))
+    assert found["p"] == pytest.approx(stats.chi2.sf(found["statistic"], 1) / 2)
+
+
+def test_likelihood_ratio_refuses_reml_fits_with_other_fixed_effects():
+    data = crossed(8, 6, seed=1)
+    with pytest.raises(BadFit, match="reml=False"):
+        compare(*(crossed_reml(data, "gain", f, THREE) for f in (["similarity"], [])))
+    with pytest.raises(BadFit, match="larger first"):
+        compare(*(crossed_reml(data, "gain", f, THREE, reml=False) for f in ([], ["similarity"])))
+
+
+def test_boundary_searches_reach_the_optimum():
+    """Searching over standard deviations stopped at zero in 12 % of such tables."""
+    rng = np.random.default_rng(5)
+    s = scenarios.SCENARIOS["blocks none"]
+    for _ in range(25):
+        data = scenarios.table(s, *scenarios.draw(s, 0.3, rng))
+        fit = crossed_reml(data, "gain", ["similarity"], THREE, check=False)
+        cross = fit.model.cross
+
+        def fall(g, cross=cross):
+            state = likelihood.solve(cross, g)
+            return -likelihood.loglik(cross, state, state.rss / 88, True)
+
+        best = min(
+            optimize.minimize(fall, np.full(3, x), method="L-BFGS-B", bounds=[(0, 1e4)] * 3).fun
+            for x in (1.0, 0.05)
+        )
+        assert fit.loglik >= -best - 1e-6
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_derivatives_are_those_of_the_likelihood(reml):
+    named = design.build(crossed(8, 6, seed=2), "gain", ["similarity"], THREE)
+    cross = likelihood.cross_products(named.y, named.x, [t.matrix() for t in named.terms])
+    v = np.array([0.5, 0.7, 0.9, 1.2])
+
+    def value(v):
+        return likelihood.loglik(cross, likelihood.solve(cross, v[:-1] / v[-1]), v[-1], reml)
+
+    found = likelihood.derivatives(cross, likelihood.solve(cross, v[:-1] / v[-1]), v, reml)
+    steps = 1e-4 * np.eye(4)
+    slope = [(value(v + h) - value(v - h)) / 2e-4 for h in steps]
+    assert found.score == pytest.approx(slope, abs=1e-6)
+    bend = [
+        [
+            (value(v + a + b) - value(v + a - b) - value(v - a + b) + value(v - a - b)) / 4e-8
+            for a in steps
+        ]
+        for b in steps
+    ]
+    assert -np.array(bend) == pytest.approx(found.observed, abs=1e-4)
+
+
+def test_likelihood_equals_the_dense_normal_density():
+    data = crossed(6, 5, seed=4)
+    fit = crossed_reml(data, "gain", ["similarity"], THREE, reml=False)
+    v = sum(
+        fit.variances[n] * (data[n].to_numpy()[:, None] == data[n].to_numpy()) for n in THREE
+    ) + fit.variances["residual"] * np.eye(30)
+    mean = fit.model.design.x @ fit.peak.state.beta
+    dense = stats.multivariate_normal(mean, v).logpdf(data["gain"].to_numpy())
+    assert fit.loglik == pytest.approx(dense, abs=1e-8)
+
+
+def test_blups_solve_the_mixed_model_equations():
+    data = crossed(8, 6, seed=4)
+    fit = crossed_reml(data, "gain", ["similarity"], ["intermediate", "target"])
+    v = fit.variances["residual"] * np.eye(48)
+    kernels = {
+        n: fit.variances[n] * (data[n].to_numpy()[:, None] == data[n].to_numpy())
+        for n in ("intermediate", "target")
+    }
+    v += sum(kernels.values())
+    rest = data["gain"].to_numpy() - fit.model.design.x @ fit.peak.state.beta
+    dense = kernels["target"] @ np.linalg.solve(v, rest)
+    found = fit.blups["target"]["blup"].to_numpy()[data["target"]]
+    assert found == pytest.approx(dense, abs=1e-8)
+    fitted = data["gain"] - fit.residuals
+    expected = fit.model.design.x @ fit.peak.state.beta + dense
+    expected += fit.blups["intermediate"]["blup"].to_numpy()[data["intermediate"]]
+    assert fitted.to_numpy() == pytest.approx(expected)
+
+
+def test_known_covariance_of_a_shared_baseline_is_what_a_target_effect_absorbs():
+    data = crossed(7, 6, seed=8)
+    data["gain"] += np.array([2.0, -1.5, 1.0, -2.0, 0.5, 1.0])[data["target"]]
+    shared = (data["target"].to_numpy()[:, None] == data["target"].to_numpy()).astype(float)
+    plain = crossed_reml(data, "gain", ["similarity"], ["intermediate", "target"], check=False)
+    own = 0.1 * np.eye(len(data))
+    known = crossed_reml(
+        data, "gain", ["similarity"], ["intermediate", "target"], covariance=own + 0.05 * shared
+    )
+    # the same total covariance, with the known parts taken out of the estimated ones
+    assert known.loglik == pytest.approx(plain.loglik, abs=1e-5)
+    assert known.variances["residual"] == pytest.approx(plain.variances["residual"] - 0.1, abs=1e-4)
+    assert known.variances["target"] == pytest.approx(plain.variances["target"] - 0.05, abs=1e-4)
+    assert known["similarity"]["estimate"] == pytest.approx(plain["similarity"]["estimate"])
+    assert known["similarity"]["se"] == pytest.approx(plain["similarity"]["se"], rel=1e-4)
+
+
+def test_known_covariance_matches_a_dense_likelihood():
+    data = crossed(6, 5, seed=9)
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(30, 30))
+    covariance = 0.05 * a @ a.T + 0.3 * np.eye(30)
+    fit = crossed_reml(data, "gain", ["similarity"], ["target"], covariance=covariance, reml=False)
+    kernel = data["target"].to_numpy()[:, None] == data["target"].to_numpy()
+    v = covariance + fit.variances["target"] * kernel + fit.variances["residual"] * np.eye(30)
+    mean = fit.model.design.x @ fit.peak.state.beta
+    dense = stats.multivariate_normal(mean, v).logpdf(data["gain"].to_numpy())
+    assert fit.loglik == pytest.approx(dense, abs=1e-7)
+
+
+def test_weights_and_covariance_say_the_same():
+    data = crossed(6, 5, seed=9)
+    with pytest.raises(BadFit, match="not both"):
+        crossed_reml(data, "gain", [], ["target"], "w", covariance=np.eye(30))
+    with pytest.raises(BadFit, match="positive definite"):
+        crossed_reml(data, "gain", [], ["target"], covariance=np.ones((30, 30)))
+    with pytest.raises(BadFit, match=r"shape \(30, 30\)"):
+        crossed_reml(data, "gain", [], ["target"], covariance=np.eye(3))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 1000))
+def test_units_do_not_matter(scale, shift, seed):
+    data = crossed(7, 5, seed=seed)
+    moved = data.assign(gain=scale * data["gain"] + shift)
+    a, b = (crossed_reml(d, "gain", ["similarity"], THREE, check=False) for d in (data, moved))
+    assert b["similarity"]["estimate"] == pytest.approx(
+        scale * a["similarity"]["estimate"], rel=1e-3, abs=1e-6 * scale
+    )
+    assert b["similarity"]["p"] == pytest.approx(a["similarity"]["p"], rel=1e-2, abs=1e-4)
+
+
+def test_order_and_names_of_rows_do_not_matter():
+    data = crossed(7, 5, seed=11)
+    a = crossed_reml(data, "gain", ["similarity"], THREE, check=False)
+    other = data.sample(frac=1, random_state=1).assign(
+        target=lambda d: "t" + d["target"].astype(str)
+    )
+    b = crossed_reml(other, "gain", ["similarity"], THREE, check=False)
+    pd.testing.assert_frame_equal(a.table, b.table, rtol=1e-5)
+
+
+def test_categories_and_products_are_fixed_effects():
+    data = crossed(8, 6, seed=12)
+    fit = crossed_reml(
+        data, "gain", ["similarity", "target_format", "similarity:target_format"], ["intermediate"]
+    )
+    assert list(fit.table.index) == [
+        "(intercept)", "similarity", "target_format=g1", "similarity:target_format=g1",
+    ]  # fmt: skip
+    by_hand = data.assign(g=(data["target_format"] == "g1").astype(float))
+    by_hand["product"] = by_hand["g"] * by_hand["similarity"]
+    same = crossed_reml(by_hand, "gain", ["similarity", "g", "product"], ["intermediate"])
+    assert fit.table.to_numpy() == pytest.approx(same.table.to_numpy())
+
+
+def test_contrast_of_one_term_is_that_term():
+    fit = crossed_reml(crossed(8, 6, seed=13), "gain", ["similarity", "same_format"], THREE)
+    one = fit.contrast({"similarity": 1.0})
+    assert one.to_numpy(float) == pytest.approx(fit["similarity"].to_numpy(float))
+    double = fit.contrast({"similarity": 2.0})
+    assert double["se"] == pytest.approx(2 * one["se"])
+    assert double["df"] == pytest.approx(one["df"])
+    with pytest.raises(UnknownName, match="similarity"):
+        fit.contrast({"simlarity": 1.0})
+    with pytest.raises(UnknownName):
+        fit["nothing"]
+
+
+def test_r2_is_of_the_fitted_parts():
+    fit = crossed_reml(crossed(8, 6, seed=13), "gain", ["similarity"], THREE)
+    by_fixed = np.var(fit.model.design.x @ fit.peak.state.beta)
+    total = by_fixed + fit.variances.sum()
+    assert fit.r2["marginal"] == pytest.approx(by_fixed / total)
+    assert fit.r2["conditional"] == pytest.approx(1 - fit.variances["residual"] / total)
+
+
+def test_random_effects_that_cannot_be_estimated_are_left_out_and_named():
+    data = crossed(6, 5, seed=1).assign(study="one", dyad=np.arange(30))
+    data["again"] = data["target"] + 100
+    effects = ["intermediate", "target", "study", "dyad", "again"]
+    fit = crossed_reml(data, "gain", ["similarity"], effects)
+    assert list(fit.variances.index) == ["intermediate", "target", "residual"]
+    said = " ".join(fit.notes)
+    assert "'study' was left out: it has one level" in said
+    assert "'dyad' was left out: it has one level per row" in said
+    assert "'again' was left out: this table cannot tell it from" in said
+
+
+def test_a_random_effect_that_the_fixed_effects_use_up_is_left_out():
+    data = crossed(6, 5, seed=1).assign(name=lambda d: "t" + d["target"].astype(str))
+    fit = crossed_reml(data, "gain", ["similarity", "name"], ["intermediate", "target"])
+    assert "target" not in fit.variances.index
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 3), (4, 3), (3, 3)])
+def test_tiny_designs_give_an_answer_or_a_sentence(rows, columns):
+    data = crossed(rows, columns, seed=6)
+    fit = crossed_reml(data, "gain", ["similarity"], THREE)
+    row = fit["similarity"]
+    assert np.isfinite(row.to_numpy(float)).all()
+    assert 1 <= row["df"] <= len(data) - 2
+
+
+def test_fewer_rows_than_effects():
+    with pytest.raises(BadFit, match="cannot carry"):
+        crossed_reml(crossed(3, 2, seed=6).head(5), "gain", ["similarity"], THREE)
+
+
+def test_missing_values_are_counted_and_never_imputed():
+    data = crossed(6, 5, seed=1)
+    data.loc[[3, 7], "similarity"] = np.nan
+    with pytest.raises(BadFit, match=r"2 of 30 rows have no usable value of 'similarity'.*dropna"):
+        crossed_reml(data, "gain", ["similarity"], THREE)
+    data.loc[3, "similarity"] = np.inf
+    with pytest.raises(BadFit, match="2 of 30"):
+        crossed_reml(data, "gain", ["similarity"], THREE)
+    fit = crossed_reml(data[np.isfinite(data["similarity"])], "gain", ["similarity"], THREE)
+    assert fit.rows == 28
+
+
+def test_missing_level_names_are_refused():
+    data = crossed(6, 5, seed=1).astype({"target": object})
+    data.loc[0, "target"] = None
+    with pytest.raises(BadFit, match="'target'"):
+        crossed_reml(data, "gain", ["similarity"], THREE)
+
+
+def test_constant_and_collinear_measures():
+    data = crossed(6, 5, seed=1).assign(flat=2.0)
+    data["twice"] = 2 * data["similarity"] + 1
+    with pytest.raises(BadFit, match="'flat' is constant"):
+        crossed_reml(data, "gain", ["flat"], THREE)
+    with pytest.raises(BadFit, match="'flat' is constant"):
+        crossed_reml(data, "gain", ["similarity", "flat"], THREE)
+    with pytest.raises(BadFit, match="'twice' is a linear combination of 'similarity'"):
+        crossed_reml(data, "gain", ["similarity", "twice"], THREE)
+
+
+def test_constant_outcome_unknown_column_text_outcome_empty_table():
+    data = crossed(6, 5, seed=1)
+    with pytest.raises(BadFit, match="nothing to explain"):
+        crossed_reml(data.assign(gain=1.0), "gain", ["similarity"], THREE)
+    with pytest.raises(UnknownName, match="Did you mean 'similarity'"):
+        crossed_reml(data, "gain", ["similarty"], THREE)
+    with pytest.raises(BadFit, match="must hold numbers"):
+        crossed_reml(data.assign(gain="high"), "gain", ["similarity"], THREE)
+    with pytest.raises(BadFit, match="no rows"):
+        crossed_reml(data.head(0), "gain", ["similarity"], THREE)
+    with pytest.raises(BadFit, match="above zero"):
+        crossed_reml(data.assign(w=0.0), "gain", ["similarity"], THREE, "w")
+    with pytest.raises(BadFit, match="single value 'a'"):
+        crossed_reml(data.assign(kind="a"), "gain", ["kind"], THREE)
+
+
+def test_a_perfect_fit_is_refused():
+    data = crossed(6, 5, seed=1)
+    with pytest.raises(BadFit, match="exactly"):
+        crossed_reml(data.assign(gain=3 * data["similarity"]), "gain", ["similarity"], THREE)
+
+
+def test_no_random_effects_is_ordinary_least_squares():
+    data = crossed(6, 5, seed=1)
+    fit = crossed_reml(data, "gain", ["similarity"], [])
+    expected = stats.linregress(data["similarity"], data["gain"])
+    row = fit["similarity"]
+    assert [row["estimate"], row["se"], row["p"]] == pytest.approx(
+        [expected.slope, expected.stderr, expected.pvalue]
+    )
+    assert row["df"] == pytest.approx(28)
