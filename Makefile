@@ -50,8 +50,8 @@ bench: $(READY)  ## time training and similarity against the stock way
 check-hub: $(READY)  ## compare every pinned data set and encoder with the hub (needs a connection)
 	$(RUN) helpers.check_hub
 
-test-slurm: $(READY)  ## run the cluster tests on a SLURM found here
-	TRANSFER_TEST_SLURM=1 $(RUN) pytest tests/engines
+test-slurm: $(READY)  ## start a two-node SLURM here and run the cluster tests on it (needs root)
+	tests/slurm/run.sh $(BIN)/python
 
 pair: $(READY)  ## write the notebook beside every chapter anew
 	$(RUN) helpers.pages pair
