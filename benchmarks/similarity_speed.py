@@ -1,21 +1,34 @@
 """Time the similarity measures on random features, LogME against the loop of its authors.
 
     python benchmarks/similarity_speed.py [--rows 2000] [--columns 384] [--repeats 7]
+    python benchmarks/similarity_speed.py --table   # 9 x 12 dyads of made-up tasks, end to end
 
-Repeats of both sides alternate, so that a busy machine slows both alike; medians are printed.
+Repeats of both sides alternate, so that a busy machine slows both alike; medians are printed. The
+table uses a shallow encoder of the bundled one's width: gathering costs little, so what is timed
+is the measures. Both seeds and both halves are computed, as in a study.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from helpers import devices, encoders, formats, similarity, training
 from helpers.similarity import features, text, transport
+from helpers.similarity.checkpoints import Checkpoint
+from helpers.similarity.gather import Options
+from helpers.tasks import Source, Task
 
 
 def reference_logme(f: np.ndarray, y: np.ndarray) -> float:
@@ -111,12 +124,105 @@ def time_all(rows: int, columns: int, repeats: int) -> None:
     print(f"{'sum':>24} {sum(seconds):8.3f}  (x 108 dyads = {108 * sum(seconds) / 60:.1f} minutes)")
 
 
+WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu".split()
+
+
+def made_up_task(number: int, role: str, rows: int) -> Any:
+    """A task of short random sentences whose label is a word that occurs in them."""
+    random = np.random.default_rng(number)
+    classes = (2, 3, 4, 6, 12)[number % 5]
+    vocabulary = [f"{word}{number % 4}" for word in WORDS]
+
+    def read(language: str, split: str) -> list[dict[str, Any]]:
+        labels = random.integers(0, classes, rows)
+        return [
+            {
+                "id": str(place),
+                "first": " ".join([*random.choice(vocabulary, 12), vocabulary[label]]),
+                "second": "",
+                "label": int(label),
+            }
+            for place, label in enumerate(labels)
+        ]
+
+    source = Source("rows", f"made-up-{number}", splits={"train": "train"}, read=read)
+    names = tuple(WORDS[:classes])
+    return Task(f"{role}-{number}", role, "pair", source, labels=names, max_length=64)
+
+
+def wide_encoder(columns: int) -> Any:
+    """The tiny encoder's tokenizer over two random layers of a given width."""
+    from transformers import BertConfig, BertModel
+
+    tiny = encoders.load("tiny")
+    config = BertConfig(
+        vocab_size=len(tiny.tokenizer),
+        hidden_size=columns,
+        num_hidden_layers=2,
+        num_attention_heads=columns // 32,
+        intermediate_size=2 * columns,
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    return dataclasses.replace(tiny, name="wide", model=model, dimension=columns, sha256="wide")
+
+
+def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
+    """A stand-in for a fine-tuned encoder: the same weights with noise, and a random head."""
+    generator = torch.Generator().manual_seed(seed + 1000 * int(task.name.split("-")[1]))
+    moved = encoder.prune(range(len(encoder.tokenizer)))
+    with torch.no_grad():
+        for parameter in moved.model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    head = formats.get("pair").head(task, encoder.dimension, 0.0)
+    return training.Tuned(moved, {task.name: head}, {task.name: task})
+
+
+def time_table(rows: int, columns: int) -> None:
+    intermediates = [made_up_task(n, "intermediate", rows) for n in range(9)]
+    targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
+    encoder = wide_encoder(columns)
+    by_name = {task.name: task for task in (*intermediates, *targets)}
+    points = {
+        (name, seed): Checkpoint(f"{name} {seed}", functools.partial(shifted, encoder, task, seed))
+        for name, task in by_name.items()
+        for seed in (0, 1)
+    }
+    families = ("text", "format", "labels", "representations", "transport")
+    names = [name for family in families for name in similarity.names(family)]
+    options = Options(rows=rows, units=rows)
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("arrays and measures", "measures alone", "nothing, all stored"):
+            if what == "measures alone":
+                shutil.rmtree(Path(folder) / "values")
+            start = time.perf_counter()
+            table = similarity.measure(
+                (intermediates, targets),
+                names,
+                encoder,
+                checkpoints=points,
+                options=options,
+                folder=folder,
+            )
+            seconds = time.perf_counter() - start
+            peak = devices.peak_memory_mb(torch.device("cpu"))
+            print(f"{what:>22}: {seconds:7.1f} s, peak memory of the process {peak:,.0f} MB")
+        done = table[table["status"] == "done"]
+        print(f"{len(done)} of {len(table)} values of {done['measure'].nunique()} measures")
+        costs = done.groupby("measure", sort=False)[["seconds", "memory_mb"]].sum()
+        costs["memory_mb"] = done.groupby("measure", sort=False)["memory_mb"].max()
+        print(costs.round(2).to_string())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--columns", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    if options.table:
+        time_table(options.rows, options.columns)
+        return
     compare_logme(options.columns, options.repeats)
     time_all(options.rows, options.columns, options.repeats)
 

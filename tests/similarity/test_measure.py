@@ -1,0 +1,353 @@
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import similarity, tasks
+from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
+from helpers.similarity import features, text
+from helpers.similarity.gather import Dyad, Gatherer, Side
+from helpers.similarity.measure import COLUMNS
+from helpers.tasks import Source
+
+STUDY = ["toy-same", "toy-choice", "toy-intents", "toy-slots", "toy-messages"]
+CHEAP = ["text_embedding", "token_similarity", "tfidf", "same_format", "label_entropy", "logme"]
+
+
+@pytest.fixture
+def call(tiny, trained, options, tmp_path):
+    def measured(measures=CHEAP, study=STUDY, **facts):
+        facts = {"checkpoints": trained, "options": options, "folder": tmp_path} | facts
+        return similarity.measure(study, measures, tiny, **facts)
+
+    return measured
+
+
+def one(table, measure, i="toy-same", t="toy-intents", language="en"):
+    chosen = table[
+        (table["measure"] == measure)
+        & (table["intermediate"] == i)
+        & (table["target"] == t)
+        & (table["language"] == language)
+    ]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+@pytest.fixture
+def custom():
+    names = []
+
+    def add(function, needs=("intermediate.texts", "target.texts"), name="mine"):
+        measure = similarity.Measure(name, "custom", needs, function)
+        names.append(name)
+        return similarity.register(measure, replace=True)
+
+    yield add
+    for name in names:
+        similarity.unregister(name)
+
+
+class TestTable:
+    def test_one_row_per_dyad_and_measure(self, call):
+        table = call()
+        assert list(table.columns) == list(COLUMNS)
+        assert len(table) == 2 * 3 * len(CHEAP)
+        assert list(dict.fromkeys(table["measure"])) == CHEAP
+        assert set(table["status"]) == {"done", "undefined"}
+
+    def test_values_are_those_of_the_functions(self, call, tiny, trained, options, tmp_path):
+        table = call()
+        gather = Gatherer(
+            tiny,
+            [tasks.get(name) for name in STUDY],
+            checkpoints=trained,
+            options=options,
+            folder=tmp_path / "arrays",
+        )
+        dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
+        get = lambda need: gather.get(need, dyad).values  # noqa: E731
+        expected = features.logme(get("tuned.features"), get("target.labels"))
+        assert one(table, "logme")["value"] == pytest.approx(expected)
+        means = [
+            gather.get("intermediate.embeddings", Dyad(Side(n, 0), None)).values.mean(axis=0)
+            for n in STUDY
+        ]
+        cosines = text.centred_cosine(means)
+        assert one(table, "text_embedding")["value"] == pytest.approx(cosines[0, 2], abs=1e-6)
+        assert one(table, "text_embedding", "toy-choice", "toy-messages")["value"] == pytest.approx(
+            cosines[1, 4], abs=1e-6
+        )
+
+    def test_undefined_pairs_have_a_reason_and_no_number(self, call):
+        row = one(call(), "logme", t="toy-messages")
+        assert row["status"] == "undefined" and "retrieval" in row["reason"]
+        assert row[["value", "half_a", "half_b", "second"]].isna().all()
+        done = call()
+        assert done.loc[done["status"] == "done", "value"].notna().all()
+        assert done.loc[done["status"] != "done", "value"].isna().all()
+
+    def test_without_checkpoints_what_needs_them_is_undefined(self, call):
+        table = call(checkpoints=None)
+        row = one(table, "logme")
+        assert row["status"] == "undefined"
+        assert row["reason"] == "there is no encoder fine-tuned on toy-same with seed 0."
+        assert one(table, "text_embedding")["status"] == "done"
+
+    def test_halves_and_seeds(self, call, tiny, options, tmp_path):
+        table = call(["token_similarity", "same_format"])
+        row = one(table, "token_similarity")
+        assert row["half_a"] != row["half_b"] and row["second"] != row["value"]
+        # What has no sample has no halves.
+        assert np.isnan(one(table, "same_format")["half_a"])
+        other = call(["token_similarity"], seeds=(1,))
+        assert one(other, "token_similarity")["value"] == row["second"]
+        assert np.isnan(one(other, "token_similarity")["second"])
+
+    def test_reliability_is_over_dyads(self, call):
+        table = call(["token_similarity"])
+        half = np.corrcoef(table["half_a"], table["half_b"])[0, 1]
+        expected = half if half < 0 else 2 * half / (1 + half)
+        assert table["reliability"].tolist() == [pytest.approx(expected)] * 6
+
+    def test_ceilings_come_from_two_seeds_of_one_task(self, call):
+        table = call(["task_vector", "token_similarity"])
+        assert 0 <= one(table, "task_vector")["ceiling"] <= 1
+        assert np.isnan(one(table, "token_similarity")["ceiling"])
+        assert np.isnan(one(table, "task_vector", t="toy-messages")["ceiling"])
+
+    def test_costs(self, call):
+        row = one(call(), "logme")
+        assert row["n"] == 90 and row["passes"] == 90
+        assert row["seconds"] > 0 and row["gather_seconds"] > 0 and row["memory_mb"] > 0
+        assert row["encoder"] == "tiny" and row["seed"] == 0
+
+    def test_a_pair_of_lists_gives_the_roles(self, call):
+        table = call(["same_format"], (["toy-intents"], ["toy-same", "toy-slots"]))
+        assert table["intermediate"].tolist() == ["toy-intents"] * 2
+        assert table["target"].tolist() == ["toy-same", "toy-slots"]
+
+    def test_other_languages_add_label_measures_only(self, call):
+        table = call(["logme", "text_embedding", "alignment_cka"], languages=("en", "qaa"))
+        assert set(table.loc[table["language"] == "qaa", "measure"]) == {"logme", "alignment_cka"}
+        drift = table[table["measure"] == "alignment_cka"]
+        assert set(drift["target"]) == {""} and set(drift["status"]) == {"undefined"}
+        drift = call(
+            ["alignment_cka", "alignment_retrieval"], languages=("qaa",), parallel="toy-messages"
+        )
+        assert set(drift["status"]) == {"done"} and len(drift) == 4
+
+    def test_a_random_encoder_can_be_measured_for_a_control(self, call, options, trained, tmp_path):
+        from helpers import encoders
+
+        other = encoders.load("tiny", seed=7)
+        first = call(["text_embedding"])
+        control = similarity.measure(
+            STUDY, ["text_embedding"], other, options=options, folder=tmp_path
+        )
+        assert (control["value"] - first["value"]).abs().max() > 1e-4
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "facts, error",
+        [
+            ({"study": ["toy-same", "toy-intent"]}, UnknownName),
+            ({"measures": ["logmee"]}, UnknownName),
+            ({"mode": "sometimes"}, UnknownName),
+            ({"study": ["toy-same", "toy-choice"]}, HelpfulError),
+            ({"study": (["toy-same"], [])}, HelpfulError),
+            ({"parallel": "toy-mess"}, UnknownName),
+        ],
+    )
+    def test_is_refused_before_any_work(self, call, facts, error):
+        with pytest.raises(error):
+            call(**facts)
+
+    def test_data_that_are_not_here_are_undefined(self, call):
+        def absent(language, split):
+            raise MissingData("put the file there")
+
+        gone = replace(
+            tasks.get("toy-same"),
+            name="toy-gone",
+            source=Source("rows", "gone", read=absent),
+        )
+        table = call(["token_similarity"], [gone, *STUDY])
+        row = one(table, "token_similarity", i="toy-gone")
+        assert row["status"] == "undefined" and "put the file there" in row["reason"]
+        assert one(table, "token_similarity")["status"] == "done"
+
+    def test_one_class_is_undefined(self, call):
+        def read(language, split):
+            return [
+                {"id": str(i), "first": f"text {i}", "second": "", "label": 0} for i in range(40)
+            ]
+
+        flat = replace(
+            tasks.get("toy-intents"), name="toy-flat", source=Source("rows", "flat", read=read)
+        )
+        table = call(["logme", "label_entropy"], ["toy-same", flat])
+        assert set(table["status"]) == {"undefined"}
+        assert table["reason"].str.contains("classes").all()
+
+
+class TestStored:
+    def test_a_second_call_computes_nothing(self, call, custom):
+        calls = []
+
+        def count(a, b):
+            calls.append(1)
+            return len(a) / len(b)
+
+        measure = custom(count)
+        first = call([measure])
+        before = len(calls)
+        again = call([measure])
+        assert len(calls) == before
+        pd.testing.assert_frame_equal(first, again)
+        call([measure], mode="always")
+        assert len(calls) > before
+
+    def test_stored_mode_computes_nothing_and_says_what_is_missing(self, call):
+        table = call(["token_similarity"], mode="stored")
+        assert set(table["status"]) == {"missing"} and table["value"].isna().all()
+        call(["token_similarity"], seeds=(0,))
+        table = call(["token_similarity"], mode="stored")
+        assert set(table["status"]) == {"done"} and table["second"].isna().all()
+
+    def test_an_interrupted_call_goes_on_where_it_was(self, call, custom, tmp_path):
+        seen = []
+
+        def fragile(a, b):
+            if len(seen) == 8:
+                raise KeyboardInterrupt
+            seen.append(1)
+            return float(len(seen))
+
+        with pytest.raises(KeyboardInterrupt):
+            call([custom(fragile)], workers=1)
+        assert 0 < len(list((tmp_path / "values").rglob("*.json"))) < 12
+        calls = len(seen)
+        seen.append(1)  # no interruption any more
+        table = call([custom(fragile)], workers=1)
+        assert set(table["status"]) == {"done"}
+        assert len(seen) - calls - 1 < 12 * 3
+
+    @pytest.mark.parametrize("damage", ["", "{", '{"record": {"value": 9.0}, "checksum": "x"}'])
+    def test_a_damaged_value_is_computed_again(self, call, tmp_path, damage):
+        first = call(["token_similarity"])
+        for path in (tmp_path / "values").rglob("*.json"):
+            path.write_text(damage)
+        pd.testing.assert_series_equal(first["value"], call(["token_similarity"])["value"])
+
+    def test_a_stored_value_that_was_edited_is_not_believed(self, call, tmp_path):
+        first = call(["token_similarity"])
+        for path in (tmp_path / "values").rglob("*.json"):
+            content = json.loads(path.read_text())
+            content["record"]["value"] = 0.123
+            path.write_text(json.dumps(content))
+        pd.testing.assert_series_equal(first["value"], call(["token_similarity"])["value"])
+
+    def test_new_code_of_a_measure_is_computed_anew(self, call, custom):
+        first = call([custom(lambda a, b: 1.0)])
+        second = call([custom(lambda a, b: 2.0)])
+        assert set(first["value"]) == {1.0} and set(second["value"]) == {2.0}
+
+    def test_another_checkpoint_is_another_value(self, call, trained):
+        first = call(["logme"], seeds=(0,))
+        swapped = lambda task, seed: trained(task, 1)  # noqa: E731
+        second = call(["logme"], seeds=(0,), checkpoints=swapped)
+        assert one(first, "logme")["record"] != one(second, "logme")["record"]
+        assert one(first, "logme")["value"] != one(second, "logme")["value"]
+
+
+class TestOwnMeasures:
+    def test_in_one_cell(self, call, custom):
+        custom(lambda a, b: -abs(np.mean([len(t) for t in a]) - np.mean([len(t) for t in b])))
+        table = call([*CHEAP, "mine"])
+        row = one(table, "mine")
+        assert row["status"] == "done" and row["family"] == "custom" and row["value"] < 0
+        assert row["half_a"] != row["half_b"]
+
+    def test_an_error_of_its_own_is_recorded_and_not_stored(self, call, custom):
+        def wrong(a, b):
+            raise ZeroDivisionError("nothing there")
+
+        table = call([custom(wrong), "token_similarity"])
+        row = one(table, "mine")
+        assert row["status"] == "failed: ZeroDivisionError: nothing there"
+        assert np.isnan(row["value"])
+        assert one(table, "token_similarity")["status"] == "done"
+        assert one(call([custom(lambda a, b: 1.0)]), "mine")["status"] == "done"
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_no_number_is_undefined(self, call, custom, value):
+        table = call([custom(lambda a, b: value)])
+        assert set(table["status"]) == {"undefined"}
+
+    def test_a_half_that_fails_leaves_the_whole(self, call, custom):
+        def picky(a, b):
+            if len(a) < 60:
+                raise BadRows("too few texts")
+            return 1.0
+
+        row = one(call([custom(picky)]), "mine")
+        assert row["status"] == "done" and row["value"] == 1.0
+        assert np.isnan(row["half_a"]) and "too few texts" in row["reason"]
+
+    def test_values_are_computed_in_several_threads(self, call, custom):
+        threads = set()
+        barrier = threading.Barrier(2, timeout=20)
+
+        def slow(a, b):
+            if threading.current_thread() is not threading.main_thread():
+                threads.add(threading.get_ident())
+                if len(threads) < 2:
+                    barrier.wait()
+                elif not barrier.broken and barrier.n_waiting:
+                    barrier.wait()
+            return 1.0
+
+        call([custom(slow)], workers=2)
+        assert len(threads) == 2
+
+    def test_progress_reaches_the_end(self, call):
+        told = []
+        call(["token_similarity"], progress=lambda done, total: told.append((done, total)))
+        assert told[-1] == (12, 12)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+class TestExport:
+    def test_matrix(self, call):
+        table = call()
+        wide = similarity.matrix(table, "logme")
+        assert wide.index.tolist() == ["toy-same", "toy-choice"]
+        assert wide.columns.tolist() == ["toy-intents", "toy-slots", "toy-messages"]
+        assert wide.loc["toy-same", "toy-intents"] == one(table, "logme")["value"]
+        assert wide["toy-messages"].isna().all()
+        with pytest.raises(UnknownName, match="measure in this table"):
+            similarity.matrix(table, "gbc")
+
+    def test_files(self, call, tmp_path):
+        table = call(["logme", "alignment_cka"], languages=("en", "qaa"), parallel="toy-messages")
+        files = similarity.export(table, tmp_path / "out")
+        assert {path.name for path in files} == {
+            "table.parquet", "logme.csv", "logme.qaa.csv", "alignment_cka.csv",
+        }  # fmt: skip
+        wide = pd.read_csv(tmp_path / "out" / "logme.csv", index_col=0)
+        assert wide.loc["toy-same", "toy-intents"] == pytest.approx(one(table, "logme")["value"])
+        drift = pd.read_csv(tmp_path / "out" / "alignment_cka.csv", index_col=0)
+        assert drift.columns.tolist() == ["qaa"]
+        pd.testing.assert_frame_equal(similarity.read(tmp_path / "out"), table)
+
+    def test_reading_what_is_no_table(self, tmp_path):
+        with pytest.raises(BadRecord, match="is not there"):
+            similarity.read(tmp_path)
+        pd.DataFrame({"measure": ["x"]}).to_parquet(tmp_path / "table.parquet")
+        with pytest.raises(BadRecord, match="lacks the columns"):
+            similarity.read(tmp_path)
