@@ -60,7 +60,8 @@ def confirm(
     Args:
         dyads: dyad table of one encoder with identity pairs in it (they only lend their similarity
             to the permutation test), as from `gains.dyads` with similarity.
-        rows: non-English gains per dyad and language with the column ``distance``, for H3.
+        rows: what `gains.gains` returned with the column ``distance`` joined, for H3; English and
+            other conditions are left out here.
         measure: the primary similarity.
         distance: language column of H3.
         n: relabellings.
@@ -133,8 +134,13 @@ def _by_languages(
 ) -> tuple[pd.Series, Fit]:
     key = ["intermediate", "target"]
     facts = scaled.loc[scaled["gain"].notna(), [*key, measure, "block", *FORMATS]]
-    mean = rows.groupby([*key, "language"], as_index=False).agg(
-        **{"gain": ("gain", "mean"), distance: (distance, "first")}
+    keep = rows["language"] != "en"
+    if "condition" in rows:
+        keep &= rows["condition"] == "single"
+    mean = (
+        rows[keep]
+        .groupby([*key, "language"], as_index=False)
+        .agg(**{"gain": ("gain", "mean"), distance: (distance, "first")})
     )
     mean = mean.dropna(subset=[distance]).merge(facts, on=key)
     fit = interaction.by_distance(mean, measure, distance, RANDOM, keep=FORMATS)

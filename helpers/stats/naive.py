@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from helpers.errors import BadFit
 from helpers.stats import design
 
 
@@ -29,6 +30,9 @@ def ols(
     Returns:
         estimate, se, df, t, p, low, high of the predictor.
 
+    Raises:
+        BadFit: the clustered variance is not positive.
+
     Source: Cameron, Gelbach & Miller, J. Bus. Econ. Stat. 29 (2011) for two-way clusters, with
         negative eigenvalues set to zero and the smaller number of clusters less one as df.
     """
@@ -43,6 +47,11 @@ def ols(
         groups = [data[c].astype(object).to_numpy() for c in clusters]
         covariance, df = _clustered(x, rest, inverse, groups)
     at = names.index(predictor)
+    if not covariance[at, at] > 0:
+        raise BadFit(
+            f"the variance of {predictor!r} is not positive: with few clusters the two-way formula "
+            "can give that; use a mixed model."
+        )
     return estimate(float(beta[at]), float(np.sqrt(covariance[at, at])), df)
 
 

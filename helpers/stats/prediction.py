@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import scipy.linalg as sla
 from scipy import stats
 
 from helpers.errors import BadFit, BadRows, unknown
-from helpers.stats import design, reml
+from helpers.stats import design, likelihood, reml
 from helpers.stats.reml import Fit
 
 Coding = Literal["above worst", "raw", "exponential"]
@@ -53,8 +52,8 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
     """Predict new rows from a fit: fixed effects, and random effects of the levels it has seen.
 
     Args:
-        fit: a fit of `reml.crossed_reml` (REML, no known covariance).
-        new: rows to predict, with the columns of the fit's effects.
+        fit: a fit of `reml.crossed_reml` without a known covariance.
+        new: rows to predict, with the columns of the fit's effects; each counts with weight 1.
         fixed: the fixed effects of the fit, as they were asked for.
 
     Returns:
@@ -69,12 +68,19 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
     """
     if fit.model.held:
         raise BadFit("predictions need a fit without a known covariance; fit with weights instead.")
-    x = _fixed_of(fit, new, fixed)
-    shared, own = _random_of(fit, new)
+    rows = _NewRows(_fixed_of(fit, new, fixed), *_random_of(fit, new))
     v = fit.peak.variances
-    mean = x @ fit.peak.state.beta + _blup_part(fit, shared, v)
-    covariance = _error(fit, x, shared, own, v)
-    return Forecast(mean, covariance, _error_df(fit, x, shared, own, covariance))
+    mean, covariance = _predict(fit, rows, v)
+    return Forecast(mean, covariance, _error_df(fit, rows, covariance))
+
+
+@dataclass(frozen=True)
+class _NewRows:
+    """Design of new rows: fixed effects, levels the fit has seen, and kernels among the rows."""
+
+    x: np.ndarray
+    seen: np.ndarray
+    own: list[np.ndarray]
 
 
 def _fixed_of(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> np.ndarray:
@@ -90,56 +96,32 @@ def _fixed_of(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> np.ndarray:
     return np.column_stack([pieces[n] for n in fit.model.design.names])
 
 
-def _random_of(fit: Fit, new: pd.DataFrame) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return per effect the kernels between new and fitted rows, and among new rows."""
-    shared, own = [], []
+def _random_of(fit: Fit, new: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the design of new rows on the fitted levels, and the kernel of each effect."""
+    seen, own = [np.zeros((len(new), 0))], []
     for term in fit.model.design.terms:
         design.require(new, design.columns_of([term.name]))
         fresh = design.random_term(new, term.name)
         names = np.asarray(fresh.levels, object)[fresh.codes]
-        seen = np.asarray(term.levels, object)[term.codes]
-        here = (names[:, None] == seen[None, :]) * np.outer(fresh.slope, term.slope)
-        shared.append(here)
+        known = names[:, None] == np.asarray(term.levels, object)[None, :]
+        seen.append(known * fresh.slope[:, None])
         own.append((names[:, None] == names[None, :]) * np.outer(fresh.slope, fresh.slope))
-    return shared, own
+    return np.hstack(seen), own
 
 
-def _covariance(fit: Fit, v: np.ndarray) -> np.ndarray:
-    named = fit.model.design
-    out = np.diag(v[-1] / named.weights)
-    for variance, term in zip(v, named.terms, strict=False):
-        z = term.matrix()
-        out += variance * z @ z.T
-    return out
+def _predict(fit: Fit, rows: _NewRows, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and error covariance at given variances."""
+    cross = fit.model.cross
+    state = likelihood.solve(cross, v[:-1] / v[-1])
+    slopes = likelihood.derivatives(cross, state, v, reml=True)
+    z = rows.seen * cross.spread(v[:-1] / v[-1])
+    left = rows.x - z @ slopes.zhx
+    error = np.eye(len(z)) - z @ slopes.zhz @ z.T + left @ np.linalg.solve(state.info, left.T)
+    among = sum((s * k for s, k in zip(v, rows.own, strict=False)), np.zeros_like(error))
+    return rows.x @ state.beta + z @ slopes.zpy, v[-1] * error + among
 
 
-def _blup_part(fit: Fit, shared: list[np.ndarray], v: np.ndarray) -> np.ndarray:
-    named = fit.model.design
-    rest = np.linalg.solve(_covariance(fit, v), named.y - named.x @ fit.peak.state.beta)
-    return np.asarray(sum((s * (k @ rest) for s, k in zip(v, shared, strict=False)), 0.0))
-
-
-def _error(
-    fit: Fit, x: np.ndarray, shared: list[np.ndarray], own: list[np.ndarray], v: np.ndarray
-) -> np.ndarray:
-    """Return the covariance of prediction errors at given variances."""
-    named = fit.model.design
-    factor = sla.cho_factor(_covariance(fit, v))
-    cross = sum((s * k for s, k in zip(v, shared, strict=False)), np.zeros((len(x), named.y.size)))
-    among = sum((s * k for s, k in zip(v, own, strict=False)), v[-1] * np.eye(len(x)))
-    solved = sla.cho_solve(factor, cross.T)
-    information = named.x.T @ sla.cho_solve(factor, named.x)
-    left = x - solved.T @ named.x
-    return np.asarray(among - cross @ solved + left @ np.linalg.solve(information, left.T))
-
-
-def _error_df(
-    fit: Fit,
-    x: np.ndarray,
-    shared: list[np.ndarray],
-    own: list[np.ndarray],
-    covariance: np.ndarray,
-) -> np.ndarray:
+def _error_df(fit: Fit, rows: _NewRows, covariance: np.ndarray) -> np.ndarray:
     """Return Satterthwaite degrees of freedom of each prediction error variance."""
     v = fit.peak.variances
     slopes = []
@@ -148,7 +130,7 @@ def _error_df(
         up, down = v.copy(), v.copy()
         up[k] += step
         down[k] = max(down[k] - step, 0.0)
-        rise = np.diag(_error(fit, x, shared, own, up) - _error(fit, x, shared, own, down))
+        rise = np.diag(_predict(fit, rows, up)[1] - _predict(fit, rows, down)[1])
         slopes.append(rise / (up[k] - down[k]))
     g = np.array(slopes)
     spread = np.einsum("kr,kl,lr->r", g, fit.precision.variances, g)

@@ -114,6 +114,31 @@ def test_intervals_of_unseen_targets_cover():
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
+def test_leave_out_a_language_family():
+    rng = np.random.default_rng(2)
+    rows = scenarios.language_rows(rng, 1.0, 0.0, (8, 6, 9, 7), 6)
+    rows["family"] = rows["language"].map(lambda name: "f" + str(int(name[1:]) % 4))
+    effects = ["intermediate", "target", "intermediate:target", "language", "target:language"]
+    found = prediction.leave_out(rows, "gain", ["similarity"], effects, "family")
+    assert found.scores["units"] == 4
+    assert found.scores["rows"] == len(rows)
+    # dyads were seen in other languages, so their level is known with or without similarity
+    assert abs(found.scores["r2"]) < 0.1
+    assert 0.85 <= found.scores["coverage"] <= 1
+
+
+def test_weighted_fits_predict_by_their_weights():
+    data = crossed(8, 6, seed=2)
+    fit = crossed_reml(data, "gain", ["similarity"], TWO, "w")
+    v = np.diag(fit.variances["residual"] / data["w"].to_numpy())
+    kernel = {n: data[n].to_numpy()[:, None] == data[n].to_numpy() for n in TWO}
+    v = v + sum(fit.variances[n] * kernel[n] for n in TWO)
+    rest = data["gain"].to_numpy() - fit.model.design.x @ fit.peak.state.beta
+    part = sum(fit.variances[n] * kernel[n] for n in TWO)
+    expected = fit.model.design.x @ fit.peak.state.beta + part @ np.linalg.solve(v, rest)
+    assert prediction.forecast(fit, data, ["similarity"]).mean == pytest.approx(expected)
+
+
 def test_leave_out_refusals():
     data = crossed(7, 6, seed=3)
     with pytest.raises(BadFit, match="needs at least 3"):

@@ -164,6 +164,26 @@ def test_boundary_searches_reach_the_optimum():
         assert fit.loglik >= -best - 1e-6
 
 
+def test_the_second_search_finds_the_same_maximum(monkeypatch):
+    data = crossed(8, 6, seed=2)
+    first = crossed_reml(data, "gain", ["similarity"], THREE, check=False)
+    monkeypatch.setattr(likelihood, "_climb", lambda *a: None)
+    second = crossed_reml(data, "gain", ["similarity"], THREE, check=False)
+    assert second.loglik == pytest.approx(first.loglik, abs=1e-5)
+    assert second["similarity"]["p"] == pytest.approx(first["similarity"]["p"], rel=1e-2)
+
+
+def test_no_coefficient_without_convergence(monkeypatch):
+    monkeypatch.setattr(likelihood, "_climb", lambda *a: None)
+
+    def broken(*a, **k):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(likelihood.optimize, "minimize", broken)
+    with pytest.raises(BadFit, match="did not converge, so no coefficient is shown"):
+        crossed_reml(crossed(8, 6, seed=2), "gain", ["similarity"], THREE)
+
+
 @pytest.mark.parametrize("reml", [True, False])
 def test_derivatives_are_those_of_the_likelihood(reml):
     named = design.build(crossed(8, 6, seed=2), "gain", ["similarity"], THREE)
