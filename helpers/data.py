@@ -165,7 +165,7 @@ def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> R
     for first in (max(count, 8), 2000):
         try:
             found = _load(task, language, split, serving, first=first)
-        except BadRows:
+        except (BadRows, MissingData):
             if first == 2000:
                 raise
             continue
@@ -251,7 +251,12 @@ def _examples(
     """Return a first row per language, from the last split that is at hand."""
     splits = dict(here)
     order = [code for code in dict.fromkeys((*preferred, *splits)) if code in splits]
-    return {code: first_rows(task, code, splits[code], 1)[0] for code in order[:count]}
+    return {code: _example(first_rows(task, code, splits[code]), code) for code in order[:count]}
+
+
+def _example(found: Rows, language: str) -> Row:
+    """Prefer a row in the language itself: bitext also has English ones, told by their ids."""
+    return next((row for row in found if row["id"].startswith(f"{language}-")), found[0])
 
 
 _LEARNT: dict[str, tuple[str, ...]] = {}
@@ -303,7 +308,7 @@ def _load(
     makers = [
         Standard(
             task,
-            language,
+            source.language or language,
             split,
             raw.origin,
             raw.class_names,
@@ -314,14 +319,16 @@ def _load(
         for number, (source, raw) in enumerate(loaded)
     ]
     raws = [raw.rows for _, raw in loaded]
-    if sum(map(len, raws)) > IN_MEMORY:
+    # Rows of single files are in memory already, and answers are joined across them there.
+    whole = any(source.kind == "files" for source, _ in loaded)
+    if sum(map(len, raws)) > IN_MEMORY and not whole:
         data: Any = shaping.mapped(makers, raws, dropped, notes)
     else:
         data = shaping.listed(makers, raws, dropped, notes)
     if split == "train" and task.exclude and first is None:
         data = _excluded(task, data, dropped)
     origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
-    _check(task, language, split, data, origin, dropped)
+    _check(task, language, split, data, origin, dropped, sum(map(len, raws)))
     return Rows(
         task=task.name,
         language=language,
@@ -352,9 +359,20 @@ def _load_raw(
 
 
 def _check(
-    task: Task, language: str, split: str, data: Any, origin: str, dropped: Counter[str]
+    task: Task,
+    language: str,
+    split: str,
+    data: Any,
+    origin: str,
+    dropped: Counter[str],
+    raw_rows: int,
 ) -> None:
     what = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
+    if not len(data) and not dropped and raw_rows:
+        raise MissingData(
+            f"{what}: the set holds {raw_rows} rows, none of them in {language!r}. "
+            f"{sources.three_ways(task.source.serving(language, split)[0])}"
+        )
     if not len(data):
         raise BadRows(
             f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden "

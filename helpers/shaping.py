@@ -156,4 +156,6 @@ def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
     facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
     names = {name: list(value) for name, value in maker.class_names.items()}
     where = (maker.language, maker.split, maker.side, maker.prefix, names)
-    return hashlib.sha256(repr((raw._fingerprint, facts, where, code)).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        repr((raw._fingerprint, raw.cache_files, facts, where, code)).encode()
+    ).hexdigest()[:32]

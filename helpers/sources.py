@@ -172,6 +172,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     else:
         path = _mirrored(folder, source)
         where, origin = str(path), f"mirror {path}"
+        options = {"cache_dir": _cache_of(path)}
     with _explained(source, origin, config, split), quiet(), _without_retries():
         if first is None:
             data: Any = datasets.load_dataset(where, config, split=split, **options)
@@ -186,6 +187,18 @@ def _mirrored(folder: Path, source: Source) -> Path:
     if not path.is_dir():
         raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
     return path
+
+
+def _cache_of(path: Path) -> str:
+    """Return a cache folder of one state of a mirrored repository.
+
+    For local folders `datasets` derives its cache from names alone: after a file is replaced, or
+    for another mirror with equal names, it would give the old rows.
+    """
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest)
 
 
 def _guard_working_folder(source: Source) -> None:

@@ -121,7 +121,7 @@ class Standard:
         for option in column.split("|"):
             if option in row:
                 return row[option]
-        if name in row:
+        if name in row and self.task.adapt is not None:
             return row[name]
         if name in _OPTIONAL and name not in self.task.columns:
             return _OPTIONAL[name]

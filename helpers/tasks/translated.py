@@ -52,7 +52,11 @@ def from_folder(task: Task | str) -> Task:
     """
     task = registry.get(task) if isinstance(task, str) else task
     part = Source(
-        kind="folder", id=FOLDER, config=f"translations/{task.name}", splits={"train": "train"}
+        kind="folder",
+        id=FOLDER,
+        config=f"translations/{task.name}",
+        splits={"train": "train"},
+        licence="that of the user's folder",
     )
     return _twin(task, (part,), f"{task.name} machine-translated by the user")
 

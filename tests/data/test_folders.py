@@ -1,0 +1,128 @@
+"""Folders that users own: CCGbank, the Parallel Meaning Bank, translations, plain text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers import data
+from helpers.errors import BadRows, MissingData
+from helpers.texts import TEXT_VARIABLE
+from tests.fixtures.generate import ccgbank, meaning_bank
+
+
+def test_ccgbank_sections_and_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ccgbank(tmp_path)
+    monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
+    train = data.rows("ccg", "en", "train")
+    assert train[0]["tokens"] == ["Kim", "sleeps", "("]
+    assert [train.labels[tag] for tag in train[0]["tags"]] == ["NP", "S[dcl]\\NP", "-LRB-"]
+    assert train[0]["id"] == "wsj_0201.1"
+    dev = data.rows("ccg", "en", "dev")
+    assert dev[0]["tokens"][1] == "naps"
+    assert dev[0]["tags"][1] == -100, "a category unknown to train is ignored"
+    assert dev.notes == {"tag not in the training rows: ignored": 1}
+    assert data.rows("ccg", "en", "test")[0]["tokens"][1] == "dozes"
+    assert data.with_labels("ccg").labels == train.labels
+
+
+def test_meaning_bank_parts_and_silent_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meaning_bank(tmp_path)
+    monkeypatch.setenv("PMB_ROOT", str(tmp_path))
+    rows = {split: data.rows("ccg-pmb", "en", split) for split in ("train", "dev", "test")}
+    assert [rows[split][0]["id"] for split in rows] == ["p02-d0004", "p00-d0004", "p01-d0004"]
+    assert rows["train"][0]["tokens"] == ["New York", "sleeps"]
+
+
+@pytest.mark.parametrize(
+    ("task", "hint"), [("ccg", "LDC2005T13.*CCGBANK_ROOT"), ("ccg-pmb", "pmb-4.0.0.zip.*PMB_ROOT")]
+)
+def test_absent_supertags_say_how_to_get_them(
+    task: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("CCGBANK_ROOT", "PMB_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(MissingData, match=hint):
+        data.rows(task)
+
+
+def test_files_that_are_no_supertags_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ccgbank(tmp_path)
+    next(tmp_path.glob("AUTO/02/*.auto")).write_text("ID=x\n(<T S[dcl] 0 2> nothing)\n")
+    monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
+    with pytest.raises(BadRows, match=r"wsj_0201.auto, line 2: no leaf"):
+        data.rows("ccg")
+    meaning_bank(tmp_path)
+    next(tmp_path.glob("data/en/gold/p02/*/en.drs.xml")).write_text("<xdrs>")
+    monkeypatch.setenv("PMB_ROOT", str(tmp_path))
+    with pytest.raises(BadRows, match="is not valid XML"):
+        data.rows("ccg-pmb")
+
+
+def test_translations_of_any_intermediate_come_from_a_folder(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "qqp" / "de"
+    folder.mkdir(parents=True)
+    row = {"question1": "Wer?", "question2": "Was?", "label": 1, "idx": 0}
+    lines = [json.dumps(row), json.dumps(row | {"label": "not_duplicate"})]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("TRANSFER_TRANSLATIONS", str(tmp_path))
+    rows = data.rows("qqp-translated", "en", "train")
+    assert [(r["first"], r["label"]) for r in rows] == [("Wer?", 1), ("Wer?", 0)]
+    english = data.rows("qqp", "en", "dev")
+    assert list(data.rows("qqp-translated", "en", "dev")) == list(english)
+    (folder / "train.jsonl").write_text(lines[0] + "\n{broken\n")
+    with pytest.raises(BadRows, match="train.jsonl: row 1 is no JSON"):
+        data.rows("qqp-translated", "en", "train")
+
+
+def test_absent_translations_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRANSFER_TRANSLATIONS", raising=False)
+    with pytest.raises(MissingData, match=r"hellaswag.*set TRANSFER_TRANSLATIONS"):
+        data.rows("hellaswag-translated", "en", "train")
+
+
+def test_text_comes_from_a_folder_of_lines_or_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sw.txt").write_text("moja\n\nmbili\nmoja\n", encoding="utf-8")
+    (tmp_path / "de").mkdir()
+    (tmp_path / "de" / "b.txt").write_text("zwei", encoding="utf-8")
+    (tmp_path / "de" / "a.txt").write_text("eins\n", encoding="utf-8")
+    (tmp_path / "fr.tsv").write_text('id\ttext\n1\t"un\n2\tdeux\n', encoding="utf-8")
+    monkeypatch.setenv(TEXT_VARIABLE, str(tmp_path))
+    assert data.texts("sw").lines == ("moja", "mbili")
+    assert data.texts("de").lines == ("eins", "zwei")
+    assert data.texts("fr").lines == ('"un', "deux")
+    assert len(data.texts("sw", limit=1)) == 1
+    assert data.texts("sw").fingerprint != data.texts("de").fingerprint
+    with pytest.raises(MissingData, match="expected ja.txt"):
+        data.texts("ja")
+    (tmp_path / "it.tsv").write_text("id\n1\n", encoding="utf-8")
+    with pytest.raises(BadRows, match="no column 'text'"):
+        data.texts("it")
+
+
+def test_wikipedia_paragraphs_leave_out_headings_and_repeats(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TEXT_VARIABLE, raising=False)
+    found = data.texts("sw")
+    assert found.source == f"mirror {mirror}/wikimedia/wikipedia"
+    assert "Historia" not in found.lines
+    assert len(found) == len(set(found.lines)) == 4
+    assert len(data.texts("sw", limit=2)) == 2
+    with pytest.raises(MissingData, match="TEXT_ROOT.*django"):
+        data.texts("qu")
+
+
+def test_text_of_an_installed_package(package_data: None) -> None:
+    assert len(data.texts("ja", 50, "django")) == 50
+    assert all(line.isascii() for line in data.texts("en", 20, "django"))

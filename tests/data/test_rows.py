@@ -1,0 +1,359 @@
+"""Loading, limits, errors and memory mapping."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import data, shaping, sources, tasks
+from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
+from helpers.standard import _find
+from helpers.tasks import Source, Task
+
+
+def made(rows: list[dict[str, object]], **facts: object) -> Task:
+    source = Source(kind="rows", id="made", splits={"train": "train"}, read=lambda *_: rows)
+    defaults: dict[str, object] = {"format": "pair", "labels": ("no", "yes")}
+    return Task(name="made", role="intermediate", source=source, **(defaults | facts))  # type: ignore[arg-type]
+
+
+PAIRS = [{"id": str(i), "first": f"a{i}", "second": "b", "label": i % 2} for i in range(100)]
+
+
+def test_unknown_names_list_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="'mnlii'. Did you mean 'mnli'"):
+        data.rows("mnlii")
+    with pytest.raises(UnknownName, match="language of task 'xnli' 'deu'. Did you mean 'de'"):
+        data.rows("xnli", "deu", "test")
+    with pytest.raises(UnknownName, match="Valid: dev, test.*English rows of task 'mnli'"):
+        data.rows("xnli", "de", "train")
+
+
+def test_missing_column_names_task_column_and_row() -> None:
+    task = made(PAIRS, columns={"first": "premise"})
+    with pytest.raises(BadRows, match=r"task 'made'.*row 0 of rows made: no column 'premise'"):
+        data.rows(task)
+
+
+def test_wrong_label_names_task_column_first_row_and_what_is_valid() -> None:
+    rows = [*PAIRS[:3], PAIRS[3] | {"label": "maybe"}, PAIRS[4] | {"label": "never"}]
+    with pytest.raises(BadRows, match=r"row 3 .*label 'maybe' in column 'label'.*no, yes"):
+        data.rows(made(rows))
+    with pytest.raises(BadRows, match=r"row 1 .*label 7 in column 'label'.*0 to 1"):
+        data.rows(made([PAIRS[0], PAIRS[1] | {"label": 7}]))
+    with pytest.raises(BadRows, match=r"row 0 .*label nan"):
+        data.rows(made([PAIRS[0] | {"label": float("nan")}]))
+
+
+def test_numbers_where_text_belongs_are_refused() -> None:
+    with pytest.raises(BadRows, match=r"row 0 .*'first' is 3.14; expected text"):
+        data.rows(made([PAIRS[0] | {"first": 3.14}]))
+
+
+def test_unequal_tokens_and_tags_are_refused() -> None:
+    row = {"id": "0", "tokens": ["a", "b"], "tags": [0]}
+    with pytest.raises(BadRows, match="2 tokens but 1 tags"):
+        data.rows(made([row], format="tagging", labels=("O", "X")))
+
+
+def test_an_adapter_that_fails_says_on_which_row() -> None:
+    task = made(PAIRS, adapt=lambda row, language: {"first": row["premise"]})
+    with pytest.raises(BadRows, match=r"row 0 .*adapt failed with KeyError\('premise'\)"):
+        data.rows(task)
+
+
+def test_an_adapter_may_drop_a_row_and_give_a_reason() -> None:
+    def adapt(row: dict[str, object], language: str) -> dict[str, object] | None:
+        number = int(str(row["id"]))
+        if number == 0:
+            return None
+        return row | {"_dropped": "odd"} if number % 2 else row
+
+    rows = data.rows(made(PAIRS, adapt=adapt, labels=("no",)))
+    assert rows.dropped == {"left out by the task's adapt": 1, "odd": 50}
+    assert len(rows) == rows.total == 49
+
+
+def test_a_constant_label_is_a_placeholder() -> None:
+    rows = [row | {"label": 0} for row in PAIRS]
+    with pytest.raises(BadRows, match="all 100 labels are 'no': a placeholder"):
+        data.rows(made(rows))
+    assert len(data.rows(made(rows[:10]))) == 10
+
+
+def test_an_empty_set_is_refused() -> None:
+    with pytest.raises(BadRows, match="no usable row; left out: nothing, it is empty"):
+        data.rows(made([]))
+
+
+def test_names_decide_label_ids_whatever_their_order(mirror: Path) -> None:
+    mnli = tasks.get("mnli")
+    turned = replace(mnli, labels=("contradiction", "entailment", "neutral"))
+    names = {row["id"]: mnli.labels[row["label"]] for row in data.rows(mnli)}
+    assert names == {row["id"]: turned.labels[row["label"]] for row in data.rows(turned)}
+
+
+def test_labels_that_the_source_does_not_know_are_refused(mirror: Path) -> None:
+    wrong = replace(tasks.get("mnli"), labels=("yes", "maybe", "no"))
+    with pytest.raises(BadRows, match="label 'entailment' in column 'label'; expected one of yes"):
+        data.rows(wrong)
+
+
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(0, 5))
+def test_a_smaller_limit_draws_a_subset_in_source_order(one: int, other: int, seed: int) -> None:
+    task = made(PAIRS)
+    few, many = sorted((one, other))
+    small = [row["id"] for row in data.rows(task, limit=few, seed=seed)]
+    large = [row["id"] for row in data.rows(task, limit=many, seed=seed)]
+    assert set(small) <= set(large)
+    assert len(small) == min(few, 100)
+    assert small == sorted(small, key=int)
+
+
+def test_limits_depend_on_the_seed_and_on_nothing_else() -> None:
+    task = made(PAIRS)
+    first = data.rows(task, limit=10, seed=1)
+    assert first.fingerprint == data.rows(task, limit=10, seed=1).fingerprint
+    assert first.fingerprint != data.rows(task, limit=10, seed=2).fingerprint
+    assert first.total == 100
+    # Frozen: a change of this list means that samples of stored runs cannot be drawn again.
+    numbers = [int(row["id"]) for row in first]
+    assert numbers == [17, 33, 36, 65, 69, 80, 81, 82, 84, 93]
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(BadRows, match="limit 0"):
+        data.rows(made(PAIRS), limit=0)
+
+
+def test_a_limit_on_retrieval_keeps_every_candidate(mirror: Path) -> None:
+    rows = data.rows("mewslix", "en", "train", limit=2)
+    assert len(rows.side("query")) == 2
+    assert len(rows.side("candidate")) == 4
+
+
+def test_the_fingerprint_is_the_digest_of_the_rows() -> None:
+    rows = data.rows(made(PAIRS))
+    lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in PAIRS)
+    assert rows.fingerprint == hashlib.sha256(lines.encode()).hexdigest()
+
+
+ALL = ["anli_plus", "squad2", "hellaswag", "xpos-ewt", "tydiqa", "pawsx"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_memory_mapped_rows_equal_rows_in_memory(
+    name: str, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = data.rows(name, "en", "train")
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    mapped = data.rows(name, "en", "train")
+    assert list(mapped) == list(listed)
+    assert [mapped[i] for i in range(len(mapped))] == list(listed)
+    assert (mapped.dropped, mapped.notes) == (listed.dropped, listed.notes)
+    assert mapped.fingerprint == listed.fingerprint
+    assert mapped._data.cache_files, "large sets lie in files, not in memory"
+
+
+def test_memory_mapped_retrieval_has_sides_and_limits(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = data.rows("mewslix", "de", "test")
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    mapped = data.rows("mewslix", "de", "test", limit=1)
+    assert list(mapped.side("candidate")) == list(listed.side("candidate"))
+    assert list(mapped.side("query").side("query")) == list(listed.side("query"))
+
+
+def test_lareqa_is_joined_the_same_way_when_memory_mapped(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = data.rows("lareqa", "de", "test")
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    assert list(data.rows("lareqa", "de", "test")) == list(listed)
+
+
+def test_changed_facts_are_not_answered_from_the_cache(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    task = tasks.get("qqp")
+    swapped = replace(task, columns={"first": "question2", "second": "question1"})
+    shouting = replace(task, adapt=lambda row, language: row | {"question1": "LOUD"})
+    assert data.rows(swapped)[0]["first"] == data.rows(task)[0]["second"]
+    assert data.rows(shouting)[0]["first"] == "LOUD"
+    quiet = replace(task, adapt=lambda row, language: row | {"question1": "quiet"})
+    assert data.rows(quiet)[0]["first"] == "quiet"
+
+
+def test_a_set_missing_from_the_mirror_lists_three_ways(mirror: Path) -> None:
+    (mirror.parent / "empty").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(sources.ROOT_VARIABLE, str(mirror.parent / "empty"))
+        with pytest.raises(MissingData) as caught:
+            data.rows("mnli")
+    text = str(caught.value)
+    assert all(way in text for way in ("(1)", "(2)", "(3)", "hf download nyu-mll/glue", "embedded"))
+    assert tasks.get("mnli").source.revision in text
+
+
+def test_a_configuration_or_split_missing_from_the_mirror_is_named(mirror: Path) -> None:
+    with pytest.raises(MissingData, match=r"no configuration 'sv'|no configuration 'tr'"):
+        data.rows("xnli", "tr", "test")
+    with pytest.raises(MissingData, match="configuration 'PAN-X.zh', split 'validation'"):
+        data.rows("panx", "zh", "dev")
+
+
+def test_a_root_that_is_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sources.ROOT_VARIABLE, "/no/such/folder")
+    with pytest.raises(MissingData, match="is not a folder"):
+        data.rows("mnli")
+
+
+def test_an_unreachable_hub_lists_three_ways_at_once(
+    data_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(sources.ROOT_VARIABLE, raising=False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
+    with pytest.raises(MissingData, match=r"cannot reach stanfordnlp/snli.*Three ways"):
+        data.rows("anli_plus")
+    with pytest.raises(MissingData, match=r"cannot reach|not cached.*Three ways"):
+        data.rows("lareqa", "de", "test")
+
+
+def test_a_folder_named_like_the_id_is_never_read_in_place_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nyu-mll/glue").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(sources.ROOT_VARIABLE, raising=False)
+    with pytest.raises(MissingData, match="would be read in place of the hub's nyu-mll/glue"):
+        data.rows("mnli")
+
+
+def test_a_replaced_file_is_never_answered_from_the_cache(
+    generated_mirror: Path, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` itself gives the old rows here: its cache goes by names alone."""
+    import shutil
+
+    monkeypatch.setenv(sources.ROOT_VARIABLE, str(generated_mirror))
+    before = data.rows("qqp").fingerprint
+    shutil.copytree(generated_mirror / "nyu-mll", tmp_path / "nyu-mll")
+    folder = tmp_path / "nyu-mll/glue/qqp"
+    shutil.copy(next(folder.glob("validation-*")), next(folder.glob("train-*")))
+    monkeypatch.setenv(sources.ROOT_VARIABLE, str(tmp_path))
+    assert data.rows("qqp").fingerprint != before
+    assert len(data.rows("qqp")) == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not parquet"])
+def test_a_damaged_file_is_named(
+    damage: bytes,
+    generated_mirror: Path,
+    data_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+
+    shutil.copytree(generated_mirror / "nyu-mll", tmp_path / "nyu-mll")
+    file = next((tmp_path / "nyu-mll/glue/mnli").glob("train-*"))
+    file.write_bytes(damage)
+    monkeypatch.setenv(sources.ROOT_VARIABLE, str(tmp_path))
+    with pytest.raises(BadRows, match="a file is damaged"):
+        data.rows("mnli")
+
+
+def test_a_wrong_number_of_rows_on_the_hub_is_explained() -> None:
+    source = Source(kind="hub", id="a/b", counts={"de/test": 10})
+    raw = sources.Raw([{}] * 9, "hub a/b@main")
+    with pytest.raises(BadRows, match=r"'de', split 'test' has 9 rows; published are 10"):
+        sources._check_count(source, raw, "de", "test")
+    sources._check_count(source, sources.Raw([{}] * 9, "mirror /x"), "de", "test")
+    sources._check_count(source, raw, "fr", "test")
+
+
+def test_divided_splits_share_no_content() -> None:
+    rows = [{"a": i // 3, "b": i % 50 if i % 2 else 1000 + i} for i in range(300)]
+    source = Source(
+        kind="rows",
+        id="x",
+        splits={"train": "v", "dev": "v"},
+        divide=("a", "b"),
+        read=lambda *_: rows,
+    )
+    train = sources.load(source, "en", "train").rows
+    dev = sources.load(source, "en", "dev").rows
+    assert len(train) + len(dev) == len(rows)
+    for column in ("a", "b"):
+        assert not {row[column] for row in train} & {row[column] for row in dev}
+
+
+def test_first_rows_agree_with_all_rows(mirror: Path) -> None:
+    for name, language, split in (("xnli", "de", "test"), ("tydiqa", "ko", "test")):
+        everything = list(data.rows(name, language, split))
+        assert list(data.first_rows(name, language, split, 1)) == everything[:1]
+
+
+def test_rows_at_hand_are_those_that_load(mirror: Path) -> None:
+    for name in ("xnli", "panx", "lareqa", "xcopa"):
+        here = data.at_hand(name)
+        task = tasks.get(name)
+        for language in task.languages:
+            for split in data.SPLITS:
+                if task.source.serving(language, split):
+                    try:
+                        data.rows(name, language, split)
+                        loads = True
+                    except HelpfulError:
+                        loads = False
+                    assert ((language, split) in here) == loads, (name, language, split)
+
+
+def test_a_card_states_the_facts_and_shows_first_rows(mirror: Path) -> None:
+    card = data.describe("xnli")
+    assert card["question"] and card["traps"] and card["train_with"] == "mnli"
+    assert card["sources"][0][0] == "facebook/xnli"
+    assert list(card["examples"]) == ["en", "de", "sw"]
+    assert card["examples"]["de"]["first"] == "Er ging."
+    assert data.describe("tatoeba")["examples"]["de"]["text"] == "Hallo."
+
+
+CONTEXTS = st.text(alphabet="ab ", min_size=1, max_size=30)
+
+
+@given(CONTEXTS, st.integers(0, 29), st.integers(1, 4), st.integers(-5, 5))
+def test_answers_are_found_at_the_place_nearest_to_the_stated_one(
+    context: str, begin: int, length: int, shift: int
+) -> None:
+    text = context[begin : begin + length]
+    if not text.strip():
+        assert _find(context, text, begin) is None
+        return
+    place = _find(context, text, begin + shift)
+    assert place is not None and context.startswith(text, place)
+    nearest = min(
+        abs(i - begin - shift) for i in range(len(context)) if context.startswith(text, i)
+    )
+    assert abs(place - begin - shift) == nearest
+
+
+def test_one_and_several_batches_map_alike(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row | {"label": -1} if i % 7 == 0 else row for i, row in enumerate(PAIRS * 30)]
+    task = made([row | {"id": str(i)} for i, row in enumerate(rows)])
+    listed = data.rows(task)
+    monkeypatch.setattr(data, "IN_MEMORY", 10)
+    mapped = data.rows(task)
+    assert len(mapped) > 1000 and mapped.fingerprint == listed.fingerprint
+    assert mapped.dropped == listed.dropped == {"label -1": 429}
+
+
+def test_every_format_has_memory_mapped_columns() -> None:
+    assert set(shaping._FEATURES) == set(tasks.FORMATS)

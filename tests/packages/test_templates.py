@@ -1,0 +1,73 @@
+"""The template language: parsing and drawing."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.errors import BadRows
+from helpers.packages.templates import Piece, Sampler, Unusable, parse
+
+
+def words(name: str, slot: str, random: Random) -> str:
+    if name == "none":
+        raise Unusable(name)
+    return {"room": "(kitchen|hall)", "n": "7"}[name]
+
+
+def drawn(template: str, **rules: str) -> set[str]:
+    sampler = Sampler(rules, words)
+    random = Random(0)
+    return {"".join(p.text for p in sampler.draw(template, random)) for _ in range(300)}
+
+
+def test_every_construct_gives_exactly_its_sentences() -> None:
+    assert drawn("turn (on|off)") == {"turn on", "turn off"}
+    assert drawn("[please] go") == {"please go", " go"}
+    assert drawn("timer[s|z]") == {"timer", "timers", "timerz"}
+    assert drawn("(a;b;c)") == {"a b c", "a c b", "b a c", "b c a", "c a b", "c b a"}
+    assert drawn("a|b c") == {"a", "b c"}
+    assert drawn("<x> [<x>]!", x="(1|2)") == {"1 !", "2 !", "1 1!", "1 2!", "2 1!", "2 2!"}
+    assert drawn("((a|b)[c]|d)") == {"a", "ac", "b", "bc", "d"}
+
+
+def test_slots_keep_their_name_and_their_words_apart() -> None:
+    pieces = Sampler({}, words).draw("light in {room:area} {n}%", Random(1))
+    assert [p.slot for p in pieces] == ["", "area", "", "n", ""]
+    assert pieces[1].text in ("kitchen", "hall")
+    assert pieces[-1] == Piece("%")
+
+
+@pytest.mark.parametrize("template", ["(a", "a)", "[a)", "{a", "a>", "(a|b;c)"])
+def test_brackets_that_do_not_match_are_refused(template: str) -> None:
+    with pytest.raises(BadRows, match="template"):
+        parse(template)
+
+
+def test_missing_and_endless_rules_are_unusable() -> None:
+    for template, rules in (("<y>", {}), ("<x>", {"x": "a <x>"}), ("{none}", {})):
+        with pytest.raises(Unusable):
+            Sampler(rules, words).draw(template, Random(0))
+
+
+TEMPLATES = st.recursive(
+    st.sampled_from(["a", "bc", "d e", "{room}", "<r>"]),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda x: f"({'|'.join(x)})"),
+        st.lists(inner, min_size=1, max_size=3).map(lambda x: f"[{'|'.join(x)}]"),
+        st.lists(inner, min_size=2, max_size=3).map(lambda x: f"({';'.join(x)})"),
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+    ),
+    max_leaves=8,
+)
+
+
+@given(TEMPLATES, st.integers(0, 1000))
+def test_draws_are_reproducible_and_leave_no_template_signs(template: str, seed: int) -> None:
+    sampler = Sampler({"r": "x|y"}, words)
+    first = sampler.draw(template, Random(seed))
+    assert first == sampler.draw(template, Random(seed))
+    assert not set("".join(p.text for p in first)) & set("()[]{}<>|;")

@@ -1,0 +1,129 @@
+"""Facts of the tasks hang together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from helpers import metrics, tasks
+from helpers.errors import HelpfulError, UnknownName
+from helpers.tasks import Source, Task, relation, translated, xtreme, xtreme_r
+
+ALL = tasks.names()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_task_is_usable_as_stated(name: str) -> None:
+    task = tasks.get(name)
+    metrics.get(task.metric)
+    assert task.about.question.endswith("?") and task.about.genre
+    assert 0 <= task.chance < 1 and 16 <= task.max_length <= 512
+    assert len(set(task.languages)) == len(task.languages)
+    assert len(set(task.labels)) == len(task.labels)
+    if task.format == "pair":
+        assert task.chance == pytest.approx(1 / len(task.labels))
+    for leaf in task.source.flat():
+        assert leaf.licence, f"{name}: {leaf.id} states no licence"
+        assert set(leaf.splits) <= {"train", "dev", "test"}
+        pinned = leaf.revision or leaf.id in ("unimelb-nlp/wikiann", "extra/ud-english-ewt")
+        assert leaf.kind not in ("hub", "files") or pinned, f"{name}: {leaf.id} is not pinned"
+        assert all(count > 0 for count in leaf.counts.values())
+
+
+@pytest.mark.parametrize("name", tasks.names(role="intermediate"))
+def test_every_intermediate_has_english_train_and_dev(name: str) -> None:
+    task = tasks.get(name)
+    assert task.languages == ("en",)
+    assert task.source.serving("en", "train") and task.source.serving("en", "dev")
+
+
+@pytest.mark.parametrize("name", tasks.names(role="target"))
+def test_every_target_can_be_trained_in_english_and_evaluated_everywhere(name: str) -> None:
+    task = tasks.get(name)
+    if task.format != "retrieval":
+        trainer = tasks.get(task.train_with) if task.train_with else task
+        assert trainer.source.serving("en", "train") and trainer.source.serving("en", "dev")
+        assert trainer.labels == task.labels and trainer.format == task.format
+    for language in task.languages:
+        if (name, language) != ("xcopa", "en"):
+            assert task.source.serving(language, "test"), language
+        if language != "en":
+            assert not task.source.serving(language, "train")
+
+
+def test_the_lists_of_the_benchmarks_are_complete() -> None:
+    xtreme_names = "xnli pawsx udpos panx xquad mlqa tydiqa bucc2018 tatoeba".split()
+    assert tasks.names(group="xtreme") == xtreme_names
+    second = "xnli mlqa tydiqa xcopa udpos-xr panx-xr xquad-xr tatoeba-xr lareqa mewslix".split()
+    assert tasks.names(group="xtreme-r") == second
+    paper = "anli_plus mnli qqp squad1 squad2 hellaswag ccg cosmosqa commonsenseqa".split()
+    assert tasks.names(group="paper") == paper
+    sizes = {name: len(tasks.get(name).languages) for name in (*xtreme_names, *second)}
+    assert sizes == {
+        "xnli": 15, "pawsx": 7, "udpos": 33, "panx": 40, "xquad": 11, "mlqa": 7, "tydiqa": 9,
+        "bucc2018": 4, "tatoeba": 36, "xcopa": 12, "udpos-xr": 38, "panx-xr": 48,
+        "xquad-xr": 12, "tatoeba-xr": 41, "lareqa": 11, "mewslix": 11,
+    }  # fmt: skip
+
+
+def test_languages_of_panx_have_published_sizes() -> None:
+    counts = tasks.get("panx").source.counts
+    assert {key.split("/")[0] for key in counts} == set(xtreme.PANX_LANGUAGES)
+    assert counts["en/train"] == 20000 and counts["sw/test"] == 1000 and counts["yo/dev"] == 100
+    both = {key.split("/")[0] for leaf in xtreme_r.PANX_XR.source.flat() for key in leaf.counts}
+    assert both == set(xtreme_r.PANX_XR.languages)
+
+
+def test_configurations_follow_the_hubs_names() -> None:
+    assert tasks.get("tatoeba").source.config_for("zh") == "tatoeba.cmn"
+    assert tasks.get("tatoeba-xr").source.config_for("sw") == "swh-eng"
+    assert tasks.get("mlqa").source.config_for("de") == "MLQA.de.de"
+    assert tasks.get("panx").source.serving("de", "dev")[0].config_for("de") == "PAN-X.de"
+
+
+@pytest.mark.parametrize(
+    ("intermediate", "target", "identity", "source"),
+    [
+        ("mnli", "xnli", True, True),
+        ("anli_plus", "xnli", True, True),
+        ("mnli-translated", "xnli", True, True),
+        ("squad1", "xquad", True, True),
+        ("squad2", "mlqa", True, True),
+        ("squad1", "lareqa", True, True),
+        ("qqp", "pawsx", False, True),
+        ("qqp", "xnli", False, False),
+        ("squad1", "tydiqa", False, False),
+        ("hellaswag", "xcopa", False, False),
+        ("xpos-ewt", "udpos", False, True),
+    ],
+)
+def test_identity_pairs_and_shared_sources(
+    intermediate: str, target: str, identity: bool, source: bool
+) -> None:
+    found = relation(intermediate, target)
+    assert (found["identity_pair"], found["same_source"]) == (identity, source)
+    formats = tasks.get(intermediate).format, tasks.get(target).format
+    assert found["same_format"] == (formats[0] == formats[1])
+
+
+def test_a_twin_keeps_what_its_task_holds() -> None:
+    twin = translated.mnli(("fr",))
+    assert twin.name == "mnli-translated" and twin.holds == ("mnli",)
+    assert twin.source.serving("en", "train")[0].config_for("fr") == "fr"
+    with pytest.raises(HelpfulError, match="is a target"):
+        translated.from_folder("xnli")
+
+
+def test_registering_twice_needs_replace() -> None:
+    task = Task("rte-val", "intermediate", "pair", Source("rows", "x"))
+    with pytest.raises(HelpfulError, match="exists"):
+        tasks.register(task)
+    with pytest.raises(UnknownName, match="format 'pear'. Did you mean 'pair'"):
+        tasks.register(replace(task, name="new", format="pear"))  # type: ignore[arg-type]
+
+
+def test_splitting_by_hash_is_even_and_stable() -> None:
+    halves = [xtreme.half(f"de-{i}") for i in range(2000)]
+    assert 0.45 < halves.count("dev") / 2000 < 0.55
+    assert halves[:6] == [xtreme.half(f"de-{i}") for i in range(6)]
