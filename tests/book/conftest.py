@@ -16,7 +16,8 @@ def make_project(folder, chapter=""):
     chapter = chapter or EXAMPLE.read_text("utf-8")
     book = folder / "book"
     book.mkdir(parents=True)
-    shutil.copy(pages.ROOT / "_config.yml", folder)
+    for name in ("_config.yml", "pyproject.toml"):
+        shutil.copy(pages.ROOT / name, folder)
     shutil.copytree(pages.ROOT / "book" / "_static", book / "_static")
     shutil.copy(pages.ROOT / "book" / "glossary.md", book)
     (book / "01_sample.md").write_text(chapter, "utf-8")
