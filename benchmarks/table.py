@@ -71,7 +71,8 @@ def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
 
     A row that says "not measured" never replaces a figure.
     """
-    fresh = pd.DataFrame([asdict(m) for m in measurements])
+    columns = list(Measurement.__dataclass_fields__)
+    fresh = pd.DataFrame([asdict(m) for m in measurements], columns=columns)
     old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=fresh.columns)
     known = set(zip(old["name"], old["device"], strict=True))
     real = fresh["value"].notna()

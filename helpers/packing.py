@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from helpers.formats import Batch
 
 NAME = "packed"
-_BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
 
 
 def packed_attention(
@@ -73,11 +73,41 @@ def _by_sequence(packed: list[Tensor], borders: Tensor, scaling: float | None) -
 
 
 def use_packing(model: nn.Module) -> None:
-    """Make a transformers encoder attend with :func:`packed_attention`."""
+    """Make a transformers encoder attend with :func:`packed_attention`.
+
+    Query, key and value of BERT's layers are also multiplied in one product instead of three.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)  # type: ignore[operator]
+    for module in model.modules():
+        if all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads")):
+            module.__class__ = _in_one_product(type(module))
+
+
+@functools.cache
+def _in_one_product(kind: type) -> type:
+    """Return one subclass for all layers, so that compiled code is shared between them."""
+    return type(f"Packed{kind.__name__}", (kind,), {"forward": _attend_in_one})
+
+
+def _attend_in_one(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **borders: Any,
+) -> tuple[Tensor, None]:
+    """Do what BERT's self-attention does, with one product for query, key and value."""
+    parts = (module.query, module.key, module.value)
+    weight = torch.cat([part.weight for part in parts])
+    bias = torch.cat([part.bias for part in parts])
+    joined = nn.functional.linear(hidden_states, weight, bias)
+    heads = joined.view(*joined.shape[:-1], 3, module.num_attention_heads, -1)
+    query, key, value = (states.transpose(1, 2) for states in heads.unbind(2))
+    states, _ = packed_attention(module, query, key, value, None, scaling=module.scaling, **borders)
+    return states.reshape(*hidden_states.shape[:-1], -1), None
 
 
 def packed_inputs(batch: Batch, config: Any) -> dict[str, Any]:
@@ -93,10 +123,10 @@ def packed_inputs(batch: Batch, config: Any) -> dict[str, Any]:
     shift = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     place = torch.arange(len(batch.ids), device=batch.ids.device) - batch.starts[batch.sequence]
     total = torch.full((1,), len(batch.ids), device=batch.ids.device)
-    longest = int(batch.lengths.max())
     return {
         "input_ids": batch.ids[None],
         "position_ids": (place + shift)[None],
         "cu_seq_lens_q": torch.cat([batch.starts, total]).to(torch.int32),
-        "max_length_q": next((size for size in _BUCKETS if size >= longest), longest),
+        # One bound for every batch: a compiled layer is compiled once.
+        "max_length_q": config.max_position_embeddings,
     }

@@ -44,7 +44,11 @@ def mixture(sizes: Mapping[str, int], settings: Settings) -> dict[str, float]:
 
 
 def schedule(
-    encoded: Mapping[str, Encoded], settings: Settings, seed: int, auxiliary: str = ""
+    encoded: Mapping[str, Encoded],
+    settings: Settings,
+    seed: int,
+    auxiliary: str = "",
+    packed: bool = False,
 ) -> list[Step]:
     """Return every step of a run, in order.
 
@@ -54,18 +58,20 @@ def schedule(
         seed: fixes shuffling and mixing.
         auxiliary: name of a set that is not a task (masked language modelling); it takes
             ``settings.mlm_share`` of the steps.
+        packed: whether sequences are laid end to end, so that padding costs nothing.
 
     Returns:
         The steps; a single task is simply passed over ``epochs`` times.
     """
     mains = {name: part for name, part in encoded.items() if name != auxiliary}
     streams = {
-        name: _stream(part, settings.batch_tokens, seed, place)
+        name: _stream(part, settings.batch_tokens, seed, place, packed)
         for place, (name, part) in enumerate(encoded.items())
     }
+    budget = settings.batch_tokens
     counts = {
-        n: len(shuffled_batches(p, settings.batch_tokens, _rng(seed, 0, 0)))
-        for n, p in mains.items()
+        name: len(shuffled_batches(part, budget, _rng(seed, 0, 0), packed=packed))
+        for name, part in mains.items()
     }
     if len(mains) == 1 and not auxiliary:
         (name,) = mains
@@ -86,10 +92,12 @@ def _rng(seed: int, stream: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream, epoch])
 
 
-def _stream(encoded: Encoded, budget: int, seed: int, place: int) -> Iterator[np.ndarray]:
+def _stream(
+    encoded: Encoded, budget: int, seed: int, place: int, packed: bool
+) -> Iterator[np.ndarray]:
     epoch = 0
     while True:
-        yield from shuffled_batches(encoded, budget, _rng(seed, 2 + place, epoch))
+        yield from shuffled_batches(encoded, budget, _rng(seed, 2 + place, epoch), packed=packed)
         epoch += 1
 
 

@@ -206,12 +206,13 @@ class _Run:
         _freeze(self.small, settings)
         if settings.gradient_checkpointing:
             self.small.model.gradient_checkpointing_enable()
+        if settings.compile:
+            _compile_layers(self.small.model)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.optimizer = _optimizer(self.trained, settings)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
-        self.steps = schedule(
-            self.train_sets, settings, self.seed, MLM if MLM in self.train_sets else ""
-        )
+        auxiliary = MLM if MLM in self.train_sets else ""
+        self.steps = schedule(self.train_sets, settings, self.seed, auxiliary, packed)
         self.micro = settings.micro_tokens or settings.batch_tokens
         self.losses = torch.zeros(len(self.steps), device=self.device)
         self.best: dict[str, Tensor] = {}
@@ -451,6 +452,12 @@ def _freeze(encoder: Encoder, settings: Settings) -> None:
     layers: Any = encoder.model.encoder
     for layer in layers.layer[: settings.frozen_layers]:
         layer.requires_grad_(False)
+
+
+def _compile_layers(model: Any) -> None:
+    """Compile one layer for any number of tokens; the others share its code."""
+    for layer in model.encoder.layer:
+        layer.compile(dynamic=True)
 
 
 def _set_dropout(model: nn.Module, share: float) -> None:

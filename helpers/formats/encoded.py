@@ -140,15 +140,22 @@ def sorted_batches(encoded: Encoded, budget: int) -> list[np.ndarray]:
 
 
 def shuffled_batches(
-    encoded: Encoded, budget: int, generator: np.random.Generator, pool: int = 50
+    encoded: Encoded,
+    budget: int,
+    generator: np.random.Generator,
+    pool: int = 50,
+    packed: bool = False,
 ) -> list[np.ndarray]:
-    """Cut shuffled units into batches of like length, at most ``budget`` padded tokens each.
+    """Cut shuffled units into batches of at most ``budget`` tokens.
 
-    Units are shuffled, sorted by length inside pools of about ``pool`` batches, cut, and the
-    batches shuffled again: order stays random while padding stays small.
+    Where batches are padded, units are shuffled, sorted by length inside pools of about ``pool``
+    batches, cut, and the batches shuffled again: order stays random while padding stays small, and
+    padding counts. Packed batches are cut from the shuffled units as they come.
     """
     units = len(encoded.units) - 1
     order = generator.permutation(units)
+    if packed:
+        return _cut_packed(encoded, order, budget)
     mean_tokens = max(1.0, len(encoded.tokens) / max(1, units))
     size = max(1, int(pool * budget / mean_tokens))
     batches = [
@@ -157,6 +164,21 @@ def shuffled_batches(
         for batch in _cut(encoded, _by_length(encoded, order[begin : begin + size]), budget)
     ]
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _cut_packed(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut units in their order so that the tokens of a batch stay within the budget."""
+    first = encoded.units
+    tokens = (encoded.starts[first[1:]] - encoded.starts[first[:-1]])[units]
+    upto = np.concatenate([[0], np.cumsum(tokens)])
+    batches, begin = [], 0
+    while begin < len(units):
+        end = int(np.searchsorted(upto, upto[begin] + budget, side="right")) - 1
+        end = max(begin + 1, end)
+        chosen = [np.arange(first[u], first[u + 1]) for u in units[begin:end]]
+        batches.append(np.concatenate(chosen))
+        begin = end
+    return batches
 
 
 def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
