@@ -158,15 +158,15 @@ def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> R
     """Return rows from the beginning of a set without fetching or standardising the rest.
 
     Rows of other languages in a mixed set are read over, so a first raw row of each part may
-    not be enough; up to 2,000 raw rows are looked at.
+    not be enough; more raw rows are looked at, up to 60,000.
     """
     task = tasks.get(task) if isinstance(task, str) else task
     serving = _serving(task, language, split)[:1]
-    for first in (max(count, 8), 2000):
+    for first in (max(count, 8), 2000, 60_000):
         try:
             found = _load(task, language, split, serving, first=first)
         except (BadRows, MissingData):
-            if first == 2000:
+            if first == 60_000:
                 raise
             continue
         if len(found) >= count:
@@ -217,11 +217,11 @@ def describe(
 
     Returns:
         ``name, role, format, question, genre, citation, metric, chance, labels, languages,
-        train_with, sources`` (id, revision and licence of each), ``counts`` (published rows),
-        ``traps``, ``at_hand`` (languages and splits) and ``examples`` (language -> first row).
+        train_with, traps``; ``sources``: per source ``id, config, revision, licence, counts``
+        (published rows by split); ``at_hand``: languages and splits; ``examples``: language ->
+        first row.
     """
     task = tasks.get(task) if isinstance(task, str) else task
-    leaves = task.source.flat()
     here = at_hand(task)
     return {
         "name": task.name,
@@ -235,14 +235,30 @@ def describe(
         "labels": task.labels,
         "languages": task.languages,
         "train_with": task.train_with or task.name,
-        "sources": list(
-            dict.fromkeys((leaf.id, leaf.revision or "not pinned", leaf.licence) for leaf in leaves)
-        ),
-        "counts": {split: count for leaf in leaves for split, count in leaf.counts.items()},
+        "sources": _sources(task.source.flat()),
         "traps": task.about.traps,
         "at_hand": here,
         "examples": _examples(task, here, languages, examples),
     }
+
+
+def _sources(leaves: Sequence[Source]) -> list[dict[str, Any]]:
+    """Return each source once, whatever languages and sides of it are read."""
+    facts: dict[tuple[str, str], dict[str, Any]] = {}
+    for leaf in leaves:
+        config = leaf.config or ", ".join(sorted(leaf.configs.values()))
+        entry = facts.setdefault(
+            (leaf.id, config),
+            {
+                "id": leaf.id,
+                "config": config,
+                "revision": leaf.revision or "not pinned",
+                "licence": leaf.licence,
+                "counts": {},
+            },
+        )
+        entry["counts"] |= leaf.counts
+    return list(facts.values())
 
 
 def _examples(

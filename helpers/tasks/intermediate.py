@@ -10,6 +10,7 @@ from helpers.tasks.registry import register
 from helpers.tasks.task import About, Source, Task
 
 NLI = ("entailment", "neutral", "contradiction")
+XNLI_REVISION = "b8dd5d7af51114dbda02c0e3f6133f332186418e"
 GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 SQUAD_GENRE = "Wikipedia passages, crowd questions"
 _HIDDEN = "Test labels are hidden (-1 or empty): there is no test split here."

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from helpers.errors import HelpfulError
 from helpers.tasks import registry
-from helpers.tasks.intermediate import MNLI
+from helpers.tasks.intermediate import MNLI, XNLI_REVISION
 from helpers.tasks.task import About, Source, Task
 
-XNLI_REVISION = "b8dd5d7af51114dbda02c0e3f6133f332186418e"
 XNLI_LANGUAGES = tuple("ar bg de el es fr hi ru sw th tr ur vi zh".split())
 LANGUAGES = ("de", "ru", "sw")
 FOLDER = "TRANSFER_TRANSLATIONS"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from helpers.tasks import adapt
-from helpers.tasks.intermediate import NLI
+from helpers.tasks.intermediate import NLI, XNLI_REVISION
 from helpers.tasks.registry import register
 from helpers.tasks.task import About, Source, Task
 
@@ -108,7 +108,7 @@ XNLI = register(
             id="facebook/xnli",
             config="{language}",
             splits={"dev": "validation", "test": "test"},
-            revision="b8dd5d7af51114dbda02c0e3f6133f332186418e",
+            revision=XNLI_REVISION,
             counts={"dev": 2490, "test": 5010},
             licence="not stated on the hub",
         ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers.tasks import adapt
+from helpers.tasks.intermediate import SQUAD1
 from helpers.tasks.registry import register
 from helpers.tasks.task import About, Source, Task
 from helpers.tasks.xtreme import (
@@ -30,6 +33,44 @@ _WIKIANN_SIZES = {
 }
 _WIKIANN_LANGUAGES = tuple("az gu lt pa pl qu ro uk".split())
 
+COPA_COLUMNS = {"id": "idx", "context": "prompt", "choices": "choice1,choice2"}
+COPA_LABELS = ("choice1", "choice2")
+COPA_QUESTION = "Which of two sentences is the cause, or the effect, of the premise?"
+
+COPA = register(
+    Task(
+        name="copa",
+        role="intermediate",
+        format="choice",
+        source=Source(
+            kind="hub",
+            id="aps/super_glue",
+            config="copa",
+            splits={"train": "train", "dev": "validation"},
+            revision="3de24cf8022e94f4ee4b9d55a6f539891524d646",
+            counts={"train": 400, "dev": 100},
+            licence="not stated on the hub",
+        ),
+        columns=COPA_COLUMNS,
+        labels=COPA_LABELS,
+        adapt=adapt.copa,
+        chance=0.5,
+        about=About(
+            question=COPA_QUESTION,
+            genre="everyday situations",
+            citation="roemmele2011copa",
+            traps=(
+                "The training set of XCOPA, here so that it can be trained on.",
+                "Test labels are hidden; some copies give 0 everywhere: a constant label is "
+                "refused.",
+            ),
+        ),
+        group="extra",
+        origin=("copa",),
+        holds=("copa",),
+    )
+)
+
 XCOPA = register(
     Task(
         name="xcopa",
@@ -37,47 +78,29 @@ XCOPA = register(
         format="choice",
         source=Source(
             kind="hub",
-            id="COPA (English) + XCOPA",
-            licence="CC BY 4.0 (XCOPA); COPA not stated on the hub",
-            parts=(
-                Source(
-                    kind="hub",
-                    id="aps/super_glue",
-                    config="copa",
-                    splits={"train": "train", "dev": "validation"},
-                    revision="3de24cf8022e94f4ee4b9d55a6f539891524d646",
-                    counts={"train": 400, "dev": 100},
-                    languages=("en",),
-                    licence="not stated on the hub",
-                ),
-                Source(
-                    kind="hub",
-                    id="cambridgeltl/xcopa",
-                    config="{language}",
-                    splits={"dev": "validation", "test": "test"},
-                    revision="042f78955ba48e6404616762fa6e05e839c3907a",
-                    counts={"dev": 100, "test": 500},
-                    languages=XCOPA_LANGUAGES,
-                    borrow={"question": "et"},
-                    licence="CC BY 4.0",
-                ),
-            ),
+            id="cambridgeltl/xcopa",
+            config="{language}",
+            splits={"dev": "validation", "test": "test"},
+            revision="042f78955ba48e6404616762fa6e05e839c3907a",
+            counts={"dev": 100, "test": 500},
+            borrow={"question": "et"},
+            licence="CC BY 4.0",
         ),
-        columns={"id": "idx", "context": "prompt", "choices": "choice1,choice2"},
-        labels=("choice1", "choice2"),
-        languages=("en", *XCOPA_LANGUAGES),
+        columns=COPA_COLUMNS,
+        labels=COPA_LABELS,
+        languages=XCOPA_LANGUAGES,
+        train_with="copa",
         adapt=adapt.copa,
         chance=0.5,
         about=About(
-            question="Which of two sentences is the cause, or the effect, of the premise?",
+            question=COPA_QUESTION,
             genre="everyday situations, translated by people",
             citation="ponti2020xcopa",
             traps=(
                 "The question (cause or effect) is wrong in some languages, in 250 of 500 Thai "
                 "test rows: it is taken from the Estonian row of the same idx, and mends are "
                 "counted.",
-                "COPA's test labels are hidden; some copies give 0 everywhere: a constant label is "
-                "refused.",
+                "Labels are the same in every language: nothing is learnt from a second one.",
                 "XTREME-R trains on SocialIQA first and then on COPA, an intermediate stage of its "
                 "own: here the baseline trains on COPA alone.",
             ),
@@ -158,28 +181,6 @@ _LAREQA = Source(
     url=f"https://raw.githubusercontent.com/google-research-datasets/lareqa/{_LAREQA_REVISION}/",
     licence="CC BY-SA 4.0",
 )
-_SQUAD = Source(
-    kind="hub",
-    id="rajpurkar/squad",
-    config="plain_text",
-    splits={"train": "train", "dev": "validation"},
-    revision="7b6d24c440a36b6815f21b70d25016731768db1f",
-    counts={"train": 87599, "dev": 10570},
-    languages=("en",),
-    licence="CC BY-SA 4.0",
-)
-
-
-def _lareqa_side(side: str, **facts: object) -> Source:
-    return Source(
-        **{name: getattr(_LAREQA, name) for name in ("kind", "id", "config", "splits", "revision")},
-        url=_LAREQA.url,
-        licence=_LAREQA.licence,
-        side=side,
-        **facts,  # type: ignore[arg-type]
-    )
-
-
 LAREQA = register(
     Task(
         name="lareqa",
@@ -190,12 +191,12 @@ LAREQA = register(
             id="google-research-datasets/lareqa",
             licence="CC BY-SA 4.0",
             parts=(
-                _lareqa_side("query"),
+                replace(_LAREQA, side="query"),
                 *(
-                    _lareqa_side("candidate", language=code, optional=True)
+                    replace(_LAREQA, side="candidate", language=code, optional=True)
                     for code in LAREQA_LANGUAGES
                 ),
-                _SQUAD,
+                replace(SQUAD1.source, languages=("en",)),
             ),
         ),
         languages=LAREQA_LANGUAGES,

@@ -320,7 +320,11 @@ def test_rows_at_hand_are_those_that_load(mirror: Path) -> None:
 def test_a_card_states_the_facts_and_shows_first_rows(mirror: Path) -> None:
     card = data.describe("xnli")
     assert card["question"] and card["traps"] and card["train_with"] == "mnli"
-    assert card["sources"][0][0] == "facebook/xnli"
+    assert [source["id"] for source in card["sources"]] == ["facebook/xnli"]
+    assert card["sources"][0]["counts"]["test"] == 5010
+    parts = {source["id"]: source["counts"] for source in data.describe("anli_plus")["sources"]}
+    assert parts["stanfordnlp/snli"]["train"] == 550152
+    assert parts["nyu-mll/glue"]["train"] == 392702
     assert list(card["examples"]) == ["en", "de", "sw"]
     assert card["examples"]["de"]["first"] == "Er ging."
     assert data.describe("tatoeba")["examples"]["de"]["text"] == "Hallo."

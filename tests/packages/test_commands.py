@@ -97,6 +97,31 @@ def test_languages_have_at_least_ten_of_the_intents_five_times() -> None:
         assert sum(labels.count(label) >= 5 for label in set(labels)) >= 10, language
 
 
+def test_no_other_language_of_xtreme_r_has_ten_of_the_intents() -> None:
+    others = "az et gu ht id ja jv ka kk mr ms my pa qu sw ta te tl tr ur wo yo".split()
+    for language in others:
+        try:
+            pools = commands.templates(NAME, language)
+        except MissingData:
+            continue
+        assert sum(bool(pools.get(intent)) for intent in embedded.INTENTS) < 10, language
+
+
+def test_slots_are_those_the_rule_gives() -> None:
+    train = [tag[2:] for s in commands.draw(NAME, "en")["train"] for tag in s.slots if tag != "O"]
+    spread = {
+        slot: sum(
+            any(f"B-{slot}" in s.slots for s in commands.draw(NAME, code)["test"])
+            for code in embedded.COMMAND_LANGUAGES
+        )
+        for slot in set(train)
+    }
+    half = len(embedded.COMMAND_LANGUAGES) / 2
+    assert set(embedded.SLOTS) == {
+        slot for slot in spread if train.count(slot) >= 10 and spread[slot] >= half
+    }
+
+
 def test_every_language_has_words_of_its_own_for_every_slot() -> None:
     assert set(FILLERS) == set(embedded.COMMAND_LANGUAGES)
     for language, lists in FILLERS.items():
