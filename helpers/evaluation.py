@@ -19,6 +19,7 @@ from helpers.formats.encoded import join
 from helpers.network import Network
 from helpers.predicting import outputs, task_scores
 from helpers.retrieving import retrieval_scores
+from helpers.submissions import score_submission, write_submission
 from helpers.tasks import Task
 from helpers.training import Tuned, training_task
 
@@ -27,6 +28,8 @@ __all__ = [
     "choose_layer",
     "evaluate",
     "predict",
+    "score_submission",
+    "write_submission",
 ]
 
 _BUDGET = 8192

@@ -14,6 +14,7 @@ from torch.nn import functional
 from helpers.formats.base import Batch, FormatBase, Head
 from helpers.formats.encoded import Encoded
 from helpers.formats.tokenise import Template, piece_ids, pieces_with_offsets
+from helpers.spans import best_spans
 from helpers.tasks import Task
 
 QUESTION_PIECES = 64
@@ -89,8 +90,20 @@ class Span(FormatBase):
         encoded: Encoded,
         outputs: dict[str, np.ndarray],
     ) -> list[Any]:
-        """Return the best answer text of each row; "" where the null score wins."""
-        raise NotImplementedError
+        """Return the best answer text of each row; "" where the null score wins (SQuAD 2.0)."""
+        null = task.metric == "squad2"
+        found = best_spans(
+            outputs["begin_score"],
+            outputs["end_score"],
+            encoded.per_token["offset"],
+            encoded.example,
+            [row["context"] for row in rows],
+            n_best=N_BEST,
+            max_answer_tokens=MAX_ANSWER_PIECES,
+            null=null,
+            lengths=encoded.lengths,
+        )
+        return found.answers() if null else found.texts
 
     def gold(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the accepted answer texts of the rows."""
