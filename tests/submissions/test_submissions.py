@@ -1,0 +1,422 @@
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+import seqeval.metrics
+
+from helpers.errors import BadRows, MissingData, UnknownName
+from helpers.metrics.benchmarks import BENCHMARKS
+from helpers.submissions import score_submission, tatoeba_order, write_labels, write_submission
+
+UPOS = "ADJ ADP ADV AUX CCONJ DET NOUN PUNCT SCONJ VERB".split()
+
+
+def percent(frame, task, metric="metric", language="all"):
+    """One figure of a table of scores."""
+    row = frame[
+        (frame["task"] == task) & (frame["metric"] == metric) & (frame["language"] == language)
+    ]
+    assert len(row) == 1
+    return row["percent"].item()
+
+
+def labels_and_predictions(name, seed=0):
+    """Random labels and predictions of every task and language of a benchmark."""
+    chance = random.Random(seed)
+    golds, predictions = {}, {}
+    for task in BENCHMARKS[name].tasks.values():
+        golds[task.name], predictions[task.name] = {}, {}
+        for language in task.languages:
+            gold, given = drawn(task, language, chance)
+            golds[task.name][language], predictions[task.name][language] = gold, given
+    return golds, predictions
+
+
+def drawn(task, language, chance):
+    if task.kind in ("labels", "choices"):
+        kinds = {"xnli": ["neutral", "entailment", "contradiction"], "pawsx": ["0", "1"]}
+        inventory = kinds.get(task.name, [0, 1])
+        return [[chance.choice(inventory) for _ in range(7)] for _ in range(2)]
+    if task.kind == "tags":
+        gold = [[chance.choice(UPOS) for _ in range(chance.randint(1, 6))] for _ in range(4)]
+        return gold, [[chance.choice([tag, chance.choice(UPOS)]) for tag in s] for s in gold]
+    if task.kind == "pairs":
+        pairs = [(f"{language}-{i}", f"en-{i}") for i in range(8)]
+        return pairs[:5], chance.sample(pairs, 4)
+    if task.kind == "answers":
+        words = ["the", "red", "dog", "ran", "京", "las"]
+        gold = {f"q{i}": [" ".join(chance.sample(words, 2)) for _ in range(2)] for i in range(5)}
+        return gold, {name: " ".join(chance.sample(words, 2)) for name in gold}
+    gold = {f"q{i}": [f"Q{chance.randint(0, 9)}"] for i in range(5)}
+    return gold, {name: [f"Q{i}" for i in chance.sample(range(10), 10)] for name in gold}
+
+
+@pytest.fixture(params=["xtreme", "xtreme-r"])
+def folders(request, tmp_path):
+    golds, predictions = labels_and_predictions(request.param)
+    write_labels(golds, tmp_path / "labels", request.param)
+    write_submission(predictions, tmp_path / "predictions", request.param)
+    return request.param, golds, predictions, tmp_path / "predictions", tmp_path / "labels"
+
+
+def test_the_labels_themselves_score_one_hundred(tmp_path):
+    for name in BENCHMARKS:
+        golds, _ = labels_and_predictions(name)
+        best = {
+            task: {
+                language: {q: a[0] for q, a in gold.items()}
+                if BENCHMARKS[name].tasks[task].kind == "answers"
+                else gold
+                for language, gold in by_language.items()
+            }
+            for task, by_language in golds.items()
+        }
+        write_labels(golds, tmp_path / name / "labels", name)
+        write_submission(best, tmp_path / name / "predictions", name)
+        frame = score_submission(tmp_path / name / "predictions", tmp_path / name / "labels", name)
+        assert frame["percent"].to_numpy() == pytest.approx(100.0)
+
+
+def test_figures_equal_those_of_the_formulas(folders):
+    name, golds, predictions, given, right = folders
+    frame = score_submission(given, right, name)
+    tasks = BENCHMARKS[name].tasks
+    accuracies = [
+        sum(a == b for a, b in zip(gold, predictions["xnli"][language], strict=True)) / len(gold)
+        for language, gold in golds["xnli"].items()
+    ]
+    assert percent(frame, "xnli") == pytest.approx(
+        100 * sum(accuracies) / len(accuracies), abs=1e-9
+    )
+    questions = ["xquad", "mlqa", "tydiqa"]
+    for task in questions:
+        both = percent(frame, task, "exact_match") + percent(frame, task, "f1")
+        assert percent(frame, task) == pytest.approx(both / 2, abs=1e-9)
+    assert percent(frame, "qa") == pytest.approx(
+        sum(percent(frame, task) for task in questions) / 3, abs=1e-9
+    )
+    assert percent(frame, "all") == pytest.approx(
+        sum(percent(frame, task) for task in tasks) / len(tasks), abs=1e-9
+    )
+
+
+def test_the_other_reading_of_tags_equals_the_installed_package(folders):
+    name, golds, predictions, given, right = folders
+    frame = score_submission(given, right, name, variant="seqeval-1.2.2")
+    scores = []
+    for language, gold in golds["udpos"].items():
+        with pytest.warns(UserWarning, match="NE tag"):
+            scores.append(seqeval.metrics.f1_score(gold, predictions["udpos"][language]))
+        assert percent(frame, "udpos", "f1", language) == pytest.approx(100 * scores[-1], abs=1e-9)
+    assert percent(frame, "udpos") == pytest.approx(100 * sum(scores) / len(scores), abs=1e-9)
+    main = frame[(frame["task"] == "udpos") & (frame["metric"] == "metric")]
+    assert not main["official"].any()
+
+
+def test_what_is_official_is_said(folders):
+    name, _, _, given, right = folders
+    frame = score_submission(given, right, name)
+    row = frame[frame["level"] == "overall"]
+    assert len(row) == 1
+    assert row["official"].item() is (name == "xtreme")
+    assert frame.attrs["statement"] == BENCHMARKS[name].no_overall
+    assert not frame[frame["language"] == "without_english"]["official"].any()
+    assert not frame[frame["metric"] == "token_accuracy"]["official"].any()
+    assert frame[frame["level"] == "group"]["official"].all()
+    assert set(frame[~frame["official"] & (frame["level"] == "language")]["task"]) <= {
+        "lareqa",
+        "udpos",
+        "panx",
+    }
+
+
+def test_means_without_english_leave_english_out(folders):
+    name, _, _, given, right = folders
+    frame = score_submission(given, right, name)
+    rows = frame[(frame["level"] == "language") & (frame["task"] == "xnli")]
+    others = rows[rows["language"] != "en"]["percent"]
+    assert percent(frame, "xnli", "metric", "without_english") == pytest.approx(others.mean())
+    assert percent(frame, "tatoeba", "metric", "without_english") == pytest.approx(
+        percent(frame, "tatoeba")
+    )
+
+
+# A part of XTREME's mock submission, written out; the figures are those of its own test.
+MOCK_MLQA = {
+    "ar": [("الطرق الترابية", "الطرق الترابية"), ("شمال شرق", "شمال شرق")],
+    "de": [("3050 und 3350", "3050 und 3350 Meter")],
+    "en": [("had sustained skin,", "had sustained skin, liver, and respiratory injuries")],
+    "es": [
+        (
+            "unas estructuras en",
+            "unas estructuras en forma de abanico que seguían un patrón de hojas, lenguas y lóbulos",
+        )
+    ],
+    "hi": [("उत्तर पूर्व", "उत्तर पूर्व")],
+    "vi": [("Đài Loan", "Đài Loan"), ("Khách Gia", "Khách Gia")],
+    "zh": [("电化电池", "电化电池")],
+}
+
+
+def test_mlqa_of_the_mock_submission(tmp_path):
+    golds = {
+        language: {f"{language}{i}": [gold] for i, (_, gold) in enumerate(pairs)}
+        for language, pairs in MOCK_MLQA.items()
+    }
+    given = {
+        language: {f"{language}{i}": said for i, (said, _) in enumerate(pairs)}
+        for language, pairs in MOCK_MLQA.items()
+    }
+    write_labels({"mlqa": golds}, tmp_path / "labels")
+    write_submission({"mlqa": given}, tmp_path / "predictions")
+    frame = score_submission(tmp_path / "predictions", tmp_path / "labels")
+    assert percent(frame, "mlqa", "exact_match") == pytest.approx(57.142857142857146, abs=1e-9)
+    assert percent(frame, "mlqa", "f1") == pytest.approx(81.76870748299321, abs=1e-9)
+    assert "udpos" in frame.attrs["statement"]
+
+
+MOCK_EXPECTED = {
+    ("pawsx", "accuracy"): 51.42857142857143,
+    ("xnli", "accuracy"): 30.666666666666668,
+    ("panx", "f1"): 57.50793650793652,
+    ("panx", "precision"): 54.729166666666664,
+    ("panx", "recall"): 62.750000000000014,
+    ("udpos", "f1"): 70.21746048354693,
+    ("udpos", "precision"): 71.02232625883823,
+    ("udpos", "recall"): 69.54982073976082,
+    ("bucc2018", "f1"): 55.0,
+    ("tatoeba", "accuracy"): 53.611111111111114,
+    ("xquad", "exact_match"): 77.27272727272727,
+    ("xquad", "f1"): 79.9586776859504,
+    ("mlqa", "exact_match"): 57.142857142857146,
+    ("mlqa", "f1"): 81.76870748299321,
+    ("tydiqa", "exact_match"): 88.88888888888889,
+    ("tydiqa", "f1"): 97.22222222222223,
+}
+
+
+@pytest.mark.skipif(
+    "XTREME_MOCK_ROOT" not in os.environ, reason="needs XTREME's mock_test_data folder"
+)
+def test_the_whole_mock_submission():
+    root = Path(os.environ["XTREME_MOCK_ROOT"])
+    frame = score_submission(root / "predictions", root / "labels")
+    for (task, metric), expected in MOCK_EXPECTED.items():
+        assert percent(frame, task, metric) == pytest.approx(expected, abs=1e-9), (task, metric)
+
+
+def one_task(tmp_path, task, gold, given, benchmark="xtreme"):
+    """Folders in which one language is as given and the others are right."""
+    facts = BENCHMARKS[benchmark].tasks[task]
+    for number, language in enumerate(facts.languages):
+        said = gold_of(facts, gold) if number else given
+        for folder, text in (("labels", gold), ("predictions", said)):
+            path = tmp_path / folder / task / f"test-{language}.{facts.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+    return tmp_path / "predictions", tmp_path / "labels"
+
+
+def gold_of(facts, gold):
+    """The text that predicts a label file perfectly."""
+    if facts.kind != "answers":
+        return gold
+    paragraphs = [p for article in json.loads(gold)["data"] for p in article.get("paragraphs", [])]
+    found = [qa for paragraph in paragraphs for qa in paragraph["qas"] if qa["answers"]]
+    return json.dumps({qa["id"]: qa["answers"][0]["text"] for qa in found})
+
+
+def squad_labels(*questions):
+    qas = [{"id": name, "answers": [{"text": text} for text in texts]} for name, texts in questions]
+    return json.dumps({"data": [{"paragraphs": [{"context": "", "qas": qas}]}]})
+
+
+SQUAD = squad_labels(("a", ["x"]), ("b", ["y"]))
+MEWSLI = json.dumps({"a": ["Q1"], "b": ["Q2"]})
+XCOPA = '{"label": 0}\n{"label": 1}\n'
+
+# Task, labels, predictions, message; and the official figure of the first language, if it gives one.
+TRAPS = {
+    "empty labels": ("xnli", "neutral\n", "", "empty", None),
+    "shorter": ("xnli", "neutral\nneutral\n", "neutral\n", "1 rows, but .* has 2", None),
+    "blank line at the end": ("pawsx", "0\n1\n", "0\n1\n\n", "3 rows", None),
+    "sentences beside the label": (
+        "pawsx",
+        "0\n1\n",
+        "0\ta\tb\n1\ta\tb\n",
+        "more than a label",
+        0.0,
+    ),
+    "byte order mark": ("pawsx", "0\n1\n", "\ufeff0\n1\n", "byte order mark", 50.0),
+    "tags of another length": ("udpos", "X\n\nVERB\nNOUN\n", "X\n\nVERB\n", "2 tokens and 1", 80.0),
+    "fewer sentences": ("udpos", "X\n\nX\n", "X\nX\n", "1 sentences, but", None),
+    "empty tags": ("udpos", "X\n", "\n\n", "empty", None),
+    "empty pairs": ("bucc2018", "de-1\ten-1\n", "", "empty", 0.0),
+    "one id": (
+        "bucc2018",
+        "de-1\ten-1\n",
+        "de-1\ten-1\nde-2\n",
+        "line 2: expected two ids",
+        200 / 3,
+    ),
+    "empty answers": ("xquad", SQUAD, "{}", "empty", 0.0),
+    "no answers file": ("xquad", SQUAD, "", "empty", None),
+    "unknown id": ("xquad", SQUAD, '{"a": "x", "b": "y", "c": "z"}', "1 ids are not in", 100.0),
+    "repeated id": ("xquad", SQUAD, '{"a": "x", "b": "n", "b": "y"}', "'b' comes twice", 100.0),
+    "cut off": ("xquad", SQUAD, '{"a": "x", ', "not JSON", None),
+    "answers in a list": ("xquad", SQUAD, '["x", "y"]', "expected a JSON object", None),
+    "answer that is no text": ("xquad", SQUAD, '{"a": 1}', "not text", None),
+    "labels without answers": (
+        "xquad",
+        squad_labels(("a", [])),
+        '{"a": "x"}',
+        "no gold answer",
+        None,
+    ),
+    "labels of another form": (
+        "xquad",
+        '{"data": [{"context": 1}]}',
+        '{"a": "x"}',
+        "SQuAD's form",
+        None,
+    ),
+    "label ids and names": (
+        "xcopa",
+        XCOPA,
+        '{"label": "0"}\n{"label": "1"}\n',
+        "different kinds",
+        0.0,
+    ),
+    "no label": ("xcopa", XCOPA, '{"idx": 0}\n{"idx": 1}\n', "line 1: expected an object", None),
+    "entity that is no list": ("mewslix", MEWSLI, '{"a": "Q1", "b": "Q2"}', "list of ids", None),
+    "unknown mention": ("mewslix", MEWSLI, '{"a": ["Q1"], "z": ["Q2"]}', "such as 'z'", 50.0),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_traps_are_refused_or_get_the_official_figure(tmp_path, trap):
+    task, gold, given, message, official = TRAPS[trap]
+    name = "xtreme" if task in BENCHMARKS["xtreme"].tasks else "xtreme-r"
+    folders = one_task(tmp_path, task, gold, given, name)
+    facts = BENCHMARKS[name].tasks[task]
+    with pytest.raises(BadRows, match=message) as caught:
+        score_submission(*folders, name)
+    assert f"{task} {facts.languages[0]}: " in str(caught.value)
+    assert f"test-{facts.languages[0]}.{facts.suffix}" in str(caught.value)
+    if official is None:
+        with pytest.raises(BadRows):
+            score_submission(*folders, name, strict=False)
+    else:
+        frame = score_submission(*folders, name, strict=False)
+        main = {"answers": "exact_match", "entities": "map@20"}.get(
+            facts.kind, "f1" if facts.kind in ("tags", "pairs") else "accuracy"
+        )
+        assert percent(frame, task, main, facts.languages[0]) == pytest.approx(official, abs=1e-9)
+
+
+def test_questions_without_a_prediction_score_zero_and_are_counted(tmp_path):
+    folders = one_task(tmp_path, "xquad", SQUAD, '{"a": "x"}')
+    frame = score_submission(*folders)
+    row = frame[(frame["task"] == "xquad") & (frame["language"] == "en")].iloc[0]
+    assert (row["percent"], row["n"], row["missing"], row["extra"]) == (50.0, 2, 1, 0)
+    folders = one_task(tmp_path / "r", "mewslix", MEWSLI, '{"a": ["Q0", "Q1"]}', "xtreme-r")
+    frame = score_submission(*folders, "xtreme-r")
+    row = frame[(frame["task"] == "mewslix") & (frame["language"] == "ar")].iloc[0]
+    assert (row["metric"], row["percent"], row["missing"]) == ("map@20", 25.0, 1)
+
+
+def test_a_question_that_labels_hold_twice_counts_twice(tmp_path):
+    gold = squad_labels(("a", ["x"]), ("a", ["x"]), ("b", ["y"]))
+    frame = score_submission(*one_task(tmp_path, "xquad", gold, '{"a": "x", "b": "n"}'))
+    assert percent(frame, "xquad", "exact_match", "en") == pytest.approx(200 / 3)
+
+
+def test_line_ends_of_other_systems_and_spaces_around_labels_do_not_matter(tmp_path):
+    frame = score_submission(*one_task(tmp_path, "pawsx", "0\n1\n", "0 \r\n1"))
+    assert percent(frame, "pawsx", "accuracy", "de") == 100.0
+
+
+def test_missing_languages_are_named_or_left_out(tmp_path):
+    given, right = one_task(tmp_path, "pawsx", "0\n1\n", "0\n0\n")
+    (given / "pawsx" / "test-ko.tsv").unlink()
+    with pytest.raises(MissingData, match=r"pawsx: 1 files of 7 languages are missing: .*test-ko"):
+        score_submission(given, right)
+    frame = score_submission(given, right, strict=False)
+    assert percent(frame, "pawsx") == pytest.approx((50 + 5 * 100) / 6)
+    row = frame[(frame["level"] == "task") & (frame["language"] == "all")]
+    assert not row["official"].any()
+    assert any("test-ko.tsv" in note for note in frame.attrs["notes"])
+    for path in (given / "pawsx").iterdir():
+        path.unlink()
+    with pytest.raises(MissingData, match="7 files"):
+        score_submission(given, right, strict=False)
+
+
+def test_folders_that_are_no_tasks_are_noted(tmp_path):
+    given, right = one_task(tmp_path, "pawsx", "0\n1\n", "0\n1\n")
+    for name in ("bucc", "mewslix", "xnli"):
+        (given / name).mkdir()
+    notes = score_submission(given, right).attrs["notes"]
+    assert "'bucc2018'" in notes[0]
+    assert notes[1].startswith("mewslix: not a task of xtreme")
+    assert notes[2].startswith("xnli: predictions without a folder of labels")
+
+
+def test_folders_without_a_task_are_refused(tmp_path):
+    with pytest.raises(MissingData, match="no folder"):
+        score_submission(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "labels" / "xnli").mkdir(parents=True)
+    (tmp_path / "predictions" / "XNLI").mkdir(parents=True)
+    with pytest.raises(MissingData, match=r"no task of xtreme is in both .*XNLI"):
+        score_submission(tmp_path / "predictions", tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        ("xnli", [0, 1], "labels are contradiction"),
+        ("pawsx", [], "nothing to write"),
+        ("udpos", [["NOUN", ""]], "cannot be written"),
+        ("panx", [["B-PER\tx"]], "cannot be written"),
+        ("bucc2018", [("de 1\n", "en-1")], "cannot be written"),
+        ("xquad", {}, "nothing to write"),
+    ],
+)
+def test_what_the_layout_cannot_hold_is_not_written(tmp_path, task, values, message):
+    language = BENCHMARKS["xtreme"].tasks[task].languages[0]
+    with pytest.raises(BadRows, match=rf"^{task} {language}: .*{message}"):
+        write_submission({task: {language: values}}, tmp_path, partial=True)
+
+
+def test_unknown_tasks_and_languages_are_not_written(tmp_path):
+    with pytest.raises(UnknownName, match="'bucc2018'"):
+        write_submission({"bucc": {}}, tmp_path)
+    with pytest.raises(UnknownName, match="language of pawsx 'it'"):
+        write_submission({"pawsx": {"it": ["1"]}}, tmp_path)
+    with pytest.raises(MissingData, match="pawsx: no predictions for en, es"):
+        write_submission({"pawsx": {"de": ["1"]}}, tmp_path)
+    with pytest.raises(BadRows, match="nothing to write"):
+        write_submission({}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_sentences_survive_writing_and_reading(tmp_path):
+    tags = [["X"], [], ["X", "VERB"], []]
+    languages = BENCHMARKS["xtreme"].tasks["udpos"].languages
+    write_labels({"udpos": dict.fromkeys(languages, tags)}, tmp_path / "labels")
+    write_submission({"udpos": dict.fromkeys(languages, tags)}, tmp_path / "predictions")
+    frame = score_submission(tmp_path / "predictions", tmp_path / "labels")
+    assert percent(frame, "udpos", "f1", "af") == 100.0
+    assert frame[frame["level"] == "language"]["n"].eq(4).all()
+
+
+def test_no_mined_pair_is_a_result(tmp_path):
+    write_submission({"bucc2018": {"de": []}}, tmp_path, partial=True)
+    assert (tmp_path / "bucc2018" / "test-de.tsv").read_text() == ""
+
+
+def test_tatoeba_lists_english_sentences_by_text():
+    assert tatoeba_order(["We sang.\n", "A dog.", "So what?"]) == [1, 2, 0]
+    assert tatoeba_order(["b", "a", "b"]) == [1, 0, 2]
