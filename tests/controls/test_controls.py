@@ -1,0 +1,96 @@
+import random
+
+import pytest
+
+from helpers.controls import pair_overlap_accuracy, string_copy_accuracy, tag_copy_scores
+from helpers.errors import BadRows
+
+
+def pair(first, label, second=""):
+    return {"id": first, "first": first, "second": second, "label": label}
+
+
+TRAIN = [
+    pair("turn on the lamp in Nairobi", 0),
+    pair("what is the weather in Lisbon", 1),
+    pair("play the song Yesterday", 2),
+]
+
+
+def test_the_label_of_the_sentence_that_shares_most_is_copied():
+    german = [
+        pair("mach die Lampe in Nairobi an", 0),
+        pair("wie ist das Wetter in Lisbon", 1),
+        pair("spiel das Lied Yesterday", 2),
+    ]
+    assert string_copy_accuracy(TRAIN, {"de": german}) == {"de": 1.0}
+
+
+def test_without_shared_strings_the_first_row_is_copied():
+    rows = [pair("東京", 1), pair("大阪", 0)]
+    assert string_copy_accuracy(TRAIN, {"ja": rows}) == {"ja": 0.5}
+
+
+def test_the_training_rows_themselves_are_found_and_case_does_not_matter():
+    shouted = [pair(row["first"].upper(), row["label"]) for row in TRAIN]
+    assert string_copy_accuracy(TRAIN, {"en": TRAIN, "xx": shouted}) == {"en": 1.0, "xx": 1.0}
+
+
+def test_both_texts_of_a_pair_count_and_borders_are_kept():
+    train = [pair("alpha", 0, "beta"), pair("alphab", 1, "eta")]
+    assert string_copy_accuracy(train, {"en": train}) == {"en": 1.0}
+
+
+def test_labels_may_be_names_and_the_limit_counts_from_the_start():
+    train = [pair("red", "warm"), pair("blue", "cold")]
+    rows = [pair("blue", "cold")]
+    assert string_copy_accuracy(train, {"en": rows}) == {"en": 1.0}
+    assert string_copy_accuracy(train, {"en": rows}, limit=1) == {"en": 0.0}
+
+
+def test_long_vocabularies_and_batches():
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefgh", k=6)) for _ in range(300)]
+    train = [pair(" ".join(chance.sample(words, 5)), i % 2) for i in range(700)]
+    rows = [pair(row["first"] + " zz", row["label"]) for row in train]
+    assert string_copy_accuracy(train, {"xx": rows}) == {"xx": 1.0}
+
+
+def test_entailment_by_repetition_is_seen_in_the_overlap_alone():
+    def rows(words):
+        repeated = [pair(f"{w} is in {w}land", 0, f"{w} is in {w}land") for w in words]
+        other = [pair(f"{w} is in {w}land", 1, "nothing of it") for w in words]
+        return repeated + other
+
+    train, new = rows(["Oslo", "Rome", "Lima"]), rows(["Accra", "Quito", "Hanoi", "Delhi"])
+    assert pair_overlap_accuracy(train, {"en": new}, bins=2) == {"en": 1.0}
+    assert pair_overlap_accuracy(train, {"en": new[:4]}, bins=1) == {"en": 1.0}
+
+
+def test_bins_without_training_rows_predict_the_usual_label():
+    train = [pair("same", 1, "same")] * 3
+    rows = [pair("one", 1, "two"), pair("same", 1, "same")]
+    assert pair_overlap_accuracy(train, {"en": rows}) == {"en": 1.0}
+
+
+def test_tags_are_copied_by_form_and_unknown_forms_get_the_usual_tag():
+    train = [{"tokens": ["Paris", "is", "big", "."], "tags": [1, 0, 0, 0]}]
+    rows = [{"tokens": ["Paris", "ist", "Ulm", "."], "tags": [1, 0, 1, 0]}]
+    scores = tag_copy_scores(train, {"de": rows}, labels=["O", "B-LOC"])["de"]
+    assert scores["token_accuracy"] == 0.75
+    assert scores["seen"] == 0.5
+    assert (scores["precision"], scores["recall"]) == (1.0, 0.5)
+    assert tag_copy_scores(train, {"de": rows})["de"] == {"token_accuracy": 0.75, "seen": 0.5}
+
+
+def test_nothing_to_copy_or_to_score_is_refused():
+    with pytest.raises(BadRows, match="training"):
+        string_copy_accuracy([], {"de": TRAIN})
+    with pytest.raises(BadRows, match="de: no rows"):
+        string_copy_accuracy(TRAIN, {"de": []})
+    with pytest.raises(BadRows, match="two texts"):
+        pair_overlap_accuracy(TRAIN, {"de": TRAIN})
+    with pytest.raises(BadRows, match="training rows"):
+        tag_copy_scores([], {"de": []})
+    with pytest.raises(BadRows, match="de: no tokens"):
+        tag_copy_scores([{"tokens": ["a"], "tags": [0]}], {"de": []})
