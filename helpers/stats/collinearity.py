@@ -11,7 +11,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial import distance
 
 from helpers.errors import BadFit
-from helpers.stats import design, permutation
+from helpers.stats import permutation
 
 
 def dyadic_parts(
@@ -143,26 +143,3 @@ def _r2(y: np.ndarray, x: np.ndarray) -> float:
         return 0.0
     rest = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
     return 1 - float(rest @ rest) / float(y @ y)
-
-
-def reliability(first: pd.DataFrame, second: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Return how well two independent measurements agree.
-
-    Args:
-        first, second: one row per dyad (``intermediate``, ``target``) with the measures, from two
-            disjoint halves of the data or two seeds.
-        measures: columns of both.
-
-    Returns:
-        Indexed by measure: ``raw`` (Pearson over dyads) and ``dyadic`` (after row and column
-        effects: the one that limits a slope).
-    """
-    key = ["intermediate", "target"]
-    design.require(first, key)
-    both = first[[*key, *measures]].merge(second[[*key, *measures]], on=key, suffixes=("", "_2"))
-    out = {}
-    for name in measures:
-        pair = [name, f"{name}_2"]
-        parts = (both[pair].dropna(), dyadic_parts(both, pair))
-        out[name] = [float(np.corrcoef(part.to_numpy(float).T)[0, 1]) for part in parts]
-    return pd.DataFrame.from_dict(out, orient="index", columns=["raw", "dyadic"])

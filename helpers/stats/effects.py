@@ -117,21 +117,6 @@ def within_and_between(
     return out
 
 
-def disattenuated(slope: float, reliability: float) -> float:
-    """Return the slope a perfectly reliable measure would have had.
-
-    Args:
-        slope: slope on the standardised measure.
-        reliability: its reliability (correlation of two independent measurements), 0 to 1.
-
-    Returns:
-        The slope over the square root of the reliability; NaN where it is not above zero.
-
-    Source: Spearman, Am. J. Psychol. 15 (1904).
-    """
-    return slope / np.sqrt(reliability) if reliability > 0 else float("nan")
-
-
 def variance_shares(data: pd.DataFrame, outcome: str, random: Sequence[str]) -> pd.DataFrame:
     """Return how much each effect could explain at most: variance components without predictors.
 

@@ -244,7 +244,8 @@ def dyads(
         condition: rows of this condition count.
         english: whether English counts among the languages.
         similarity: measures per dyad, either wide (``intermediate``, ``target`` and one column per
-            measure) or long (``intermediate``, ``target``, ``measure``, ``value``).
+            measure) or long (``intermediate``, ``target``, ``measure``, ``value``), as
+            `helpers.similarity.measure` returns it; of its languages English is used.
         formats: format per task; default: the task facts.
 
     Returns:
@@ -340,8 +341,10 @@ def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFram
     for column in key:
         if column not in similarity.columns:
             raise unknown("column", column, map(str, similarity.columns))
-    wide = similarity
     long = {"measure", "value"} <= set(similarity.columns)
+    if long and "language" in similarity.columns:
+        similarity = similarity[similarity["language"] == "en"]
+    wide = similarity = similarity[similarity["target"].astype(str) != ""]
     if similarity.duplicated([*key, "measure"] if long else key).any():
         raise BadRows("the similarity table holds a dyad twice; keep one encoder and layer.")
     if long:

@@ -161,7 +161,7 @@ class Slopes:
         score: gradient, shape (terms + 1,).
         expected: expected information, shape (terms + 1, terms + 1).
         observed: observed information, same shape.
-        zpz: Z'PZ in units of the residual (Z'H^-1Z for ML), shape (levels, levels).
+        traces: Z'PZ in units of the residual (Z'H^-1Z for ML), shape (levels, levels).
         zpy: Z'Py in units of the residual, shape (levels,).
         zhx: Z'H^-1X, shape (levels, fixed).
         zhz: Z'H^-1Z, shape (levels, levels).
@@ -170,7 +170,7 @@ class Slopes:
     score: np.ndarray
     expected: np.ndarray
     observed: np.ndarray
-    zpz: np.ndarray
+    traces: np.ndarray
     zpy: np.ndarray
     zhx: np.ndarray
     zhz: np.ndarray
@@ -363,7 +363,10 @@ def _jump(slopes: Slopes, free: np.ndarray) -> tuple[np.ndarray, float]:
     if not free.any():
         return jump, 0.0
     info = slopes.expected[np.ix_(free, free)]
-    jump[free] = np.linalg.lstsq(info, slopes.score[free], rcond=None)[0]
+    try:
+        jump[free] = np.linalg.solve(info, slopes.score[free])
+    except np.linalg.LinAlgError:
+        jump[free] = np.linalg.lstsq(info, slopes.score[free], rcond=None)[0]
     return jump, float(0.5 * slopes.score[free] @ jump[free])
 
 

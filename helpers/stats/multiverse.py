@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import BadFit
-from helpers.stats import design, effects, permutation, reml
+from helpers.similarity.reliability import disattenuated
+from helpers.stats import design, permutation, reml
 from helpers.stats.gains import SCALES
 from helpers.stats.permutation import Grid
 
@@ -302,7 +303,8 @@ def all_measures(
         fixed: further fixed effects.
         random: random effects.
         within: format columns of the permutation companion.
-        reliability: reliability per measure (dyadic), for the disattenuated slope.
+        reliability: reliability per measure for the disattenuated slope; the one after task
+            effects are removed (``reliability_within`` of the similarity table) limits this slope.
         n, seed: relabellings of the companion.
 
     Returns:
@@ -332,7 +334,7 @@ def all_measures(
     known = pd.Series(dict(reliability or {}), dtype=float)
     table["reliability"] = known.reindex(table.index)
     table["slope_disattenuated"] = [
-        effects.disattenuated(s, r)
+        disattenuated(s, r) if 0 < r <= 1 else np.nan
         for s, r in zip(table["slope"], table["reliability"], strict=True)
     ]
     return table.rename_axis("measure")

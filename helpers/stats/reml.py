@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,7 @@ class Fit:
         levels: number of levels of each random effect.
         boundary: random effects whose variance was estimated at zero.
         notes: plain sentences about effects left out, zero variances and the independent check.
-        blups: predicted random effects: a table (blup, se) per effect, indexed by level.
-        r2: marginal (fixed effects) and conditional (fixed and random) share of variance.
-        residuals: what neither fixed nor random effects predict, shape (rows,).
+        model, peak, precision: the arrays behind the numbers.
     """
 
     table: pd.DataFrame
@@ -54,10 +53,6 @@ class Fit:
     levels: dict[str, int]
     boundary: tuple[str, ...]
     notes: tuple[str, ...]
-    blups: dict[str, pd.DataFrame]
-    r2: dict[str, float]
-    residuals: np.ndarray
-    covariance: pd.DataFrame
     model: Model = field(repr=False)
     peak: Peak = field(repr=False)
     precision: Precision = field(repr=False)
@@ -67,6 +62,31 @@ class Fit:
         if term not in self.table.index:
             raise unknown("fixed effect", term, self.table.index)
         return self.table.T[term]
+
+    @cached_property
+    def covariance(self) -> pd.DataFrame:
+        """Covariance of the fixed effects, as the standard errors are computed."""
+        names = self.table.index
+        return pd.DataFrame(self.precision.covariance, index=names, columns=names)
+
+    @cached_property
+    def blups(self) -> dict[str, pd.DataFrame]:
+        """Predicted random effects: a table (blup, se of its error) per effect, by level."""
+        return _blups(self.model, self.peak)
+
+    @cached_property
+    def residuals(self) -> np.ndarray:
+        """What neither fixed nor random effects predict, shape (rows,)."""
+        named = self.model.design
+        rest = named.y - named.x @ self.peak.state.beta
+        for term in named.terms:
+            rest = rest - self.blups[term.name]["blup"].to_numpy()[term.codes] * term.slope
+        return np.asarray(rest)
+
+    @cached_property
+    def r2(self) -> dict[str, float]:
+        """Marginal (fixed effects) and conditional (fixed and random) share of variance."""
+        return _r2(self.model, self.variances, self.peak.state.beta)
 
     def contrast(self, weights: dict[str, float]) -> pd.Series:
         """Return estimate, se, df, t, p, low, high of a weighted sum of fixed effects.
@@ -231,7 +251,6 @@ def _report(model: Model, peak: Peak, reml: bool, method: Method, note: str) -> 
     df = np.clip(precision.df, 1.0, model.cross.rows - len(names))
     boundary = tuple(n for n in model.names[:-1] if variances[n] <= 1e-8 * variances.sum())
     notes = [*model.design.notes, *map(_zero_note, boundary), note]
-    residuals, blups = _predicted(model, peak)
     return Fit(
         table=_table(names, peak.state.beta, se, df),
         variances=variances,
@@ -243,10 +262,6 @@ def _report(model: Model, peak: Peak, reml: bool, method: Method, note: str) -> 
         levels={t.name: len(t.levels) for t in model.design.terms},
         boundary=boundary,
         notes=tuple(n for n in notes if n),
-        blups=blups,
-        r2=_r2(model, variances, peak.state.beta),
-        residuals=residuals,
-        covariance=pd.DataFrame(precision.covariance, index=names, columns=names),
         model=model,
         peak=peak,
         precision=precision,
@@ -282,24 +297,19 @@ def _table(
     return pd.DataFrame(columns, index=pd.Index(names, name="term"))
 
 
-def _predicted(model: Model, peak: Peak) -> tuple[np.ndarray, dict[str, pd.DataFrame]]:
-    """Return residuals on the outcome's scale and the predicted random effects."""
+def _blups(model: Model, peak: Peak) -> dict[str, pd.DataFrame]:
+    """Return the predicted random effects with the standard errors of their errors."""
     cross, v = model.cross, peak.variances
     ratios = cross.spread(v[:-1] / v[-1])
     u = ratios * peak.slopes.zpy
-    zpz = likelihood.derivatives(cross, peak.state, v, reml=True).zpz
-    spread = v[-1] * (ratios - ratios**2 * np.diag(zpz))
-    named = model.design
-    rest = named.y - named.x @ peak.state.beta
-    blups = {}
-    for k, term in enumerate(named.terms):
+    zpz = likelihood.derivatives(cross, peak.state, v, reml=True).traces
+    se = np.sqrt(np.maximum(v[-1] * (ratios - ratios**2 * np.diag(zpz)), 0))
+    out = {}
+    for k, term in enumerate(model.design.terms):
         part = slice(cross.starts[k], cross.starts[k + 1])
-        rest = rest - u[part][term.codes] * term.slope
-        se = np.sqrt(np.maximum(spread[part], 0))
-        blups[term.name] = pd.DataFrame(
-            {"blup": u[part], "se": se}, index=pd.Index(term.levels, name=term.name)
-        )
-    return rest, blups
+        index = pd.Index(term.levels, name=term.name)
+        out[term.name] = pd.DataFrame({"blup": u[part], "se": se[part]}, index=index)
+    return out
 
 
 def _r2(model: Model, variances: pd.Series, beta: np.ndarray) -> dict[str, float]:

@@ -28,7 +28,7 @@ def test_a_stored_batch_is_what_the_code_gives(name, slope):
     _, _, draw, _ = cells[name, slope]
     new = calibration.batch(name, slope, 0, draw, calibration.final_answers)
     both = old.merge(new, on="method", suffixes=("", "_new"))
-    assert set(both["method"]) == {calibration.FINAL, calibration.COMPANION}
+    assert set(both["method"]) >= {calibration.FINAL, calibration.COMPANION}
     for column in COUNTS:
         assert both[column].to_numpy() == pytest.approx(both[f"{column}_new"].to_numpy(), abs=1)
     assert both["sum_estimate"].to_numpy() == pytest.approx(

@@ -78,20 +78,6 @@ def test_commonality_parts_of_three_measures_sum_to_r2():
         collinearity.commonality(data, "gain", [])
 
 
-def test_reliability_of_target_dominated_measures():
-    data = measures()
-    rng = np.random.default_rng(1)
-    a, b = (
-        data[["intermediate", "target"]].assign(m=10 * data["target"] + rng.normal(size=56))
-        for _ in range(2)
-    )
-    found = collinearity.reliability(a, b, ["m"])
-    assert found.loc["m", "raw"] > 0.99
-    assert abs(found.loc["m", "dyadic"]) < 0.4
-    same = collinearity.reliability(a, a, ["m"])
-    assert same.to_numpy() == pytest.approx(np.ones((1, 2)))
-
-
 def test_refusals():
     data = measures().assign(size=lambda d: d["intermediate"] * 1.0)
     with pytest.raises(BadFit, match="'size' belong to single tasks"):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from helpers.errors import BadFit
@@ -54,18 +53,6 @@ def test_within_and_between_adds_up_and_is_free_of_task_means():
 
     by_hand = smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit()
     assert fixed == pytest.approx(by_hand.params["similarity"], rel=0.02)
-
-
-def test_disattenuation_undoes_noise_in_a_measure():
-    rng = np.random.default_rng(3)
-    true = rng.normal(size=20000)
-    gain = 0.7 * true + rng.normal(size=true.size)
-    noisy = true + 0.8 * rng.normal(size=true.size)
-    again = true + 0.8 * rng.normal(size=true.size)
-    reliability = np.corrcoef(noisy, again)[0, 1]
-    slope = stats.linregress((noisy - noisy.mean()) / noisy.std(), gain).slope
-    assert effects.disattenuated(slope, reliability) == pytest.approx(0.7, abs=0.03)
-    assert np.isnan(effects.disattenuated(1.0, 0.0))
 
 
 def test_variance_shares_sum_to_one():

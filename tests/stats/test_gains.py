@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from helpers.errors import BadRows, UnknownName
 from helpers.stats import gains as g
@@ -110,18 +111,20 @@ def test_headroom_comes_from_other_baseline_seeds():
 def test_the_same_baseline_on_both_sides_makes_a_slope_out_of_noise():
     """Regressing gain on its own baseline rejects a true null; the split does not."""
     rng = np.random.default_rng(0)
-    rejected = {False: 0, True: 0}
-    from scipy import stats
-
-    for _ in range(60):
-        table = scores(("a",), tuple(f"t{k:02d}" for k in range(30)), ("de",), 1, 2)
-        true = table["target"].map({f"t{k:02d}": 0.6 + 0.05 * rng.normal() for k in range(30)})
-        table["value"] = true + 0.03 * rng.normal(size=len(table))
-        split = g.gains(table, headroom=True)
-        rejected[True] += stats.linregress(split["headroom"], split["gain"]).pvalue < 0.05
-        rejected[False] += stats.linregress(split["baseline"], split["gain"]).pvalue < 0.05
-    assert rejected[False] > 15
-    assert rejected[True] <= 8
+    targets = tuple(f"t{k:02d}" for k in range(30))
+    one = scores(("a",), targets, ("de",), 1, 2)
+    tables = []
+    for k in range(60):  # encoders as independent replicates
+        true = one["target"].map(dict(zip(targets, 0.6 + 0.05 * rng.normal(size=30), strict=True)))
+        noisy = true + 0.03 * rng.normal(size=len(one))
+        tables.append(one.assign(value=noisy, encoder=f"e{k}"))
+    found = g.gains(pd.concat(tables), headroom=True)
+    p = found.groupby("encoder")[["headroom", "baseline", "gain"]].apply(
+        lambda d: [stats.linregress(d[c], d["gain"]).pvalue for c in ("baseline", "headroom")]
+    )
+    same, split = (np.array(p.tolist()) < 0.05).sum(0)
+    assert same > 15
+    assert split <= 8
 
 
 def test_flags_come_from_the_task_facts():
@@ -232,6 +235,15 @@ def test_similarity_joins_wide_or_long():
     pd.testing.assert_frame_equal(first, second)
     assert first["cosine"].isna().sum() == 1  # nothing is imputed
     assert g.measures_of(first) == ["cosine"]
+    per_language = pd.concat(
+        [
+            long.assign(language="en"),
+            long.assign(language="de", value=9.0),  # a measure on another language's rows
+            long.assign(language="en", target="", measure="drift"),  # of an intermediate alone
+        ]
+    )
+    third = g.dyads(found, formats=FORMATS, similarity=per_language)
+    pd.testing.assert_frame_equal(first, third)
     with pytest.raises(BadRows, match="twice"):
         g.dyads(found, formats=FORMATS, similarity=pd.concat([wide, wide]))
     with pytest.raises(BadRows, match="check task names"):

@@ -6,10 +6,13 @@ from helpers.errors import BadRows, UnknownName
 from helpers.stats import gains, noise
 from tests.stats.tables import scores
 
+FORMATS = {"a": "pair", "b": "pair", "x": "pair", "y": "pair"}
+MANY = tuple(f"t{k:03d}" for k in range(160))  # targets as independent replicates
 
-def simulated(rng, seeds=3, baselines=6, sd=0.02, languages=("de", "fr", "es")):
+
+def simulated(rng, seeds=3, baselines=6, sd=0.02, targets=("x", "y")):
     """Runs whose seed noise is shared by their languages; true gains are 3 and 5 points."""
-    table = scores(languages=languages, seeds=seeds, baseline_seeds=baselines)
+    table = scores(("a", "b"), targets, ("de", "fr", "es"), seeds, baselines)
     true = table["intermediate"].map({"": 0.5, "a": 0.53, "b": 0.55}).to_numpy()
     runs = table["run"].unique()
     shared = table["run"].map(dict(zip(runs, sd * rng.normal(size=runs.size), strict=True)))
@@ -26,21 +29,15 @@ def test_bootstrap_standard_error_is_that_of_a_difference_of_means():
     assert row["se"] == pytest.approx(np.sqrt(sum(parts)), rel=0.03)
     assert row["df"] == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 5))
     assert row["gain"] == pytest.approx(wide["a"].mean() - wide[""].mean())
-    dyads = gains.dyads(
-        gains.gains(table), formats={"a": "pair", "b": "pair", "x": "pair", "y": "pair"}
-    )
+    dyads = gains.dyads(gains.gains(table), formats=FORMATS)
     same = dyads.merge(found, on=["intermediate", "target"])
     assert same["gain_x"].to_numpy() == pytest.approx(same["gain_y"].to_numpy())
 
 
 def test_bootstrap_intervals_cover():
-    rng = np.random.default_rng(2)
-    inside = []
-    for _ in range(80):
-        found = noise.bootstrap(simulated(rng), draws=300)
-        truth = found["intermediate"].map({"a": 3.0, "b": 5.0})
-        inside.append(truth.between(found["low"], found["high"]).mean())
-    assert 0.90 <= np.mean(inside) <= 0.99
+    found = noise.bootstrap(simulated(np.random.default_rng(2), targets=MANY), draws=300)
+    truth = found["intermediate"].map({"a": 3.0, "b": 5.0})
+    assert 0.90 <= truth.between(found["low"], found["high"]).mean() <= 0.99
 
 
 def test_resampling_languages_widens_where_languages_differ():
@@ -65,8 +62,7 @@ def test_one_seed_has_no_interval():
 
 def test_sampling_covariance_shares_the_baseline():
     table = simulated(np.random.default_rng(4))
-    formats = {"a": "pair", "b": "pair", "x": "pair", "y": "pair"}
-    dyads = gains.dyads(gains.gains(table), formats=formats)
+    dyads = gains.dyads(gains.gains(table), formats=FORMATS)
     found = noise.sampling_covariance(table, dyads)
     runs = 100 * table.groupby(["target", "intermediate", "seed"])["value"].mean()
     x = dyads.index[dyads["target"] == "x"]
@@ -79,20 +75,16 @@ def test_sampling_covariance_shares_the_baseline():
 
 
 def test_gains_of_one_target_correlate_one_half_with_equal_seeds():
-    rng = np.random.default_rng(5)
-    formats = {"a": "pair", "b": "pair", "x": "pair", "y": "pair"}
-    pairs = []
-    for _ in range(150):
-        table = simulated(rng, seeds=3, baselines=3)
-        d = gains.dyads(gains.gains(table), formats=formats).set_index(["target", "intermediate"])
-        pairs.append(d.loc["x", "gain"].to_numpy())
-    assert np.corrcoef(np.array(pairs).T)[0, 1] == pytest.approx(0.5, abs=0.15)
+    table = simulated(np.random.default_rng(5), baselines=3, targets=MANY)
+    formats = FORMATS | dict.fromkeys(MANY, "pair")
+    dyads = gains.dyads(gains.gains(table), formats=formats)
+    wide = dyads.pivot(index="target", columns="intermediate", values="gain")
+    assert np.corrcoef(wide.to_numpy().T)[0, 1] == pytest.approx(0.5, abs=0.15)
 
 
 def test_refusals():
     table = simulated(np.random.default_rng(6))
-    formats = {"a": "pair", "b": "pair", "x": "pair", "y": "pair"}
-    dyads = gains.dyads(gains.gains(table), formats=formats)
+    dyads = gains.dyads(gains.gains(table), formats=FORMATS)
     with pytest.raises(UnknownName):
         noise.bootstrap(table, over="rows")
     with pytest.raises(BadRows, match="differ in their languages"):
