@@ -1,0 +1,166 @@
+"""The grid on a real SLURM of two nodes: a node dies, the driver dies, a job fails once.
+
+``make test-slurm`` installs and starts the cluster; elsewhere these tests are skipped by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import execution, study
+from helpers.resuming import missing
+from helpers.store import Store
+from tests.engines import fake
+
+CLUSTER = os.environ.get("TRANSFER_TEST_SLURM", "")
+COLUMNS = ["run", "language", "seed", "value", "status"]
+SHAPE = {"intermediates": 4, "targets": 2}
+pytestmark = [
+    pytest.mark.skipif(not CLUSTER, reason="SLURM is not started here: make test-slurm"),
+    pytest.mark.timeout(580),
+]
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that both nodes and this process see."""
+    path = Path(CLUSTER) / f"test-{time.time_ns()}"
+    path.mkdir()
+    monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
+    monkeypatch.setenv("FAKE_TRACE", str(path / "trace"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    execution._worker.cache_clear()
+    return path
+
+
+@pytest.fixture
+def expected(folder: Path) -> pd.DataFrame:
+    scores = study.run(fake.make_plan(**SHAPE), store=Store(folder / "one"), progress=False)
+    (folder / "trace").unlink()
+    return scores[COLUMNS]
+
+
+def ended() -> list[str]:
+    return [entry[1] for entry in fake.trace() if entry[0] == "end"]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert what()
+
+
+def on_slurm(store: Store) -> pd.DataFrame:
+    extra = ["--seconds-between-status-checks", "3", "--latency-wait", "5"]
+    return study.run(
+        fake.make_plan(**SHAPE), store=store, engine="slurm", progress=False, extra=extra
+    )[COLUMNS]
+
+
+DRIVER = (
+    "import sys\n"
+    "from helpers.store import Store\n"
+    "from tests.slurm.test_slurm import on_slurm\n"
+    "on_slurm(Store(sys.argv[1]))\n"
+)
+
+
+@contextmanager
+def driver(store: Store) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.folder)])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def check(store: Store, scores: pd.DataFrame, expected: pd.DataFrame, repeated: int = 0) -> None:
+    """Nothing is lost, nothing is doubled, and the scores are those of one process."""
+    plan = fake.make_plan(**SHAPE)
+    assert missing(plan, store, keep=True) == []
+    pd.testing.assert_frame_equal(scores, expected)
+    assert set(store.index()["run"]) == set(plan.runs["run"])
+    assert set(ended()) == set(plan.runs["run"])
+    assert len(ended()) <= len(plan) + repeated
+
+
+def test_the_scores_are_those_of_one_process_though_a_job_fails_once(
+    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAIL_ONCE", str(folder / "failed-once"))
+    store = Store(folder / "store")
+    check(store, on_slurm(store), expected)
+    assert (folder / "failed-once").exists()
+
+
+def test_the_driver_is_killed_and_started_again(
+    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.3")
+    store = Store(folder / "store")
+    with driver(store):
+        wait_for(lambda: len(ended()) >= 2)
+    # Jobs of the first driver go on; those of the second wait for what they hold.
+    check(store, on_slurm(store), expected)
+
+
+def test_a_node_dies_with_its_job(
+    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Path(CLUSTER)
+    if shutil.which("slurmd") is None or not (cluster / "slurmd-n2.pid").exists():
+        pytest.skip("this cluster is not ours to damage")
+    monkeypatch.setenv("FAKE_STEP", "0.4")
+    store = Store(folder / "store")
+    with driver(store) as process:
+        wait_for(lambda: len({entry[3] for entry in fake.trace()}) >= 2)
+        assert kill_node(cluster), "no step was running on the node"
+        time.sleep(15)  # SLURM notices, and puts the job back into the queue
+        subprocess.run(["slurmd", "-N", "n2"], check=True)
+        assert process.wait(400) == 0
+    scores = study.stored(fake.make_plan(**SHAPE), store)[COLUMNS]
+    check(store, scores, expected, repeated=1)
+
+
+def kill_node(cluster: Path) -> int:
+    """Kill everything that belongs to node n2, as a power cut would; return how much that was."""
+    daemon = int((cluster / "slurmd-n2.pid").read_text())
+    steps = [
+        pid
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if "SLURMD_NODENAME=n2\0" in read(f"/proc/{pid}/environ") or is_step(pid, "n2")
+    ]
+    os.kill(daemon, signal.SIGKILL)
+    killed = 0
+    for pid in steps:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+        except ProcessLookupError:
+            continue
+    return killed
+
+
+def is_step(pid: int, node: str) -> bool:
+    """Return whether a process is the daemon of a job step on a node."""
+    return "slurmstepd" in read(f"/proc/{pid}/comm") and node in read(f"/proc/{pid}/environ")
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
