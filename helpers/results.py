@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from helpers import study
+from helpers.errors import BadRecord, MissingData, unknown
 from helpers.profiles import PROFILES
 from helpers.store import read_export
 
+if TYPE_CHECKING:
+    from helpers.encoders import Encoder
+
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
+SIMILARITY = FOLDER.parent / "similarity"
+# What a study has at hand: texts, formats, labels, and the encoders its intermediate stages left.
+MEASURES = (
+    "text_embedding", "text_embedding_raw", "text_embedding_whitened", "token_similarity", "tfidf",
+    "vocabulary_overlap", "mmd", "same_inputs", "label_names", "label_entropy", "label_count",
+    "leep", "logme", "h_score", "transrate", "linear_probe",
+)  # fmt: skip
 
 
 def committed(folder: Path = FOLDER) -> list[str]:
@@ -42,3 +56,81 @@ def load(
     if file.exists() and mode != "always":
         return read_export(file)
     return study.run(study.plan(profile, seeds=seeds), mode, progress=progress)
+
+
+def similarities(
+    profile: str,
+    measures: Sequence[str] = MEASURES,
+    *,
+    mode: str = "missing",
+    progress: bool = True,
+    folder: Path = SIMILARITY,
+) -> pd.DataFrame:
+    """Return the similarity of the tasks of a profile, one row per dyad and measure.
+
+    Args:
+        profile: as in `load`. A table that is committed as ``<folder>/<profile>.csv`` is read, with
+            whatever measures it holds; otherwise they are measured here, with the profile's encoder
+            and the intermediate stages that the store holds, and kept value by value.
+        measures: names of measures to take where there is no committed table.
+        mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored; ``"always"`` computes
+            all, without reading a committed table.
+        progress: whether to count values while they are measured.
+        folder: where committed tables are; to commit one, write it there with ``to_csv(index=False)``.
+
+    Returns:
+        The columns of ``helpers.similarity.COLUMNS``. A value that does not exist, such as one that
+        needs labels of a task without any, is NaN with its reason.
+
+    Raises:
+        UnknownName: no such profile, measure or mode.
+        BadRecord: a committed table that lacks columns.
+        BadPlan: data or the encoder of the profile are missing.
+    """
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    file = folder / f"{profile}.csv"
+    if file.exists() and mode != "always":
+        return _read(file)
+    from helpers import encoders, similarity
+
+    chosen = PROFILES[profile]
+    encoder = encoders.load(chosen.encoder)
+    return similarity.measure(
+        (chosen.intermediates, chosen.targets),
+        measures,
+        encoder,
+        checkpoints=_stages(encoder),
+        seeds=tuple(range(min(chosen.seeds, 2))),
+        mode=mode,  # type: ignore[arg-type]
+        progress=_count if progress else None,
+    )
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """Read a committed table; an empty text stays a text."""
+    from helpers.similarity.measure import COLUMNS
+
+    table = pd.read_csv(file)
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise BadRecord(
+            f"{file} lacks the columns {', '.join(missing)}; measure and write it again."
+        )
+    texts = ["target", "status", "reason", "record"]
+    return table[list(COLUMNS)].fillna(dict.fromkeys(texts, ""))
+
+
+def _stages(encoder: Encoder) -> Any:
+    """Return the intermediate stages in the store, or nothing: measures then say what they lack."""
+    from helpers.similarity import checkpoints
+
+    try:
+        return checkpoints.from_store(encoder)
+    except MissingData:
+        return None
+
+
+def _count(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{done:,} of {total:,} similarities", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,49 @@
+"""Chapters read committed tables where there are any, and measure otherwise."""
+
+import pandas as pd
+import pytest
+
+from helpers import results, similarity
+from helpers.errors import BadRecord, UnknownName
+
+MEASURES = ("token_similarity", "label_count")
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    return results.similarities("tiny", MEASURES, progress=False, folder=tmp_path)
+
+
+def test_similarities_are_measured_over_the_dyads_of_a_profile(measured):
+    assert list(measured.columns) == list(similarity.COLUMNS)
+    assert len(measured) == 2 * 3 * len(MEASURES)
+    assert set(measured["status"]) == {"done", "undefined"}  # retrieval has no labels to count
+
+
+def test_what_was_measured_is_not_measured_again(measured, tmp_path):
+    again = results.similarities("tiny", MEASURES, mode="stored", progress=False, folder=tmp_path)
+    pd.testing.assert_frame_equal(again, measured)
+
+
+def test_without_stages_in_the_store_measures_say_what_they_lack(measured, tmp_path):
+    table = results.similarities("tiny", ["logme"], progress=False, folder=tmp_path)
+    assert table["reason"].str.contains("no encoder fine-tuned on toy-same").any()
+    assert table["value"].isna().all()
+
+
+def test_a_committed_table_is_read_as_it_was_written(measured, tmp_path):
+    marked = measured.assign(value=0.25)
+    marked.to_csv(tmp_path / "tiny.csv", index=False)
+    read = results.similarities("tiny", progress=False, folder=tmp_path)
+    pd.testing.assert_frame_equal(read, marked, check_dtype=False)
+    anew = results.similarities("tiny", MEASURES, mode="always", progress=False, folder=tmp_path)
+    assert not anew["value"].eq(0.25).any()
+
+
+def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, tmp_path):
+    measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
+    with pytest.raises(BadRecord, match="lacks the columns family"):
+        results.similarities("tiny", folder=tmp_path)
+    with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
+        results.similarities("tinny")
