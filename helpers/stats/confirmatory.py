@@ -52,6 +52,7 @@ def confirm(
     *,
     measure: str = PRIMARY,
     distance: str = DISTANCE,
+    controls: pd.DataFrame | None = None,
     n: int = 9999,
     seed: int = 0,
 ) -> Confirmatory:
@@ -64,6 +65,7 @@ def confirm(
             other conditions are left out here.
         measure: the primary similarity.
         distance: language column of H3.
+        controls: what `multiverse.controls` returned; if one failed, every verdict is withheld.
         n: relabellings.
         seed: random seed of the relabellings.
 
@@ -88,6 +90,9 @@ def confirm(
     table = pd.DataFrame({name: row for name, (row, _) in answers.items()}).T
     table.insert(0, "question", pd.Series(questions))
     table["verdict"] = _verdicts(table)
+    if controls is not None and not controls["passed"].all():
+        failed = ", ".join(controls.loc[~controls["passed"], "measure"])
+        table["verdict"] = f"withheld: the control {failed} failed"
     first = answers["H1"][1]
     return Confirmatory(
         table.rename_axis("hypothesis"),

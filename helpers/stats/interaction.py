@@ -113,8 +113,8 @@ def by_language(
 
     Returns:
         Indexed by language: slope (common slope plus the language's predicted deviation), se (of
-        that sum, both counted as independent), deviation; ordered by slope. With no spread between
-        languages every slope is the common one.
+        the prediction error), deviation; ordered by slope. With no spread between languages every
+        slope is the common one.
 
     Raises:
         BadFit: the rows do not carry the model.
@@ -122,16 +122,24 @@ def by_language(
     rows = design.standardise(data, [predictor])
     effects = [*random, "language", "target:language", f"{predictor}|language"]
     fit = reml.crossed_reml(rows, outcome, [predictor], effects, check=False)
-    common = fit[predictor]
     term = f"{predictor}|language"
-    languages = sorted(rows["language"].astype(str).unique())
-    zero = pd.DataFrame({"blup": 0.0, "se": 0.0}, index=languages)
-    own = fit.blups.get(term, zero)
-    table = pd.DataFrame(
-        {
-            "slope": common["estimate"] + own["blup"],
-            "se": np.hypot(common["se"], own["se"]),
-            "deviation": own["blup"],
-        }
-    )
+    common = fit[predictor]["estimate"]
+    if term in fit.blups:
+        own, se = fit.blups[term]["blup"], _slope_errors(fit, term, predictor)
+    else:
+        own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
+        se = np.full(len(own), fit[predictor]["se"])
+    table = pd.DataFrame({"slope": common + own, "se": se, "deviation": own})
     return table.rename_axis("language").sort_values("slope")
+
+
+def _slope_errors(fit: reml.Fit, term: str, predictor: str) -> np.ndarray:
+    """Return the standard error of the common slope plus each level's deviation."""
+    cross, v, slopes = fit.model.cross, fit.peak.variances, fit.peak.slopes
+    k = [t.name for t in fit.model.design.terms].index(term)
+    part = slice(cross.starts[k], cross.starts[k + 1])
+    ratio = v[k] / v[-1]
+    column = np.eye(len(fit.table))[fit.model.design.names.index(predictor)]
+    left = column - ratio * slopes.zhx[part]
+    by_fixed = np.einsum("li,li->l", left, np.linalg.solve(fit.peak.state.info, left.T).T)
+    return np.sqrt(v[k] + v[-1] * (by_fixed - ratio**2 * np.diag(slopes.zhz)[part]))

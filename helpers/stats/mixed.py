@@ -93,8 +93,8 @@ def _search(named: Design, reml: bool) -> Mixed:
     if not named.terms:
         raise BadFit("no random effect can be estimated, so there is no mixed model to fit.")
     best, found = None, ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # judged by the likelihood reached, not by warnings
+    with warnings.catch_warnings(record=True):  # judged by the likelihood reached, not by warnings
+        warnings.simplefilter("always")
         for search in SEARCHES:
             try:
                 result = _model(named).fit(reml=reml, method=search)
@@ -147,7 +147,10 @@ def confirm(named: Design, cross: Cross, peak: Peak, reml: bool) -> str:
     """
     if not named.terms:
         return ""
-    theirs = _search(named, reml)
+    try:
+        theirs = _search(named, reml)
+    except BadFit:
+        return "could not be compared: statsmodels' MixedLM failed on this table."
     gap = theirs.loglik - peak.loglik
     if gap > TOLERANCE:
         raise BadFit(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, permutation, reml, scenarios
+from helpers.stats import confirmatory, multiverse, permutation, reml, scenarios
 
 
 def dyads(slope, seed=0, name="blocks half"):
@@ -75,6 +75,14 @@ def test_what_cannot_be_tested_is_said():
     few = few[few["language"] < "l03"]
     found = confirmatory.confirm(dyads(1.0), few, n=99)
     assert any("H3 was not tested" in note for note in found.notes)
+
+
+def test_a_failed_control_withholds_every_verdict():
+    controls = multiverse.controls(
+        dyads(1.0).assign(random=lambda d: d["text_embedding"]), ["random"], ["text_embedding"]
+    )
+    found = confirmatory.confirm(dyads(1.0), controls=controls, n=99)
+    assert found.table["verdict"].str.startswith("withheld: the control random").all()
 
 
 def test_refusals():

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from helpers.errors import BadFit
-from helpers.stats import interaction, scenarios
+from helpers.stats import design, interaction, prediction, reml, scenarios
 
 RANDOM = ["intermediate", "target", "block"]
 
@@ -72,6 +72,22 @@ def test_by_language_pools_towards_the_common_slope():
         if len(g) >= 5
     }
     assert found["slope"].std() < pd.Series(raw).std()
+
+
+def test_errors_of_language_slopes_are_those_of_the_forecasts():
+    data = rows(0.5, 0.0, 4)
+    rng = np.random.default_rng(4)
+    own = {name: 0.8 * rng.normal() for name in data["language"].unique()}
+    data["gain"] += data["language"].map(own) * data["similarity"]
+    found = interaction.by_language(data, "similarity")
+    scaled = design.standardise(data, ["similarity"])
+    effects = [*RANDOM, "intermediate:target", "language", "target:language", "similarity|language"]
+    fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects, check=False)
+    two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
+    covariance = prediction.forecast(fit, two, ["similarity"]).covariance
+    one = np.array([1.0, -1.0])
+    variance = one @ covariance @ one - 2 * fit.variances["residual"]
+    assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))
 
 
 def test_a_missing_distance_is_refused():

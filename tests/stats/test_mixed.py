@@ -70,16 +70,27 @@ def test_a_mixedlm_that_stops_short_is_named(monkeypatch):
     whole = mixed._search(named, True)
     # what the default search of statsmodels does near zero variances: it stops early
     worse = whole.variances * np.array([3.0, 0.3, 1.0, 1.0])
-    result = whole.result
-    monkeypatch.setattr(result, "_x", None, raising=False)
     state = mixed.likelihood.solve(cross, worse.to_numpy()[:-1] / worse.iloc[-1])
     value = mixed.likelihood.loglik(cross, state, worse.iloc[-1], True)
     table = whole.table.assign(
         estimate=state.beta, se=np.sqrt(worse.iloc[-1] * np.diag(np.linalg.inv(state.info)))
     )
-    early = mixed.Mixed(table, worse, value, "bfgs", result)
+    early = mixed.Mixed(table, worse, value, "bfgs", whole.result)
     monkeypatch.setattr(mixed, "_search", lambda named, reml: early)
     assert "stopped" in mixed.confirm(named, cross, peak, True)
+
+
+def test_a_mixedlm_that_fails_is_named(monkeypatch):
+    named, cross, peak = _peak(crossed(9, 8, seed=6))
+
+    class Broken:
+        def fit(self, **settings):
+            raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(mixed, "_model", lambda named: Broken())
+    assert "could not be compared" in mixed.confirm(named, cross, peak, True)
+    with pytest.raises(BadFit, match="every search"):
+        mixed.mixedlm(crossed(9, 8, seed=6), "gain", ["similarity"], THREE)
 
 
 def test_no_random_effect_is_a_sentence():
