@@ -1,0 +1,322 @@
+"""How far published-style scores move when one rule of scoring is missed, measured on real rows.
+
+Run: TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m benchmarks.traps [name ...]
+
+Every trap scores the same predictions twice: as the official code does, and as somebody who fell
+into the trap would. The table ``data/results/traps.csv`` is what the book reads. Rows are those of
+the folder, which may hold only a part of a data set: the differences are meant, not the levels.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers import data, encoders, evaluation, metrics, mining, sources, tasks
+from helpers.provenance import provenance
+from helpers.settings import Settings
+from helpers.tasks import Source
+from helpers.training import Tuned, fine_tune
+
+PATH = Path(__file__).resolve().parent.parent / "data" / "results" / "traps.csv"
+COLUMNS = ("trap", "task", "language", "rule", "official", "metric", "value", "n", "reader")
+OFFICIAL, READER_UD = "seqeval-0.0.12", "bundled encoder, 1,500 English sentences, 2 epochs"
+SENTENCES = 200  # per language; enough for differences of whole points
+TATOEBA = ("de", "fr", "ru", "zh", "sw", "ta", "te", "jv")
+# MLQA's rules exist for these of XQuAD's languages.
+SHARED = ("en", "es", "de", "ar", "hi", "vi", "zh")
+UNSPACED = ("th", "zh")
+
+Entry = dict[str, Any]
+
+
+def entry(facts: Entry, rule: str, official: bool, metric: str, value: float) -> Entry:
+    """Return one row of the table."""
+    return facts | {"rule": rule, "official": official, "metric": metric, "value": float(value)}
+
+
+# Tags
+
+
+def pos_readings(
+    given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], facts: Entry
+) -> list[Entry]:
+    """Score the same tags in every way that has been called F1 or accuracy of parts of speech."""
+    rows = []
+    for variant in metrics.VARIANTS:
+        value = metrics.span_f1(given, gold, variant=variant)
+        rows.append(entry(facts, variant, variant == OFFICIAL, "f1", value["f1"]))
+    return rows
+
+
+def pos() -> list[Entry]:
+    """UD POS in every language at hand: one model, three readings of its tags."""
+    task = tasks.get("udpos")
+    settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
+    tuned = fine_tune(_encoder(), [task], settings, 0)
+    rows = []
+    for part in evaluation.predict(tuned, task, _languages("udpos"), rows=SENTENCES):
+        gold = _named([row["tags"] for row in part.rows], task.labels)
+        facts = _facts("pos_reading", task.name, part.language, len(gold), READER_UD)
+        rows += pos_readings(_named(part.predictions, task.labels), gold, facts)
+    return rows
+
+
+def _named(tags: Sequence[Sequence[int]], labels: Sequence[str]) -> list[list[str]]:
+    return [[labels[int(tag)] for tag in sentence] for sentence in tags]
+
+
+# Mined pairs
+
+
+def bucc() -> list[Entry]:
+    """BUCC: mined from whole corpora, against what is easier to get and easier to do."""
+    task = tasks.get("bucc2018")
+    return [row for code in _languages("bucc2018") for row in _bucc(task, code)]
+
+
+def _bucc(task: tasks.Task, language: str) -> list[Entry]:
+    sides = {split: data.rows(task, language, split) for split in ("dev", "test")}
+    vectors = {split: _vectors(task, language, split) for split in sides}
+    gold = {split: gold_pairs(rows) for split, rows in sides.items()}
+    facts = _facts("bucc_pool", task.name, language, len(gold["test"]), "bundled encoder")
+    rows = []
+    for pool, keep in (("whole corpora", None), ("gold pairs only", gold)):
+        pairs = {
+            split: mined(sides[split], vectors[split], keep and keep[split]) for split in sides
+        }
+        for tuned_on in ("dev", "test"):
+            threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on])
+            kept = mining.apply_threshold(pairs["test"], threshold)
+            value = metrics.pair_f1(kept, gold["test"])["f1"]
+            rule = f"{pool}, threshold tuned on {tuned_on}"
+            rows.append(entry(facts, rule, keep is None and tuned_on == "dev", "f1", value))
+    return rows
+
+
+def gold_pairs(rows: Iterable[Entry]) -> list[tuple[str, str]]:
+    """Return the right pairs of ids."""
+    return [(row["id"], other) for row in rows if row["side"] == "query" for other in row["gold"]]
+
+
+def mined(
+    rows: Iterable[Entry], vectors: np.ndarray, only: Iterable[tuple[str, str]] | None
+) -> pd.DataFrame:
+    """Mine pairs by margin; ``only``: from sentences that belong to one of these pairs."""
+    wanted = {name for pair in only for name in pair} if only is not None else None
+    parts = []
+    for side in ("query", "candidate"):
+        places = [
+            (place, row)
+            for place, row in enumerate(rows)
+            if row["side"] == side and (wanted is None or row["id"] in wanted)
+        ]
+        parts.append((vectors[[p for p, _ in places]], [r["text"] for _, r in places], places))
+    ids = [[row["id"] for _, row in places] for *_, places in parts]
+    return mining.mine_texts(parts[0][0], parts[1][0], parts[0][1], parts[1][1], *ids)
+
+
+# Nearest translations
+
+
+def tatoeba() -> list[Entry]:
+    """Tatoeba: English asks, the foreign side asks, and equal sentences count as equal."""
+    task = tasks.get("tatoeba")
+    rows = []
+    for language in TATOEBA:
+        facts = _facts("tatoeba_direction", task.name, language, 0, "bundled encoder")
+        found = data.rows(task, language, "test")
+        rows += directions(list(found), _vectors(task, language, "test"), facts)
+    return rows
+
+
+def directions(rows: Sequence[Entry], vectors: np.ndarray, facts: Entry) -> list[Entry]:
+    """Return top-1 accuracy both ways, and with every equal right sentence accepted.
+
+    Args:
+        rows: queries and candidates; the n-th query is answered by the n-th candidate.
+        vectors: one per row.
+        facts: columns that all entries share.
+    """
+    sides = [
+        [place for place, row in enumerate(rows) if row["side"] == side]
+        for side in ("query", "candidate")
+    ]
+    texts = [[rows[place]["text"] for place in side] for side in sides]
+    hits = {}
+    for name, one, other in (("English asks", 0, 1), ("the foreign side asks", 1, 0)):
+        best = mining.nearest(vectors[sides[one]], vectors[sides[other]], k=1).index[:, 0]
+        hits[name] = best == np.arange(len(best))
+        if name == "English asks":
+            alike = [texts[1][b] == texts[1][i] for i, b in enumerate(best)]
+            hits["English asks, equal sentences accepted"] = np.array(alike)
+    facts = facts | {"n": len(sides[0])}
+    return [
+        entry(facts, rule, rule == "English asks", "accuracy", right.mean())
+        for rule, right in hits.items()
+    ]
+
+
+# Answers
+
+
+def offsets() -> list[Entry]:
+    """XQuAD: a perfect reader, scored against answers cut out at the published offsets."""
+    rows = []
+    for language in _languages("xquad"):
+        facts = _facts("offsets", "xquad", language, 0, "perfect reader")
+        rows += perfect_reader(_raw("xquad", language), facts)
+    return rows
+
+
+def perfect_reader(raw: Sequence[Entry], facts: Entry) -> list[Entry]:
+    """Score the published answer texts against themselves, and against the text at their offsets."""
+    given, sliced = [], []
+    for row in raw:
+        text, start = row["answers"]["text"][0], row["answers"]["answer_start"][0]
+        given.append(text)
+        sliced.append([row["context"][start : start + len(text)]])
+    facts = facts | {"n": len(given)}
+    rows = []
+    for rule, right in (
+        ("answer text", [[text] for text in given]),
+        ("text at the offset", sliced),
+    ):
+        for metric in ("exact_match", "f1"):
+            value = metrics.squad(given, right)[metric]
+            rows.append(entry(facts, rule, rule == "answer text", metric, value))
+    return rows
+
+
+def one_more() -> list[Entry]:
+    """XQuAD: a reader who takes one word too many, under two rules of comparing answers."""
+    rows = []
+    for language in _languages("xquad"):
+        found = data.rows("xquad", language, "test")
+        facts = _facts("one_more", "xquad", language, len(found), "right answer and one more")
+        rows += greedy_reader(found, language, facts)
+    return rows
+
+
+def greedy_reader(rows: Iterable[Entry], language: str, facts: Entry) -> list[Entry]:
+    """Score answers that are right but for one more word (character, where words are not spaced)."""
+    golds = [row["answers"]["text"][:1] for row in rows]
+    given = [
+        longer(row["context"], row["answers"]["text"][0], row["answers"]["start"][0], language)
+        for row in rows
+    ]
+    found = [entry(facts, "SQuAD's rules", True, "f1", metrics.squad(given, golds)["f1"])]
+    if language in SHARED:
+        value = metrics.mlqa(given, golds, language=language)["f1"]
+        found.append(entry(facts, "MLQA's rules", False, "f1", value))
+    return found
+
+
+def longer(context: str, answer: str, start: int, language: str) -> str:
+    """Return an answer with the word, or the character, that follows it; or the one before it."""
+    end = start + len(answer)
+    word = r"\s*\S" if language in UNSPACED else r"\S*\s+\S+|\S+"
+    after = re.match(word, context[end:])
+    if after and after[0].strip():
+        return context[start : end + after.end()]
+    before = re.search(r"\S\s*$" if language in UNSPACED else r"\S+\s*$", context[:start])
+    return context[before.start() if before else start : end]
+
+
+# Questions and files
+
+
+def xcopa() -> list[Entry]:
+    """XCOPA: the share of rows whose published question contradicts the other languages."""
+    rows = []
+    for language in _languages("xcopa"):
+        found = data.rows("xcopa", language, "test")
+        wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
+        facts = _facts("xcopa_question", "xcopa", language, len(found), "none")
+        rows.append(
+            entry(facts, "published question", False, "wrong questions", wrong / len(found))
+        )
+    return rows
+
+
+def _languages(task: str) -> list[str]:
+    return [code for code, split in data.at_hand(task) if split == "test"]
+
+
+def _raw(task: str, language: str) -> Sequence[Entry]:
+    (source,) = tasks.get(task).source.serving(language, "test")
+    return list(sources.load(source, language, "test").rows)
+
+
+@functools.cache
+def _encoder() -> encoders.Encoder:
+    return encoders.load("bundled")
+
+
+@functools.cache
+def _layer() -> int:
+    """Return the layer chosen on messages, as the book does for tasks without development rows."""
+    return evaluation.choose_layer(_encoder(), tasks.get("messages"))
+
+
+def _vectors(task: tasks.Task, language: str, split: str) -> np.ndarray:
+    tuned = Tuned(_encoder())
+    (part,) = evaluation.predict(tuned, task, [language], split=split, layer=_layer())
+    return np.asarray(part.predictions)
+
+
+def _facts(trap: str, task: str, language: str, n: int, reader: str) -> Entry:
+    return {"trap": trap, "task": task, "language": language, "n": n, "reader": reader}
+
+
+TRAPS: dict[str, Callable[[], list[Entry]]] = {
+    "pos_reading": pos,
+    "bucc_pool": bucc,
+    "tatoeba_direction": tatoeba,
+    "offsets": offsets,
+    "one_more": one_more,
+    "xcopa_question": xcopa,
+}
+
+
+def store(rows: list[Entry], path: Path = PATH) -> pd.DataFrame:
+    """Put rows into the table in place of older ones of the same traps, with their origin."""
+    origin = provenance()
+    fresh = pd.DataFrame(rows)[list(COLUMNS)]
+    ids = {name: "; ".join(_ids(tasks.get(name).source)) for name in fresh["task"].unique()}
+    fresh["source"] = "mirror of " + fresh["task"].map(ids)
+    fresh = fresh.assign(commit=origin["commit"], versions=origin["versions"], utc=origin["utc"])
+    if path.exists():
+        old = pd.read_csv(path)
+        fresh = pd.concat([old[~old["trap"].isin(fresh["trap"].unique())], fresh])
+    order = {name: place for place, name in enumerate(TRAPS)}
+    fresh = fresh.sort_values("trap", key=lambda column: column.map(order), kind="stable")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh.to_csv(path, index=False, lineterminator="\n")
+    return fresh
+
+
+def _ids(source: Source) -> list[str]:
+    return list(dict.fromkeys(leaf.id for leaf in source.flat()))
+
+
+def main() -> int:
+    """Measure the named traps, or all."""
+    chosen = sys.argv[1:] or list(TRAPS)
+    for name in chosen:
+        rows = TRAPS[name]()
+        store(rows)
+        table = pd.DataFrame(rows)
+        print(table.groupby(["rule", "metric"], sort=False)["value"].agg(["mean", "size"]), "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The measured traps: each scores the same predictions by the right rule and by a wrong one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import traps
+
+FACTS = {"trap": "t", "task": "udpos", "language": "en", "n": 1, "reader": "r"}
+
+
+def values(entries):
+    return {(row["rule"], row["metric"]): row["value"] for row in entries}
+
+
+def test_swapped_conjunctions_are_an_error_to_one_reading_only():
+    gold, given = [["NOUN", "CCONJ", "VERB"]], [["NOUN", "SCONJ", "VERB"]]
+    found = values(traps.pos_readings(given, gold, FACTS))
+    assert found["seqeval-1.2.2", "f1"] == 1.0
+    assert found["seqeval-0.0.12", "f1"] == found["plain", "f1"] == pytest.approx(2 / 3)
+
+
+def test_exactly_one_reading_is_official():
+    rows = traps.pos_readings([["NOUN"]], [["NOUN"]], FACTS)
+    assert [row["rule"] for row in rows if row["official"]] == ["seqeval-0.0.12"]
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "language", "expected"),
+    [
+        ("he saw a red car there", "red", "en", "red car"),
+        ("he saw red, and left", "red", "en", "red, and"),
+        ("it was red.", "red", "en", "red."),
+        ("it was red", "red", "en", "was red"),
+        ("red", "red", "en", "red"),
+        ("他在北京住", "北京", "zh", "北京住"),
+        ("他在北京", "北京", "zh", "在北京"),
+    ],
+)
+def test_an_answer_gets_one_more_word(context, answer, language, expected):
+    start = context.index(answer)
+    assert traps.longer(context, answer, start, language) == expected
+
+
+def test_a_perfect_reader_loses_only_where_an_offset_is_shifted():
+    raw = [
+        {"context": "a red car", "answers": {"text": ["red"], "answer_start": [2]}},
+        {"context": "a red car", "answers": {"text": ["red"], "answer_start": [4]}},
+    ]
+    found = values(traps.perfect_reader(raw, FACTS))
+    assert found["answer text", "exact_match"] == 1.0
+    assert found["text at the offset", "exact_match"] == 0.5
+
+
+def test_one_character_too_many_costs_everything_only_where_text_is_one_token():
+    row = {"context": "他在北京住", "answers": {"text": ["北京"], "start": [2]}}
+    found = values(traps.greedy_reader([row], "zh", FACTS))
+    assert found["SQuAD's rules", "f1"] == 0.0
+    assert found["MLQA's rules", "f1"] == pytest.approx(0.8)
+
+
+def retrieval(text_of_last="three"):
+    rows = []
+    for place, text in enumerate(["one", "two", text_of_last]):
+        query = {"id": f"en-{place}", "side": "query", "text": f"q{place}", "gold": [f"x-{place}"]}
+        rows += [query, {"id": f"x-{place}", "side": "candidate", "text": text, "gold": []}]
+    return rows
+
+
+def test_directions_differ_where_one_candidate_attracts_all_queries():
+    vectors = np.array([[1, 0.1], [1, 0], [1, 0.2], [0.3, 1], [1, 0.3], [0.2, 1]], np.float32)
+    found = values(traps.directions(retrieval(), vectors, FACTS))
+    assert found["English asks", "accuracy"] == pytest.approx(1 / 3)
+    assert found["the foreign side asks", "accuracy"] == pytest.approx(2 / 3)
+
+
+def test_an_equal_sentence_counts_only_if_asked():
+    vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1, 2]]
+    found = values(traps.directions(retrieval("two"), vectors, FACTS))
+    assert found["English asks", "accuracy"] == pytest.approx(2 / 3)
+    assert found["English asks, equal sentences accepted", "accuracy"] == 1.0
+
+
+def test_mining_among_gold_sentences_leaves_the_others_out():
+    rows = retrieval()
+    rows.append({"id": "en-9", "side": "query", "text": "lonely", "gold": []})
+    vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3]] + 0.01
+    gold = traps.gold_pairs(rows)
+    assert gold == [(f"en-{i}", f"x-{i}") for i in range(3)]
+    assert "en-9" not in set(traps.mined(rows, vectors, gold[:2])["source"])
+    assert set(traps.mined(rows, vectors, gold[:2])["source"]) == {"en-0", "en-1"}
+
+
+def test_a_second_measurement_replaces_the_first_and_leaves_other_traps(tmp_path):
+    path = tmp_path / "traps.csv"
+    first = traps.entry(FACTS | {"trap": "offsets"}, "a rule", True, "f1", 0.5)
+    other = traps.entry(FACTS | {"trap": "one_more"}, "a rule", True, "f1", 0.7)
+    traps.store([first, other], path)
+    traps.store([first | {"value": 0.6}], path)
+    table = pd.read_csv(path)
+    assert dict(zip(table["trap"], table["value"], strict=True)) == {
+        "offsets": 0.6,
+        "one_more": 0.7,
+    }
+    assert table["commit"].all() and table["utc"].all()
+    assert not table["source"].str.contains("/work|/home|/tmp").any()
