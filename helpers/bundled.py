@@ -29,7 +29,7 @@ SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 MAGIC = b"E5S1"
 
 _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
-_CHUNK = 1 << 16  # blocks per step: the temporaries stay inside the processor's cache
+_CHUNK = 1 << 12  # blocks per step: the temporaries stay inside the processor's cache
 _LAYER = {
     "q": "attention.self.query",
     "k": "attention.self.key",
