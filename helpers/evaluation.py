@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from helpers import devices, formats
+from helpers import devices, formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
 from helpers.encoders import Encoder
@@ -27,6 +27,7 @@ __all__ = [
     "Prediction",
     "choose_layer",
     "evaluate",
+    "floor",
     "predict",
     "score_submission",
     "write_submission",
@@ -108,6 +109,24 @@ def predict(
     Arguments as for :func:`evaluate`. Languages whose data are not there are left out.
     """
     return _predict(tuned, task, languages, rows, seed, split, layer, device)[0]
+
+
+def floor(task: Task, *, rows: int | None = None, split: str = "dev") -> float:
+    """Return the score of the best constant answer on a task's English rows.
+
+    A run that is not above it has learnt nothing of its task.
+
+    Args:
+        task: a task with labels, tags or answers; not a retrieval task.
+        rows: at most so many rows, drawn as training draws its development rows.
+        split: which rows.
+
+    Returns:
+        The task's main metric, from 0 to 1.
+    """
+    found = load_rows(task, "en", split, rows)
+    constant = formats.get(task.format).constant(task, found)
+    return task_scores(task, found, constant)[metrics.main(task.metric)]
 
 
 def choose_layer(

@@ -12,7 +12,7 @@ import pandas as pd
 from helpers import study
 from helpers.errors import BadRecord, MissingData, unknown
 from helpers.profiles import PROFILES
-from helpers.store import read_export
+from helpers.store import Store, read_export
 
 if TYPE_CHECKING:
     from helpers.encoders import Encoder
@@ -54,8 +54,44 @@ def load(
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
-        return read_export(file)
+        found = read_export(file)
+        return found[found["stage"] == "target"].reset_index(drop=True)
     return study.run(study.plan(profile, seeds=seeds), mode, progress=progress)
+
+
+def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
+    """Return what the intermediate stages of a profile learnt of their own tasks.
+
+    Args:
+        profile: as in `load`, which must have been called (a live study is not run here).
+        seeds: as in `load`.
+
+    Returns:
+        One row per intermediate stage with one task: the columns of
+        ``helpers.store.SCORE_COLUMNS`` (``value`` is the English development score), ``floor``, the
+        score of the best constant answer on the same rows, and ``above``, whether the score is
+        above the floor plus the margin of the rule for collapsed runs.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    from helpers import evaluation, tasks
+    from helpers.profiles import MARGIN, get
+
+    size, file = get(profile), FOLDER / f"{profile}.parquet"
+    if file.exists():
+        found = read_export(file)
+    else:
+        runs = study.plan(profile, seeds=seeds).runs["run"]
+        found = Store().scores(runs, stage="intermediate")
+    found = found[(found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())]
+    floors = {}
+    for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
+        task = tasks.get(name)
+        rows = size.settings(task, "intermediate", condition).dev_rows
+        floors[name] = evaluation.floor(task, rows=rows or None)
+    found = found.assign(floor=found["intermediate"].map(floors).astype(float))
+    return found.assign(above=found["value"] > found["floor"] + MARGIN).reset_index(drop=True)
 
 
 def similarities(

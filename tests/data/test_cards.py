@@ -1,0 +1,91 @@
+"""Cards of tasks: complete, safe, and honest about where an example is from."""
+
+import re
+
+import pytest
+
+from helpers import cards, data, examples, generated, tasks  # noqa: F401  (registers toys)
+from helpers.tasks import Source, Task
+
+NAMES = [name for names in cards.groups().values() for name in names]
+
+
+def test_every_task_has_a_card_but_made_up_ones_and_twins_of_others():
+    left = {
+        name
+        for name in tasks.names()
+        if tasks.get(name).group not in ("tiny", "translated", "on-dev")
+    }
+    assert set(NAMES) == {name for name in left if tasks.get(name).group}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_has_a_written_example_that_fits_it(name):
+    task = tasks.get(name)
+    rows = examples.written(task)
+    assert rows and len(rows) <= 3
+    for language, row in rows.items():
+        shapes = {
+            "pair": {"first", "second", "label"},
+            "choice": {"context", "choices", "label"},
+            "tagging": {"tokens", "tags"},
+            "span": {"context", "question", "answers"},
+            "retrieval": {"side", "text", "gold"},
+        }
+        assert set(row) == shapes[task.format]
+        if task.format == "pair":
+            assert row["label"] in task.labels
+        if task.format == "choice":
+            assert 0 <= row["label"] < len(row["choices"]) == len(task.labels)
+        if task.format == "tagging":
+            assert len(row["tokens"]) == len(row["tags"])
+            assert not task.labels or set(row["tags"]) <= set(task.labels)
+        # English asks in the retrieval tasks whose own languages do not hold it.
+        assert language in task.languages or task.format == "retrieval"
+
+
+def test_written_examples_say_so(monkeypatch):
+    monkeypatch.setattr(data, "at_hand", lambda task: [])
+    text = cards.card("xnli").source
+    assert "written for this book, not from the data" in text
+    assert text.count('class="example"') == 3 and "entailment" in text
+
+
+def test_real_rows_are_shown_and_named_so():
+    text = cards.card("toy-slots", languages=("en", "qaa")).source
+    assert "first rows of the data at hand" in text and "B-colour" in text
+    assert "written for" not in text
+
+
+def test_text_of_a_row_cannot_become_markup():
+    row = {"id": "0", "first": "<script>x</script>", "second": "", "label": 0}
+    source = Source("rows", "s", splits={"train": "train"}, read=lambda language, split: [row] * 3)
+    task = Task("a<b", "intermediate", "pair", source, labels=("&no",))
+    assert "<script>" not in cards._examples(task, {"en": row}, "o")
+    assert "&lt;script&gt;" in cards._examples(task, {"en": row}, "o")
+    assert "&amp;no" in cards._examples(task, {"en": row}, "o")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mnli", "train 392,702; dev 9,815"),
+        ("anli_plus", f"train {162865 + 392702 + 550152:,}; dev {3200 + 9815 + 10000:,}"),
+        ("xnli", "dev 2,490; test 5,010"),
+        ("panx", "train 20,000; dev 100 to 10,000; test 100 to 10,000"),
+        ("udpos", "test 456 (el)"),
+        ("bucc2018", ""),
+    ],
+)
+def test_sizes_are_the_published_ones(name, expected):
+    found = cards.size(tasks.get(name))
+    assert found.replace(" (en)", "") == expected
+
+
+def test_rows_of_packages_are_counted():
+    pytest.importorskip("home_assistant_intents")
+    assert re.fullmatch(
+        r"train 1,\d+ \(en\); dev \d+ \(en\); test \d+ \(en\)", cards.size(tasks.get("intents"))
+    )
+    table = cards.summary(["intents", "mnli"])
+    assert list(table["task"]) == ["intents", "mnli"] and table["rows"].all()
