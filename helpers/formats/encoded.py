@@ -80,6 +80,13 @@ class Encoded:
         change = np.flatnonzero(np.diff(self.example)) + 1
         return np.concatenate([[0], change, [len(self)]])
 
+    @cached_property
+    def longest(self) -> np.ndarray:
+        """Length of the longest sequence of each unit, shape ``(units,)``."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.maximum.reduceat(self.lengths, self.units[:-1])
+
     def save(self, folder: Path) -> None:
         """Write the arrays as ``.npy`` files that :meth:`load` maps into memory."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,9 +196,7 @@ def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
 
 
 def _by_length(encoded: Encoded, units: np.ndarray) -> np.ndarray:
-    first = encoded.units
-    longest = np.maximum.reduceat(encoded.lengths, first[:-1]) if len(encoded) else np.zeros(0)
-    return units[np.argsort(-longest[units], kind="stable")]
+    return units[np.argsort(-encoded.longest[units], kind="stable")]
 
 
 def _cut(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -203,8 +208,7 @@ def _cut(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
     batches = []
     begin = 0
     while begin < len(units):
-        unit = units[begin]
-        width = max(1, int(encoded.lengths[first[unit] : first[unit + 1]].max()))
+        width = max(1, int(encoded.longest[units[begin]]))
         room = upto[begin] + budget // width
         end = max(begin + 1, int(np.searchsorted(upto, room, side="right")) - 1)
         batches.append(sequences[upto[begin] : upto[end]])

@@ -197,7 +197,7 @@ def nearest(passage: str, text: str, start: int) -> int:
     Published offsets are shifted in several copies (XQuAD, MLQA and TyDiQA on the hub), so the text
     decides and the offset only chooses between occurrences.
     """
-    if passage.startswith(text, start):
+    if start >= 0 and passage.startswith(text, start):
         return start
     after = passage.find(text, max(0, start))
     before = passage.rfind(text, 0, max(0, start) + len(text))

@@ -95,7 +95,8 @@ class Tagging(FormatBase):
     def constant(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the most frequent label for every word."""
         gold = self.gold(task, rows)
-        common = most_frequent([tag for tags in gold for tag in tags])
+        known = [tag for tags in gold for tag in tags if tag != IGNORE]
+        common = most_frequent(known or [0])
         return [[common] * len(tags) for tags in gold]
 
 

@@ -1,0 +1,181 @@
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.formats.encoded import (
+    Encoded,
+    join,
+    shuffled_batches,
+    sorted_batches,
+    split,
+    token_index,
+)
+
+units = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=30)
+
+
+def built(groups, together=True):
+    """Sequences of given lengths, grouped into rows; no two tokens are alike."""
+    sequences, example, token = [], [], 0
+    for row, lengths in enumerate(groups):
+        for length in lengths:
+            sequences.append(range(token, token + length))
+            example.append(row)
+            token += length
+    return Encoded.build(
+        sequences,
+        example,
+        per_sequence={"place": range(len(sequences))},
+        per_token={"double": [[2 * token for token in tokens] for tokens in sequences]},
+        rows=len(groups),
+        together=together,
+    )
+
+
+def padded_size(encoded, batch):
+    return int(encoded.lengths[batch].max()) * len(batch)
+
+
+def one_unit(encoded, batch):
+    return len(np.unique(np.searchsorted(encoded.units, batch, side="right"))) == 1
+
+
+def assert_partition(encoded, batches, budget, size=padded_size):
+    counts = Counter(int(i) for batch in batches for i in batch)
+    assert counts == Counter(range(len(encoded)))
+    for batch in batches:
+        assert size(encoded, batch) <= budget or one_unit(encoded, batch)
+
+
+def assert_units_whole(encoded, batches):
+    home = {int(i): number for number, batch in enumerate(batches) for i in batch}
+    for first, last in zip(encoded.units, encoded.units[1:], strict=False):
+        assert len({home[i] for i in range(first, last)}) == 1
+
+
+@given(units, st.booleans(), st.integers(1, 60))
+def test_sorted_batches_hold_every_sequence_once_within_the_budget(groups, together, budget):
+    encoded = built(groups, together)
+    batches = sorted_batches(encoded, budget)
+    assert_partition(encoded, batches, budget)
+    assert_units_whole(encoded, batches)
+    # A unit is as long as its longest sequence; these fall.
+    longest = [int(encoded.lengths[batch].max()) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+
+
+@given(
+    units,
+    st.booleans(),
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_shuffled_batches_hold_every_sequence_once_within_the_budget(
+    groups, together, budget, pool, packed, seed
+):
+    encoded = built(groups, together)
+
+    def batches():
+        generator = np.random.default_rng(seed)
+        return shuffled_batches(encoded, budget, generator, pool, packed)
+
+    def tokens(encoded, batch):
+        return int(encoded.lengths[batch].sum())
+
+    found = batches()
+    assert_partition(encoded, found, budget, tokens if packed else padded_size)
+    assert_units_whole(encoded, found)
+    again = batches()
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def test_another_seed_shuffles_otherwise():
+    encoded = built([[3]] * 200, together=False)
+    first, second = (shuffled_batches(encoded, 30, np.random.default_rng(seed)) for seed in (0, 1))
+    assert any(set(a) != set(b) for a, b in zip(first, second, strict=True))
+
+
+def test_packed_batches_are_as_full_as_the_budget_allows():
+    encoded = built([[length] for length in (5, 4, 3, 6, 2, 7, 1)], together=False)
+    batches = shuffled_batches(encoded, 10, np.random.default_rng(3), packed=True)
+    for this, following in zip(batches, batches[1:], strict=False):
+        assert encoded.lengths[this].sum() + encoded.lengths[following[0]] > 10
+
+
+@given(units, st.booleans(), st.integers(1, 60), st.integers(1, 60))
+def test_split_cuts_a_batch_without_losing_a_sequence(groups, together, budget, smaller):
+    encoded = built(groups, together)
+    for batch in sorted_batches(encoded, budget):
+        parts = split(encoded, batch, smaller)
+        assert sorted(np.concatenate(parts).tolist()) == sorted(batch.tolist())
+        for part in parts:
+            assert padded_size(encoded, part) <= smaller or one_unit(encoded, part)
+        if together:
+            rows = [set(encoded.example[part]) for part in parts]
+            assert sum(map(len, rows)) == len(set().union(*rows))
+
+
+@given(units, st.data())
+def test_token_index_finds_the_tokens_of_sequences_in_any_order(groups, data):
+    encoded = built(groups)
+    chosen = data.draw(st.permutations(range(len(encoded))))[: data.draw(st.integers(1, 5))]
+    expected = [
+        token
+        for i in chosen
+        for token in encoded.tokens[encoded.starts[i] : encoded.starts[i + 1]].tolist()
+    ]
+    assert encoded.tokens[token_index(encoded, np.array(chosen))].tolist() == expected
+
+
+@settings(max_examples=20)
+@given(units, st.booleans())
+def test_saved_sets_are_mapped_back_unchanged(tmp_path_factory, groups, together):
+    folder = tmp_path_factory.mktemp("encoded")
+    encoded = built(groups, together)
+    encoded.skipped = {"no answer": 2}
+    encoded.save(folder)
+    found = Encoded.load(folder)
+    assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
+    assert (found.rows, found.together, found.skipped) == (len(groups), together, {"no answer": 2})
+    for name in ("tokens", "starts", "example", "lengths", "units"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(encoded, name))
+    np.testing.assert_array_equal(found.per_sequence["place"], encoded.per_sequence["place"])
+    np.testing.assert_array_equal(found.per_token["double"], encoded.per_token["double"])
+    assert found.tokens.dtype == encoded.tokens.dtype
+
+
+def test_an_empty_set_can_be_built_saved_and_cut(tmp_path):
+    encoded = Encoded.build([], [], per_token={"tag": []}, rows=0)
+    assert len(encoded) == 0 and sorted_batches(encoded, 10) == []
+    assert shuffled_batches(encoded, 10, np.random.default_rng(0)) == []
+    encoded.save(tmp_path)
+    assert len(Encoded.load(tmp_path)) == 0
+
+
+@given(st.lists(units, min_size=1, max_size=4), st.booleans())
+def test_joined_sets_keep_sequences_rows_and_fields(parts, together):
+    sets = [built(groups, together) for groups in parts]
+    whole = join(sets)
+    assert whole.rows == sum(map(len, parts)) and whole.together == together
+    assert len(whole) == sum(map(len, sets)) and whole.starts[-1] == len(whole.tokens)
+    place, row = 0, 0
+    for one in sets:
+        here = slice(place, place + len(one))
+        np.testing.assert_array_equal(whole.lengths[here], one.lengths)
+        np.testing.assert_array_equal(whole.example[here], one.example + row)
+        np.testing.assert_array_equal(whole.per_sequence["place"][here], one.per_sequence["place"])
+        place, row = place + len(one), row + one.rows
+    np.testing.assert_array_equal(
+        whole.per_token["double"], np.concatenate([one.per_token["double"] for one in sets])
+    )
+    assert len(whole.units) - 1 == sum(len(one.units) - 1 for one in sets)
+
+
+def test_a_row_that_was_skipped_leaves_no_unit_behind():
+    encoded = Encoded.build([[1], [2], [3]], [0, 0, 2], rows=3, together=True)
+    assert encoded.units.tolist() == [0, 2, 3]
+    assert join([encoded, encoded]).units.tolist() == [0, 2, 3, 5, 6]

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import formats
+from helpers.errors import UnknownName
+from helpers.formats.tokenise import Template, piece_ids
+from helpers.tasks import Source, Task
+
+LONG = "the red door and the green lamp " * 12
+
+
+def task(format_, **facts):
+    return Task("made-up", "target", format_, Source("rows", "made-up"), **facts)
+
+
+def sequences(encoded):
+    return [
+        encoded.tokens[a:b].tolist()
+        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+    ]
+
+
+def encode(format_, rows, encoder, longest=32, train=True):
+    return formats.get(format_).encode(task(format_), rows, encoder, longest, train)
+
+
+def test_formats_are_looked_up_by_name():
+    assert formats.get("span").name == "span"
+    with pytest.raises(UnknownName, match=r"'spam'.*'span'.*choice, pair"):
+        formats.get("spam")
+
+
+def test_pairs_are_what_the_tokenizer_makes_of_them(either):
+    rows = [
+        {"first": "the red door", "second": "green", "label": 1},
+        {"first": "the lamp", "second": "", "label": 0},
+        {"first": "the lamp", "second": None, "label": 0},
+        {"first": "\u4ed6\u5728\u5bb6", "second": "\u0e1a\u0e49\u0e32\u0e19", "label": 2},
+    ]
+    encoded = encode("pair", rows, either, 64)
+    expected = [either.tokenizer(row["first"], row["second"] or None)["input_ids"] for row in rows]
+    assert sequences(encoded) == expected
+    assert encoded.per_sequence["label"].tolist() == [1, 0, 0, 2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(8, 40))
+def test_long_pairs_fill_the_window_and_keep_their_beginnings(tiny, first, second, longest):
+    words = LONG.split()
+    row = {"first": " ".join(words[:first]), "second": " ".join(words[:second]), "label": 0}
+    (sequence,) = sequences(encode("pair", [row], tiny, longest))
+    one, other = piece_ids(tiny.tokenizer, [row["first"], row["second"]])
+    template = Template.of(tiny.tokenizer)
+    full = template.pair(one, other) if other else template.single(one)
+    assert len(sequence) == min(longest, len(full))
+    assert sequence[0] == full[0] and sequence[-1] == full[-1]
+    if other:
+        gap = template.between
+        cut = next(
+            i for i in range(len(sequence)) if tuple(sequence[i : i + len(gap)]) == tuple(gap)
+        )
+        assert sequence[1:cut] == one[: cut - 1]
+        rest = sequence[cut + len(gap) : -1]
+        assert rest == other[: len(rest)]
+
+
+def test_pair_predictions_come_back_in_row_order(tiny):
+    pair = formats.get("pair")
+    rows = [{"first": "door", "second": "", "label": i % 3} for i in range(5)]
+    encoded = encode("pair", rows, tiny)
+    outputs = {"label": encoded.per_sequence["label"]}
+    assert pair.decode(task("pair"), rows, encoded, outputs) == pair.gold(task("pair"), rows)
+    assert pair.constant(task("pair"), rows) == [0] * 5  # 0 and 1 are equally frequent, 0 is first
+
+
+def test_choices_follow_their_context(either):
+    rows = [
+        {"context": "he opened the", "choices": ["door", "red lamp", "so"], "label": 1},
+        {"context": "", "choices": ["yes", "no"], "label": 0},
+    ]
+    encoded = encode("choice", rows, either, 64)
+    expected = [
+        either.tokenizer(row["context"], choice)["input_ids"]
+        for row in rows
+        for choice in row["choices"]
+    ]
+    assert sequences(encoded) == expected
+    assert encoded.example.tolist() == [0, 0, 0, 1, 1]
+    assert encoded.per_sequence["right"].tolist() == [False, True, False, True, False]
+    assert encoded.together and encoded.units.tolist() == [0, 3, 5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(8, 40))
+def test_a_context_that_is_too_long_loses_its_beginning(tiny, context, choice, longest):
+    words = LONG.split()
+    row = {
+        "context": " ".join(words[:context]),
+        "choices": [" ".join(words[-choice:]), "door"],
+        "label": 0,
+    }
+    before, after = piece_ids(tiny.tokenizer, [row["context"], row["choices"][0]])
+    template = Template.of(tiny.tokenizer)
+    kept = after[: longest - template.pair_room]
+    room = longest - template.pair_room - len(kept)
+    expected = template.pair(before[max(0, len(before) - room) :], kept)
+    first, second = sequences(encode("choice", [row], tiny, longest))
+    assert first == expected and len(first) <= longest and len(second) <= longest
+
+
+def test_the_best_choice_of_each_row_wins(tiny):
+    choice = formats.get("choice")
+    rows = [
+        {"context": "a", "choices": ["b", "c", "d"], "label": 2},
+        {"context": "a", "choices": ["b", "c"], "label": 0},
+        {"context": "a", "choices": ["b", "c", "d", "e"], "label": 1},
+    ]
+    encoded = encode("choice", rows, tiny)
+    scores = np.array([-9.0, -9.5, -8.0, 1.0, 0.5, 3.0, 7.0, 6.0, -1.0])
+    assert choice.decode(task("choice"), rows, encoded, {"score": scores}) == [2, 0, 1]
+    assert choice.gold(task("choice"), rows) == [2, 0, 1]
+    assert choice.weight(encoded, np.arange(9)) == 3
+    assert choice.weight(encoded, np.array([3, 4])) == 1
+
+
+def test_weight_of_pairs_counts_sequences(tiny):
+    rows = [{"first": "door", "second": "", "label": 0}] * 4
+    assert formats.get("pair").weight(encode("pair", rows, tiny), np.array([0, 2])) == 2

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import formats
+from helpers.formats.encoded import IGNORE, join
+from helpers.formats.tokenise import piece_ids
+from helpers.tasks import Source, Task
+
+TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))
+TAGGING = formats.get("tagging")
+
+SENTENCES = {
+    "english": "He opened the red door .".split(),
+    "chinese": list("\u4ed6\u57281998\u5e74\u51fa\u751f\u4e8e\u5317\u4eac\u3002"),
+    "japanese": list("\u6771\u4eac\u30bf\u30ef\u30fc\u306f\u9ad8\u3044"),
+    "thai": list("\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e\u0e21\u0e2b\u0e32\u0e19"),
+    "arabic": "\u0648\u0644\u062f \u0641\u064a \u0628\u063a\u062f\u0627\u062f .".split(),
+    "hebrew": "\u05d4\u05d5\u05d0 \u05d2\u05e8 \u05d1\u05d9\u05e8\u05d5\u05e9\u05dc\u05d9\u05dd".split(),
+    "hindi": "\u0935\u0939 \u0926\u093f\u0932\u094d\u0932\u0940 \u092e\u0947\u0902".split(),
+    "korean": "\uadf8\ub294 \uc11c\uc6b8\uc5d0\uc11c \ud0dc\uc5b4\ub0ac\ub2e4 .".split(),
+    "a word of spaces": ["the", " ", "door", "", "\u200b", "lamp"],
+    "a word with a space in it": ["10 000", "doors"],
+    "a very long word": ["x" * 300, "end"],
+}
+
+
+def rows_of(sentences):
+    return [
+        {"id": str(i), "tokens": tokens, "tags": [(i + place) % 3 for place in range(len(tokens))]}
+        for i, tokens in enumerate(sentences)
+    ]
+
+
+def predicted(encoded):
+    """Outputs of a head that is right where a label is asked for and wrong everywhere else."""
+    return {"tag": np.where(encoded.per_token["word"] >= 0, encoded.per_token["tag"], 1_000_000)}
+
+
+@pytest.mark.parametrize("longest", [8, 20, 128])
+def test_every_word_of_every_script_gets_its_own_label(either, longest):
+    rows = rows_of(SENTENCES.values())
+    encoded = TAGGING.encode(TASK, rows, either, longest, True)
+    assert encoded.lengths.max() <= longest
+    assert TAGGING.decode(TASK, rows, encoded, predicted(encoded)) == TAGGING.gold(TASK, rows)
+    for number, row in enumerate(rows):
+        tokens = np.concatenate(
+            [
+                encoded.per_token["word"][encoded.starts[i] : encoded.starts[i + 1]]
+                for i in np.flatnonzero(encoded.example == number)
+            ]
+        )
+        assert tokens[tokens >= 0].tolist() == list(range(len(row["tokens"])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.text(max_size=6), min_size=1, max_size=25), min_size=1, max_size=5),
+    st.integers(5, 30),
+)
+def test_no_word_is_lost_or_moved_whatever_its_letters(tiny, sentences, longest):
+    rows = rows_of(sentences)
+    encoded = TAGGING.encode(TASK, rows, tiny, longest, True)
+    assert encoded.lengths.max() <= longest
+    assert TAGGING.decode(TASK, rows, encoded, predicted(encoded)) == TAGGING.gold(TASK, rows)
+    labelled = (encoded.per_token["tag"] != IGNORE).sum()
+    assert labelled == sum(map(len, sentences))
+    assert TAGGING.weight(encoded, np.arange(len(encoded))) == labelled
+
+
+def test_words_without_pieces_are_unknown_and_keep_their_label(either):
+    rows = [{"id": "0", "tokens": ["the", "", "\u200b", "door"], "tags": [0, 1, 2, 0]}]
+    encoded = TAGGING.encode(TASK, rows, either, 32, True)
+    first = encoded.per_token["word"]
+    unknown = either.tokenizer.unk_token_id
+    assert [encoded.tokens[np.flatnonzero(first == word)[0]] for word in (1, 2)] == [unknown] * 2
+    assert encoded.per_token["tag"][first >= 0].tolist() == [0, 1, 2, 0]
+
+
+def test_the_first_piece_is_labelled_and_special_tokens_are_not(tiny):
+    tokens = ["he", "xyzzy", "door"]
+    encoded = TAGGING.encode(TASK, [{"tokens": tokens, "tags": [1, 2, 0]}], tiny, 64, True)
+    sizes = [len(piece) for piece in piece_ids(tiny.tokenizer, tokens)]
+    assert sizes[1] > 1
+    expected = [IGNORE]
+    for tag, size in zip([1, 2, 0], sizes, strict=True):
+        expected += [tag, *[IGNORE] * (size - 1)]
+    assert encoded.per_token["tag"].tolist() == [*expected, IGNORE]
+
+
+def test_a_long_sentence_is_split_between_words(tiny):
+    tokens = ["xyzzy", "door"] * 20
+    encoded = TAGGING.encode(TASK, [{"tokens": tokens, "tags": [0] * 40}], tiny, 16, True)
+    assert len(encoded) > 1 and set(encoded.example) == {0}
+    pieces = [piece for word in piece_ids(tiny.tokenizer, tokens) for piece in word]
+    bodies = [
+        encoded.tokens[a + 1 : b - 1]
+        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+    ]
+    assert np.concatenate(bodies).tolist() == pieces
+    for a in encoded.starts[:-1]:
+        assert encoded.per_token["word"][a + 1] >= 0  # a window begins with a word's first piece
+
+
+def test_predictions_of_joined_languages_can_be_told_apart(tiny):
+    parts = [rows_of([SENTENCES[name]] * 2) for name in ("english", "chinese", "arabic")]
+    coded = [TAGGING.encode(TASK, rows, tiny, 12, True) for rows in parts]
+    raw = predicted(join(coded))["tag"]
+    begin = 0
+    for rows, encoded in zip(parts, coded, strict=True):
+        mine = {"tag": raw[begin : begin + len(encoded.tokens)]}
+        assert TAGGING.decode(TASK, rows, encoded, mine) == TAGGING.gold(TASK, rows)
+        begin += len(encoded.tokens)
+
+
+def test_rows_without_tags_can_be_predicted(tiny):
+    rows = [{"tokens": ["the", "door"]}, {"tokens": ["red"]}]
+    encoded = TAGGING.encode(TASK, rows, tiny, 32, False)
+    assert (encoded.per_token["tag"] == IGNORE).all()
+    found = TAGGING.decode(TASK, rows, encoded, {"tag": np.ones(len(encoded.tokens), int)})
+    assert found == [[1, 1], [1]] and TAGGING.decode(TASK, [], encoded, {}) == []
+
+
+def test_unknown_tags_carry_no_loss_and_are_never_the_constant_answer(tiny):
+    rows = [{"tokens": ["the", "red", "door"], "tags": [IGNORE, IGNORE, 2]}]
+    encoded = TAGGING.encode(TASK, rows, tiny, 32, True)
+    assert TAGGING.weight(encoded, np.array([0])) == 1
+    assert TAGGING.constant(TASK, rows) == [[2, 2, 2]]

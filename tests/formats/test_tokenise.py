@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.formats.tokenise import Template, cut_longest, piece_ids, pieces_with_offsets
+
+pieces = st.lists(st.integers(0, 9), max_size=20)
+
+
+@given(pieces, pieces, st.integers(0, 45))
+def test_cutting_takes_pieces_from_the_end_of_the_longer_input(first, second, room):
+    one, other = cut_longest(first, second, room)
+    assert one == first[: len(one)] and other == second[: len(other)]
+    assert len(one) + len(other) == min(room, len(first) + len(second))
+    if len(one) < len(first) and len(other) < len(second):
+        assert abs(len(one) - len(other)) <= 1
+    if len(one) < len(first) and len(other) == len(second):
+        assert len(one) >= len(other) - 1
+    if len(other) < len(second) and len(one) == len(first):
+        assert len(other) >= len(one) - 1
+
+
+def test_what_fits_is_not_cut():
+    assert cut_longest([1, 2], [3], 3) == ([1, 2], [3])
+
+
+def test_template_puts_two_separators_between_two_inputs(either):
+    tokenizer = either.tokenizer
+    begin, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    template = Template.of(tokenizer)
+    assert template == Template((begin,), (end, end), (end,))
+    assert (template.single_room, template.pair_room) == (2, 4)
+    one, other = "the door", "red lamp, twice"
+    first, second = piece_ids(tokenizer, [one, other])
+    assert template.single(first) == tokenizer(one)["input_ids"]
+    assert template.pair(first, second) == tokenizer(one, other)["input_ids"]
+
+
+def test_template_of_a_tokenizer_with_one_separator():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+    )
+    template = Template.of(tokenizer)
+    assert template == Template((2,), (3,), (3,))
+    assert template.pair([4, 4], [5]) == tokenizer("a a", "b")["input_ids"]
+
+
+def test_equal_texts_get_equal_pieces_and_chunks_do_not_matter(tiny):
+    texts = ["red", "blue", "red", "", "green door", "blue"]
+    whole = piece_ids(tiny.tokenizer, texts)
+    assert whole == piece_ids(tiny.tokenizer, texts, chunk=2)
+    assert whole[0] == whole[2] and whole[3] == []
+    special = set(tiny.tokenizer.all_special_ids)
+    assert not special & {piece for text in whole for piece in text}
+
+
+OFFSETS = {
+    "spaces": "  the   red\tdoor \n",
+    "accents, composed": "Caf\u00e9 no\u00ebl",
+    "accents, decomposed": "Cafe\u0301 noe\u0308l",
+    "korean, decomposed": "\u1112\u1161\u11ab\u1100\u1173\u11af \ub9d0",
+    "vietnamese, decomposed": "Vie\u0323\u0302t Nam",
+    "chinese": "\u4ed6\u57281998\u5e74\u51fa\u751f\u3002",
+    "thai": "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e\u0e21\u0e2b\u0e32\u0e19\u0e04\u0e23",
+    "japanese": "\u6771\u4eac\u30bf\u30ef\u30fc\u306f\u3001\u9ad8\u3044",
+    "japanese, half width with voice marks": "\uff76\uff9e\uff77\uff9e \uff8a\uff9f",
+    "arabic with marks": "\u0643\u064e\u062a\u064e\u0628\u064e \u0627\u0644\u062f\u0631\u0633",
+    "hebrew with marks": "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd \u05e2\u05d5\u05dc\u05dd",
+    "hindi": "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+    "ligatures and full width": "o\ufb03ce \uff21\uff22\uff23 \u2460",
+    "beyond the basic plane": "a \U0001f600 \U00020000 b",
+}
+
+
+@pytest.mark.parametrize("text", OFFSETS.values(), ids=OFFSETS)
+def test_offsets_cover_the_given_text_without_white_space(either, text):
+    (ids, offsets), *_ = pieces_with_offsets(either.tokenizer, [text])
+    assert len(ids) == len(offsets)
+    covered = np.zeros(len(text), bool)
+    for begin, end in offsets:
+        assert 0 <= begin <= end <= len(text)
+        assert text[begin:end] == text[begin:end].strip()
+        covered[begin:end] = True
+    uncovered = "".join(c for c, inside in zip(text, covered, strict=True) if not inside)
+    assert not uncovered.strip()
+    assert (np.diff(offsets[:, 0]) >= 0).all() and (np.diff(offsets[:, 1]) >= 0).all()
+
+
+def test_offsets_of_many_texts_are_those_of_each(either):
+    texts = [*OFFSETS.values(), ""]
+    for text, (ids, offsets) in zip(
+        texts, pieces_with_offsets(either.tokenizer, texts), strict=True
+    ):
+        alone = pieces_with_offsets(either.tokenizer, [text])[0]
+        np.testing.assert_array_equal(ids, alone[0])
+        np.testing.assert_array_equal(offsets, alone[1])
+        assert offsets.shape == (len(ids), 2)
