@@ -244,12 +244,15 @@ def table(
     """Return a table as a page shows it, with a link to all of its data.
 
     Args:
-        frame: the table; missing values are shown as a dash.
+        frame: the table; missing values are shown as a dash. One without rows is shown as the
+            sentence in its ``attrs["note"]``.
         file: name under which it can be saved; empty: no link.
         digits: digits after the point of its numbers.
         index: whether to show and save the index.
         rows: rows shown at most; the download always has all.
     """
+    if frame.empty and "note" in frame.attrs:
+        return Page(f"<p>{html.escape(frame.attrs['note'])}</p>")
     shown = frame.head(rows)
     written = shown.to_html(
         index=index,

@@ -1,11 +1,13 @@
 """Figures from tables. Each function draws one table into one set of axes and returns them.
 
 Colour never stands alone: groups differ by marker, too, and values that matter are written out.
+A table without rows is drawn as the sentence in its ``attrs["note"]`` (see ``helpers.findings``).
 ``helpers.book.begin`` sets the style.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ def heatmap(
     label: str,
     centre: float | None = 0.0,
     digits: int = 1,
+    muted: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a table as coloured cells with their values; missing cells are hatched.
@@ -36,20 +39,27 @@ def heatmap(
         label: what the numbers are, with their unit.
         centre: value in the middle of a diverging scale; ``None`` for a scale from low to high.
         digits: digits after the point of the written values.
+        muted: truth values of the table's shape; these cells get no colour and grey numbers.
         ax: where to draw; by default a new figure that fits the table.
     """
+    if table.empty:
+        return nothing(table, ax)
     ax = ax or _sized(1.6 + 0.75 * table.shape[1], 0.9 + 0.36 * table.shape[0])
     values = table.to_numpy(float)
     low, high = _limits(values, centre)
     name = SEQUENTIAL if centre is None else DIVERGING
+    plain = np.zeros(values.shape, bool) if muted is None else muted.to_numpy(bool)
     ax.set_facecolor("0.94")
-    image = ax.imshow(values, cmap=name, vmin=low, vmax=high, aspect="auto")
+    image = ax.imshow(
+        np.where(plain, np.nan, values), cmap=name, vmin=low, vmax=high, aspect="auto"
+    )
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
     for (row, column), value in np.ndenumerate(values):
         known = np.isfinite(value)
-        dark = known and _is_dark(image.cmap(image.norm(value)))
+        dark = known and not plain[row, column] and _is_dark(image.cmap(image.norm(value)))
         text = number(value, digits) if known else "–"
-        ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+        colour = "0.35" if plain[row, column] else "white" if dark else "black"
+        ax.text(column, row, text, ha="center", va="center", color=colour)
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.grid(False)
@@ -79,6 +89,8 @@ def forest(
         reference: where to draw a line to compare with; ``None``: none.
         ax: where to draw; by default a new figure that fits the rows.
     """
+    if table.empty:
+        return nothing(table, ax)
     ax = ax or _sized(7.0, 0.9 + 0.28 * len(table))
     places = np.arange(len(table))
     if reference is not None:
@@ -119,6 +131,8 @@ def scatter(
         line: columns ``x`` and ``y``, and ``low`` and ``high`` for a band.
         ax: where to draw.
     """
+    if table.empty:
+        return nothing(table, ax)
     ax = ax or _sized(7.0, 4.4)
     for colour, marker, text, chosen in _groups(table, group):
         rows = table[chosen]
@@ -154,6 +168,8 @@ def dots(
         group: column that sets colour and marker, such as the target.
         ax: where to draw.
     """
+    if table.empty:
+        return nothing(table, ax)
     order = table.groupby(category)[value].mean().sort_values(ascending=False).index
     ax = ax or _sized(7.0, 0.9 + 0.2 * len(order))
     places = {name: place for place, name in enumerate(order)}
@@ -189,6 +205,8 @@ def lines(
         low, high: columns with the ends of the band.
         ax: where to draw.
     """
+    if table.empty:
+        return nothing(table, ax)
     ax = ax or _sized(7.0, 3.8)
     for colour, marker, text, chosen in _groups(table, group):
         rows = table[chosen].sort_values(x)
@@ -209,6 +227,8 @@ def null(values: Sequence[float], observed: float, *, xlabel: str, ax: Axes | No
         xlabel: what the statistic is.
         ax: where to draw.
     """
+    if not len(values):
+        return nothing(values, ax)
     ax = ax or _sized(7.0, 3.0)
     ax.hist(np.asarray(values, float), bins=50, color="0.75", edgecolor="white", linewidth=0.3)
     ax.axvline(observed, color=COLOURS[5], linewidth=2)
@@ -247,6 +267,8 @@ def specifications(
     Returns:
         The upper axes.
     """
+    if table.empty:
+        return nothing(table)
     table = table.sort_values(value, ignore_index=True)
     options = [(column, option) for column in choices for option in table[column].unique()]
     heights = [2.2, 0.22 * len(options) + 0.2]
@@ -303,6 +325,21 @@ def languages(
     ax.set_xlabel("longitude, degrees east")
     ax.set_ylabel("latitude, degrees north")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    return ax
+
+
+def nothing(empty: Any, ax: Axes | None = None) -> Axes:
+    """Draw the sentence that says why there is nothing to draw.
+
+    Args:
+        empty: a table or column without rows; its ``attrs["note"]`` is the sentence.
+        ax: where to draw.
+    """
+    ax = ax or _sized(7.0, 1.8)
+    note = getattr(empty, "attrs", {}).get("note", "")
+    text = textwrap.fill(f"Nothing to draw. {note}".strip(), 80)
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, transform=ax.transAxes)
+    ax.set_axis_off()
     return ax
 
 

@@ -73,7 +73,7 @@ def confirm(
         BadRows: several encoders, or the measure is missing.
         BadFit: H1 cannot be fitted; a later hypothesis that cannot is reported as such.
     """
-    scaled = _prepared(dyads, measure)
+    scaled = prepared(dyads, measure)
     used = scaled.dropna(subset=["gain"])
     answers = {"H1": _by_dyads(scaled, used, measure, [], n, seed)}
     questions = {"H1": "slope above zero", "H2": "slope above zero beside equal formats"}
@@ -111,8 +111,17 @@ def _attempt(
         notes.append(f"{name} was not tested: {error}")
 
 
-def _prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Blank the gains of identity pairs and standardise similarity over the dyads analysed."""
+def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Blank the gains of identity pairs and standardise similarity over the dyads analysed.
+
+    Args:
+        dyads: dyad table of one encoder, identity pairs in it.
+        measure: similarity; dyads without it are left out.
+
+    Raises:
+        BadRows: several encoders, or no such measure.
+        BadFit: the measure does not vary over the dyads that have a gain.
+    """
     if measure not in dyads.columns:
         raise BadRows(f"the dyad table has no similarity {measure!r}; add it with gains.dyads.")
     if "encoder" in dyads and dyads["encoder"].nunique() > 1:

@@ -53,6 +53,30 @@ def test_heatmap_text_can_be_read_on_its_cell():
         assert (text.get_color() == "white") == (light < 0.5)
 
 
+def test_heatmap_mutes_cells_that_say_nothing():
+    table = pd.DataFrame([[1.0, -2.0]], columns=["t", "u"])
+    ax = plots.heatmap(table, label="x", muted=table < 0)
+    assert written(ax) == ["1.0", "−2.0"]
+    assert np.ma.getmaskarray(ax.images[0].get_array()).tolist() == [[False, True]]
+    assert ax.texts[1].get_color() == "0.35"
+
+
+def test_an_empty_table_is_drawn_as_its_note():
+    empty = pd.DataFrame()
+    empty.attrs["note"] = "too few rows."
+    names = {"value": "value", "low": "low", "high": "high"}
+    drawn = [
+        plots.forest(empty, **names, name="name", xlabel="x"),
+        plots.scatter(empty, x="x", y="y", xlabel="x", ylabel="y"),
+        plots.dots(empty, category="a", value="b", xlabel="x"),
+        plots.lines(empty, x="x", y="y", xlabel="x", ylabel="y"),
+        plots.heatmap(empty, label="x"),
+        plots.specifications(empty, [], **names, ylabel="y"),
+    ]
+    assert all(written(ax) == ["Nothing to draw. too few rows."] for ax in drawn)
+    assert written(plots.null([], 0.0, xlabel="x")) == ["Nothing to draw."]
+
+
 def test_heatmap_without_any_value():
     plots.heatmap(pd.DataFrame([[np.nan]]), label="x")
 

@@ -1,0 +1,218 @@
+"""Tables of the results chapters: right where the dyads carry them, a sentence where not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import findings
+from helpers.errors import BadFit, BadRows
+from helpers.stats import confirmatory, gains, noise, reml, scenarios
+from tests.stats import tables
+
+NAME = "text_embedding"
+
+
+def dyads(name="blocks half", slope=0.5, seed=0):
+    """A simulated dyad table with one identity pair."""
+    s = scenarios.SCENARIOS[name]
+    data = scenarios.table(s, *scenarios.draw(s, slope, np.random.default_rng(seed)))
+    data = data.rename(columns={"similarity": NAME})
+    return data.assign(encoder="e", identity_pair=np.arange(len(data)) == 3)
+
+
+def language_table(data):
+    rows = data.loc[data.index.repeat(4)].reset_index(drop=True)
+    rows["language"] = ["en", "de", "fr", "sw"] * len(data)
+    rows["gain"] += np.random.default_rng(1).normal(0, 0.1, len(rows))
+    return rows.assign(condition="single")[
+        ["intermediate", "target", "language", "condition", "gain"]
+    ]
+
+
+def too_few(*_):
+    raise BadFit("3 rows cannot carry it.")
+
+
+def test_what_cannot_be_fitted_is_an_empty_table_with_a_sentence():
+    table = findings.tried(too_few, 1)
+    assert table.empty and findings.note(table) == "3 rows cannot carry it."
+    assert np.isnan(findings.at(table, "H1", "estimate"))
+    found = findings.tried(lambda: pd.Series({"a": 1.0}))
+    assert findings.at(found, 0, "a") == 1.0 and findings.note(found, "fine") == "fine"
+
+
+def test_mistakes_of_the_caller_are_not_hidden():
+    with pytest.raises(KeyError):
+        findings.tried(lambda: {}["a"])
+
+
+def scores():
+    table = tables.scores(seeds=1, baseline_seeds=3)
+    own = tables.scores(seeds=3, baseline_seeds=3)
+    return pd.concat([table[table["target"] == "x"], own[own["target"] == "y"]])
+
+
+def test_a_single_run_borrows_the_spread_of_its_target():
+    table = scores()
+    found = findings.intervals(table).set_index(["intermediate", "target"])
+    assert found["spread"].to_list().count("own runs") == 2
+    row = found.loc[("a", "x")]
+    base = table[(table["target"] == "x") & (table["condition"] == "none")]
+    base = 100 * base[base["language"] != "en"].groupby("seed")["value"].mean()
+    half = 4.302653 * base.std(ddof=1) * np.sqrt(1 + 1 / 3)  # t with 2 degrees of freedom
+    assert row["spread"] == "other runs of the target"
+    assert row["high"] - row["gain"] == pytest.approx(half, rel=1e-5)
+    assert row["gain"] - row["low"] == pytest.approx(half, rel=1e-5)
+    assert row["clear"] == (abs(row["gain"]) > half)
+    plain = noise.bootstrap(table).set_index(["intermediate", "target"]).loc[("a", "y")]
+    assert found.loc[("a", "y"), ["low", "high"]].tolist() == plain[["low", "high"]].tolist()
+
+
+def test_one_run_in_all_arms_has_no_interval():
+    found = findings.intervals(tables.scores(seeds=1, baseline_seeds=1))
+    assert set(found["spread"]) == {"unknown"}
+    assert found["low"].isna().all() and not found["clear"].any()
+
+
+def test_a_baseline_that_trains_nothing_adds_no_noise():
+    table = tables.scores(targets=("x",), seeds=1, baseline_seeds=3).assign(rows_trained=10)
+    extra = table[table["intermediate"] == "a"].assign(seed=1, run="again")
+    extra["value"] += 0.05
+    table = pd.concat([table, extra])
+    noisy = findings.intervals(table).set_index("intermediate")
+    table.loc[table["condition"] == "none", "rows_trained"] = 0
+    sure = findings.intervals(table).set_index("intermediate")
+    assert (sure["high"] - sure["low"]).loc["b"] < (noisy["high"] - noisy["low"]).loc["b"]
+
+
+def test_grids_keep_the_order_of_appearance():
+    table = pd.DataFrame({"intermediate": list("bab"), "target": list("yyx"), "v": [1.0, 2.0, 3.0]})
+    wide = findings.grid(table, "v")
+    assert list(wide.index) == ["b", "a"] and list(wide.columns) == ["y", "x"]
+    assert np.isnan(wide.loc["a", "x"])
+
+
+def test_shares_add_up_and_show_what_noise_takes():
+    data = gains.exclude(dyads())
+    found = findings.shares(data, pd.DataFrame({"se": [0.3, 0.4]}))
+    assert found["share"].iloc[:-1].sum() == pytest.approx(1)
+    assert findings.at(found, "of that, seed noise", "variance") == pytest.approx(0.125)
+
+
+def test_the_specified_method_is_the_confirmatory_one():
+    data = dyads()
+    found = findings.methods(data, language_table(data), n=199)
+    row = confirmatory.confirm(data, n=199).table.loc["H1"]
+    assert findings.at(found, findings.SPECIFIED, "estimate") == pytest.approx(row["estimate"])
+    assert findings.at(found, findings.SPECIFIED, "p") == pytest.approx(row["p"])
+    within = "permutation within formats"
+    assert findings.at(found, within, "p") == pytest.approx(row["p_permutation"])
+    assert found.loc["OLS on language rows", "rows"] == 3 * 89
+    assert found["specified"].sum() == 2 and (found["note"] == "").all()
+
+
+def test_rows_as_replicates_shrink_the_interval():
+    data = dyads(slope=0.0)
+    found = findings.methods(data, language_table(data), n=99)
+    width = found["high"] - found["low"]
+    assert width["OLS on language rows"] < 0.7 * width["OLS on dyads"]
+
+
+def test_six_dyads_give_sentences_not_numbers():
+    data = dyads("4 x 3").head(6)
+    found = findings.confirmed(data)
+    assert found.table.empty and "cannot carry" in found.notes[0]
+    methods = findings.methods(data, language_table(data), n=99)
+    assert "cannot carry" in methods.loc[findings.SPECIFIED, "note"]
+    assert np.isnan(findings.at(methods, findings.SPECIFIED, "p"))
+    slopes = findings.slopes({"as specified": data})
+    assert np.isnan(findings.at(slopes, "as specified", "estimate"))
+    unseen = findings.unseen_table(findings.unseen(data, ["target"]))
+    assert "at least 3" in unseen.loc["target", "note"] or unseen.loc["target", "note"]
+
+
+def test_null_slopes_hold_the_observed_one_and_its_p():
+    null = findings.null_slopes(dyads(slope=2.0), within=False, n=199)
+    assert len(null) == 199 and null.attrs["p"] == pytest.approx(1 / 200)
+    assert null.abs().max() < null.attrs["estimate"]
+    alone = dyads().drop_duplicates("intermediate_format")
+    none = findings.null_slopes(alone, within=True, n=99)
+    assert none.empty and none.attrs["note"]
+
+
+def test_centred_columns_have_no_task_means():
+    found = findings.centred(dyads())
+    for task in ("intermediate", "target"):
+        means = found.groupby(task)[["gain_dyad", f"{NAME}_dyad"]].mean()
+        assert np.abs(means.to_numpy()).max() < 1e-9
+    assert len(found) == 89  # without the identity pair
+
+
+def test_parts_of_a_similarity_have_their_own_slopes():
+    data = dyads("confounded", slope=0.0, seed=5)
+    found = findings.parts(data)
+    assert list(found.index) == ["of the dyad itself", "of the intermediate", "of the target"]
+    assert found.loc["of the intermediate", "estimate"] > 0.5  # the confounder sits there
+    assert abs(findings.at(found, "of the dyad itself", "estimate")) < 0.35
+
+
+SIMILARITY = pd.DataFrame(
+    {
+        "intermediate": list("abc") * 3,
+        "target": list("xxxyyyzzz"),
+        NAME: np.sin(np.arange(9.0)),
+    }
+)
+STAGES = pd.DataFrame(
+    {
+        "condition": "single",
+        "intermediate": ["a", "b", "c"],
+        "status": ["done", "done", "collapsed"],
+        "rows_trained": [10, 30, 20],
+    }
+)
+
+
+@pytest.fixture
+def formats(monkeypatch):
+    known = dict(zip("abcxyz", ("pair", "pair", "span", "pair", "span", "tagging"), strict=True))
+    monkeypatch.setattr(gains, "_format", lambda task, formats: known[task])
+
+
+def test_variants_that_change_nothing_are_not_shown(formats):
+    table = tables.scores(("a", "b", "c"), ("x", "y", "z"))
+    found = findings.variants(table, SIMILARITY, STAGES)
+    names = ["as specified", "with English", "without intermediates that were not learnt"]
+    assert list(found) == names
+    assert len(found["without intermediates that were not learnt"]) == 6
+    assert findings.unlearnt(STAGES) == ["c"]
+    slopes = findings.slopes(found)
+    assert slopes.loc["as specified", "dyads"] == 9
+    base = found["as specified"]
+    x = (base[NAME] - base[NAME].mean()) / base[NAME].std()
+    fit = reml.crossed_reml(base.assign(x=x), "gain", ["x"], confirmatory.RANDOM)
+    assert findings.at(slopes, "as specified", "estimate") == pytest.approx(fit["x"]["estimate"])
+
+
+def test_choices_are_compared_with_and_without_predictions():
+    data = findings.kept(dyads(slope=2.0, name="independent"))
+    sizes = findings.rows_trained(STAGES)
+    assert sizes.to_dict() == {"a": 10, "b": 30, "c": 20}
+    found = findings.unseen(data, ["target"])
+    table = findings.choices(data, found["target"], sizes)
+    assert findings.at(table, "similarity", "regret@1") < findings.at(table, "random", "regret@1")
+    assert table.index[0] == "best possible"
+    without = findings.choices(data, "why not", sizes)
+    assert "similarity" not in without.index
+    assert findings.at(without, "random", "regret@1") == pytest.approx(
+        findings.at(table, "random", "regret@1")
+    )
+    with pytest.raises(BadRows, match="to choose from"):
+        findings.choices(data.drop_duplicates("target"), "why not", sizes)
+
+
+def test_predictions_are_summed_up_per_unit():
+    data = findings.kept(dyads(slope=1.0))
+    table = findings.unseen_table(findings.unseen(data, ["intermediate", "encoder"]))
+    assert table.loc["intermediate", "rows"] == 89 and table.loc["intermediate", "note"] == ""
+    assert "at least 3" in table.loc["encoder", "note"]
