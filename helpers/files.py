@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        os.chmod(name, 0o666 & ~_mask())  # a temporary file starts out readable by its owner alone
         os.replace(name, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -44,6 +46,14 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror or error}. Free some space or choose another "
             "folder; what was already stored is untouched."
         ) from error
+
+
+@functools.cache
+def _mask() -> int:
+    """Return the permissions that this process leaves off new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def sync_folder(folder: Path) -> None:
