@@ -105,6 +105,36 @@ def _counted(name: str) -> dict[str, str]:
     return {split: f"{count:,}{where}" for split, count in counts.items()}
 
 
+def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFrame:
+    """Return what the two tasks of every dyad have in common beforehand.
+
+    Args:
+        intermediates: names of intermediate tasks.
+        targets: names of target tasks.
+
+    Returns:
+        One row per dyad: intermediate, target, their formats, the flags of
+        ``helpers.tasks.relation``, and ``shares``, the strongest of them in a word:
+        ``"rows"`` (an identity pair), ``"source"``, ``"format"`` or ``"nothing"``.
+    """
+    then = list(targets)
+    return pd.DataFrame([_dyad(first, second) for first in intermediates for second in then])
+
+
+def _dyad(intermediate: str, target: str) -> dict[str, Any]:
+    flags = tasks.relation(intermediate, target)
+    words = {"identity_pair": "rows", "same_source": "source", "same_format": "format"}
+    strongest = next((word for flag, word in words.items() if flags[flag]), "nothing")
+    return {
+        "intermediate": intermediate,
+        "target": target,
+        "intermediate_format": tasks.get(intermediate).format,
+        "target_format": tasks.get(target).format,
+        **flags,
+        "shares": strongest,
+    }
+
+
 def card(name: str, languages: Sequence[str] = ("en", "de", "sw")) -> Page:
     """Return a task's card, closed until a reader opens it.
 

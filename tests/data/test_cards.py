@@ -89,3 +89,11 @@ def test_rows_of_packages_are_counted():
     )
     table = cards.summary(["intents", "mnli"])
     assert list(table["task"]) == ["intents", "mnli"] and table["rows"].all()
+
+
+def test_relations_name_the_strongest_thing_that_is_shared():
+    table = cards.relations(["mnli", "qqp", "ccg"], ["xnli", "pawsx", "udpos", "tatoeba"])
+    shares = table.set_index(["intermediate", "target"])["shares"]
+    assert shares["mnli", "xnli"] == "rows" and shares["qqp", "pawsx"] == "source"
+    assert shares["qqp", "xnli"] == "format" and shares["ccg", "tatoeba"] == "nothing"
+    assert len(table) == 12
