@@ -59,6 +59,32 @@ def load(
     return study.run(study.plan(profile, seeds=seeds), mode, progress=progress)
 
 
+def stages(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
+    """Return the English development scores of the intermediate stages of a profile.
+
+    Args:
+        profile: as in `load`, which must have been called (a live study is not run here).
+        seeds: as in `load`.
+
+    Returns:
+        One row per intermediate stage with one task, with the columns of
+        ``helpers.store.SCORE_COLUMNS``; failed and collapsed ones among them.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    from helpers import tasks
+
+    file = FOLDER / f"{profile}.parquet"
+    if file.exists():
+        found = read_export(file)
+    else:
+        runs = study.plan(profile, seeds=seeds).runs["run"]
+        found = Store().scores(runs, stage="intermediate")
+    own = (found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())
+    return found[own].reset_index(drop=True)
+
+
 def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
     """Return what the intermediate stages of a profile learnt of their own tasks.
 
@@ -67,10 +93,9 @@ def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
         seeds: as in `load`.
 
     Returns:
-        One row per intermediate stage with one task: the columns of
-        ``helpers.store.SCORE_COLUMNS`` (``value`` is the English development score), ``floor``, the
-        score of the best constant answer on the same rows, and ``above``, whether the score is
-        above the floor plus the margin of the rule for collapsed runs.
+        What `stages` returns, with ``floor``, the score of the best constant answer on the same
+        rows, and ``above``, whether the score is above the floor plus the margin of the rule for
+        collapsed runs.
 
     Raises:
         UnknownName: no such profile.
@@ -78,20 +103,14 @@ def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
     from helpers import evaluation, tasks
     from helpers.profiles import MARGIN, get
 
-    size, file = get(profile), FOLDER / f"{profile}.parquet"
-    if file.exists():
-        found = read_export(file)
-    else:
-        runs = study.plan(profile, seeds=seeds).runs["run"]
-        found = Store().scores(runs, stage="intermediate")
-    found = found[(found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())]
+    size, found = get(profile), stages(profile, seeds=seeds)
     floors = {}
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
         rows = size.settings(task, "intermediate", condition).dev_rows
         floors[name] = evaluation.floor(task, rows=rows or None)
     found = found.assign(floor=found["intermediate"].map(floors).astype(float))
-    return found.assign(above=found["value"] > found["floor"] + MARGIN).reset_index(drop=True)
+    return found.assign(above=found["value"] > found["floor"] + MARGIN)
 
 
 def similarities(
