@@ -19,6 +19,8 @@ class Settings:
     Attributes:
         epochs: passes over the training rows (of several tasks: over their sampled mixture).
         learning_rate: peak of AdamW's rate, after warm-up and before linear decay to 0.
+        head_rate: the heads' rate, as a multiple of it: they start from nothing, and in a run of a
+            few dozen steps would still be near it.
         batch_tokens: padded tokens per optimiser step.
         micro_tokens: padded tokens per forward pass; 0: all of a step. Halved when memory runs out.
         warmup: share of the steps in which the rate rises.
@@ -47,6 +49,7 @@ class Settings:
 
     epochs: float = 2.0
     learning_rate: float = 1e-4
+    head_rate: float = 1.0
     batch_tokens: int = 1024
     micro_tokens: int = 0
     warmup: float = 0.1
@@ -78,7 +81,14 @@ class Settings:
             raise unknown("sampling", self.sampling, SAMPLINGS)
         if self.pooling not in POOLINGS:
             raise unknown("pooling", self.pooling, POOLINGS)
-        for name in ("epochs", "learning_rate", "batch_tokens", "temperature", "max_length"):
+        for name in (
+            "epochs",
+            "learning_rate",
+            "head_rate",
+            "batch_tokens",
+            "temperature",
+            "max_length",
+        ):
             if not getattr(self, name) > 0:
                 raise HelpfulError(f"{name} must be above 0, got {getattr(self, name)!r}.")
         if not 0 <= self.mlm_share < 1:

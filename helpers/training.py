@@ -252,7 +252,7 @@ class _Run:
     def _step(self, place: int) -> None:
         step = self.steps[place]
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(place, len(self.steps), self.settings)
+            group["lr"] = rate(place, len(self.steps), self.settings) * group["scale"]
         while True:
             try:
                 self.losses[place] = self._gradients(step)
@@ -435,13 +435,20 @@ def _evaluation_steps(total: int, times: int) -> set[int]:
 
 
 def _optimizer(trained: dict[str, nn.Parameter], settings: Settings) -> torch.optim.AdamW:
-    plain = [p for n, p in trained.items() if p.ndim < 2 or "embeddings" in n]
-    decayed = [p for n, p in trained.items() if not (p.ndim < 2 or "embeddings" in n)]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=1e-8, fused=True)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        decay = 0.0 if parameter.ndim < 2 or "embeddings" in name else settings.weight_decay
+        scale = settings.head_rate if name.startswith("heads.") else 1.0
+        groups.setdefault((decay, scale), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "weight_decay": decay, "scale": scale}
+            for (decay, scale), members in groups.items()
+        ],
+        lr=settings.learning_rate,
+        eps=1e-8,
+        fused=True,
+    )
 
 
 def _freeze(encoder: Encoder, settings: Settings) -> None:
