@@ -8,11 +8,16 @@ from pathlib import Path
 
 import datasets
 import pytest
+from hypothesis import HealthCheck, settings
 
 from helpers import packages
 from helpers.sources import ROOT_VARIABLE
 from helpers.tasks import embedded
 from tests.fixtures.generate import generate
+
+# A busy machine must not fail a property by its clock.
+settings.register_profile("any clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any clock")
 
 # Read before any test changes the environment.
 _REAL = os.environ.get(ROOT_VARIABLE, "")
