@@ -108,9 +108,14 @@ def squad(
             f"{len(empty)} questions have no gold answer, such as {empty[0]!r}: score them with "
             "'squad2', or leave them out."
         )
-    answered = [(given[name], answers) for name, answers in right.items() if name in given]
-    exact = sum(exact_match(text, answers, language) for text, answers in answered) / len(right)
-    f1 = sum(token_f1(text, answers, language) for text, answers in answered) / len(right)
+    exact = f1 = 0.0
+    for name, answers in right.items():
+        if name in given:
+            said = _tokens(given[name], language)
+            accepted = [_tokens(answer, language) for answer in answers]
+            exact += said in accepted
+            f1 += max(_overlap(said, answer) for answer in accepted)
+    exact, f1 = exact / len(right), f1 / len(right)
     return {"exact_match": exact, "f1": f1, "mean": (exact + f1) / 2}
 
 
@@ -255,6 +260,8 @@ def _punctuation() -> dict[int, None]:
 
 
 def _overlap(given: list[str], right: list[str]) -> float:
+    if given == right:
+        return float(bool(given))
     shared = sum((Counter(given) & Counter(right)).values()) if given and right else 0
     if not shared:
         return 0.0
