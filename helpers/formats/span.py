@@ -26,7 +26,8 @@ N_BEST = 20
 class Span(FormatBase):
     """Predict begin and end of the answer; long passages are read in overlapping windows.
 
-    Lengths follow XTREME: question at most 64 pieces, windows 128 pieces apart, answers at most 30.
+    Lengths follow XTREME: question at most 64 pieces, windows 128 pieces apart (less where they are
+    shorter), answers at most 30.
     """
 
     name = "span"
@@ -169,8 +170,12 @@ class _Windows:
 
 
 def _window_starts(pieces: int, room: int) -> range:
-    """Return the first piece of each window of ``room`` pieces, ``STRIDE`` apart."""
-    step = min(STRIDE, max(1, room))
+    """Return the first piece of each window of ``room`` pieces, at most ``STRIDE`` apart.
+
+    Windows overlap by the longest answer, or by half where they are short, so that every answer lies
+    whole in one of them.
+    """
+    step = min(STRIDE, max(1, room - MAX_ANSWER_PIECES, room // 2))
     return range(0, max(1, pieces - room + step), step)
 
 

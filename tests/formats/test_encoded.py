@@ -13,7 +13,8 @@ from helpers.formats.encoded import (
     token_index,
 )
 
-units = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=30)
+quick = settings(max_examples=40)
+units = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=20)
 
 
 def built(groups, together=True):
@@ -55,6 +56,7 @@ def assert_units_whole(encoded, batches):
         assert len({home[i] for i in range(first, last)}) == 1
 
 
+@quick
 @given(units, st.booleans(), st.integers(1, 60))
 def test_sorted_batches_hold_every_sequence_once_within_the_budget(groups, together, budget):
     encoded = built(groups, together)
@@ -66,6 +68,7 @@ def test_sorted_batches_hold_every_sequence_once_within_the_budget(groups, toget
     assert longest == sorted(longest, reverse=True)
 
 
+@quick
 @given(
     units,
     st.booleans(),
@@ -106,6 +109,7 @@ def test_packed_batches_are_as_full_as_the_budget_allows():
         assert encoded.lengths[this].sum() + encoded.lengths[following[0]] > 10
 
 
+@quick
 @given(units, st.booleans(), st.integers(1, 60), st.integers(1, 60))
 def test_split_cuts_a_batch_without_losing_a_sequence(groups, together, budget, smaller):
     encoded = built(groups, together)
@@ -119,6 +123,7 @@ def test_split_cuts_a_batch_without_losing_a_sequence(groups, together, budget, 
             assert sum(map(len, rows)) == len(set().union(*rows))
 
 
+@quick
 @given(units, st.data())
 def test_token_index_finds_the_tokens_of_sequences_in_any_order(groups, data):
     encoded = built(groups)
@@ -131,7 +136,7 @@ def test_token_index_finds_the_tokens_of_sequences_in_any_order(groups, data):
     assert encoded.tokens[token_index(encoded, np.array(chosen))].tolist() == expected
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(units, st.booleans())
 def test_saved_sets_are_mapped_back_unchanged(tmp_path_factory, groups, together):
     folder = tmp_path_factory.mktemp("encoded")
@@ -156,6 +161,7 @@ def test_an_empty_set_can_be_built_saved_and_cut(tmp_path):
     assert len(Encoded.load(tmp_path)) == 0
 
 
+@quick
 @given(st.lists(units, min_size=1, max_size=4), st.booleans())
 def test_joined_sets_keep_sequences_rows_and_fields(parts, together):
     sets = [built(groups, together) for groups in parts]

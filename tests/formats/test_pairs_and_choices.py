@@ -45,7 +45,7 @@ def test_pairs_are_what_the_tokenizer_makes_of_them(either):
     assert encoded.per_sequence["label"].tolist() == [1, 0, 0, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(8, 40))
 def test_long_pairs_fill_the_window_and_keep_their_beginnings(tiny, first, second, longest):
     words = LONG.split()
@@ -92,7 +92,7 @@ def test_choices_follow_their_context(either):
     assert encoded.together and encoded.units.tolist() == [0, 3, 5]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(8, 40))
 def test_a_context_that_is_too_long_loses_its_beginning(tiny, context, choice, longest):
     words = LONG.split()

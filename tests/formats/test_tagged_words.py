@@ -54,7 +54,7 @@ def test_every_word_of_every_script_gets_its_own_label(either, longest):
         assert tokens[tokens >= 0].tolist() == list(range(len(row["tokens"])))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.text(max_size=6), min_size=1, max_size=25), min_size=1, max_size=5),
     st.integers(5, 30),

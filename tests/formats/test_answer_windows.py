@@ -1,0 +1,193 @@
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import formats
+from helpers.formats import span
+from helpers.formats.span import nearest
+from helpers.tasks import Source, Task
+
+SPAN = formats.get("span")
+PLAIN = Task("made-up", "intermediate", "span", Source("rows", "made-up"), metric="squad")
+WITH_NULL = Task("made-up", "intermediate", "span", Source("rows", "made-up"), metric="squad2")
+
+
+def row(context, answer, question="where", start=None):
+    answers = {"text": [], "start": []}
+    if answer is not None:
+        place = context.index(answer) if start is None else start
+        answers = {"text": [answer], "start": [place]}
+    return {"id": "0", "context": context, "question": question, "answers": answers}
+
+
+def right_scores(encoded):
+    """Scores of a head that is certain of the labelled begin and end of each window."""
+    begin, end = np.zeros((2, len(encoded.tokens)), np.float32)
+    begin[encoded.starts[:-1] + encoded.per_sequence["begin"]] = 9
+    end[encoded.starts[:-1] + encoded.per_sequence["end"]] = 9
+    return {"begin_score": begin, "end_score": end}
+
+
+def round_trip(rows, encoder, longest=64, task=PLAIN):
+    encoded = SPAN.encode(task, rows, encoder, longest, True)
+    return SPAN.decode(task, rows, encoded, right_scores(encoded))
+
+
+PASSAGES = {
+    "english": ("He was born in New York in 1998 .", "New York"),
+    "chinese": ("\u4ed6\u57281998\u5e74\u51fa\u751f\u4e8e\u5317\u4eac\u5e02\u3002", "1998\u5e74"),
+    "thai": (
+        "\u0e40\u0e02\u0e32\u0e40\u0e01\u0e34\u0e14\u0e17\u0e35\u0e48\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e",
+        "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e",
+    ),
+    "arabic": (
+        "\u0648\u0644\u062f \u0641\u064a \u0628\u063a\u062f\u0627\u062f \u0639\u0627\u0645 1998",
+        "\u0628\u063a\u062f\u0627\u062f",
+    ),
+    "hindi": (
+        "\u0935\u0939 \u0928\u0908 \u0926\u093f\u0932\u094d\u0932\u0940 \u092e\u0947\u0902 \u0930\u0939\u0924\u093e \u0939\u0948",
+        "\u0928\u0908 \u0926\u093f\u0932\u094d\u0932\u0940",
+    ),
+    "accents, composed": ("Le caf\u00e9 est noir", "caf\u00e9"),
+    "accents, decomposed": ("Le cafe\u0301 est noir", "cafe\u0301"),
+    "vietnamese, decomposed": (
+        unicodedata.normalize("NFD", "\u00d4ng s\u1ed1ng \u1edf Vi\u1ec7t Nam t\u1eeb l\u00e2u"),
+        unicodedata.normalize("NFD", "\u1edf Vi\u1ec7t"),
+    ),
+    "korean, decomposed": (
+        unicodedata.normalize("NFD", "\uadf8\ub294 \uc11c\uc6b8 \uc0ac\ub78c"),
+        unicodedata.normalize("NFD", "\uc11c\uc6b8"),
+    ),
+    "spaces": ("the \t red   door \u00a0 is  open", "red   door"),
+    "beyond the basic plane": ("see \U0001f600 \U00020000 here", "\U0001f600 \U00020000"),
+}
+
+
+@pytest.mark.parametrize(("passage", "answer"), PASSAGES.values(), ids=PASSAGES)
+def test_answers_come_back_as_they_stand_in_the_passage(either, passage, answer):
+    # Where pieces are larger than the answer, it comes back with the rest of its piece.
+    (found,) = round_trip([row(passage, answer)], either)
+    assert answer in found
+    encoded = SPAN.encode(PLAIN, [row(passage, answer)], either, 64, True)
+    offsets = encoded.per_token["offset"]
+    begin, end = (int(encoded.per_sequence[side][0]) for side in ("begin", "end"))
+    # No smaller stretch of pieces would hold it.
+    place = passage.index(answer)
+    assert offsets[begin, 0] <= place < offsets[begin, 1]
+    assert offsets[end, 0] < place + len(answer) <= offsets[end, 1]
+    assert found == passage[offsets[begin, 0] : offsets[end, 1]].strip()
+    if len(found) > len(answer):
+        assert offsets[begin, 0] < place or offsets[end, 1] > place + len(answer)
+
+
+# Each is one piece of the tiny vocabulary.
+WORDS = "the people find their way over many other words".split()
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_every_answer_is_found_in_whatever_window_it_falls(tiny, data):
+    count = data.draw(st.integers(1, 150))
+    words = [WORDS[i % len(WORDS)] for i in range(count)]
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first, min(count - 1, first + 6)))
+    words[first] = "first"  # so that the answer occurs once
+    passage, answer = " ".join(words), " ".join(words[first : last + 1])
+    longest = data.draw(st.integers(40, 80))
+    found = round_trip([row(passage, answer, "who")], tiny, longest)
+    assert found == [answer]
+
+
+def test_windows_overlap_and_cover_the_passage(tiny, monkeypatch):
+    monkeypatch.setattr(span, "STRIDE", 10)
+    passage = " ".join(WORDS * 6)
+    encoded = SPAN.encode(PLAIN, [row(passage, "find", "who")], tiny, 32, True)
+    assert len(encoded) > 3 and encoded.lengths.max() == 32
+    offsets = [
+        encoded.per_token["offset"][a:b][encoded.per_token["offset"][a:b, 0] >= 0]
+        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+    ]
+    for this, following in zip(offsets, offsets[1:], strict=False):
+        np.testing.assert_array_equal(this[10:], following[: len(this) - 10])
+    assert offsets[0][0, 0] == 0 and offsets[-1][-1, 1] == len(passage)
+
+
+def test_a_passage_that_fits_has_one_window_and_one_piece_more_has_two(tiny):
+    for pieces, windows in ((40, 1), (41, 2)):
+        passage = " ".join(["people"] * pieces)
+        encoded = SPAN.encode(PLAIN, [row(passage, "people", "who")], tiny, 45, True)
+        assert len(encoded) == windows, (pieces, windows)
+
+
+def test_a_window_that_holds_only_part_of_the_answer_has_none(tiny, monkeypatch):
+    monkeypatch.setattr(span, "STRIDE", 10)
+    words = ["the"] * 60
+    words[19:23] = ["people", "find", "their", "way"]
+    encoded = SPAN.encode(
+        PLAIN, [row(" ".join(words), "people find their way", "who")], tiny, 25, True
+    )
+    begin, end = encoded.per_sequence["begin"], encoded.per_sequence["end"]
+    holds = []
+    for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True):
+        first = encoded.per_token["offset"][a:b]
+        first = first[first[:, 0] >= 0]
+        text = " ".join(words)[first[0, 0] : first[-1, 1]]
+        holds.append("people find their way" in text)
+    assert any(holds) and not all(holds)
+    assert ((begin > 0) == holds).all() and ((end > 0) == holds).all()
+    assert ((end - begin)[begin > 0] == 3).all()
+
+
+def test_answers_that_are_not_in_their_passage_are_skipped_and_counted(tiny):
+    rows = [row("the red door", "red"), row("the red door", "lamp", start=4), row("a", "", start=0)]
+    encoded = SPAN.encode(PLAIN, rows, tiny, 32, True)
+    assert encoded.skipped == {"answer not found in its passage": 2}
+    assert encoded.example.tolist() == [0] and encoded.rows == 3
+    # In evaluation nothing is skipped: a question without a window has no answer to be scored.
+    assert SPAN.encode(PLAIN, rows, tiny, 32, False).example.tolist() == [0, 1, 2]
+
+
+def test_questions_without_an_answer_point_at_the_first_token(tiny):
+    rows = [row("the red door", None), row("the red door", "red")]
+    encoded = SPAN.encode(WITH_NULL, rows, tiny, 32, True)
+    assert encoded.per_sequence["begin"][0] == encoded.per_sequence["end"][0] == 0
+    assert SPAN.decode(WITH_NULL, rows, encoded, right_scores(encoded)) == ["", "red"]
+    # SQuAD 1.1 always has an answer, so the best stretch is given whatever the first token says.
+    found = SPAN.decode(PLAIN, rows, encoded, right_scores(encoded))
+    assert found[0] != "" and found[1] == "red"
+    assert SPAN.gold(WITH_NULL, rows) == [[], ["red"]]
+    assert SPAN.constant(WITH_NULL, rows) == ["", ""]
+
+
+def test_only_the_passage_and_the_first_token_can_be_chosen(tiny):
+    encoded = SPAN.encode(PLAIN, [row("the other words", "words", "who opened it")], tiny, 32, True)
+    offsets, allowed = encoded.per_token["offset"], encoded.per_token["allowed"]
+    assert allowed[0] and (allowed[1:] == (offsets[1:, 0] >= 0)).all()
+    assert allowed.sum() == 1 + 3
+
+
+def test_long_questions_leave_room_for_the_passage(tiny):
+    question = "who opened the door " * 60
+    (found,) = round_trip([row("the red door", "red door", question)], tiny, 40)
+    assert found == "red door"
+
+
+def test_shifted_offsets_choose_between_occurrences(tiny):
+    passage = "the words and the like and the words"
+    encoded = SPAN.encode(PLAIN, [row(passage, " words", start=29)], tiny, 32, True)
+    begin = int(encoded.per_sequence["begin"][0])
+    assert encoded.per_token["offset"][begin].tolist() == [31, 36]
+
+
+@given(st.text("ab ", max_size=30), st.text("ab", min_size=1, max_size=3), st.integers(-5, 40))
+def test_nearest_is_the_occurrence_nearest_to_the_stated_place(passage, text, start):
+    places = [i for i in range(len(passage)) if passage.startswith(text, i)]
+    found = nearest(passage, text, start)
+    if not places:
+        assert found == -1
+    elif start >= 0:
+        assert abs(found - start) == min(abs(place - start) for place in places)
+    assert found in (places or [-1])

@@ -1,0 +1,264 @@
+"""Losses over unpadded batches against plain loops over a padded one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from helpers import formats
+from helpers.formats import Batch, pool
+from helpers.formats.base import Head
+from helpers.formats.choice import segment_logsumexp
+from helpers.formats.encoded import IGNORE
+from helpers.formats.masked import Masked
+from helpers.network import Network
+from helpers.tasks import Source, Task
+
+WORDS = "the people find their way over many other words and he will call".split()
+
+
+def text(chance, most=9):
+    return " ".join(chance.choice(WORDS, int(chance.integers(1, most))))
+
+
+def rows_of(format_, chance, count=7):
+    for number in range(count):
+        identity = {"id": str(number)}
+        if format_ == "pair":
+            second = text(chance) if number % 2 else ""
+            yield identity | {"first": text(chance), "second": second, "label": number % 3}
+        elif format_ == "choice":
+            choices = [text(chance) for _ in range(2 + number % 3)]
+            yield identity | {"context": text(chance), "choices": choices, "label": number % 2}
+        elif format_ == "tagging":
+            tokens = text(chance, 20).split()
+            tags = [IGNORE if i == 2 else int(chance.integers(3)) for i in range(len(tokens))]
+            yield identity | {"tokens": tokens, "tags": tags}
+        elif format_ == "span":
+            context = text(chance, 14)
+            start = context.rindex(context.split()[-1])
+            answers = {"text": [context[start:]], "start": [start]}
+            if number % 3 == 2:
+                answers = {"text": [], "start": []}
+            yield identity | {"context": context, "question": "where", "answers": answers}
+        elif format_ == "masked":
+            yield identity | {"text": text(chance, 20)}
+        else:
+            gold = [f"c{number}"]
+            yield {"id": f"q{number}", "side": "query", "text": text(chance), "gold": gold}
+            yield {"id": gold[0], "side": "candidate", "text": text(chance), "gold": []}
+
+
+class Case:
+    """One format's encoded rows, its head, and the padded states of the model."""
+
+    def __init__(self, name, encoder):
+        self.format = Masked() if name == "masked" else formats.get(name)
+        settings = {"pieces": len(encoder.tokenizer)}
+        source = Source("rows", "made-up")
+        self.task = Task(name, "target", "pair", source, labels=("a", "b", "c"), settings=settings)
+        rows = list(rows_of(name, np.random.default_rng(5)))
+        self.encoded = self.format.encode(self.task, rows, encoder, 16, True)
+        torch.manual_seed(2)
+        self.head = self.format.head(self.task, encoder.dimension, 0.0)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        self.network = Network(encoder.model, {name: self.head}, {name: self.format})
+        # Whole units, not in their order: what a shuffled, sorted batch looks like.
+        units = np.random.default_rng(1).permutation(len(self.encoded.units) - 1)[:5]
+        first = self.encoded.units
+        self.index = np.concatenate([np.arange(first[u], first[u + 1]) for u in units])
+        self.hidden, self.mask = self._padded(encoder)
+
+    def _padded(self, encoder):
+        sequences = [self.tokens(i) for i in self.index]
+        width = max(map(len, sequences)) + 3
+        ids = torch.full((len(sequences), width), encoder.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        with torch.no_grad():
+            return encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
+
+    def tokens(self, sequence):
+        return self.encoded.tokens[self._range(sequence)].tolist()
+
+    def field(self, name, sequence):
+        return self.encoded.per_token[name][self._range(sequence)]
+
+    def _range(self, sequence):
+        return slice(self.encoded.starts[sequence], self.encoded.starts[sequence + 1])
+
+    def pooled(self, how):
+        if how == "first":
+            return self.hidden[:, 0]
+        return torch.stack([h[m].mean(0) for h, m in zip(self.hidden, self.mask, strict=True)])
+
+    def loss(self, pooling="mean"):
+        batch = Batch.collate(self.encoded, self.index)
+        with torch.no_grad():
+            return float(self.network(batch, self.task.name, pooling))
+
+
+def pair_loss(case, pooling):
+    scores = case.head(case.pooled(pooling))
+    labels = case.encoded.per_sequence["label"][case.index]
+    return -sum(functional.log_softmax(s, -1)[y] for s, y in zip(scores, labels, strict=True))
+
+
+def choice_loss(case, pooling):
+    scores = case.head(case.pooled(pooling))[:, 0]
+    rows, total = case.encoded.example[case.index], 0
+    for row in set(rows.tolist()):
+        mine = torch.from_numpy(np.flatnonzero(rows == row))
+        right = case.encoded.per_sequence["right"][case.index[mine]]
+        total -= functional.log_softmax(scores[mine], -1)[int(np.flatnonzero(right)[0])]
+    return total
+
+
+def tagging_loss(case, pooling):
+    total = 0
+    for row, sequence in enumerate(case.index):
+        for place, tag in enumerate(case.field("tag", sequence)):
+            if tag != IGNORE:
+                total -= functional.log_softmax(case.head(case.hidden[row, place]), -1)[int(tag)]
+    return total
+
+
+def span_loss(case, pooling):
+    total = 0
+    for row, sequence in enumerate(case.index):
+        allowed = torch.from_numpy(np.flatnonzero(case.field("allowed", sequence)))
+        for column, side in enumerate(("begin", "end")):
+            scores = case.head(case.hidden[row])[allowed][:, column]
+            right = int(case.encoded.per_sequence[side][sequence])
+            place = int((allowed == right).nonzero()[0])
+            total -= functional.log_softmax(scores, -1)[place] / 2
+    return total
+
+
+def retrieval_loss(case, pooling):
+    vectors = functional.normalize(case.pooled(pooling), dim=-1)
+    cosines = torch.stack([vectors[0::2] @ candidate for candidate in vectors[1::2]], 1)
+    scores = functional.log_softmax(cosines * case.head.log_scale.exp(), -1)
+    return -scores.diagonal().sum()
+
+
+def masked_loss(case, pooling):
+    total = 0
+    for row, sequence in enumerate(case.index):
+        for place, piece in enumerate(case.field("target", sequence)):
+            if piece != IGNORE:
+                total -= functional.log_softmax(case.head(case.hidden[row, place]), -1)[int(piece)]
+    return total
+
+
+LOSSES = {
+    "pair": pair_loss,
+    "choice": choice_loss,
+    "tagging": tagging_loss,
+    "span": span_loss,
+    "retrieval": retrieval_loss,
+    "masked": masked_loss,
+}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_of_a_batch_equals_the_padded_one(name, pooling, tiny):
+    case = Case(name, tiny)
+    with torch.no_grad():
+        expected = float(LOSSES[name](case, pooling))
+    assert case.loss(pooling) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pair", "tagging", "masked"])
+def test_a_head_that_knows_nothing_loses_the_same_in_every_term(name, tiny):
+    case = Case(name, tiny)
+    with torch.no_grad():
+        case.head.out.weight.zero_()
+        case.head.out.bias.zero_()
+    weight = case.format.weight(case.encoded, case.index)
+    outcomes = case.head.out.out_features
+    assert case.loss() == pytest.approx(weight * math.log(outcomes), rel=1e-5)
+
+
+def test_weight_counts_the_terms_of_choices_windows_and_queries(tiny):
+    rows = {name: Case(name, tiny) for name in ("choice", "span", "retrieval")}
+    for name, case in rows.items():
+        weight = case.format.weight(case.encoded, case.index)
+        expected = {"choice": 5, "span": 5, "retrieval": 5}[name]
+        assert weight == expected
+
+
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_weights_of_parts_add_up(name, tiny):
+    case = Case(name, tiny)
+    first, middle, last = (int(case.encoded.units[i]) for i in (0, 2, -1))
+    parts = [np.arange(first, middle), np.arange(middle, last)]
+    whole = case.format.weight(case.encoded, np.arange(first, last))
+    assert whole == sum(case.format.weight(case.encoded, part) for part in parts)
+
+
+def test_log_sum_exp_of_segments_equals_the_loop_with_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    scores = (torch.randn(40, generator=generator) * 50).requires_grad_()
+    segment = torch.cat([torch.arange(7), torch.randint(0, 7, (33,), generator=generator)])
+    found = segment_logsumexp(scores, segment, 7)
+    (gradient,) = torch.autograd.grad(found.square().sum(), scores)
+    loop = torch.stack([scores[segment == i].logsumexp(0) for i in range(7)])
+    (expected,) = torch.autograd.grad(loop.square().sum(), scores)
+    torch.testing.assert_close(found, loop)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_pooling_leaves_padding_and_neighbours_out():
+    lengths = np.array([2, 3, 1])
+    hidden = torch.arange(12.0).reshape(6, 2)
+    batch = Batch(
+        ids=torch.zeros(6, dtype=torch.long),
+        lengths=lengths,
+        starts=torch.tensor([0, 2, 5]),
+        sequence=torch.tensor([0, 0, 1, 1, 1, 2]),
+        row=torch.arange(3),
+        rows=3,
+        fields={},
+        index=np.arange(3),
+    )
+    assert pool(hidden, batch, "first").tolist() == [[0, 1], [4, 5], [10, 11]]
+    assert pool(hidden, batch, "mean").tolist() == [[1, 2], [6, 7], [10, 11]]
+    half = pool(hidden.bfloat16(), batch, "mean")
+    assert half.dtype == torch.float32
+
+
+def test_a_batch_gathers_fields_of_sequences_and_tokens(tiny):
+    case = Case("tagging", tiny)
+    index = np.array([4, 1])
+    batch = Batch.collate(case.encoded, index)
+    assert batch.ids.tolist() == [*case.tokens(4), *case.tokens(1)]
+    assert batch.fields["tag"].tolist() == [*case.field("tag", 4), *case.field("tag", 1)]
+    assert batch.starts.tolist() == [0, len(case.tokens(4))]
+    assert batch.lengths.tolist() == [len(case.tokens(4)), len(case.tokens(1))]
+    assert batch.rows == len(set(case.encoded.example[index]))
+
+
+def test_a_mapped_set_gives_the_same_batch(tiny, tmp_path):
+    case = Case("span", tiny)
+    case.encoded.save(tmp_path)
+    mapped = formats.Encoded.load(tmp_path)
+    one, other = (Batch.collate(encoded, case.index) for encoded in (case.encoded, mapped))
+    assert one.ids.tolist() == other.ids.tolist()
+    for name, values in one.fields.items():
+        assert values.tolist() == other.fields[name].tolist()
+
+
+def test_head_starts_small_and_answers_in_32_bits():
+    torch.manual_seed(0)
+    head = Head(400, 30).requires_grad_(False)
+    assert float(head.out.weight.std()) == pytest.approx(0.02, rel=0.1)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert head(torch.ones(2, 400)).dtype == torch.float32

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from helpers import formats
+from helpers.formats.encoded import IGNORE
+from helpers.formats.masked import MASKED_SHARE, Masked
+from helpers.tasks import Source, Task
+
+RETRIEVAL = formats.get("retrieval")
+TASK = Task("made-up", "target", "retrieval", Source("rows", "made-up"))
+ROWS = [
+    {"id": "c0", "side": "candidate", "text": "the red door", "gold": []},
+    {"id": "q0", "side": "query", "text": "a door", "gold": ["c0", "c1"]},
+    {"id": "q1", "side": "query", "text": "a lamp", "gold": ["c1"]},
+    {"id": "c1", "side": "candidate", "text": "green lamp", "gold": []},
+    {"id": "q2", "side": "query", "text": "nothing", "gold": []},
+    {"id": "q3", "side": "query", "text": "elsewhere", "gold": ["c9"]},
+]
+
+
+def texts(encoded, encoder):
+    return [
+        encoder.tokenizer.decode(encoded.tokens[a:b], skip_special_tokens=True)
+        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+    ]
+
+
+def test_all_texts_are_embedded_in_row_order(tiny):
+    encoded = RETRIEVAL.encode(TASK, ROWS, tiny, 32, False)
+    assert texts(encoded, tiny) == [row["text"] for row in ROWS]
+    assert not encoded.together and encoded.example.tolist() == list(range(6))
+    vectors = np.arange(12.0).reshape(6, 2)
+    assert RETRIEVAL.decode(TASK, ROWS, encoded, {"vector": vectors}) is vectors
+    assert RETRIEVAL.gold(TASK, ROWS) == [["c0", "c1"], ["c1"], [], ["c9"]]
+
+
+def test_training_pairs_a_query_with_its_first_right_candidate(tiny):
+    encoded = RETRIEVAL.encode(TASK, ROWS, tiny, 32, True)
+    assert texts(encoded, tiny) == ["a door", "the red door", "a lamp", "green lamp"]
+    assert encoded.per_sequence["is_query"].tolist() == [True, False, True, False]
+    assert encoded.units.tolist() == [0, 2, 4] and encoded.rows == 2
+    assert RETRIEVAL.weight(encoded, np.arange(4)) == 2
+
+
+def test_long_texts_are_cut_at_their_end(tiny):
+    row = {"id": "q", "side": "query", "text": "the red door " * 40, "gold": []}
+    encoded = RETRIEVAL.encode(TASK, [row], tiny, 12, False)
+    whole = tiny.tokenizer(row["text"])["input_ids"]
+    assert encoded.tokens.tolist() == [*whole[:11], whole[-1]]
+
+
+SENTENCES = [f"the red door and the {i} green lamp so he opened it" for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def masked(tiny):
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(SENTENCES)]
+    return Masked().encode(TASK, rows, tiny, 32, True)
+
+
+def test_the_stated_share_of_pieces_is_hidden(masked, tiny):
+    original = np.concatenate(tiny.tokenizer(SENTENCES)["input_ids"])
+    target = masked.per_token["target"]
+    special = np.isin(original, tiny.tokenizer.all_special_ids)
+    chosen = target != IGNORE
+    np.testing.assert_array_equal(target[chosen], original[chosen])
+    np.testing.assert_array_equal(masked.tokens[~chosen], original[~chosen])
+    assert not (chosen & special).any()
+    count = (~special).sum()
+    assert abs(chosen.sum() - MASKED_SHARE * count) < 4 * np.sqrt(0.15 * 0.85 * count)
+    is_mask = masked.tokens[chosen] == tiny.tokenizer.mask_token_id
+    assert 0.65 < is_mask.mean() < 0.92
+    assert not np.isin(
+        masked.tokens[chosen & ~(masked.tokens == tiny.tokenizer.mask_token_id)],
+        tiny.tokenizer.all_special_ids,
+    ).any()
+
+
+def test_hidden_pieces_are_the_same_whenever_asked(masked, tiny):
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(SENTENCES)]
+    again = Masked().encode(TASK, rows, tiny, 32, True)
+    np.testing.assert_array_equal(masked.tokens, again.tokens)
+    np.testing.assert_array_equal(masked.per_token["target"], again.per_token["target"])
+
+
+def test_mean_log_probability_of_each_row(masked):
+    logprob = np.where(masked.per_token["target"] != IGNORE, -np.arange(len(masked.tokens)), 0.0)
+    found = Masked().decode(TASK, SENTENCES, masked, {"logprob": logprob})
+    for value, a, b in zip(found, masked.starts[:-1], masked.starts[1:], strict=True):
+        hidden = np.flatnonzero(masked.per_token["target"][a:b] != IGNORE) + a
+        assert value == pytest.approx(-hidden.mean() if len(hidden) else 0.0)
+
+
+def test_temperature_starts_at_a_twentieth():
+    head = RETRIEVAL.head(TASK, 4, 0.0).requires_grad_(False)
+    assert float(head(torch.tensor(1.0))) == pytest.approx(20, rel=0.01)
+    scores = functional.softmax(head(torch.tensor([1.0, 0.9])), -1)
+    assert scores[0] > 0.8

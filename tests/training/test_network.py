@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+
+from helpers.formats import Batch, Encoded
+from helpers.network import Network
+from helpers.packing import packed_attention, use_packing
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+    "attention_probs_dropout_prob": 0.0,
+}
+KINDS = {"bert": (BertConfig, BertModel, 0), "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, 1)}
+
+
+def model(kind, attention="eager"):
+    config, maker, pad = KINDS[kind]
+    torch.manual_seed(4)
+    settings = config(**SIZES, pad_token_id=pad, attn_implementation=attention)
+    made = maker(settings, add_pooling_layer=False).eval()
+    with torch.no_grad():  # larger than a fresh model's, so that every part tells
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+@pytest.fixture
+def batch():
+    chance = np.random.default_rng(0)
+    sequences = [chance.integers(4, 60, size) for size in (5, 12, 1, 7, 12)]
+    return Batch.collate(Encoded.build(sequences, range(5), rows=5), np.array([3, 0, 2, 4, 1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_states_and_gradients_equal_padded_ones(kind, batch):
+    found = {}
+    for packed in (False, True):
+        network = Network(model(kind), {}, {}, packed=packed)
+        states = network.states(batch)
+        (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+        found[packed] = (
+            states.detach(),
+            {
+                name: parameter.grad
+                for name, parameter in network.model.named_parameters()
+                if parameter.grad is not None
+            },
+        )
+    torch.testing.assert_close(found[True][0], found[False][0], atol=1e-5, rtol=1e-4)
+    assert found[True][1].keys() == found[False][1].keys()
+    for name, gradient in found[False][1].items():
+        torch.testing.assert_close(found[True][1][name], gradient, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_do_not_depend_on_the_other_sequences(kind, packed, batch):
+    network = Network(model(kind), {}, {}, packed=packed)
+    begin = batch.starts.tolist()
+    with torch.no_grad():
+        states = network.states(batch)
+        for place, length in enumerate(batch.lengths.tolist()):
+            ids = batch.ids[begin[place] : begin[place] + length]
+            alone = model(kind)(input_ids=ids[None]).last_hidden_state[0]
+            torch.testing.assert_close(
+                states[begin[place] : begin[place] + length], alone, atol=1e-5, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_are_those_of_the_model(kind, packed, batch):
+    network = Network(model(kind), {}, {}, packed=packed)
+    ids = batch.ids[: batch.lengths[0]]
+    with torch.no_grad():
+        known = model(kind)(input_ids=ids[None], output_hidden_states=True).hidden_states
+        for layer, expected in enumerate(known):
+            states = network.states(batch, layer)
+            torch.testing.assert_close(states[: len(ids)], expected[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(network.states(batch), network.states(batch, 3))
+
+
+def test_packed_attention_refuses_dropout_and_missing_borders():
+    states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="attention_probs_dropout_prob"):
+        packed_attention(None, states, states, states, None, dropout=0.1)
+    with pytest.raises(ValueError, match="sequence borders"):
+        packed_attention(None, states, states, states, None)
+    packed = model("bert")
+    use_packing(packed)
+    with pytest.raises((ValueError, TypeError)):
+        packed(input_ids=torch.tensor([[5, 6]]))
+
+
+def test_task_names_may_hold_dots():
+    head = torch.nn.Linear(2, 2)
+    network = Network(model("bert"), {"squad2.0": head}, {})
+    assert network.head("squad2.0") is head
