@@ -138,7 +138,7 @@ def made_up_task(number: int, role: str, rows: int) -> Any:
         return [
             {
                 "id": str(place),
-                "first": " ".join([*random.choice(vocabulary, 12), vocabulary[label]]),
+                "first": " ".join([*random.choice(vocabulary, 4), vocabulary[label]]),
                 "second": "",
                 "label": int(label),
             }
@@ -147,18 +147,18 @@ def made_up_task(number: int, role: str, rows: int) -> Any:
 
     source = Source("rows", f"made-up-{number}", splits={"train": "train"}, read=read)
     names = tuple(WORDS[:classes])
-    return Task(f"{role}-{number}", role, "pair", source, labels=names, max_length=64)
+    return Task(f"{role}-{number}", role, "pair", source, labels=names, max_length=32)
 
 
 def wide_encoder(columns: int) -> Any:
-    """The tiny encoder's tokenizer over two random layers of a given width."""
+    """The tiny encoder's tokenizer over one random layer of a given width."""
     from transformers import BertConfig, BertModel
 
     tiny = encoders.load("tiny")
     config = BertConfig(
         vocab_size=len(tiny.tokenizer),
         hidden_size=columns,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=columns // 32,
         intermediate_size=2 * columns,
     )
@@ -177,9 +177,10 @@ def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
     return training.Tuned(moved, {task.name: head}, {task.name: task})
 
 
-def time_table(rows: int, columns: int) -> None:
-    intermediates = [made_up_task(n, "intermediate", rows) for n in range(9)]
-    targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
+def time_table(rows: int, columns: int, shape: tuple[int, int]) -> None:
+    first, second = shape
+    intermediates = [made_up_task(n, "intermediate", rows) for n in range(first)]
+    targets = [made_up_task(n, "target", rows) for n in range(first, first + second)]
     encoder = wide_encoder(columns)
     by_name = {task.name: task for task in (*intermediates, *targets)}
     points = {
@@ -194,7 +195,7 @@ def time_table(rows: int, columns: int) -> None:
         for what in ("arrays and measures", "measures alone", "nothing, all stored"):
             if what == "measures alone":
                 shutil.rmtree(Path(folder) / "values")
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             table = similarity.measure(
                 (intermediates, targets),
                 names,
@@ -205,7 +206,8 @@ def time_table(rows: int, columns: int) -> None:
             )
             seconds = time.perf_counter() - start
             peak = devices.peak_memory_mb(torch.device("cpu"))
-            print(f"{what:>22}: {seconds:7.1f} s, peak memory of the process {peak:,.0f} MB")
+            worked = time.process_time() - worked
+            print(f"{what:>22}: {seconds:6.1f} s, {worked:6.1f} s of CPU, peak {peak:,.0f} MB")
         done = table[table["status"] == "done"]
         print(f"{len(done)} of {len(table)} values of {done['measure'].nunique()} measures")
         costs = done.groupby("measure", sort=False)[["seconds", "memory_mb"]].sum()
@@ -219,9 +221,10 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--dyads", type=int, nargs=2, default=(9, 12))
     options = parser.parse_args()
     if options.table:
-        time_table(options.rows, options.columns)
+        time_table(options.rows, options.columns, tuple(options.dyads))
         return
     compare_logme(options.columns, options.repeats)
     time_all(options.rows, options.columns, options.repeats)

@@ -27,7 +27,7 @@ from helpers.similarity.format import segments
 from helpers.similarity.samples import Sample, halves, parallel, sample, subset
 from helpers.similarity.shelf import Cache, Parts, Wanted
 from helpers.similarity.text import piece_counts
-from helpers.similarity.views import Reader, View, encode, label_view, take
+from helpers.similarity.views import Reader, View, encode, label_view, row_means, take
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +51,7 @@ class Options:
         parallel_rows: sentence pairs per language.
         gradient_rows: rows per task for gradients.
         heads: heads fitted per task for the gradient cosine.
+        shuffle_labels: control: permute the labels of each task's units.
     """
 
     rows: int = 2000
@@ -60,6 +61,7 @@ class Options:
     parallel_rows: int = 1000
     gradient_rows: int = 200
     heads: int = 5
+    shuffle_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,33 @@ def _counts(g: Gatherer, side: Side, language: str) -> Wanted:
     return Wanted("counts", (source.key, size), make, keep=False)
 
 
-def _embeddings(g: Gatherer, side: Side, language: str) -> Wanted:
+def _states(g: Gatherer, side: Side, language: str) -> Wanted:
+    """State of each sequence; embeddings, and features of texts, are made of it."""
     rows = g.sample(side, language)
     facts = (rows.key, *g.encoder_facts())
-    return Wanted("embeddings", facts, lambda: _read_rows(g, rows, g.encoder, lambda: g.plain))
+    return Wanted("states", facts, lambda: _read(g, rows, g.encoder, lambda: g.plain))
+
+
+def _read(g: Gatherer, rows: Sample, encoder: Encoder, reader: Callable[[], Reader]) -> Parts:
+    encoded = encode(rows, encoder, g.options.max_length)
+    make = lambda: Parts(reader().sequences(encoded), encoded.example, rows.half)  # noqa: E731
+    return _timed(make, len(encoded))
+
+
+def _per_row(kind: str, states: Wanted, g: Gatherer, rows: Sample) -> Wanted:
+    """Mean over the sequences of each row."""
+
+    def make() -> Parts:
+        found = g.cache.get(states)
+        means = row_means(found.values, np.asarray(found.rows), len(rows.rows))
+        whole = Parts(means, np.arange(len(means)), rows.half)
+        return replace(whole, passes=found.passes, seconds=found.seconds)
+
+    return Wanted(kind, (states.key,), make, keep=False)
+
+
+def _embeddings(g: Gatherer, side: Side, language: str) -> Wanted:
+    return _per_row("embeddings", _states(g, side, language), g, g.sample(side, language))
 
 
 def _sentences(g: Gatherer, side: Side, language: str) -> Wanted:
@@ -252,21 +277,22 @@ def _sentences(g: Gatherer, side: Side, language: str) -> Wanted:
         raise Undefined("no sentence encoder was given; pass sentence_encoder=.")
     reader = lambda: g.remember("sentences", lambda: Reader(encoder))  # noqa: E731
     facts = (rows.key, encoder.sha256, g.options.max_length)
-    return Wanted("sentences", facts, lambda: _read_rows(g, rows, encoder, reader))
-
-
-def _read_rows(g: Gatherer, rows: Sample, encoder: Encoder, reader: Callable[[], Reader]) -> Parts:
-    def make() -> Parts:
-        encoded = encode(rows, encoder, g.options.max_length)
-        states = reader().rows(encoded, len(rows.rows))
-        return Parts(states, np.arange(len(states)), rows.half)
-
-    return _timed(make, len(rows.rows))
+    states = Wanted("sentences", facts, lambda: _read(g, rows, encoder, reader))
+    return _per_row("sentence rows", states, g, rows)
 
 
 def _features(g: Gatherer, side: Side, language: str) -> Wanted:
     view, rows = g.view(side, language), g.sample(side, language)
     facts = (rows.key, *g.encoder_facts(), g.options.units)
+    if not view.by_token:
+        states = _states(g, side, language)
+
+        def choose() -> Parts:
+            found = g.cache.get(states)
+            whole = Parts(found.values[view.units], view.rows, rows.half)
+            return replace(whole, passes=found.passes, seconds=found.seconds)
+
+        return Wanted("features", facts, choose, keep=False)
 
     def make() -> Parts:
         return Parts(g.plain.units(view), view.rows, rows.half)
@@ -277,8 +303,11 @@ def _features(g: Gatherer, side: Side, language: str) -> Wanted:
 def _labels(g: Gatherer, side: Side, language: str) -> Wanted:
     view, rows = g.view(side, language), g.sample(side, language)
     note = f"{view.dropped} rare classes left out" if view.dropped else ""
-    facts = (rows.key, g.encoder.sha256, g.options.max_length, g.options.units)
-    make = lambda: Parts(view.labels, view.rows, rows.half, note=note)  # noqa: E731
+    labels, shuffled = view.labels, g.options.shuffle_labels
+    if shuffled:
+        labels = np.random.default_rng([side.seed, 9]).permutation(labels)
+    facts = (rows.key, g.encoder.sha256, g.options.max_length, g.options.units, shuffled)
+    make = lambda: Parts(labels, view.rows, rows.half, note=note)  # noqa: E731
     return Wanted("labels", facts, make, keep=False)
 
 
@@ -453,11 +482,13 @@ def _soft_labels(g: Gatherer, side: Side, view: View) -> Any:
 def _tuned_own(g: Gatherer, dyad: Dyad) -> Wanted:
     side = dyad.intermediate
     rows, key = g.sample(side), g.checkpoint(side).key
+    reader = lambda: g.tuned(side)[1]  # noqa: E731
 
     def make() -> Parts:
-        return _read_rows(g, rows, g.tuned(side)[0].encoder, lambda: g.tuned(side)[1])
+        return _read(g, rows, g.encoder, reader)
 
-    return Wanted("tuned own", (rows.key, key, g.options.max_length), make)
+    states = Wanted("tuned own", (rows.key, key, g.options.max_length), make)
+    return _per_row("tuned own rows", states, g, rows)
 
 
 def _common(g: Gatherer, side: Side) -> Wanted:

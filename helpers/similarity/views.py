@@ -25,7 +25,7 @@ from helpers.similarity.arrays import Integers
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.samples import Sample, label_counts, subset
 
-__all__ = ["RARE", "Reader", "View", "encode", "label_view", "take"]
+__all__ = ["RARE", "Reader", "View", "encode", "label_view", "row_means", "take"]
 
 Single = NDArray[np.float32]
 
@@ -187,14 +187,6 @@ class Reader:
             result[index] = pool(hidden, batch, pooling).cpu().numpy()
         return result
 
-    def rows(self, encoded: Encoded, rows: int) -> Single:
-        """Return the mean over the sequences of each row of their mean state, shape (rows, D)."""
-        states = self.sequences(encoded)
-        total = np.zeros((rows, states.shape[1]))
-        np.add.at(total, encoded.example, states)
-        counts = np.bincount(encoded.example, minlength=rows)
-        return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
-
     def units(self, view: View, pooling: str = "mean") -> Single:
         """Return the state of each unit of a view, shape (units, D)."""
         if not view.by_token:
@@ -215,6 +207,20 @@ class Reader:
         rows = [{"id": str(i), "side": "query", "text": t, "gold": []} for i, t in enumerate(texts)]
         sample = Sample(task, "", rows, 0, "texts")
         return self.sequences(encode(sample, self.encoder, max_length))
+
+
+def row_means(states: Single, rows: Integers, count: int) -> Single:
+    """Return the mean over the sequences of each row, shape (count, D).
+
+    Args:
+        states: state of each sequence, shape (sequences, D).
+        rows: row that each sequence belongs to.
+        count: how many rows there are.
+    """
+    total = np.zeros((count, states.shape[1]))
+    np.add.at(total, rows, states)
+    counts = np.bincount(rows, minlength=count)
+    return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
 def _plain_text_task() -> formats.base.Task:

@@ -7,7 +7,7 @@ from helpers import tasks, training
 from helpers.similarity.catalogue import NEEDS, Undefined
 from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Dyad, Gatherer, Side
-from helpers.similarity.views import Reader, encode
+from helpers.similarity.views import Reader, encode, row_means
 
 STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
 
@@ -46,7 +46,8 @@ def test_embeddings_are_means_over_tokens_then_rows(gather, tiny):
     parts = gather.get("target.embeddings", dyad())
     rows = gather.sample(Side("toy-intents", 0))
     encoded = encode(rows, tiny, gather.options.max_length)
-    expected = Reader(tiny).rows(encoded, len(rows.rows))
+    states = Reader(tiny).sequences(encoded)
+    expected = row_means(states, encoded.example, len(rows.rows))
     np.testing.assert_allclose(parts.values, expected, atol=1e-6)
     assert (parts.passes, parts.count) == (90, 90)
     assert len(parts.get("a")) + len(parts.get("b")) == 90
@@ -64,6 +65,28 @@ def test_features_and_labels_describe_the_same_units(gather):
     tuned = gather.get("tuned.features", dyad(t="toy-slots"))
     labels = gather.get("target.labels", dyad(t="toy-slots"))
     assert len(tuned.values) == len(labels.values)
+
+
+def test_the_plain_encoder_reads_a_task_of_texts_once(gather, monkeypatch):
+    for name in ("toy-intents", "toy-choice"):
+        given = dyad(i=name)
+        embeddings = gather.get("intermediate.embeddings", given)
+        monkeypatch.setattr(Reader, "states", None)
+        features = gather.get("intermediate.features", given)
+        monkeypatch.undo()
+        first = features.rows == 0
+        if name == "toy-intents":
+            np.testing.assert_allclose(features.values[first][0], embeddings.values[0], atol=1e-6)
+
+
+def test_shuffled_labels_are_the_same_labels_in_another_order(tiny, trained, options, tmp_path):
+    plain = gatherer(tiny, trained, options, tmp_path)
+    control = gatherer(tiny, trained, replace(options, shuffle_labels=True), tmp_path)
+    first, second = (g.get("target.labels", dyad()).values for g in (plain, control))
+    assert (first != second).any()
+    assert sorted(first) == sorted(second)
+    wanted = [g.wanted("target.labels", dyad()).key for g in (plain, control)]
+    assert wanted[0] != wanted[1]
 
 
 def test_tuned_features_are_those_of_the_intermediates_encoder(gather, trained, tiny):

@@ -8,7 +8,7 @@ from helpers import tasks
 from helpers.errors import BadRows
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.samples import Sample, sample
-from helpers.similarity.views import Reader, encode, label_view, take
+from helpers.similarity.views import Reader, encode, label_view, row_means, take
 
 
 def drawn(name, rows=40, seed=0):
@@ -93,9 +93,8 @@ class TestReader:
 
     def test_row_of_a_choice_is_the_mean_over_its_choices(self, tiny):
         encoded = encode(drawn("toy-choice", 6), tiny, 32)
-        reader = Reader(tiny)
-        each = reader.sequences(encoded)
-        rows = reader.rows(encoded, 6)
+        each = Reader(tiny).sequences(encoded)
+        rows = row_means(each, encoded.example, 6)
         np.testing.assert_allclose(rows[2], each[encoded.example == 2].mean(axis=0), atol=1e-6)
 
     def test_units_of_tokens_are_states_at_their_places(self, tiny):
