@@ -194,10 +194,15 @@ def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
     elif isinstance(value, (int, float)) or hasattr(value, "__float__"):
         whole = hasattr(value, "__index__")
         value = _Said(number(float(value), 0 if whole else digits, **style))
+    if isinstance(value, str) and not building():  # a notebook's prose cannot take it: show it here
+        print(f"{name}: {value}")
+    _paste(name, value)
+
+
+def _paste(name: str, value: Any) -> None:
     try:
         from myst_nb import glue as paste
-    except ImportError:  # Colab: the prose cannot take it, so show it here
-        print(f"{name}: {value}")
+    except ImportError:  # Colab
         return
     paste(name, value, display=False)
 
@@ -268,19 +273,26 @@ def table(
 
 
 def provenance(scores: pd.DataFrame | None = None, *, hardware: str = "") -> Page:
-    """Return the table of where a page's numbers come from, and glue ``badges`` for its top.
+    """Return the table of where a page's numbers come from, and glue what stands at its top.
 
     Args:
         scores: the score table that the chapter shows, with the columns of the store.
         hardware: what the chapter itself needs to run, such as ``"CPU"``; by default that.
 
     Returns:
-        A table: time, code, versions, encoders, data with checksums, seeds, device, cost.
+        A table: time, code, versions, encoders, data with checksums, seeds, device, cost. The line
+        at the top of a page takes ``hardware``, ``compute``, ``last-run`` and ``built`` from here.
     """
     facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
     if scores is not None and len(scores):
         facts |= _of_scores(scores)
-    glue("badges", badges(facts, hardware or "CPU"))
+    top = {"hardware": hardware or "CPU", "built": facts["executed"][:10]}
+    top |= {
+        "compute": facts.get("compute", "nothing"),
+        "last-run": facts.get("last run", "never")[:10],
+    }
+    for name, value in top.items():
+        _paste(name, _Said(value))
     rows = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in facts.items()
@@ -289,19 +301,6 @@ def provenance(scores: pd.DataFrame | None = None, *, hardware: str = "") -> Pag
     if scores is not None and len(scores):
         link = download(_sources(scores), "data-sources.csv").source
     return Page(f'<table class="provenance"><tbody>{rows}</tbody></table>{link}')
-
-
-def badges(facts: dict[str, str], hardware: str) -> Page:
-    """Return the line at the top of a page: what it needs, what its results cost and when they ran."""
-    shown = {"runs on": hardware}
-    if "compute" in facts:
-        shown |= {"results cost": facts["compute"], "last run": facts["last run"][:10]}
-    shown["page built"] = facts["executed"][:10]
-    parts = "".join(
-        f'<span class="badge"><b>{html.escape(key)}</b> {html.escape(value)}</span> '
-        for key, value in shown.items()
-    )
-    return Page(f'<p class="badges">{parts}</p>')
 
 
 def _of_scores(scores: pd.DataFrame) -> dict[str, str]:

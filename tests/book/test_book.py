@@ -132,6 +132,15 @@ def test_without_myst_nb_a_glued_number_is_shown(monkeypatch, capsys):
     assert capsys.readouterr().out == "gain: 0.5 points\n"
 
 
+def test_a_notebook_shows_what_its_prose_cannot_and_a_page_does_not(monkeypatch, capsys):
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: None)
+    book.glue("gain", 0.5)
+    assert capsys.readouterr().out == "gain: 0.5\n"
+    monkeypatch.setenv(book.BUILDING, "1")
+    book.glue("gain", 0.5)
+    assert capsys.readouterr().out == ""
+
+
 def test_downloads_carry_the_whole_table():
     frame = pd.DataFrame({"language": ["de", "你好"], "gain": [0.1, None]})
     data = re.search(r"base64,([^\"]+)\"", book.download(frame, "g.csv").source)[1]
@@ -169,8 +178,11 @@ def test_provenance_says_where_numbers_come_from(monkeypatch):
     assert "150 s" not in shown and ">2 min<" in shown  # each run counts once: 100 s + 50 s
     assert "package x==1; 1 sets of rows, sha256" in shown and "1.5 GB" in shown
     assert "data-sources.csv" in shown
-    badges = kept["badges"].source
-    assert "a GPU" in badges and "2 min" in badges and "2026-01-02" in badges
+    assert {name: str(value) for name, value in kept.items() if name != "built"} == {
+        "hardware": "a GPU",
+        "compute": "2 min",
+        "last-run": "2026-01-02",
+    }
 
 
 def test_provenance_without_scores(monkeypatch):

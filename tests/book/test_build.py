@@ -49,9 +49,12 @@ def test_figures_have_number_caption_and_text(built):
     )
 
 
-def test_badges_and_provenance_are_shown(built):
+def test_facts_and_provenance_are_shown(built):
     _, shown = article(built)
-    assert 'class="badges"' in shown and "<b>runs on</b> CPU" in shown
+    assert re.search(
+        r"Runs on <span[^>]*>CPU</span> · results took <span[^>]*>nothing</span>", shown
+    )
+    assert re.search(r"page built <span[^>]*>20\d\d-\d\d-\d\d</span>", shown)
     assert 'class="provenance"' in shown
 
 

@@ -51,14 +51,15 @@ def hidden(cell) -> bool:
 
 
 def top(chapter: Chapter) -> list[str]:
-    """Title, badges, takeaways that link, and what the reader needs and gets."""
+    """Title, facts of the page, takeaways that link, and what the reader needs and gets."""
     wrong = []
     if sum(1 for mark, _ in chapter.headings if mark == "#") != 1:
         wrong.append("needs exactly one title (#)")
     elif chapter.headings[0][1].split()[0].lower() in {"the", "a", "an", "introduction"}:
         wrong.append("the title starts with a verb: 'Measure ...', 'Compare ...'")
-    if "```{glue} badges" not in chapter.words:
-        wrong.append("needs ```{glue} badges below the title")
+    facts = [f"{{glue:text}}`{name}`" for name in ("hardware", "compute", "last-run", "built")]
+    if not all(fact in chapter.words for fact in facts):
+        wrong.append("needs the line 'Runs on ... page built ...' below the title")
     box = re.search(
         r"^(`{3,}|:{3,})\{admonition\} Key takeaways\n(.*?)^\1", chapter.words, re.M | re.S
     )

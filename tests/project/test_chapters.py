@@ -26,7 +26,16 @@ def test_code_of_a_chapter_is_clean(chapter):
         c.source for c in chapter.code if "remove-cell" not in c.metadata.get("tags", [])
     )
     setup = "\n\n".join(c.source for c in chapter.code if "book.begin(" in c.source)
-    command = [sys.executable, "-m", "ruff", "check", "--select", "E7,E9,F,B", "--ignore", "B018"]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--select",
+        "E7,E9,F,B",
+        "--ignore",
+        "B018,E703",
+    ]
     done = subprocess.run(
         [*command, "-"], input=f"{setup}\n\n{code}\n", capture_output=True, text=True
     )
@@ -74,7 +83,7 @@ TEXT = EXAMPLE.read_text("utf-8")
     ("old", "new", "expected"),
     [
         ("# Measure a sample\n", "# The sample\n", "starts with a verb"),
-        ("```{glue} badges\n```\n", "", "badges"),
+        ("page built {glue:text}`built`", "", "'Runs on ... page built"),
         (" ({ref}`the figure <sample-spread>`)", "", "every takeaway links"),
         ("You get\n:", "You receive\n:", "'You get'"),
         (":tags: [parameters]\n", "", "tagged 'parameters'"),
