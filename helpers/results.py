@@ -100,17 +100,44 @@ def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
     Raises:
         UnknownName: no such profile.
     """
-    from helpers import evaluation, tasks
-    from helpers.profiles import MARGIN, get
+    from helpers.profiles import MARGIN
 
-    size, found = get(profile), stages(profile, seeds=seeds)
-    floors = {}
+    found = stages(profile, seeds=seeds)
+    known = floors(profile, found).set_index("intermediate")["floor"]
+    found = found.assign(floor=found["intermediate"].map(known).astype(float))
+    above = (found["value"] > found["floor"] + MARGIN).astype("boolean")
+    return found.assign(above=above.where(found["floor"].notna()))
+
+
+def floors(profile: str, found: pd.DataFrame, folder: Path = FOLDER) -> pd.DataFrame:
+    """Return the score of the best constant answer on each intermediate's development rows.
+
+    Args:
+        profile: where ``<folder>/<profile>-floors.csv`` is committed, it is read; a profile whose
+            scores are committed needs no data then. Write it with ``to_csv(index=False)``.
+        found: intermediate stages, as `stages` returns them.
+        folder: where committed results are.
+
+    Returns:
+        Columns intermediate, metric, floor; NaN where the rows are not at hand.
+    """
+    from helpers import evaluation, tasks
+    from helpers.profiles import get
+
+    file = folder / f"{profile}-floors.csv"
+    if file.exists():
+        return pd.read_csv(file)
+    rows = []
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
-        rows = size.settings(task, "intermediate", condition).dev_rows
-        floors[name] = evaluation.floor(task, rows=rows or None)
-    found = found.assign(floor=found["intermediate"].map(floors).astype(float))
-    return found.assign(above=found["value"] > found["floor"] + MARGIN)
+        limit = get(profile).settings(task, "intermediate", condition).dev_rows
+        try:
+            value = evaluation.floor(task, rows=limit or None)
+        except MissingData:
+            value = float("nan")
+        rows.append({"intermediate": name, "metric": task.metric, "floor": value})
+    columns = ["intermediate", "metric", "floor"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("intermediate")
 
 
 def similarities(

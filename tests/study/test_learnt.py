@@ -3,6 +3,7 @@
 import pytest
 
 from helpers import data, evaluation, results, study, tasks
+from helpers.errors import MissingData
 from helpers.store import Store
 
 
@@ -38,3 +39,20 @@ def test_load_gives_target_stages_only_from_committed_scores_too(store, tmp_path
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     assert set(results.load("tiny")["stage"]) == {"target"}
     assert len(results.learnt("tiny")) == 2
+
+
+def test_floors_are_read_where_they_are_committed_and_missing_data_are_no_floor(
+    store, tmp_path, monkeypatch
+):
+    found = results.stages("tiny")
+    live = results.floors("tiny", found, tmp_path)
+    assert live["floor"].notna().all() and len(live) == 2
+    live.assign(floor=0.25).to_csv(tmp_path / "tiny-floors.csv", index=False)
+    assert set(results.floors("tiny", found, tmp_path)["floor"]) == {0.25}
+
+    def absent(*args, **options):
+        raise MissingData("not here")
+
+    monkeypatch.setattr(evaluation, "floor", absent)
+    table = results.learnt("tiny")
+    assert table["floor"].isna().all() and table["above"].isna().all()
