@@ -21,6 +21,7 @@ from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
 
 BOTH = ("intermediate", "target")
 SPECIFIED = "REML with blocks"
+ILLUSTRATIVE = ("tiny", "embedded")
 
 
 def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.DataFrame:
@@ -54,6 +55,55 @@ def at(table: pd.DataFrame, row: Any, column: str) -> float:
 def note(table: pd.DataFrame, otherwise: str = "") -> str:
     """Return why a table has no rows; ``otherwise`` where it has some."""
     return str(table.attrs.get("note", "")) if table.empty else otherwise
+
+
+# Scores
+
+
+def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out targets without a finished baseline: nothing can be subtracted there.
+
+    Args:
+        scores: tidy score table.
+        collapsed: whether a collapsed baseline counts as finished.
+
+    Returns:
+        The rest, and a sentence for each target left out.
+    """
+    out, notes = scores, []
+    enough = {"done", "collapsed"} if collapsed else {"done"}
+    for target, part in scores[scores["stage"] == "target"].groupby("target"):
+        arm = part[part["condition"] == "none"].drop_duplicates("run")["status"]
+        if not enough & set(arm):
+            said = ", ".join(f"{n} {status}" for status, n in arm.value_counts().items())
+            notes.append(f"{target} has no finished baseline ({said or 'none was run'}).")
+            out = out[out["target"] != target]
+    return out.reset_index(drop=True), notes
+
+
+def departures(scores: pd.DataFrame, profile: str, seeds: int = 3) -> list[str]:
+    """Say where a table of scores falls short of what the specification asks for.
+
+    Args:
+        scores: tidy score table.
+        profile: name of its profile.
+        seeds: seeds that each dyad should have.
+    """
+    rest, notes = usable(scores)
+    if profile in ILLUSTRATIVE:
+        notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
+    arms = rest[(rest["condition"] == "single") & (rest["status"] == "done")]
+    counts = arms.groupby(["intermediate", "target"])["seed"].nunique()
+    few = int((counts < seeds).sum())
+    if few:
+        notes.append(
+            f"{few} of {len(counts)} dyads have fewer than {seeds} seeds (the fewest: "
+            f"{int(counts.min())})."
+        )
+    planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
+    if len(counts) < planned:
+        notes.append(f"{planned - len(counts)} of {planned} dyads have no finished run.")
+    return notes
 
 
 # Gains
@@ -322,8 +372,8 @@ def variants(
         similarity: what `results.similarities` returned.
         stages: what `results.stages` returned.
     """
-    rows = gains.gains(scores)
-    every = gains.gains(scores, collapsed=True)
+    rows = gains.gains(usable(scores)[0])
+    every = gains.gains(usable(scores, collapsed=True)[0], collapsed=True)
     table = gains.dyads(rows, similarity=similarity)
     base = gains.exclude(table)
     failed = unlearnt(stages)

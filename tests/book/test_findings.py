@@ -68,6 +68,24 @@ def test_a_single_run_borrows_the_spread_of_its_target():
     assert found.loc[("a", "y"), ["low", "high"]].tolist() == plain[["low", "high"]].tolist()
 
 
+def test_targets_without_a_baseline_are_left_out_and_named():
+    table = tables.scores()
+    lost = (table["target"] == "x") & (table["condition"] == "none")
+    table.loc[lost, "status"] = "collapsed"
+    rest, notes = findings.usable(table)
+    assert set(rest["target"]) == {"y"}
+    assert notes == ["x has no finished baseline (4 collapsed)."]
+    gains.gains(rest)
+    assert len(findings.usable(table, collapsed=True)[0]) == len(table)
+    assert findings.departures(table, "small") == notes
+    table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
+    said = findings.departures(table, "embedded")
+    assert "illustrative" in said[0]
+    assert said[-1] == "1 of 2 dyads have fewer than 3 seeds (the fewest: 1)."
+    table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
+    assert findings.departures(table, "small")[-1] == "1 of 2 dyads have no finished run."
+
+
 def test_one_run_in_all_arms_has_no_interval():
     found = findings.intervals(tables.scores(seeds=1, baseline_seeds=1))
     assert set(found["spread"]) == {"unknown"}
