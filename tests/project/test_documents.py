@@ -18,9 +18,9 @@ def test_every_citation_of_a_task_is_in_the_bibliography():
     assert named <= keys
 
 
-def test_keys_of_the_bibliography_are_unique_and_in_order():
+def test_keys_of_the_bibliography_are_unique():
     keys = re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY, re.MULTILINE)
-    assert keys == sorted(set(keys))
+    assert len(keys) == len(set(keys))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
