@@ -137,7 +137,7 @@ EMBEDDED = Profile(
         learning_rate=1e-4,
         head_rate=10,
         batch_tokens=512,
-        train_rows=280,
+        train_rows=240,
         dev_rows=80,
         max_length=96,
     ),
@@ -146,15 +146,15 @@ EMBEDDED = Profile(
         learning_rate=3e-4,
         head_rate=30,
         batch_tokens=192,
-        train_rows=500,
+        train_rows=360,
         dev_rows=120,
         max_length=48,
     ),
-    by_format={"intermediate": {"choice": {"train_rows": 120, "max_length": 64}}},
+    by_format={"intermediate": {"choice": {"train_rows": 100, "max_length": 64}}},
     by_condition={
         "mlm": {"mlm_share": 0.2, "mlm_rows": 300, "mlm_languages": ("de", "fr", "ru", "zh")}
     },
-    test_rows={"pair": 40, "tagging": 40},
+    test_rows={"pair": 30, "tagging": 30},
     judged=("target",),
     task_settings=False,
 )
