@@ -8,6 +8,7 @@ show that sentence, and `at` gives a missing value, which prose writes as "not a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
 
 BOTH = ("intermediate", "target")
 SPECIFIED = "REML with blocks"
+PUBLISHED = Path(__file__).resolve().parent.parent / "data" / "published"
 ILLUSTRATIVE = ("tiny", "embedded")
 
 
@@ -106,6 +108,23 @@ def departures(scores: pd.DataFrame, profile: str, seeds: int = 3) -> list[str]:
     return notes
 
 
+def standing(scores: pd.DataFrame, profile: str) -> str:
+    """Say in a few words how much the results of a profile can prove.
+
+    Args:
+        scores: tidy score table.
+        profile: name of its profile.
+    """
+    arms = usable(scores)[0].query("condition == 'single' and status == 'done'")
+    count = len(arms[list(BOTH)].drop_duplicates())
+    short = departures(scores, profile)
+    if profile in ILLUSTRATIVE:
+        return f"With {count} dyads, this page is an illustration, not evidence. {' '.join(short)}"
+    if short:
+        return f"These are {count} dyads. They fall short of the specification: {' '.join(short)}"
+    return f"These are {count} dyads, run as the specification asks."
+
+
 # Gains
 
 
@@ -166,6 +185,92 @@ def grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return one column of a dyad table as intermediates by targets, in order of appearance."""
     wide = table.pivot(index="intermediate", columns="target", values=column)
     return wide.reindex(index=table["intermediate"].unique(), columns=table["target"].unique())
+
+
+def runs(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean score of every finished run over the languages other than English.
+
+    Args:
+        scores: tidy score table.
+
+    Returns:
+        target, arm (``"without"`` or ``"with an intermediate"``), intermediate, seed, score (points).
+    """
+    rows = gains.clean(scores)
+    rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
+    by = ["target", "condition", "intermediate", "seed"]
+    out = rows.groupby(by, as_index=False, sort=False)["value"].mean()
+    out["arm"] = out["condition"].map({"none": "without", "single": "with an intermediate"})
+    return out.assign(score=100 * out["value"]).drop(columns=["condition", "value"])
+
+
+def baselines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return, per target, its baseline, the noise of that, and how much gains differ.
+
+    Args:
+        rows: what `gains.gains` returned.
+
+    Returns:
+        target, metric, languages, baseline (points, English left out), seeds, seed_sd (points;
+        missing with one run), gain (mean over intermediates) and gain_sd (its spread over them).
+    """
+    part = rows[(rows["language"] != "en") & (rows["condition"] == "single")]
+    out = part.groupby("target", sort=False).agg(
+        metric=("metric", "first"),
+        languages=("language", "nunique"),
+        baseline=("baseline", "mean"),
+        seeds=("baseline_seeds", "min"),
+        seed_sd=("baseline_sd", "first"),
+    )
+    out["baseline"] *= 100
+    each = part.groupby(["target", "intermediate"])["gain"].mean().groupby(level="target")
+    return out.join(each.agg(gain="mean", gain_sd="std")).reset_index()
+
+
+def english(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return each dyad's gain in English beside its mean gain in the other languages.
+
+    Args:
+        rows: what `gains.gains` returned.
+
+    Returns:
+        intermediate, target, english, others, both in points; targets without English rows are not
+        there.
+    """
+    part = rows[rows["condition"] == "single"]
+    part = part.assign(where=np.where(part["language"] == "en", "english", "others"))
+    wide = part.pivot_table(index=list(BOTH), columns="where", values="gain", observed=True)
+    if not {"english", "others"} <= set(wide.columns):
+        return nothing("No target has rows in English and in another language.")
+    return wide.dropna().reset_index().rename_axis(columns=None)
+
+
+def published(table: pd.DataFrame, folder: Path = PUBLISHED) -> pd.DataFrame:
+    """Return published scores with and without an intermediate task, beside the gains of a study.
+
+    The published ones are test scores of the best intermediate per target, which is a selection; of
+    a study both the mean and the best gain are shown.
+
+    Args:
+        table: dyad table.
+        folder: where the published numbers lie.
+
+    Returns:
+        target, metric, without, with_best (points), difference, source, and, where the study has
+        the target, mean_here and best_here.
+    """
+    rows = pd.read_csv(folder / "phang2020_test.csv")
+    wide = rows.pivot_table(index=["target", "metric", "source"], columns="model", values="value")
+    wide = wide.dropna().rename(
+        columns={"XLM-R Large": "without", "X-STILTs (Phang 2020)": "with_best"}
+    )
+    wide["difference"] = wide["with_best"] - wide["without"]
+    out = wide.reset_index().rename_axis(columns=None)
+    out = out[~out["target"].str.contains("category|avg")]
+    here = table.groupby("target")["gain"].agg(mean_here="mean", best_here="max")
+    out = out.join(here, on="target").sort_values(["target", "metric"], ignore_index=True)
+    names = ["target", "metric", "without", "with_best", "difference", "mean_here", "best_here"]
+    return out[[*names, "source"]]
 
 
 def shares(table: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:

@@ -103,6 +103,47 @@ def test_a_baseline_that_trains_nothing_adds_no_noise():
     assert (sure["high"] - sure["low"]).loc["b"] < (noisy["high"] - noisy["low"]).loc["b"]
 
 
+def test_standing_says_what_a_study_can_prove():
+    table = tables.scores()
+    assert findings.standing(table, "small") == "These are 4 dyads, run as the specification asks."
+    assert "illustration, not evidence" in findings.standing(table, "embedded")
+    few = table[(table["seed"] == 0) | (table["condition"] == "none")]
+    assert "fall short of the specification: 4 of 4" in findings.standing(few, "small")
+
+
+def test_runs_and_baselines_leave_english_out():
+    table = tables.scores(targets=("x",))
+    found = findings.runs(table)
+    assert found["arm"].value_counts().to_dict() == {"with an intermediate": 6, "without": 4}
+    other = table[(table["language"] != "en") & (table["condition"] == "none")]
+    mean = found.loc[found["arm"] == "without", "score"].mean()
+    assert mean == pytest.approx(100 * other["value"].mean())
+    rows = gains.gains(table)
+    row = findings.baselines(rows).iloc[0]
+    assert row["baseline"] == pytest.approx(mean) and row["languages"] == 2
+    each = rows[rows["language"] != "en"].groupby("intermediate")["gain"].mean()
+    assert row["gain_sd"] == pytest.approx(each.std()) and row["seeds"] == 4
+
+
+def test_english_stands_beside_the_others():
+    rows = gains.gains(tables.scores())
+    found = findings.english(rows).set_index(["intermediate", "target"])
+    part = rows[(rows["intermediate"] == "a") & (rows["target"] == "y")]
+    assert found.loc[("a", "y"), "english"] == pytest.approx(part[part["english"]]["gain"].mean())
+    assert found.loc[("a", "y"), "others"] == pytest.approx(part[~part["english"]]["gain"].mean())
+    assert "No target" in findings.note(findings.english(rows[~rows["english"]]))
+
+
+def test_published_scores_stand_beside_and_apart():
+    table = pd.DataFrame({"target": ["xnli", "xnli", "mine"], "gain": [1.0, 3.0, 9.0]})
+    found = findings.published(table)
+    xnli = found[found["target"] == "xnli"]
+    assert set(xnli["difference"].round(1)) == {0.8, 1.2}  # two sources, both kept
+    assert xnli["mean_here"].eq(2.0).all() and xnli["best_here"].eq(3.0).all()
+    assert "mine" not in set(found["target"]) and found["source"].notna().all()
+    assert found.loc[found["target"] == "panx", "best_here"].isna().all()
+
+
 def test_grids_keep_the_order_of_appearance():
     table = pd.DataFrame({"intermediate": list("bab"), "target": list("yyx"), "v": [1.0, 2.0, 3.0]})
     wide = findings.grid(table, "v")
