@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from helpers.store import Store
 
 # Characters per sub-word piece of XLM-R's vocabulary, over all languages; a rough mean.
-CHARACTERS_PER_TOKEN = 3.5
+CHARACTERS_PER_TOKEN = 4.0
 # Arithmetic per second that training reaches, where nothing was measured yet: two cores with AVX2
 # (1,500 tokens/s of a 21-million-parameter encoder), and a data-centre GPU in bf16.
 RATES = {"cpu": 1.9e11, "cuda": 1.5e14}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -243,7 +244,7 @@ class _Maker:
         settings = self.wish.profile.settings(tasks.get(group[0]), "intermediate", condition)
         facts, tokens = {}, 0.0
         for name in group:
-            facts[name], count = self._training(tasks.get(name), settings.train_rows)
+            facts[name], count = self._training(tasks.get(name), settings)
             tokens += count * settings.epochs
         tokens /= 1 - settings.mlm_share
         data: dict[str, Any] = {"tasks": facts}
@@ -272,7 +273,7 @@ class _Maker:
         if target.format != "retrieval":
             chosen = self.wish.profile.settings(target, "target", condition)
             settings = self.builder.settings(asdict(chosen))
-            facts, count = self._training(target, chosen.train_rows)
+            facts, count = self._training(target, chosen)
             trained = count * chosen.epochs
         data = self.builder.part(
             {
@@ -284,7 +285,7 @@ class _Maker:
         )
         return settings, data, self.builder.part(fingerprints), (int(trained), int(tested))
 
-    def _training(self, task: Task, limit: int) -> tuple[dict[str, Any], float]:
+    def _training(self, task: Task, settings: Settings) -> tuple[dict[str, Any], float]:
         """Return what identifies a task's training, and the tokens of one epoch."""
         facts, tokens = _facts(task), 0.0
         source = tasks.get(task.train_with) if task.train_with else task
@@ -293,7 +294,7 @@ class _Maker:
             facts[split] = survey.fingerprint if survey else ""
             facts[f"{split}_rows"] = survey.rows if survey else 0
             if survey and split == "train":
-                tokens = _tokens(survey, limit, task.max_length)
+                tokens = _tokens(survey, settings.train_rows, _longest(task, settings))
                 self.sources.setdefault(task.name, {}).setdefault("train", survey.source)
         return facts, tokens
 
@@ -304,7 +305,7 @@ class _Maker:
             survey = self._survey(target, language, test_split(target, language))
             if survey:
                 fingerprints[language] = survey.fingerprint
-                tokens += _tokens(survey, limit, target.max_length)
+                tokens += _tokens(survey, limit, _longest(target))
                 self.sources.setdefault(target.name, {})[language] = survey.source
         return fingerprints, tokens
 
@@ -391,6 +392,13 @@ def _facts(task: Task) -> dict[str, Any]:
     }
 
 
-def _tokens(survey: Survey, limit: int, longest: int) -> float:
+def _tokens(survey: Survey, limit: int, longest: float) -> float:
     rows = min(survey.rows, limit) if limit else survey.rows
-    return rows * min(survey.characters / CHARACTERS_PER_TOKEN + 3, 5 * longest)
+    return rows * survey.sequences * min(survey.characters / CHARACTERS_PER_TOKEN + 3, longest)
+
+
+def _longest(task: Task, settings: Settings | None = None) -> float:
+    """Return the most tokens of a sequence; long contexts of questions are cut into windows."""
+    if task.format == "span":
+        return math.inf
+    return min(task.max_length, settings.max_length) if settings else task.max_length

@@ -143,7 +143,8 @@ class Plan:
         """
         if run not in self._place:
             raise UnknownName(f"run {run!r} is not part of plan {self.id} ({len(self)} runs).")
-        row = self.runs.iloc[self._place[run]]
+        place = self._place[run]
+        row = {name: self.runs[name].array[place] for name in COLUMNS}
         names = ("stage", "condition", "intermediate", "target", "parent")
         facts = {name: str(row[name]) for name in names}
         tested = self.parts[row["evaluation"]] if row["evaluation"] else {}

@@ -32,13 +32,15 @@ class Survey:
         fingerprint: SHA-256 of the standard rows.
         source: where they came from, as ``helpers.data`` says it.
         rows: how many there are.
-        characters: mean characters per row, all of a row's texts and choices together.
+        characters: mean characters per sequence that a row becomes.
+        sequences: sequences that a row becomes: its choices, else 1.
     """
 
     fingerprint: str
     source: str
     rows: int
     characters: float
+    sequences: float
 
 
 class Surveys:
@@ -100,12 +102,14 @@ def _survey(task: Task, language: str, split: str) -> Survey:
 
     rows = data.rows(task, language=language, split=split)
     step = max(1, len(rows) // 500)
-    sample = [_characters(rows[i]) for i in range(0, len(rows), step)]
+    sample = [rows[i] for i in range(0, len(rows), step)]
+    sequences = sum(len(row.get("choices", "1")) for row in sample)
     return Survey(
         fingerprint=rows.fingerprint,
         source=rows.source,
         rows=len(rows),
-        characters=sum(sample) / max(1, len(sample)),
+        characters=sum(map(_characters, sample)) / max(1, sequences),
+        sequences=sequences / max(1, len(sample)),
     )
 
 

@@ -34,7 +34,7 @@ class Line:
         self.minutes = dict(minutes)
         self.label = label
         self.done = self.failed = self.collapsed = 0
-        self.show = show and not os.environ.get("TRANSFER_QUIET")
+        self.show = show and os.environ.get("TRANSFER_QUIET", "0") in ("", "0")
         self._live = self.stream.isatty() or "ipykernel" in sys.modules
         self._began = self._written = time.monotonic()
         self._finished: set[str] = set()

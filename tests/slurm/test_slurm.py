@@ -28,7 +28,7 @@ COLUMNS = ["run", "language", "seed", "value", "status"]
 SHAPE = {"intermediates": 4, "targets": 2}
 pytestmark = [
     pytest.mark.skipif(not CLUSTER, reason="SLURM is not started here: make test-slurm"),
-    pytest.mark.timeout(580),
+    pytest.mark.timeout(1500),
 ]
 
 
@@ -55,7 +55,7 @@ def ended() -> list[str]:
     return [entry[1] for entry in fake.trace() if entry[0] == "end"]
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not what() and time.monotonic() < deadline:
         time.sleep(0.2)

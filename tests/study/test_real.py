@@ -1,0 +1,142 @@
+"""The whole way with a real, if tiny, encoder: training, checkpoints, evaluation, resuming."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import study
+from helpers.engines import local
+from helpers.profiles import TINY
+from helpers.resuming import missing
+from helpers.store import Store
+
+COLUMNS = ["run", "language", "metric", "seed", "value", "n", "status"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, pd.DataFrame]:
+    """The tiny study, run once in this process."""
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    return store, study.run(study.plan("tiny", store=store), store=store, progress=False)
+
+
+def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Scores of the same runs are the same to float tolerance."""
+    pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS], atol=1e-6)
+
+
+def test_the_tiny_study_learns_its_task(undisturbed: tuple[Store, pd.DataFrame]) -> None:
+    store, scores = undisturbed
+    assert (scores["status"] == "done").all()
+    english = scores[scores["language"] == "en"].groupby("target")["value"].mean()
+    assert english["toy-slots"] > 0.9 and english["toy-intents"] > 0.3
+    assert set(scores["language"]) == {"en", "qaa", "qab"}
+    assert (scores["rows_trained"] > 0).equals(scores["target"] != "toy-messages")
+    assert scores["data_hash"].str.len().eq(64).all() and scores["device"].str.len().gt(2).all()
+    stages = store.scores(stage="intermediate")
+    assert set(stages["split"]) == {"dev"} and set(stages["language"]) == {"en"}
+    assert len(store.checkpoints()) == 2
+
+
+def test_a_checkpoint_matters(undisturbed: tuple[Store, pd.DataFrame]) -> None:
+    _, scores = undisturbed
+    messages = scores[(scores["target"] == "toy-messages") & (scores["language"] == "qaa")]
+    slots = scores[(scores["target"] == "toy-slots") & (scores["seed"] == 0)]
+    by_start = slots.groupby("intermediate")["value"].agg(list)
+    assert len(messages) == 3
+    assert by_start[""] != by_start["toy-choice"] != by_start["toy-same"]
+
+
+def test_processes_give_the_same_scores(
+    undisturbed: tuple[Store, pd.DataFrame], store: Store
+) -> None:
+    plan = study.plan("tiny", store=undisturbed[0])
+    found = study.run(plan, store=store, engine="processes", workers=2, progress=False)
+    same(found, undisturbed[1])
+
+
+def test_killed_and_resumed_gives_the_same_scores(
+    undisturbed: tuple[Store, pd.DataFrame], store: Store
+) -> None:
+    plan = study.plan("tiny", store=undisturbed[0])
+    path = plan.save(store.folder / "plans")
+    command = [sys.executable, "-m", "helpers.run", "--plan", str(path), "--missing", "--keep"]
+    process = subprocess.Popen([*command, "--store", str(store.folder)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(store.runs()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = missing(plan, store, keep=True)
+    assert 0 < len(left) < len(plan)
+    same(study.run(plan, store=store, progress=False), undisturbed[1])
+
+
+def test_an_interrupted_run_goes_on_from_its_state(
+    undisturbed: tuple[Store, pd.DataFrame], store: Store
+) -> None:
+    plan = study.plan("tiny", store=undisturbed[0])
+    run = plan.runs.loc[plan.runs["target"] == "toy-slots", "run"].iloc[0]
+    steps: list[int] = []
+    asked = iter([False] * 9 + [True] * 3)
+
+    from helpers.execution import Stopped, execute
+
+    with pytest.raises(Stopped):
+        execute(plan, run, store, stop=lambda: next(asked), progress=lambda n, _: steps.append(n))
+    assert store.status(run) == "" and steps[-1] == 10
+    assert list(store.progress(run).rglob("*.safetensors"))
+    execute(plan, run, store, progress=lambda n, _: steps.append(n))
+    assert steps == list(range(1, 31))
+    assert not store.progress(run).exists()
+    expected = undisturbed[1]
+    same(store.scores([run]), expected[expected["run"] == run].reset_index(drop=True))
+
+
+def test_a_flipped_checkpoint_is_made_again(
+    undisturbed: tuple[Store, pd.DataFrame], store: Store
+) -> None:
+    plan = study.plan("tiny", store=undisturbed[0])
+    parent = next(iter(plan.dependents))
+    queue = local.Queue(plan, [parent], store, keep=True, stop=lambda: False)
+    queue.through(lambda run, status: None)
+    weights = next((store.folder / "checkpoints" / parent).glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    found = study.run(plan, store=store, progress=False)
+    same(found, undisturbed[1])
+
+
+def test_a_loss_that_is_no_number_is_recorded_and_retried(store: Store) -> None:
+    hot = replace(TINY.target, learning_rate=1e30, clip=0.0, epochs=3)
+    profile = replace(TINY, target=hot, judged=("target",), targets=("toy-intents",))
+    plan = study.plan(profile, intermediates=[], conditions=["none"], store=store)
+    scores = study.run(plan, store=store, progress=False)
+    assert (scores["status"] == "collapsed").all()
+    outcomes = store.outcomes()
+    assert sorted(outcomes["seed"]) == [0, 1, 10_000, 10_001]
+    assert missing(plan, store, keep=True) == []
+
+
+def test_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    options = ["--profile", "tiny", "--intermediates", "toy-same", "--targets", "toy-messages"]
+    assert study.main(options) == 0
+    text = capsys.readouterr().err
+    assert "3 runs of profile 'tiny'" in text and "2 evaluated runs, 4 scores" in text
+    assert study.main([*options, "--engine", "spark"]) == 2
+    assert "unknown engine 'spark'" in capsys.readouterr().err
+    assert study.main([*options, "--mode", "stored"]) == 0
+    assert study.main(["--profile", "tiny", "--targets", "nix", "--engine", "local"]) == 2
+    assert "unknown task 'nix'" in capsys.readouterr().err
