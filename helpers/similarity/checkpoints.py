@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from helpers.tasks.task import Task
     from helpers.training import Settings, Tuned
 
-__all__ = ["Checkpoint", "Trained", "fingerprint", "from_store", "resolve"]
+__all__ = ["Checkpoint", "Trained", "fingerprint", "first_of", "from_store", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,24 @@ def resolve(source: Source, task: str, seed: int) -> Checkpoint:
         return found
     tuned = found
     return Checkpoint(fingerprint(tuned), lambda: tuned)
+
+
+def first_of(*sources: Source) -> Callable[[str, int], Checkpoint | None]:
+    """Return a source that asks several in turn.
+
+    Args:
+        *sources: mappings or functions as ``resolve`` takes them; ``None`` has nothing.
+    """
+
+    def found(task: str, seed: int) -> Checkpoint | None:
+        for source in sources:
+            try:
+                return resolve(source, task, seed)
+            except Undefined:
+                continue
+        return None
+
+    return found
 
 
 def fingerprint(tuned: Tuned) -> str:
@@ -166,12 +184,12 @@ class Trained:
 
     Attributes:
         encoder: the plain encoder.
-        settings: settings of the run.
+        settings: settings of every run, or a function from the task that is trained on.
         folder: where encoders and heads are kept.
     """
 
     encoder: Encoder
-    settings: Settings
+    settings: Settings | Callable[[Task], Settings]
     folder: Path
     _known: dict[tuple[str, int], Checkpoint] = field(default_factory=dict, repr=False)
 
@@ -181,17 +199,18 @@ class Trained:
         trainer = tasks.get(facts.train_with) if facts.train_with else facts
         if not trainer.source.serving("en", "train") or "en" not in trainer.languages:
             return None
-        asked = (trainer.name, self.encoder.sha256, asdict(self.settings), seed)
+        settings = self.settings(trainer) if callable(self.settings) else self.settings
+        asked = (trainer.name, self.encoder.sha256, asdict(settings), seed)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        return Checkpoint(key, lambda: self._load(trainer.name, seed, key))
+        return Checkpoint(key, lambda: self._load(trainer.name, settings, seed, key))
 
-    def _load(self, task: str, seed: int, key: str) -> Tuned:
+    def _load(self, task: str, settings: Settings, seed: int, key: str) -> Tuned:
         from helpers import data, training
 
         place = Path(self.folder) / key[:2] / key
         known = data.with_labels(tasks.get(task))
         if not (place / "heads.safetensors").exists():
-            tuned = training.fine_tune(self.encoder, [known], self.settings, seed)
+            tuned = training.fine_tune(self.encoder, [known], settings, seed)
             if tuned.outcome.status != "done":
                 raise Undefined(f"fine-tuning on {task} with seed {seed} {tuned.outcome.status}.")
             tuned.save_encoder(place)

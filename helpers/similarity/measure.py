@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from helpers.tasks.task import Task
     from helpers.training import Tuned
 
-__all__ = ["COLUMNS", "export", "matrix", "measure", "read"]
+__all__ = ["COLUMNS", "export", "matrix", "measure", "read", "to_csv"]
 
 COLUMNS = (
     "intermediate",
@@ -506,6 +506,13 @@ def export(table: pd.DataFrame, folder: str | Path) -> list[Path]:
         wide = matrix(dyads, name, language=language)
         files.append(_csv(wide, place / f"{name}{suffix}.csv"))
     return files
+
+
+def to_csv(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write a table as one CSV file, whole or not at all; missing values are empty."""
+    content = table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    write_atomic(Path(path), content.encode())
+    return Path(path)
 
 
 def _csv(wide: pd.DataFrame, path: Path) -> Path:
