@@ -162,7 +162,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
         if given not in known:
             raise unknown(f"parameter of {chapter.stem}", given, known)
     made = notebook(chapter)
-    environment = os.environ | {book.PARAMETERS: " ".join(parameters)}
+    environment = _environment() | {book.PARAMETERS: " ".join(parameters)}
     client = nbclient.NotebookClient(
         made, timeout=None, kernel_name="python3", resources={"metadata": {"path": chapter.parent}}
     )
@@ -175,6 +175,11 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
     if failure:
         raise HelpfulError(f"{chapter.name} failed; what it did is in {target}\n{failure}")
     return target
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for kernels, which choose the backend of figures themselves."""
+    return {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
 
 
 def _keep(made: nbformat.NotebookNode, stem: Path) -> Path:
@@ -238,7 +243,7 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
     config = _write_config(root)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [str(root), "--config", str(config), "-W", "-n", "--keep-going", "-q"]
-    environment = os.environ | {book.BUILDING: "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+    environment = _environment() | {book.BUILDING: "1"}
     done = subprocess.run(command + ["--all"] * everything, cwd=root, env=environment)
     if done.returncode:
         raise HelpfulError(
