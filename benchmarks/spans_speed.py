@@ -1,23 +1,28 @@
 """Answers from span scores: `helpers.spans.best_spans` against the usual loop over windows.
 
-The loop below does what run_qa's post-processing and XTREME's ``compute_predictions_logits`` do:
-for every window the 20 best begins and ends, every pair of them that is a stretch of the context,
-then the 20 best over all windows of the question. Windows have the lengths of XQuAD, MLQA and
+The loop below does what the post-processing of the transformers examples does, which follows
+XTREME's ``compute_predictions_logits``: for every window the 20 best begins and ends, every pair of
+them that is a stretch of the context, then the 20 best over all windows of the question, with their
+texts and probabilities. Windows have the lengths of XQuAD, MLQA and
 TyDiQA-GoldP (384 tokens, 128 apart). Both sides get the same arrays and must give the same answers.
 
-Run: python -m benchmarks.spans_speed [questions]
+CPU time of one thread, the two sides in turn, least of five.
+
+    python -m benchmarks.spans_speed [--questions 5000] [--store]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
 
+from benchmarks.table import Measurement, store
 from helpers.spans import best_spans
 
 LENGTH, QUESTION, STRIDE, N_BEST, LONGEST = 384, 20, 128, 20, 30
+REPEATS = 5
 
 
 def make_rows(questions, seed=0):
@@ -52,7 +57,7 @@ def loop(begin, end, offsets, example, contexts):
         windows.setdefault(number, []).append(window)
     maps = [[tuple(pair) if pair[0] >= 0 else None for pair in one] for one in offsets.tolist()]
     started = time.process_time()  # The loop gets its maps ready-made, as run_qa does.
-    answers = []
+    answers, n_best = [], {}
     for number, context in enumerate(contexts):
         candidates = []
         for window in windows[number]:
@@ -75,30 +80,62 @@ def loop(begin, end, offsets, example, contexts):
                     )
         ranked = sorted(candidates, key=lambda one: one["score"], reverse=True)[:N_BEST]
         for one in ranked:
-            one["text"] = context[one["offsets"][0] : one["offsets"][1]]
+            first, last = one.pop("offsets")
+            one["text"] = context[first:last]
+        scores = np.array([one.pop("score") for one in ranked])
+        powers = np.exp(scores - np.max(scores, initial=-np.inf))
+        for one, probability in zip(ranked, powers / powers.sum(), strict=True):
+            one["probability"] = probability
         answers.append(ranked[0]["text"] if ranked else "")
+        n_best[number] = [
+            {key: float(v) if isinstance(v, np.floating) else v for key, v in one.items()}
+            for one in ranked
+        ]
     return answers, time.process_time() - started
 
 
-def main(questions=5000, repeats=5):
+def measurements(questions):
+    """Time both sides, and the default rules, in turn."""
     rows = make_rows(questions)
-    windows = len(rows[0])
-    slow, quick = [], []
-    for _ in range(repeats):
+    least = {"loop": np.inf, "reference": np.inf, "default": np.inf}
+    for _ in range(REPEATS):
         expected, seconds = loop(*rows)
-        slow.append(seconds)
-        started = time.process_time()
-        found = best_spans(*rows, reference=True)
-        quick.append(time.process_time() - started)
-        assert found.texts == expected, "the two ways disagree"
-    started = time.process_time()
-    best_spans(*rows)
-    default = time.process_time() - started
-    print(f"{questions} questions, {windows} windows of {LENGTH} tokens, CPU time, best of {repeats}")
-    print(f"usual loop  {min(slow):7.2f} s  {questions / min(slow):9.0f} questions/s")
-    print(f"best_spans  {min(quick):7.2f} s  {questions / min(quick):9.0f} questions/s")
-    print(f"ratio {min(slow) / min(quick):.1f}; with its default rules {min(slow) / default:.1f}")
+        least["loop"] = min(least["loop"], seconds)
+        for name in ("reference", "default"):
+            started = time.process_time()
+            found = best_spans(*rows, reference=name == "reference")
+            least[name] = min(least[name], time.process_time() - started)
+            assert name == "default" or found.texts == expected, "the two ways disagree"
+    rate = {name: questions / seconds for name, seconds in least.items()}
+    return [
+        Measurement(
+            f"spans_{name}",
+            rate[name],
+            "questions/s",
+            "usual post-processing loop",
+            rate["loop"],
+            rate[name] / rate["loop"],
+            threads=1,
+            rows=questions,
+            note=f"CPU time; {len(rows[0])} windows of {LENGTH} tokens",
+        )
+        for name in ("reference", "default")
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", type=int, default=5_000)
+    parser.add_argument("--store", action="store_true", help="put the figures into the table")
+    options = parser.parse_args()
+    rows = measurements(options.questions)
+    for row in rows:
+        print(
+            f"{row.name:16} {row.value:8.0f} {row.unit}, {row.ratio:.1f} times the {row.reference}"
+        )
+    if options.store:
+        store(rows)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()

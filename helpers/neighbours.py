@@ -325,7 +325,7 @@ def _exact_products() -> Iterator[None]:
 
     backends = (torch.backends.cuda, torch.backends.mkldnn)
     products = [getattr(backend, "matmul", None) for backend in backends]
-    switches = [switch for switch in products if hasattr(switch, "fp32_precision")]
+    switches: list[Any] = [switch for switch in products if hasattr(switch, "fp32_precision")]
     before = [switch.fp32_precision for switch in switches]
     # Versions of torch without these switches have one for all.
     legacy = "" if switches else torch.get_float32_matmul_precision()

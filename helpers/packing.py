@@ -83,7 +83,21 @@ def use_packing(model: nn.Module) -> None:
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     for module in model.modules():
         if all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads")):
-            module.__class__ = _in_one_product(type(module))
+            kind: Any = type(module)
+            module.__class__ = _in_one_product(kind)
+
+
+def stop_packing(model: nn.Module, attention: str) -> None:
+    """Undo :func:`use_packing`.
+
+    Args:
+        model: the encoder.
+        attention: name of the attention it had before.
+    """
+    model.set_attn_implementation(attention)  # type: ignore[operator]
+    for module in model.modules():
+        if type(module).forward is _attend_in_one:
+            module.__class__ = type(module).__mro__[1]
 
 
 @functools.cache
