@@ -1,49 +1,19 @@
-"""Figures of similarity tables: one measure as a heatmap, and which measures agree."""
+"""What figures of similarity tables show: which measures agree, and what they say of noise.
+
+``helpers.plots.heatmap`` draws a matrix of a measure, and the agreement in its clustered order.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from helpers.errors import BadRows
-from helpers.similarity.measure import matrix
 from helpers.similarity.reliability import within
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["agreement", "agreement_figure", "heatmap", "null_figure", "order"]
-
-
-def heatmap(table: pd.DataFrame, measure: str, ax: Axes | None = None, digits: int = 2) -> Axes:
-    """Draw one measure, intermediates by targets; cells without a value stay empty.
-
-    Args:
-        table: what ``helpers.similarity.measure`` returned.
-        measure: name of the measure.
-        ax: where to draw; a new figure by default.
-        digits: digits of the numbers in the cells.
-
-    Returns:
-        The axes.
-    """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
-    wide = matrix(table, measure)
-    ax = ax if ax is not None else plt.subplots(figsize=_size(wide))[1]
-    sns.heatmap(
-        wide, annot=True, fmt=f".{digits}f", cmap="viridis", ax=ax, cbar_kws={"label": measure}
-    )
-    ax.set(xlabel="target", ylabel="intermediate")
-    ax.tick_params(axis="x", rotation=45)
-    return ax
-
-
-def _size(wide: pd.DataFrame) -> tuple[float, float]:
-    return max(5.0, 0.8 * wide.shape[1] + 2.0), max(3.0, 0.45 * wide.shape[0] + 1.5)
+__all__ = ["agreement", "null_figure", "order"]
 
 
 def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -> pd.DataFrame:
@@ -96,31 +66,6 @@ def order(correlations: pd.DataFrame) -> list[str]:
     np.fill_diagonal(distance, 0.0)
     tree = hierarchy.linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
     return [correlations.columns[place] for place in hierarchy.leaves_list(tree)]
-
-
-def agreement_figure(table: pd.DataFrame, centred: bool = True, ax: Axes | None = None) -> Axes:
-    """Draw the correlations between measures, clustered.
-
-    Args:
-        table: what ``helpers.similarity.measure`` returned.
-        centred: as for ``agreement``.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-    """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
-    correlations = agreement(table, centred)
-    names = order(correlations)
-    side = max(5.0, 0.32 * len(names) + 2.5)
-    ax = ax if ax is not None else plt.subplots(figsize=(side, side * 0.85))[1]
-    options: dict[str, Any] = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "square": True}
-    label = {"label": "Spearman correlation over dyads"}
-    sns.heatmap(correlations.loc[names, names], ax=ax, cbar_kws=label, **options)
-    ax.set(xlabel="", ylabel="")
-    return ax
 
 
 def null_figure(nulls: pd.DataFrame, measures: list[str] | None = None, columns: int = 4) -> Any:

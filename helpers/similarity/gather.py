@@ -460,20 +460,24 @@ def _tuned_probabilities(g: Gatherer, dyad: Dyad) -> Wanted:
     key = g.checkpoint(dyad.intermediate).key
     facts = (rows.key, key, g.options.max_length, g.options.units)
 
+    features = _tuned_features(g, dyad)
+
     def make() -> Parts:
-        return Parts(_soft_labels(g, dyad.intermediate, view), view.rows, rows.half)
+        return Parts(_soft_labels(g, dyad.intermediate, view, features), view.rows, rows.half)
 
     return Wanted("tuned probabilities", facts, lambda: _timed(make, len(view.encoded)))
 
 
-def _soft_labels(g: Gatherer, side: Side, view: View) -> Any:
+def _soft_labels(g: Gatherer, side: Side, view: View, features: Wanted) -> Any:
     import torch
 
     tuned, reader = g.tuned(side)
     trained = g.tasks[side.task].train_with or side.task
     if trained not in tuned.heads:
         raise Undefined(f"the checkpoint of {trained} was kept without its head.")
-    states = reader.units(view, tuned.settings.pooling)
+    # The features are the head's own input, unless it was trained on the first token.
+    own = view.by_token or tuned.settings.pooling == "mean"
+    states = g.cache.get(features).values if own else reader.units(view, tuned.settings.pooling)
     head = tuned.heads[trained].cpu().eval()
     with torch.no_grad():
         return head(torch.from_numpy(states)).softmax(dim=-1).numpy()

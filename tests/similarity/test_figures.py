@@ -58,18 +58,6 @@ def test_agreement_needs_two_measures(table):
         figures.agreement(table[table["measure"].isin(["a", "flat"])])
 
 
-def test_heatmap_shows_every_known_cell(table):
-    table.loc[(table["measure"] == "a") & (table["target"] == "t0"), "value"] = np.nan
-    ax = figures.heatmap(table, "a")
-    assert len(ax.texts) == 5 * 5
-    assert [label.get_text() for label in ax.get_xticklabels()] == [f"t{t}" for t in range(6)]
-
-
-def test_agreement_figure_names_each_measure(table):
-    ax = figures.agreement_figure(table)
-    assert {label.get_text() for label in ax.get_yticklabels()} == set("abcd")
-
-
 def test_null_figure_has_a_panel_per_measure():
     found = nulls.independence(
         ["leep", "logme", "cka"], classes=(2, 4), repeats=2, rows=60, columns=4
