@@ -21,6 +21,7 @@ import pandas as pd
 from helpers import provenance as origin
 from helpers.errors import HelpfulError, unknown
 
+REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.yml
 PARAMETERS = "TRANSFER_PARAMETERS"  # "seeds=2 languages=de,fr", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
@@ -336,6 +337,22 @@ def _data(sources: pd.DataFrame) -> str:
     digest = hashlib.sha256("\n".join(sorted(set(sources["data_hash"].astype(str)))).encode())
     count = sources["data_hash"].nunique()
     return f"{_listed(sources['data_source'])}; {count:,} sets of rows, sha256 {digest.hexdigest()[:16]}"
+
+
+def commits(file: str) -> Page:
+    """Return the list of commits that changed a file, each linked to the repository, oldest first.
+
+    Args:
+        file: path from the root of the project.
+    """
+    found = origin.history(file)
+    if not found:
+        return Page(f"<p>The history of {html.escape(file)} is not at hand here.</p>")
+    items = "".join(
+        f'<li><a href="{REPOSITORY}/commit/{sha}">{sha[:10]}</a>, {when}: {html.escape(subject)}</li>'
+        for sha, when, subject in found
+    )
+    return Page(f'<ul class="commits">{items}</ul>')
 
 
 def duration(seconds: float) -> str:

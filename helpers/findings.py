@@ -40,9 +40,9 @@ def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.D
     return found.to_frame().T if isinstance(found, pd.Series) else found
 
 
-def nothing(note: str) -> pd.DataFrame:
+def nothing(note: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table without rows that says why."""
-    table = pd.DataFrame()
+    table = pd.DataFrame({column: pd.Series(dtype=float) for column in columns})
     table.attrs["note"] = note
     return table
 
@@ -241,7 +241,8 @@ def english(rows: pd.DataFrame) -> pd.DataFrame:
     part = part.assign(where=np.where(part["language"] == "en", "english", "others"))
     wide = part.pivot_table(index=list(BOTH), columns="where", values="gain", observed=True)
     if not {"english", "others"} <= set(wide.columns):
-        return nothing("No target has rows in English and in another language.")
+        note = "No target has rows in English and in another language."
+        return nothing(note, [*BOTH, "english", "others"])
     return wide.dropna().reset_index().rename_axis(columns=None)
 
 
@@ -281,8 +282,8 @@ def shares(table: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
         spread: what `intervals` returned; its standard errors give the part that seeds explain.
 
     Returns:
-        Indexed by effect: variance, sd (points), share, low, high (of the variance), and the row
-        ``"of residual, seed noise"``: the mean sampling variance of a dyad's gain, which no
+        Indexed by effect: variance, low, high (profile likelihood), sd, sd_low, sd_high (points),
+        share, and the row ``"of that, seed noise"``: the mean sampling variance of a dyad's gain, which no
         similarity can explain.
 
     Raises:
@@ -294,7 +295,9 @@ def shares(table: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
     noise_of = float((spread["se"] ** 2).mean())
     out.loc["of that, seed noise", ["variance", "sd"]] = noise_of, np.sqrt(noise_of)
     out.loc["of that, seed noise", "share"] = noise_of / out["variance"].iloc[:-1].sum()
-    return out.rename_axis("effect")
+    out["sd_low"], out["sd_high"] = np.sqrt(out["low"]), np.sqrt(out["high"])
+    names = ["variance", "low", "high", "sd", "sd_low", "sd_high", "share"]
+    return out[names].rename_axis("effect")
 
 
 def mean_gain(table: pd.DataFrame) -> pd.DataFrame:

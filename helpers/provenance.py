@@ -44,6 +44,24 @@ def versions() -> str:
     return "; ".join(found)
 
 
+def history(file: str) -> list[tuple[str, str, str]]:
+    """Return the commits that changed a file of this project, oldest first; none without git.
+
+    Args:
+        file: path from the root of the project.
+
+    Returns:
+        Commit, time (ISO 8601 in UTC, to the second) and subject of each.
+    """
+    root = Path(__file__).resolve().parent.parent
+    said = _git(root, "log", "--reverse", "--format=%H%x09%ct%x09%s", "--", file)
+    rows = [line.split("\t", 2) for line in said.splitlines()]
+    return [
+        (sha, datetime.fromtimestamp(int(when), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), subject)
+        for sha, when, subject in rows
+    ]
+
+
 def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(

@@ -6,10 +6,11 @@ import re
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import book
+from helpers import book, pages, provenance
 from helpers.errors import HelpfulError, UnknownName
 from helpers.store import SCORE_COLUMNS
 
@@ -204,3 +205,30 @@ def test_begin_sets_opaque_figures():
     with matplotlib.rc_context():
         book.begin()
         assert matplotlib.rcParams["savefig.facecolor"] == "white"
+
+
+def test_commits_of_a_file_are_listed_with_links(monkeypatch):
+    two = [("a" * 40, "2026-01-02T03:04:05Z", "First <b>"), ("b" * 40, "2026-02-03T00:00:00Z", "x")]
+    monkeypatch.setattr(book.origin, "history", lambda file: two)
+    shown = book.commits("book/specification.md").source
+    assert shown.index("aaaaaaaaaa</a>") < shown.index("bbbbbbbbbb</a>")
+    assert f"/commit/{'a' * 40}" in shown and "First &lt;b&gt;" in shown
+    monkeypatch.setattr(book.origin, "history", lambda file: [])
+    assert "not at hand" in book.commits("book/specification.md").source
+
+
+def test_the_address_of_the_repository_is_the_configured_one():
+    config = yaml.safe_load((pages.ROOT / "_config.yml").read_text("utf-8"))
+    assert config["repository"]["url"] == book.REPOSITORY
+
+
+def test_history_is_in_order_of_time():
+    found = provenance.history("book/specification.md")
+    assert [when for _, when, _ in found] == sorted(when for _, when, _ in found)
+    assert provenance.history("no/such/file") == []
+
+
+def test_a_table_without_rows_is_its_note():
+    empty = pd.DataFrame()
+    empty.attrs["note"] = "6 rows cannot carry <it>."
+    assert book.table(empty, "a.csv").source == "<p>6 rows cannot carry &lt;it&gt;.</p>"
