@@ -1,5 +1,3 @@
-import random
-
 import pytest
 
 from helpers.controls import pair_overlap_accuracy, string_copy_accuracy, tag_copy_scores
@@ -36,24 +34,9 @@ def test_the_training_rows_themselves_are_found_and_case_does_not_matter():
     assert string_copy_accuracy(TRAIN, {"en": TRAIN, "xx": shouted}) == {"en": 1.0, "xx": 1.0}
 
 
-def test_both_texts_of_a_pair_count_and_borders_are_kept():
-    train = [pair("alpha", 0, "beta"), pair("alphab", 1, "eta")]
-    assert string_copy_accuracy(train, {"en": train}) == {"en": 1.0}
-
-
-def test_labels_may_be_names_and_the_limit_counts_from_the_start():
+def test_labels_may_be_names():
     train = [pair("red", "warm"), pair("blue", "cold")]
-    rows = [pair("blue", "cold")]
-    assert string_copy_accuracy(train, {"en": rows}) == {"en": 1.0}
-    assert string_copy_accuracy(train, {"en": rows}, limit=1) == {"en": 0.0}
-
-
-def test_long_vocabularies_and_batches():
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefgh", k=6)) for _ in range(300)]
-    train = [pair(" ".join(chance.sample(words, 5)), i % 2) for i in range(700)]
-    rows = [pair(row["first"] + " zz", row["label"]) for row in train]
-    assert string_copy_accuracy(train, {"xx": rows}) == {"xx": 1.0}
+    assert string_copy_accuracy(train, {"en": [pair("blue", "cold")]}) == {"en": 1.0}
 
 
 def test_entailment_by_repetition_is_seen_in_the_overlap_alone():
@@ -73,7 +56,7 @@ def test_bins_without_training_rows_predict_the_usual_label():
     assert pair_overlap_accuracy(train, {"en": rows}) == {"en": 1.0}
 
 
-def test_tags_are_copied_by_form_and_unknown_forms_get_the_usual_tag():
+def test_tags_are_copied_by_form_and_others_are_tagged_as_outside():
     train = [{"tokens": ["Paris", "is", "big", "."], "tags": [1, 0, 0, 0]}]
     rows = [{"tokens": ["Paris", "ist", "Ulm", "."], "tags": [1, 0, 1, 0]}]
     scores = tag_copy_scores(train, {"de": rows}, labels=["O", "B-LOC"])["de"]
@@ -90,7 +73,7 @@ def test_nothing_to_copy_or_to_score_is_refused():
         string_copy_accuracy(TRAIN, {"de": []})
     with pytest.raises(BadRows, match="two texts"):
         pair_overlap_accuracy(TRAIN, {"de": TRAIN})
-    with pytest.raises(BadRows, match="training rows"):
+    with pytest.raises(BadRows, match="training: no rows"):
         tag_copy_scores([], {"de": []})
-    with pytest.raises(BadRows, match="de: no tokens"):
+    with pytest.raises(BadRows, match="de: no rows"):
         tag_copy_scores([{"tokens": ["a"], "tags": [0]}], {"de": []})
