@@ -16,7 +16,17 @@ import pandas as pd
 from scipy import stats
 
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, design, effects, gains, naive, noise, prediction, reml
+from helpers.stats import (
+    confirmatory,
+    design,
+    effects,
+    gains,
+    multiverse,
+    naive,
+    noise,
+    prediction,
+    reml,
+)
 from helpers.stats import permutation as labels
 from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
 
@@ -52,6 +62,20 @@ def at(table: pd.DataFrame, row: Any, column: str) -> float:
     if row not in table.index or column not in table.columns:
         return float("nan")
     return float(table[column].to_dict()[row])
+
+
+def said(table: pd.DataFrame, row: Any, column: str, otherwise: str = "not tested") -> str:
+    """Return one text of a table, or another one where it is not there."""
+    if row not in table.index or column not in table.columns:
+        return otherwise
+    return str(table[column].to_dict()[row])
+
+
+def p_value(p: float) -> str:
+    """Write a p-value: three digits, and no zero for a small one."""
+    if not np.isfinite(p):
+        return "not available"
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def note(table: pd.DataFrame, otherwise: str = "") -> str:
@@ -559,6 +583,55 @@ def parts(table: pd.DataFrame, measure: str = PRIMARY) -> pd.DataFrame:
     }
     fit = reml.crossed_reml(split, "gain", list(names), RANDOM)
     return fit.table.loc[list(names)].rename(index=names).rename_axis("part")
+
+
+def curve(
+    tables: Mapping[str, pd.DataFrame],
+    measures: Sequence[str],
+    *,
+    n: int = 999,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run the multiverse, as tables to draw.
+
+    Args:
+        tables: subsets by name, see `multiverse.subsets_of`.
+        measures: similarity columns.
+        n, seed: relabellings.
+
+    Returns:
+        The specifications in order of their partial correlation ``r`` with ``low`` and ``high``
+        (where the same rank lies in 95 % of relabellings) and ``primary``, and the joint test as
+        one row; both without rows where nothing can be estimated.
+    """
+    try:
+        found = multiverse.run(tables, measures, n=n, seed=seed)
+    except BadFit as error:
+        return nothing(str(error)), nothing(str(error))
+    wanted = {"scale": "gain", "measure": PRIMARY, "subset": "all", "removed": "both"}
+    table = found.table.join(found.band)
+    table["primary"] = np.logical_and.reduce([table[k] == v for k, v in wanted.items()])
+    return table, found.joint.to_frame().T
+
+
+def controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Test the controls that were measured.
+
+    Measures named ``..._random`` (from a random encoder) and ``..._shuffled`` (from shuffled
+    labels) must not predict; ``early_score``, a partial outcome, must.
+
+    Args:
+        table: dyad table.
+
+    Returns:
+        What `multiverse.controls` returns; no rows where none was measured.
+    """
+    names = gains.measures_of(table)
+    negative = [name for name in names if name.endswith(("_random", "_shuffled"))]
+    positive = [name for name in names if name == "early_score"]
+    if not negative + positive:
+        return nothing("No control was measured.")
+    return tried(multiverse.controls, gains.exclude(table), negative, positive)
 
 
 # Prediction

@@ -275,3 +275,35 @@ def test_predictions_are_summed_up_per_unit():
     table = findings.unseen_table(findings.unseen(data, ["intermediate", "encoder"]))
     assert table.loc["intermediate", "rows"] == 89 and table.loc["intermediate", "note"] == ""
     assert "at least 3" in table.loc["encoder", "note"]
+
+
+def test_the_curve_marks_what_was_fixed_beforehand():
+    data = dyads(slope=1.0).assign(other=np.arange(90.0) ** 0.5 % 1)
+    data["gain_logit"] = data["gain"] / 10
+    table, joint = findings.curve({"all": gains.exclude(data)}, [NAME, "other"], n=49)
+    assert table["primary"].sum() == 1 and table["r"].is_monotonic_increasing
+    assert (table["low"] <= table["high"]).all()
+    assert findings.at(joint, 0, "specifications") == len(table)
+    none, empty = findings.curve({"all": gains.exclude(data).head(3)}, [NAME], n=9)
+    assert none.empty and empty.empty and findings.note(none)
+
+
+def test_controls_are_tested_where_they_were_measured():
+    data = dyads(slope=1.0)
+    assert findings.note(findings.controls(data)) == "No control was measured."
+    random = np.random.default_rng(0).normal(size=90)
+    data = data.assign(text_embedding_random=random, early_score=data[NAME])
+    found = findings.controls(data).set_index("measure")
+    assert found["kind"].to_dict() == {
+        "text_embedding_random": "negative",
+        "early_score": "positive",
+    }
+    assert found["passed"].all()
+
+
+def test_numbers_and_texts_of_a_table_that_is_not_there():
+    table = pd.DataFrame({"verdict": ["supported"]}, index=["H1"])
+    assert findings.said(table, "H1", "verdict") == "supported"
+    assert findings.said(findings.nothing("why"), "H1", "verdict") == "not tested"
+    shown = [findings.p_value(p) for p in (0.0002, 0.0213, float("nan"))]
+    assert shown == ["below 0.001", "0.021", "not available"]
