@@ -13,6 +13,8 @@ import torch
 from helpers.errors import unknown
 
 PRECISIONS = ("auto", "fp32", "bf16")
+# What errors say that are no OutOfMemoryError: the CPU's allocator, a CUDA call, cuBLAS.
+_MEMORY_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def best_device() -> torch.device:
@@ -62,4 +64,4 @@ def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out, on either kind of device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)

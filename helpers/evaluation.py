@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     layer: int | None = None,
+    space: str = "raw",
     device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Score a target in many languages, without having seen a label of any but English.
@@ -73,6 +74,7 @@ def evaluate(
         seed: seed of that draw.
         split: ``"test"`` or ``"dev"``.
         layer: hidden state that retrieval reads; ``None``: the last.
+        space: geometry in which retrieval compares, ``"raw"``, ``"centre"`` or ``"whiten"``.
         device: where to run; default: the first GPU, else the CPU.
 
     Returns:
@@ -86,7 +88,7 @@ def evaluate(
         HelpfulError: the encoder was not trained for the task.
     """
     predicted, lost = _predict(tuned, task, languages, rows, seed, split, layer, device)
-    scored = [entry for part in predicted for entry in _entries(tuned, task, part, split)]
+    scored = [entry for part in predicted for entry in _entries(tuned, task, part, split, space)]
     return scored + [
         _entry(task, language, split, task.metric, float("nan"), 0, f"failed: {why}")
         for language, why in lost.items()
@@ -108,7 +110,7 @@ def predict(
 
     Arguments as for :func:`evaluate`. Languages whose data are not there are left out.
     """
-    return _predict(tuned, task, languages, rows, seed, split, layer, device)[0]
+    return list(_predict(tuned, task, languages, rows, seed, split, layer, device)[0])
 
 
 def floor(task: Task, *, rows: int | None = None, split: str = "dev") -> float:
@@ -144,10 +146,15 @@ def choose_layer(
 
     Returns:
         The layer, from 1 to the encoder's number of layers; of equals, the highest.
+
+    Raises:
+        MissingData: the development rows of that language are not there.
     """
     best, chosen = -1.0, encoder.layers
     for layer in range(encoder.layers, 0, -1):
         found = evaluate(Tuned(encoder), task, [language], split="dev", layer=layer, device=device)
+        if found[0]["status"] != "done":
+            raise MissingData(f"no layer can be chosen for {task.name!r}: {found[0]['status']}")
         if found[0]["value"] > best:
             best, chosen = found[0]["value"], layer
     return chosen
@@ -162,15 +169,32 @@ def _predict(
     split: str,
     layer: int | None,
     device: torch.device | None,
-) -> tuple[list[Prediction], dict[str, str]]:
+) -> tuple[Iterable[Prediction], dict[str, str]]:
+    """Return predictions, made one language at a time when they are asked for, and what is missing."""
     head_task = _head_task(tuned, task)
     found, lost = _rows(task, _languages(task, languages), limit, seed, split)
     if not found:
         return [], lost
-    format_ = formats.get(task.format)
-    settings = tuned.settings
+    if task.format != "retrieval":
+        coded, raw = _outputs(tuned, task, head_task, found, layer, device)
+        return _decoded(replace(task, labels=head_task.labels), found, coded, raw), lost
+    texts, places = _distinct(found)
+    vectors = _outputs(tuned, task, head_task, [texts], layer, device)[1]["vector"]
+    return _embedded(found, places, vectors), lost
+
+
+def _outputs(
+    tuned: Tuned,
+    task: Task,
+    head_task: Task,
+    parts: Sequence[Sequence[dict[str, Any]]],
+    layer: int | None,
+    device: torch.device | None,
+) -> tuple[list[Encoded], dict[str, np.ndarray]]:
+    """Encode several sets of rows and run the encoder over all of them at once."""
+    format_, settings = formats.get(task.format), tuned.settings
     longest = min(task.max_length, tuned.encoder.max_length)
-    coded = [format_.encode(head_task, part, tuned.encoder, longest, False) for part in found]
+    coded = [format_.encode(head_task, part, tuned.encoder, longest, False) for part in parts]
     used = np.unique(np.concatenate([part.tokens for part in coded]))
     small = tuned.encoder.prune(used)
     for part in coded:
@@ -190,14 +214,33 @@ def _predict(
         pooling=settings.pooling,
         layer=layer,
     )
-    decoded = _decoded(head_task, found, coded, raw)
-    return decoded, lost
+    return coded, raw
+
+
+def _distinct(found: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Return each text once, and the place of every row's text among them.
+
+    The languages of a retrieval target share most candidates (Mewsli-X: a million).
+    """
+    known: dict[str, int] = {}
+    places = [
+        np.fromiter((known.setdefault(row["text"], len(known)) for row in part), int, len(part))
+        for part in found
+    ]
+    return [{"side": "candidate", "text": text} for text in known], places
+
+
+def _embedded(
+    found: Sequence[Rows], places: Sequence[np.ndarray], vectors: np.ndarray
+) -> Iterator[Prediction]:
+    for part, place in zip(found, places, strict=True):
+        yield Prediction(part.language, part, cast(list[Any], vectors[place]))
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:
     """Return the task with the label set of the head that will answer it."""
     trained = training_task(task)
-    if trained.name in tuned.tasks:
+    if trained.name in tuned.heads:
         labels = tuned.tasks[trained.name].labels
         if task.labels and task.labels != labels and task.format in ("pair", "tagging"):
             raise HelpfulError(
@@ -209,7 +252,7 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
         return replace(task, train_with="")
     raise HelpfulError(
         f"this encoder has no head for target {task.name!r}: fine-tune it on {trained.name!r} "
-        f"first (it was trained on {sorted(tuned.tasks) or 'nothing'})."
+        f"first (it has heads for {sorted(tuned.heads) or 'nothing'}; a collapsed run has none)."
     )
 
 
@@ -217,7 +260,7 @@ def _languages(task: Task, languages: Sequence[str] | None) -> Sequence[str]:
     for language in languages or ():
         if language not in task.languages:
             raise unknown(f"language of {task.name!r}", language, task.languages)
-    return languages or task.languages
+    return task.languages if languages is None else languages
 
 
 def _rows(
@@ -234,10 +277,10 @@ def _rows(
 
 def _decoded(
     task: Task, found: Sequence[Rows], coded: Sequence[Encoded], raw: dict[str, np.ndarray]
-) -> list[Prediction]:
+) -> Iterator[Prediction]:
     """Cut the joint outputs into languages and decode each."""
     format_ = formats.get(task.format)
-    result, sequences, tokens = [], 0, 0
+    sequences, tokens = 0, 0
     for rows, part in zip(found, coded, strict=True):
         mine = {
             name: array[tokens : tokens + len(part.tokens)]
@@ -245,20 +288,21 @@ def _decoded(
             else array[sequences : sequences + len(part)]
             for name, array in raw.items()
         }
-        result.append(Prediction(rows.language, rows, format_.decode(task, rows, part, mine)))
+        yield Prediction(rows.language, rows, format_.decode(task, rows, part, mine))
         sequences, tokens = sequences + len(part), tokens + len(part.tokens)
-    return result
 
 
 def _by_token(array: np.ndarray, coded: Sequence[Encoded]) -> bool:
     return len(array) == sum(len(part.tokens) for part in coded)
 
 
-def _entries(tuned: Tuned, task: Task, part: Prediction, split: str) -> list[dict[str, Any]]:
+def _entries(
+    tuned: Tuned, task: Task, part: Prediction, split: str, space: str
+) -> list[dict[str, Any]]:
     facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
     task = replace(task, labels=_head_task(tuned, task).labels)
     if task.format == "retrieval":
-        values = retrieval_scores(task, part.rows, np.asarray(part.predictions))
+        values = retrieval_scores(task, part.rows, np.asarray(part.predictions), space)
         count = sum(row["side"] == "query" for row in part.rows)
     else:
         values = task_scores(task, part.rows, part.predictions, part.language)

@@ -206,7 +206,7 @@ def _damaged(checkpoint: Path) -> bool:
     sums = list(checkpoint.glob("*.sha256"))
     return not sums or any(
         not name.with_suffix("").is_file()
-        or sha256_file(name.with_suffix("")) != name.read_text().strip()
+        or sha256_file(name.with_suffix("")).encode() != name.read_bytes().strip()
         for name in sums
     )
 

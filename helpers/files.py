@@ -29,9 +29,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         StoreFull: the disk is full; nothing is left under ``path``'s name.
         HelpfulError: the folder is not writable; likewise.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -40,7 +41,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(name, path)
         sync_folder(path.parent)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (StoreFull if full else HelpfulError)(
             f"could not write {path}: {error.strerror or error}. Free some space or choose another "
@@ -114,7 +116,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise BadRecord(
             f"{path} or its checksum is missing: the run that writes it must be redone."
         )
-    if sha256_file(path) != sum_file.read_text().strip():
+    if sha256_file(path).encode() != sum_file.read_bytes().strip():
         raise BadRecord(f"{path} does not match its checksum: delete it and redo its run.")
     try:
         with safe_open(path, framework="pt") as stream:

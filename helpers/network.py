@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.formats import Batch, FormatBase
-from helpers.packing import packed_inputs, use_packing
+from helpers.packing import packed_inputs, stop_packing, use_packing
 
 
 class Network(nn.Module):
@@ -39,10 +39,18 @@ class Network(nn.Module):
         super().__init__()
         self.packed = packed
         if packed:
+            config: Any = model.config
+            self._attention = config._attn_implementation
             use_packing(model)
         self.model = model
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
         self.formats = dict(formats)
+
+    def unpack(self) -> None:
+        """Make a packed encoder one again that others can run padded."""
+        if self.packed:
+            stop_packing(self.model, self._attention)
+            self.packed = False
 
     def head(self, name: str) -> nn.Module:
         """Return the head of a task."""

@@ -17,6 +17,9 @@ from helpers.formats.encoded import IGNORE, sorted_batches, split, token_index
 from helpers.network import Network
 from helpers.tasks import Task
 
+# Batches whose outputs wait on a GPU, so that the host is not waited for after each.
+_HELD = 64
+
 
 def outputs(
     network: Network,
@@ -45,6 +48,8 @@ def outputs(
         Arrays whose first dimension is the encoded set's sequences or tokens.
     """
     parts: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
+    result: dict[str, np.ndarray] = {}
+    held = 1 if device.type == "cpu" else _HELD
     waiting = sorted_batches(encoded, budget)[::-1]
     was_training = network.training
     network.eval()
@@ -64,8 +69,12 @@ def outputs(
             if not out_of_memory(error):
                 raise
             waiting.extend(_halved(encoded, batch, error))
+        if len(parts) >= held:
+            _place(encoded, parts, result)
+            parts.clear()
     network.train(was_training)
-    return _in_order(encoded, parts)
+    _place(encoded, parts, result)
+    return result
 
 
 def _halved(encoded: Encoded, batch: np.ndarray, error: BaseException) -> list[np.ndarray]:
@@ -79,10 +88,12 @@ def _halved(encoded: Encoded, batch: np.ndarray, error: BaseException) -> list[n
     return halves
 
 
-def _in_order(
-    encoded: Encoded, parts: Sequence[tuple[np.ndarray, dict[str, torch.Tensor]]]
-) -> dict[str, np.ndarray]:
-    result: dict[str, np.ndarray] = {}
+def _place(
+    encoded: Encoded,
+    parts: Sequence[tuple[np.ndarray, dict[str, torch.Tensor]]],
+    result: dict[str, np.ndarray],
+) -> None:
+    """Put the outputs of some batches where their sequences or tokens are in the encoded set."""
     for batch, tensors in parts:
         for name, tensor in tensors.items():
             values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
@@ -93,7 +104,6 @@ def _in_order(
                 size = len(encoded.tokens) if by_token else len(encoded)
                 result[name] = np.zeros((size, *array.shape[1:]), array.dtype)
             result[name][place] = array
-    return result
 
 
 def task_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,11 +46,25 @@ class Prepared:
     fingerprints: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _pruned: Encoder | None = None
+    _spent: bool = False
 
     @property
     def pruned(self) -> Encoder:
         """A copy of the encoder with only the pieces that this run reads; training changes it."""
         return self.encoder if self._pruned is None else self._pruned
+
+    def spend(self) -> Encoder:
+        """Return the encoder that is to be trained, which will change it.
+
+        Raises:
+            HelpfulError: it was trained already, so a second run would not start from the base.
+        """
+        if self._spent:
+            raise HelpfulError(
+                "these sets have trained their encoder already; call prepare() for another run."
+            )
+        self._spent = True
+        return self.pruned
 
     def prune(self) -> None:
         """Cut the encoder down, and number the sets' pieces as the cut encoder does."""
@@ -104,6 +119,11 @@ def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> 
     format_ = formats.get(task.format)
     longest = min(task.max_length, settings.max_length, prepared.encoder.max_length)
     encoded = format_.encode(task, rows, prepared.encoder, longest, True)
+    if not len(encoded):
+        raise BadRows(
+            f"task {task.name!r}: none of its {len(train)} English training rows can be learnt from "
+            f"as a {task.format} row; left out: {dict(encoded.skipped) or 'queries without answer'}."
+        )
     prepared.tasks[task.name], prepared.formats[task.name] = task, format_
     prepared.train[task.name] = encoded
     if len(dev) and task.format != "retrieval":
@@ -119,13 +139,17 @@ def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> 
 def _add_text(prepared: Prepared, settings: Settings) -> None:
     from helpers.data import texts as load_texts
 
-    text = [
-        {"id": f"{language}-{place}", "text": line}
-        for language in settings.mlm_languages
-        for place, line in enumerate(load_texts(language, settings.mlm_rows or None))
-    ]
-    if not text:
+    found = [load_texts(language, settings.mlm_rows or None) for language in settings.mlm_languages]
+    if not found:
         raise BadRows("masked language modelling was asked for, but mlm_languages is empty.")
+    text = [
+        {"id": f"{part.language}-{place}", "text": line}
+        for part in found
+        for place, line in enumerate(part)
+    ]
+    prepared.sources[MLM] = "; ".join(dict.fromkeys(part.source for part in found))
+    prints = "".join(part.fingerprint for part in found)
+    prepared.fingerprints[MLM] = hashlib.sha256(prints.encode()).hexdigest()
     task = Task(MLM, "intermediate", "retrieval", Source("rows", MLM))
     longest = min(settings.max_length, prepared.encoder.max_length)
     prepared.tasks[MLM], prepared.formats[MLM] = task, Masked()
@@ -134,7 +158,12 @@ def _add_text(prepared: Prepared, settings: Settings) -> None:
 
 def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[dict[str, Any]]:
     """Return the rows with their answers permuted: same text, same label counts, no relation."""
-    order = np.random.default_rng([seed, 7]).permutation(len(rows))
+    generator = np.random.default_rng([seed, 7])
+    order = generator.permutation(len(rows))
+    if task.format == "choice":
+        # A rank means nothing where there are fewer choices, so rows of a kind exchange theirs.
+        kinds = np.array([len(row["choices"]) for row in rows])
+        order[np.argsort(kinds, kind="stable")] = order[np.argsort(kinds[order], kind="stable")]
     if task.format in ("pair", "choice"):
         return [row | {"label": rows[j]["label"]} for row, j in zip(rows, order, strict=True)]
     if task.format == "tagging":

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import metrics
+from helpers.errors import unknown
 from helpers.mining import (
     apply_threshold,
     fit_space,
@@ -40,27 +41,46 @@ def retrieval_scores(
 
     Returns:
         Values by key, the main one first.
+
+    Raises:
+        UnknownName: no such space.
     """
-    is_query = np.array([row["side"] == "query" for row in rows])
-    queries = [row for row in rows if row["side"] == "query"]
-    candidates = [row for row in rows if row["side"] == "candidate"]
+    if space not in SPACES:
+        raise unknown("space", space, SPACES)
+    base = task.metric.partition("@")[0]
+    queries, candidates, is_query = _sides(rows, texts=base == "pair_f1")
     left, right = vectors[is_query], vectors[~is_query]
     if space != "raw":
         left, right = (fit_space(side, space).apply(side) for side in (left, right))
-    base = task.metric.partition("@")[0]
     if base == "pair_f1":
         return _mined(queries, candidates, left, right)
     depth = int(task.metric.partition("@")[2] or 20) if base in ("map", "mrr") else 1
-    kind = "cosine" if base == "accuracy" else "dot"
-    found = nearest(left, right, k=depth, similarity=kind).index
+    # Training compares cosines too; published dual encoders give unit vectors, whose products are.
+    found = nearest(left, right, k=depth, similarity="cosine").index
     ids = np.array([row["id"] for row in candidates], dtype=object)
     ranked = [list(ids[places]) for places in found]
     gold = [row["gold"] for row in queries]
     if base == "accuracy":
         hits = [best[0] in right_ones for best, right_ones in zip(ranked, gold, strict=True)]
         return metrics.score("accuracy", [int(hit) for hit in hits], [1] * len(hits))
-    values = metrics.score(task.metric, ranked, gold)
-    return values
+    return metrics.score(task.metric, ranked, gold)
+
+
+def _sides(
+    rows: Sequence[dict[str, Any]], texts: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], np.ndarray]:
+    """Return queries, candidates and which rows are queries, reading memory-mapped rows once.
+
+    Of a million candidates only the ids are kept, unless ``texts`` are needed.
+    """
+    queries, candidates, is_query = [], [], np.zeros(len(rows), bool)
+    for place, row in enumerate(rows):
+        is_query[place] = row["side"] == "query"
+        if is_query[place]:
+            queries.append(row)
+        else:
+            candidates.append(row if texts else {"id": row["id"]})
+    return queries, candidates, is_query
 
 
 def _mined(

@@ -10,6 +10,7 @@ from helpers.errors import HelpfulError, unknown
 
 SAMPLINGS = ("proportional", "temperature", "capped")
 POOLINGS = ("mean", "first")
+SHORTEST = 8
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,16 @@ class Settings:
             "head_rate",
             "batch_tokens",
             "temperature",
-            "max_length",
         ):
             if not getattr(self, name) > 0:
                 raise HelpfulError(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        if not 0 <= self.mlm_share < 1:
+        for name in ("mlm_share", "warmup", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise HelpfulError(f"{name} is a share in [0, 1), got {getattr(self, name)!r}.")
+        if self.max_length < SHORTEST:
             raise HelpfulError(
-                f"mlm_share is a share of the steps in [0, 1), got {self.mlm_share}."
+                f"max_length counts special tokens too and must be at least {SHORTEST}, got "
+                f"{self.max_length!r}."
             )
 
     def override(self, changes: Mapping[str, Any]) -> Settings:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from helpers import devices, metrics
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _CHECK_EVERY = 25
+_ASK_EVERY = 8
 _STATE = "state.safetensors"
 
 
@@ -103,9 +106,16 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
             f"{base.name!r}: load the encoder it was trained from, or redo its run."
         )
     tuned = base.prune(np.zeros(0, np.int64))
-    rest = {name: tensor for name, tensor in state.items() if name != _table_name(tuned.model)}
-    tuned.model.load_state_dict(rest, strict=False)
-    table = state.get(_table_name(tuned.model))
+    name = _table_name(tuned.model)
+    table = state.pop(name, None)
+    expected = {n: tuple(t.shape) for n, t in tuned.model.state_dict().items() if n != name}
+    whole = table is None or table.shape == _table(base.model).weight.shape
+    if {n: tuple(t.shape) for n, t in state.items()} != expected or not whole:
+        raise BadRecord(
+            f"{folder} holds {len(state)} tensors that do not fit the {base.layers} layers of "
+            f"{base.name!r}: load the encoder with the layers it was trained with, or redo its run."
+        )
+    tuned.model.load_state_dict(state, strict=False)
     return _with_table(base, tuned, table)
 
 
@@ -132,7 +142,8 @@ def fine_tune(
         seed: fixes the heads, the shuffling and the mixing.
         checkpoint: folder for the state of an unfinished run; a run that finds one goes on.
         progress: called with (steps done, steps in all) after every step.
-        stop: asked after every step; when true the state is written and the run stops.
+        stop: asked after every step (of several processes: after some, as they must agree); when
+            true the state is written and the run stops.
         device: where to run; default: the first GPU, else the CPU.
 
     Returns:
@@ -172,11 +183,13 @@ class _Run:
         self, prepared: Prepared, settings: Settings, seed: int, device: torch.device | None
     ) -> None:
         self.prepared, self.settings, self.seed = prepared, settings, seed
-        self.base, self.small = prepared.encoder, prepared.pruned
+        self.base, self.small = prepared.encoder, prepared.spend()
         self.tasks, self.train_sets = prepared.tasks, prepared.train
         wanted = device or devices.best_device()
-        self.accelerator = Accelerator(cpu=wanted.type == "cpu")
-        self.device = self.accelerator.device
+        # A step trains one task's head; several processes must know that the others rest.
+        several = DistributedDataParallelKwargs(find_unused_parameters=len(self.tasks) > 1)
+        self.accelerator = Accelerator(cpu=wanted.type == "cpu", kwargs_handlers=[several])
+        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         self.precision = devices.resolve_precision(settings.precision, self.device)
         self.outcome = Outcome(
             device=devices.describe(self.device),
@@ -205,7 +218,7 @@ class _Run:
         self.network = Network(self.small.model, heads, makers, packed=packed).to(self.device)
         _freeze(self.small, settings)
         if settings.gradient_checkpointing:
-            self.small.model.gradient_checkpointing_enable()
+            _recompute_activations(self.small.model)
         if settings.compile:
             _compile_layers(self.small.model)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
@@ -217,6 +230,22 @@ class _Run:
         self.losses = torch.zeros(len(self.steps), device=self.device)
         self.best: dict[str, Tensor] = {}
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of what a written state belongs to; to be asked for before the first step."""
+        facts = asdict(self.settings) | {
+            "checkpoint_seconds": None,
+            "seed": self.seed,
+            "data": self.outcome.fingerprints,
+            "steps": len(self.steps),
+            "packed": self.network.packed,
+        }
+        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
+        for name, value in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.flatten()[:16].cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def train(
         self,
         checkpoint: Path | None,
@@ -225,7 +254,8 @@ class _Run:
     ) -> Tuned:
         """Make every step that is left and return what was kept."""
         settings, total = self.settings, len(self.steps)
-        before, done = self._resume(checkpoint)
+        before, done = (0.0, 0) if checkpoint is None else self._resume(checkpoint)
+        self._agree_on(done)
         started = written = time.monotonic()
         evaluate_at = _evaluation_steps(total, settings.evaluations)
         if self.device.type == "cuda":
@@ -235,16 +265,17 @@ class _Run:
             self._step(done)
             done += 1
             progress(done, total)
-            if done % _CHECK_EVERY == 0 or done == total:
+            if done % _CHECK_EVERY == 0 or done in evaluate_at:
                 self._check(done)
             if done in evaluate_at and self.outcome.status == "done":
                 self._evaluate(done)
             now = time.monotonic()
-            leaving = done < total and stop()
+            leaving = done < total and self._asked(done, stop)
             if checkpoint and (leaving or now - written > settings.checkpoint_seconds):
                 self._write(checkpoint, done, before + now - started)
                 written = now
             if leaving:
+                self.accelerator.wait_for_everyone()
                 raise Interrupted(f"stopped after {done} of {total} steps; the run can be resumed.")
         self.outcome.seconds = before + time.monotonic() - started
         return self._finished(done)
@@ -268,7 +299,7 @@ class _Run:
 
     def _gradients(self, step: Step) -> Tensor:
         """Add up the gradients of one step over its micro-batches and over all processes."""
-        encoded, world = self.train_sets[step.task], self.accelerator.num_processes
+        encoded, world = self.train_sets[step.task], self.world
         weight = max(1.0, self.network.formats[step.task].weight(encoded, step.batch))
         parts = [step.batch]
         if self.micro < self.settings.batch_tokens:
@@ -283,7 +314,7 @@ class _Run:
                     loss = self.wrapped(batch, step.task, self.settings.pooling) * factor
                 self.accelerator.backward(loss * (world / weight))
             total += loss.detach() / weight
-        return total
+        return total if world == 1 else self.accelerator.reduce(total, "sum")
 
     def _halve(self, step: Step, error: BaseException) -> None:
         """Use half the tokens per forward pass from now on, after memory ran out."""
@@ -291,7 +322,7 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         longest = int(self.train_sets[step.task].lengths[step.batch].max())
-        if self.micro <= longest or self.accelerator.num_processes > 1:
+        if self.micro <= longest or self.world > 1:
             raise HelpfulError(
                 f"memory ran out with {self.micro} tokens per forward pass; lower max_length or "
                 "batch_tokens, set gradient_checkpointing, or use a larger device."
@@ -299,13 +330,38 @@ class _Run:
         self.micro //= 2
         self.outcome.notes.append(f"memory ran out: {self.micro} tokens per forward pass from here")
 
+    def _agree_on(self, done: int) -> None:
+        """Make sure that all processes of a run found the same state."""
+        if self.world == 1:
+            return
+        found = self.accelerator.gather(torch.tensor([done], device=self.device))
+        if int(found.min()) != int(found.max()):
+            raise HelpfulError(
+                f"the processes of this run found different states, after {found.tolist()} steps; "
+                "the folder of the state must be one that all of them see."
+            )
+
+    def _asked(self, done: int, stop: Callable[[], bool]) -> bool:
+        """Ask whether to stop; several processes ask together, as one alone cannot leave."""
+        if self.world == 1:
+            return stop()
+        if done % _ASK_EVERY:
+            return False
+        asked = torch.tensor(float(stop()), device=self.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
     def _check(self, done: int) -> None:
-        """Look at the losses so far; a loss that is no number ends the run."""
+        """Look at the losses so far and the weights; one that is no number ends the run."""
         finite = torch.isfinite(self.losses[:done])
         if not bool(finite.all()):
             first = int((~finite).nonzero()[0]) + 1
-            self.outcome.status = "collapsed"
-            self.outcome.notes.append(f"the loss was no longer a number at step {first}")
+            self._collapse(f"the loss was no longer a number at step {first}")
+        elif not bool(torch.stack([p.isfinite().all() for p in self.trained.values()]).all()):
+            self._collapse(f"a weight was no longer a number after step {done}")
+
+    def _collapse(self, why: str) -> None:
+        self.outcome.status = "collapsed"
+        self.outcome.notes.append(why)
 
     def _evaluate(self, done: int) -> None:
         """Score the English development rows and keep the state if it is the best so far."""
@@ -347,6 +403,7 @@ class _Run:
             for name, value in self.best.items():
                 self.trained[name].copy_(value)
         self.network.to("cpu").eval()
+        self.network.unpack()
         table = _table(self.small.model).weight
         tuned = _with_table(self.base, self.small, table if table.requires_grad else None)
         heads = {name: self.network.head(name) for name in self.tasks if name != MLM}
@@ -362,6 +419,8 @@ class _Run:
             for moment, value in self.optimizer.state[parameter].items():
                 state[f"adam/{moment}/{name}"] = value
         state |= {"losses": self.losses, "random": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         facts = {
             "done": done,
             "seconds": seconds,
@@ -370,38 +429,43 @@ class _Run:
             "dev": self.outcome.dev,
             "floor": self.outcome.floor,
             "notes": self.outcome.notes,
-            "data": self.outcome.fingerprints,
-            "steps": len(self.steps),
+            "identity": self.identity,
         }
         save_tensors(checkpoint / _STATE, state, facts)
 
-    def _resume(self, checkpoint: Path | None) -> tuple[float, int]:
-        """Take up a written state; one that is damaged or of other data is left aside."""
-        if checkpoint is None or not (checkpoint / _STATE).exists():
+    def _resume(self, checkpoint: Path) -> tuple[float, int]:
+        """Take up a written state; one that is damaged or of another run is left aside."""
+        _ = self.identity  # while the weights are still those it starts from
+        if not (checkpoint / _STATE).exists():
             return 0.0, 0
         try:
             state, facts = load_tensors(checkpoint / _STATE)
         except BadRecord as error:
             self.outcome.notes.append(f"started again: {error}")
             return 0.0, 0
-        if facts["data"] != self.outcome.fingerprints or facts["steps"] != len(self.steps):
+        if facts.get("identity") != self.identity:
             self.outcome.notes.append(
-                "started again: the written state is of other data or settings"
+                "started again: the written state is of other data, settings or weights"
             )
             return 0.0, 0
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(state[f"now/{name}"])
-                self.optimizer.state[parameter] = {
+                moments = {
                     moment: state[f"adam/{moment}/{name}"].to(parameter.device)
                     for moment in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam/{moment}/{name}" in state
                 }
+                if moments:  # a head that no step has trained yet has none
+                    self.optimizer.state[parameter] = moments
         prefix = "best/"
         self.best = {
             n[len(prefix) :]: t.to(self.device) for n, t in state.items() if n.startswith(prefix)
         }
         self.losses.copy_(state["losses"])
         torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.micro = facts["micro"]
         self.outcome.kept_step, self.outcome.dev = facts["kept_step"], facts["dev"]
         self.outcome.floor, self.outcome.notes = facts["floor"], facts["notes"]
@@ -452,6 +516,7 @@ def _optimizer(trained: dict[str, nn.Parameter], settings: Settings) -> torch.op
 
 
 def _freeze(encoder: Encoder, settings: Settings) -> None:
+    encoder.model.requires_grad_(True)  # whatever an earlier stage left alone
     frozen = settings.freeze_embeddings
     _table(encoder.model).weight.requires_grad_(
         not (encoder.freeze_embeddings if frozen is None else frozen)
@@ -459,6 +524,12 @@ def _freeze(encoder: Encoder, settings: Settings) -> None:
     layers: Any = encoder.model.encoder
     for layer in layers.layer[: settings.frozen_layers]:
         layer.requires_grad_(False)
+
+
+def _recompute_activations(model: Any) -> None:
+    """Keep no activations for the backward pass; the method was renamed within transformers 5."""
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)()
 
 
 def _compile_layers(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.formats.base import Batch, FormatBase, pool
-from helpers.formats.encoded import Encoded
+from helpers.formats.encoded import Encoded, join
 from helpers.formats.tokenise import Template, piece_ids
 from helpers.tasks import Task
+
+_AT_ONCE = 10_000
 
 
 class Retrieval(FormatBase):
@@ -29,27 +32,23 @@ class Retrieval(FormatBase):
         self, task: Task, rows: Sequence[dict[str, Any]], encoder: Any, max_length: int, train: bool
     ) -> Encoded:
         """Encode texts; in training, each query is followed by its first right candidate."""
-        template = Template.of(encoder.tokenizer)
-        chosen = _training_pairs(rows) if train else [(row,) for row in rows]
-        flat = [row for group in chosen for row in group]
-        room = max_length - template.single_room
-        ids = piece_ids(encoder.tokenizer, [row["text"] for row in flat])
-        example = [number for number, group in enumerate(chosen) for _ in group]
-        side = np.array([row["side"] == "query" for row in flat], bool)
-        return Encoded.build(
-            [template.single(piece[:room]) for piece in ids],
-            example,
-            per_sequence={"is_query": side},
-            rows=len(chosen),
-            together=train,
-        )
+        groups = iter(_training_pairs(rows)) if train else ((row,) for row in rows)
+        # A few at a time: pieces as Python numbers take ten times the memory of an array.
+        parts = [
+            _encoded(chosen, encoder.tokenizer, max_length, train)
+            for chosen in iter(lambda: list(islice(groups, _AT_ONCE)), [])
+        ]
+        return join(parts) if parts else _encoded([], encoder.tokenizer, max_length, train)
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
         """Return a head that only holds the softmax temperature of the dual encoder."""
         return Temperature()
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return the summed cross-entropy of each query against the batch's candidates."""
+        """Return the summed cross-entropy of each query against the batch's candidates.
+
+        Unlike other losses it depends on how a step is split: fewer candidates are told apart.
+        """
         vectors = functional.normalize(pool(hidden, batch, pooling), dim=-1)
         pairs = vectors.view(-1, 2, vectors.shape[-1])
         scores = head(pairs[:, 0] @ pairs[:, 1].T)
@@ -83,6 +82,22 @@ class Retrieval(FormatBase):
     def constant(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the same vector for every text."""
         return [np.ones(1, np.float32)] * len(rows)
+
+
+def _encoded(
+    groups: Sequence[tuple[dict[str, Any], ...]], tokenizer: Any, max_length: int, train: bool
+) -> Encoded:
+    template = Template.of(tokenizer)
+    flat = [row for group in groups for row in group]
+    room = max_length - template.single_room
+    ids = piece_ids(tokenizer, [row["text"] for row in flat])
+    return Encoded.build(
+        [template.single(piece[:room]) for piece in ids],
+        [number for number, group in enumerate(groups) for _ in group],
+        per_sequence={"is_query": np.array([row["side"] == "query" for row in flat], bool)},
+        rows=len(groups),
+        together=train,
+    )
 
 
 class Temperature(nn.Module):

@@ -1,0 +1,275 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import tasks
+from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.evaluation import evaluate
+from helpers.preparing import prepare
+from helpers.settings import Settings
+from helpers.training import _Run, fine_tune, train
+from tests.training import toys
+from tests.training.toys import QUICK
+
+
+def weights(encoder):
+    return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def assert_close(one, other, atol=2e-5):
+    """Compare weights, but not the bias of the keys: its gradient is zero, and Adam blows up noise."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(tensor, other[name], atol=atol, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("format_", toys.MAKERS)
+def test_each_format_is_learnt(format_, tiny):
+    task = toys.task(format_)
+    still = fine_tune(tiny, [task], replace(QUICK, learning_rate=1e-12, epochs=1), 0)
+    tuned = fine_tune(tiny, [task], replace(QUICK, epochs=12), 0)
+    outcome = tuned.outcome
+    assert outcome.status == "done" and outcome.loss < 0.7 * still.outcome.loss
+    assert outcome.sources == {task.name: f"rows {task.name}"}
+    if format_ == "retrieval":
+        assert not outcome.dev
+    else:
+        assert outcome.dev[task.name] > outcome.floor[task.name] + 0.2
+        # What is given back is what was scored.
+        (main, *_) = evaluate(tuned, task, ["en"], split="dev")
+        assert main["value"] == pytest.approx(outcome.dev[task.name], abs=1e-9)
+
+
+def test_the_given_encoder_is_left_alone(tiny):
+    before, needs = weights(tiny), [p.requires_grad for p in tiny.model.parameters()]
+    tuned = fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=1), 0)
+    assert_equal(weights(tiny), before)
+    assert [p.requires_grad for p in tiny.model.parameters()] == needs
+    assert not tiny.model.training and tiny.model.config.vocab_size == len(tiny.tokenizer)
+    changed = weights(tuned.encoder)
+    assert all(changed[name].shape == tensor.shape for name, tensor in before.items())
+    assert tuned.encoder.kept is None
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_word_embeddings_change_only_where_they_may(frozen, tiny):
+    task = toys.task("pair")
+    settings = replace(QUICK, epochs=2, freeze_embeddings=frozen)
+    tuned = fine_tune(tiny, [task], settings, 0)
+    before, after = (e.model.get_input_embeddings().weight.detach() for e in (tiny, tuned.encoder))
+    changed = set(torch.nonzero((before != after).any(1))[:, 0].tolist())
+    texts = [row["first"] for row in toys.rows("pair", "en", "train")]
+    used = {piece for text in texts for piece in tiny.tokenizer(text)["input_ids"]}
+    assert changed == (set() if frozen else used)
+    other = weights(tiny), weights(tuned.encoder)
+    assert not torch.equal(*(w["encoder.layer.1.output.dense.weight"] for w in other))
+
+
+def test_as_the_encoder_says_when_nothing_is_said(tiny):
+    settings = replace(QUICK, epochs=1)
+    for freeze in (True, False):
+        tuned = fine_tune(replace(tiny, freeze_embeddings=freeze), [toys.task("pair")], settings, 0)
+        table = tuned.encoder.model.get_input_embeddings().weight
+        assert torch.equal(table, tiny.model.get_input_embeddings().weight) == freeze
+
+
+def test_pruning_changes_nothing(tiny):
+    """The same run with every piece kept gives the same weights."""
+    task = toys.task("tagging")
+    settings = replace(QUICK, epochs=1)
+    small = prepare(tiny, [task], settings, 0)
+    whole = prepare(tiny, [task], settings, 0)
+    for encoded in (*whole.train.values(), *(coded for _, coded in whole.dev.values())):
+        encoded.tokens = whole.pruned.kept[encoded.tokens]
+    whole._pruned = tiny.prune(np.arange(len(tiny.tokenizer)))
+    assert len(small.pruned.kept) < 40
+    one, other = (train(prepared, settings, 0) for prepared in (small, whole))
+    assert_close(weights(one.encoder), weights(other.encoder))
+    assert one.outcome.dev == other.outcome.dev
+
+
+def test_the_seed_fixes_everything_and_matters(tiny):
+    settings = replace(QUICK, epochs=1, dropout=0.1)
+    one, same, other = (fine_tune(tiny, [toys.task("pair")], settings, s) for s in (3, 3, 4))
+    assert_equal(weights(one.encoder), weights(same.encoder))
+    assert_equal(one.heads["learn-pair"].state_dict(), same.heads["learn-pair"].state_dict())
+    assert one.outcome.loss == same.outcome.loss != other.outcome.loss
+
+
+@pytest.mark.parametrize("format_", ["pair", "choice", "tagging", "span"])
+def test_a_step_has_the_same_gradient_however_it_is_split(format_, tiny):
+    found, losses = [], []
+    for micro in (0, 40, 1):
+        settings = replace(QUICK, micro_tokens=micro)
+        run = _Run(prepare(tiny, [toys.task(format_)], settings, 0), settings, 0, None)
+        losses.append(float(run._gradients(run.steps[0])))
+        found.append({name: parameter.grad for name, parameter in run.trained.items()})
+    for other, loss in zip(found[1:], losses[1:], strict=True):
+        assert loss == pytest.approx(losses[0], rel=1e-5)
+        for name, gradient in found[0].items():
+            torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
+
+
+def test_recomputing_activations_changes_nothing(tiny):
+    found = [
+        fine_tune(
+            tiny,
+            [toys.task("pair")],
+            replace(QUICK, epochs=1, gradient_checkpointing=often, freeze_embeddings=True),
+            0,
+        )
+        for often in (False, True)
+    ]
+    assert_close(*(weights(tuned.encoder) for tuned in found))
+
+
+def test_frozen_layers_are_left_alone_and_thaw_in_the_next_stage(tiny):
+    first = fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=1, frozen_layers=1), 0)
+    before, after = weights(tiny), weights(first.encoder)
+    same = [n for n in before if n.startswith("encoder.") and torch.equal(before[n], after[n])]
+    assert {name.split(".")[2] for name in same} == {"0"}
+    second = fine_tune(first.encoder, [toys.task("choice")], replace(QUICK, epochs=1), 0)
+    last = weights(second.encoder)
+    lower = "encoder.layer.0.output.dense.weight"
+    assert not torch.equal(after[lower], last[lower])
+
+
+def test_the_heads_learn_at_their_own_rate(tiny):
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    settings = replace(QUICK, epochs=0.01, warmup=0, head_rate=5, learning_rate=1e-3, clip=0)
+    tuned = fine_tune(tiny, [toys.task("pair")], settings, 0)
+    assert tuned.outcome.steps == 1
+    step = (tuned.heads["learn-pair"].out.bias.detach()).abs()  # it starts from 0
+    assert step.numpy() == pytest.approx(5e-3, rel=1e-3)
+    name = "encoder.layer.1.output.dense.bias"
+    moved = (weights(tuned.encoder)[name] - weights(tiny)[name]).abs()
+    assert float(moved.median()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_weight_decay_spares_embeddings_biases_and_normalisation(tiny):
+    tuned = [
+        fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=0.01, weight_decay=w), 0)
+        for w in (0.0, 0.5)
+    ]
+    plain, decayed = (weights(t.encoder) for t in tuned)
+    differ = {name for name in plain if not torch.equal(plain[name], decayed[name])}
+    matrices = {
+        name
+        for name, tensor in plain.items()
+        if tensor.ndim == 2 and "embeddings" not in name and "pooler" not in name
+    }
+    assert differ == matrices
+
+
+def test_the_best_state_on_english_development_rows_is_kept(tiny):
+    """Later steps are made useless by labels that contradict the earlier ones."""
+    seen = []
+    settings = replace(QUICK, epochs=4, learning_rate=0.05, clip=0, evaluations=8)
+    tuned = fine_tune(tiny, [toys.task("pair")], settings, 1, progress=lambda *x: seen.append(x))
+    outcome = tuned.outcome
+    assert seen == [(i + 1, outcome.steps) for i in range(outcome.steps)]
+    assert outcome.kept_step in {round(outcome.steps * k / 8) for k in range(1, 9)}
+    (main, *_) = evaluate(tuned, toys.task("pair"), ["en"], split="dev")
+    assert main["value"] == pytest.approx(outcome.dev["learn-pair"], abs=1e-9)
+    last = fine_tune(tiny, [toys.task("pair")], replace(settings, evaluations=1), 1)
+    assert outcome.dev["learn-pair"] >= last.outcome.dev["learn-pair"]
+
+
+def test_several_tasks_share_an_encoder(tiny):
+    three = [toys.task(format_) for format_ in ("pair", "choice", "tagging")]
+    tuned = fine_tune(tiny, three, replace(QUICK, epochs=8), 0)
+    assert set(tuned.heads) == set(tuned.tasks) == {task.name for task in three}
+    for task in three:
+        assert tuned.outcome.dev[task.name] > tuned.outcome.floor[task.name] + 0.1
+        assert evaluate(tuned, task, ["en"])[0]["status"] == "done"
+    assert tuned.outcome.rows == 3 * toys.SIZES["train"]
+
+
+def test_a_target_is_trained_through_its_training_task(tiny):
+    base = toys.task("pair", "train-elsewhere")
+    tasks.register(base, replace=True)
+    target = toys.task("pair", "elsewhere", train_with="train-elsewhere")
+    tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1), 0)
+    assert list(tuned.heads) == ["train-elsewhere"]
+    assert evaluate(tuned, target, ["en"])[0]["task"] == "elsewhere"
+
+
+def test_counts_of_an_outcome(tiny):
+    task = toys.task("pair")
+    settings = replace(QUICK, epochs=2)
+    outcome = fine_tune(tiny, [task], settings, 0).outcome
+    texts = [row["first"] for row in toys.rows("pair", "en", "train")]
+    tokens = sum(len(tiny.tokenizer(text)["input_ids"]) for text in texts)
+    assert outcome.tokens == 2 * tokens and outcome.rows == 60
+    assert outcome.steps == 2 * math.ceil(60 / (256 // 8))
+    assert outcome.precision in ("fp32", "bf16") and outcome.device.startswith(("cpu", "cuda"))
+    assert outcome.peak_memory_mb > 10 and outcome.seconds > 0
+
+
+def test_limits_of_rows(tiny):
+    settings = replace(QUICK, epochs=1, train_rows=12, dev_rows=5)
+    prepared = prepare(tiny, [toys.task("pair")], settings, 0)
+    assert prepared.rows == len(prepared.train["learn-pair"]) == 12
+    assert len(prepared.dev["learn-pair"][0]) == 5
+
+
+def without_answer(language, split):
+    return [row | {"context": "no"} for row in toys.rows("span", language, split)]
+
+
+def without_gold(language, split):
+    return [row | {"gold": []} for row in toys.rows("retrieval", language, split)]
+
+
+def test_a_task_without_anything_to_learn_is_an_error_and_no_endless_run(tiny):
+    with pytest.raises(BadRows, match="learn-span"):
+        fine_tune(tiny, [toys.task("span", read=without_answer)], QUICK, 0)
+    with pytest.raises(BadRows, match="learn-retrieval.*queries without answer"):
+        fine_tune(tiny, [toys.task("retrieval", read=without_gold)], QUICK, 0)
+
+
+def test_prepared_sets_serve_one_run(tiny):
+    prepared = prepare(tiny, [toys.task("pair")], QUICK, 0)
+    train(prepared, replace(QUICK, epochs=0.1), 0)
+    with pytest.raises(HelpfulError, match="prepare"):
+        train(prepared, replace(QUICK, epochs=0.1), 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": -1},
+        {"head_rate": 0},
+        {"mlm_share": 1},
+        {"warmup": 1.5},
+        {"dropout": -0.1},
+        {"max_length": 4},
+        {"temperature": float("nan")},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(HelpfulError, match=name):
+        Settings(**wrong)
+
+
+def test_settings_are_named_in_full():
+    with pytest.raises(UnknownName, match="'learning_rate'"):
+        Settings().override({"learningrate": 1})
+    with pytest.raises(UnknownName, match="'proportional'"):
+        Settings(sampling="proportionally")
+    with pytest.raises(UnknownName, match="'mean'"):
+        Settings(pooling="max")
+    changed = Settings().override({"epochs": 7})
+    assert changed.epochs == 7 and replace(changed, epochs=2.0) == Settings()
