@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_a_terminal_shows_one_line_in_place(clock: list[float]) -> None:
     last = written.split("\r")[-1]
     assert last.strip() == "2/2 runs in 0:00"
     shown = written.split("\r")[1:]
-    assert all(len(after) >= len(before.rstrip()) for before, after in zip(shown, shown[1:]))
+    assert all(len(after) >= len(before.rstrip()) for before, after in pairwise(shown))
 
 
 def test_a_file_gets_a_line_a_minute(clock: list[float]) -> None:
