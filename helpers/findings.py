@@ -585,6 +585,30 @@ def parts(table: pd.DataFrame, measure: str = PRIMARY) -> pd.DataFrame:
     return fit.table.loc[list(names)].rename(index=names).rename_axis("part")
 
 
+def influence(table: pd.DataFrame, measure: str = PRIMARY) -> pd.DataFrame:
+    """Return the slope without each task in turn, and with all.
+
+    Args:
+        table: dyad table with identity pairs in it.
+        measure: similarity.
+
+    Returns:
+        What `prediction.influence` returns, ``left_out`` being ``"nothing"`` in the first row.
+
+    Raises:
+        BadFit: the dyads do not carry the model, or not without one of the tasks.
+    """
+    found = prediction.influence(kept(table, measure), "gain", [measure], RANDOM, measure)
+    return found.replace({"left_out": {"": "nothing"}, "unit": {"": "none"}})
+
+
+def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Return the smallest and the largest value of a column; NaN where there are none."""
+    if table.empty or column not in table.columns:
+        return float("nan"), float("nan")
+    return float(table[column].min()), float(table[column].max())
+
+
 def curve(
     tables: Mapping[str, pd.DataFrame],
     measures: Sequence[str],

@@ -307,3 +307,13 @@ def test_numbers_and_texts_of_a_table_that_is_not_there():
     assert findings.said(findings.nothing("why"), "H1", "verdict") == "not tested"
     shown = [findings.p_value(p) for p in (0.0002, 0.0213, float("nan"))]
     assert shown == ["below 0.001", "0.021", "not available"]
+
+
+def test_influence_names_what_was_left_out():
+    data = gains.exclude(dyads("20 x 10, half")).query("target_format != 'f1'")
+    found = findings.influence(data)
+    assert found["left_out"].iloc[0] == "nothing" and found["unit"].iloc[0] == "none"
+    assert len(found) == 1 + data["intermediate"].nunique() + data["target"].nunique()
+    low, high = findings.ends(found, "estimate")
+    assert low <= found["estimate"].iloc[0] <= high
+    assert np.isnan(findings.ends(findings.nothing("why"), "estimate")).all()
