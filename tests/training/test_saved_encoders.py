@@ -1,0 +1,124 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import encoders
+from helpers.errors import BadRecord
+from helpers.evaluation import evaluate
+from helpers.files import load_tensors, save_tensors
+from helpers.training import Tuned, fine_tune, load_encoder
+from tests.training import toys
+from tests.training.toys import QUICK
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["frozen", "trained"])
+def tuned(request):
+    base = encoders.load("tiny")
+    with torch.random.fork_rng(devices=[]):
+        settings = replace(QUICK, epochs=2, freeze_embeddings=request.param)
+        return base, fine_tune(base, [toys.task("pair")], settings, 0), request.param
+
+
+def weights(encoder):
+    return encoder.model.state_dict()
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_a_saved_encoder_comes_back_whole(tuned, tmp_path):
+    base, result, frozen = tuned
+    before = {name: tensor.clone() for name, tensor in weights(base).items()}
+    result.save_encoder(tmp_path)
+    found = load_encoder(base, tmp_path)
+    assert_equal(weights(found), weights(result.encoder))
+    assert_equal(weights(base), before)
+    names = load_tensors(tmp_path / "encoder.safetensors")[0]
+    assert ("embeddings.word_embeddings.weight" in names) != frozen
+    assert (found.kept, found.name, found.sha256) == (None, base.name, base.sha256)
+
+
+def test_a_loaded_encoder_predicts_and_trains_like_the_one_in_memory(tuned, tmp_path):
+    base, result, _ = tuned
+    result.save_encoder(tmp_path)
+    found = load_encoder(base, tmp_path)
+    again = Tuned(found, result.heads, result.tasks, result.settings)
+    assert evaluate(again, toys.task("pair")) == evaluate(result, toys.task("pair"))
+    settings = replace(QUICK, epochs=1)
+    one, other = (
+        fine_tune(encoder, [toys.task("choice")], settings, 0)
+        for encoder in (found, result.encoder)
+    )
+    assert_equal(weights(one.encoder), weights(other.encoder))
+    assert one.outcome.dev == other.outcome.dev
+
+
+def test_heads_are_saved_beside_the_encoder(tuned, tmp_path):
+    _, result, _ = tuned
+    result.save_encoder(tmp_path)
+    heads, facts = load_tensors(tmp_path / "heads.safetensors")
+    assert facts == {"pooling": "mean"}
+    assert torch.equal(heads["learn-pair/out.weight"], result.heads["learn-pair"].out.weight)
+
+
+def test_an_encoder_is_loaded_onto_its_own_base_only(tuned, tmp_path):
+    base, result, _ = tuned
+    result.save_encoder(tmp_path)
+    with pytest.raises(BadRecord, match="trained from encoder 'tiny' with other weights"):
+        load_encoder(encoders.load("tiny", seed=1), tmp_path)
+    with pytest.raises(BadRecord, match="do not fit the 1 layers"):
+        load_encoder(encoders.load("tiny", layers=1), tmp_path)
+
+
+def test_tensors_that_do_not_fit_are_refused(tuned, tmp_path):
+    base, result, _ = tuned
+    result.save_encoder(tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    state, facts = load_tensors(path)
+    name = "encoder.layer.0.output.dense.weight"
+    save_tensors(path, {n: t for n, t in state.items() if n != name}, facts)
+    with pytest.raises(BadRecord, match="do not fit"):
+        load_encoder(base, tmp_path)
+    save_tensors(path, state | {name: state[name][:, :3]}, facts)
+    with pytest.raises(BadRecord, match="do not fit"):
+        load_encoder(base, tmp_path)
+    table = {"embeddings.word_embeddings.weight": torch.zeros(7, base.dimension)}
+    save_tensors(path, state | table, facts)
+    with pytest.raises(BadRecord, match="do not fit"):
+        load_encoder(base, tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.01, 0.5, 0.999])
+def test_a_flipped_bit_is_found(tuned, tmp_path, place):
+    base, result, _ = tuned
+    result.save_encoder(tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadRecord, match="encoder.safetensors does not match its checksum"):
+        load_encoder(base, tmp_path)
+
+
+def test_a_missing_checkpoint_is_named(tuned, tmp_path):
+    with pytest.raises(BadRecord, match="encoder.safetensors or its checksum is missing"):
+        load_encoder(tuned[0], tmp_path)
+
+
+def test_unused_pieces_keep_their_vectors_through_two_stages(tuned):
+    base, result, frozen = tuned
+    second = fine_tune(
+        result.encoder, [toys.task("choice")], replace(QUICK, epochs=1, freeze_embeddings=False), 0
+    )
+    first, last = (e.model.get_input_embeddings().weight.detach() for e in (base, second.encoder))
+    texts = [row["first"] for row in toys.rows("pair", "en", "train")]
+    for row in toys.rows("choice", "en", "train"):
+        texts += [row["context"], *row["choices"]]
+    used = np.unique([piece for text in texts for piece in base.tokenizer(text)["input_ids"]])
+    unused = np.setdiff1d(np.arange(len(first)), used)
+    assert len(unused) > 500 and torch.equal(first[unused], last[unused])

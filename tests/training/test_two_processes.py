@@ -1,0 +1,71 @@
+"""Two processes that share every step against one that makes it alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.files import load_tensors
+from tests.training import ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder, processes):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "-m", "tests.training.ranks", str(folder)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    two = launch(folder / "two", 2)
+    if two.returncode:
+        if "Traceback" not in two.stderr or "RendezvousConnectionError" in two.stderr:
+            pytest.skip(f"torchrun cannot start two processes here: {two.stderr[-300:]}")
+        raise AssertionError(two.stderr[-6000:])
+    with torch.random.fork_rng(devices=[]):
+        ranks.main(folder / "one")
+    return folder / "one", folder / "two"
+
+
+def outcome(folder, name):
+    return json.loads((folder / name / "outcome.json").read_text())
+
+
+@pytest.mark.parametrize("name", ranks.RUNS)
+def test_two_processes_make_the_weights_of_one(both, name):
+    (one, _), (two, _) = (load_tensors(folder / name / "encoder.safetensors") for folder in both)
+    assert one.keys() == two.keys()
+    for part, tensor in one.items():
+        if part.endswith("key.bias"):
+            continue  # its gradient is zero, and Adam blows up noise
+        # Where a gradient is next to nothing its sign is chance: few weights, each by few steps.
+        torch.testing.assert_close(two[part].mean(), tensor.mean(), atol=1e-4, rtol=1e-2)
+        far = (two[part] - tensor).abs() > 1e-5 + 1e-3 * tensor.abs()
+        assert far.float().mean() < 0.05, part
+
+
+@pytest.mark.parametrize("name", ranks.RUNS)
+def test_two_processes_tell_the_same_story(both, name):
+    one, two = (outcome(folder, name) for folder in both)
+    for fact in ("status", "steps", "tokens", "rows", "floor", "fingerprints", "notes"):
+        assert one[fact] == two[fact], fact
+    assert two["dev"] == pytest.approx(one["dev"], abs=0.05)
+    if name != "collapsed":
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert one["status"] == ("collapsed" if name == "collapsed" else "done")
