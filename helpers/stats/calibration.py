@@ -12,7 +12,7 @@ import json
 import platform
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ POWER = (
 
 Answer = Callable[[], pd.Series]
 Answers = dict[str, Answer]
+Draw = Callable[[np.random.Generator], pd.DataFrame]
 
 
 def _permuted(data: pd.DataFrame, within: tuple[str, str] | None, seed: int) -> pd.Series:
@@ -62,51 +63,93 @@ def _reml(
     return fit["similarity"]
 
 
-def final_answers(data: pd.DataFrame, seed: int) -> Answers:
-    """Return what the specified analysis says of a dyad table: REML, and its companion."""
-    full = data.dropna(subset=["gain"])
+class Final:
+    """What the specified analysis says of dyad tables with the same tasks: REML, and its companion.
 
-    @functools.cache
-    def fit() -> reml.Fit:
-        return reml.crossed_reml(full, "gain", ["similarity"], RANDOM, check=False)
+    The first table goes through `reml.crossed_reml` and `permutation.grid`; later ones reuse what
+    depends on the tasks alone, which a test shows to give the same answers.
+    """
 
-    def satterthwaite() -> pd.Series:
-        found = freedom.precision(fit().model.cross, fit().peak, "satterthwaite")
-        df = float(np.clip(found.df[1], 1, len(full) - 2))
-        return naive.estimate(
-            fit()["similarity"]["estimate"], float(found.covariance[1, 1]) ** 0.5, df
-        )
+    def __init__(self) -> None:
+        """Start without a table."""
+        self.first: tuple[reml.Fit, permutation.Grid] | None = None
 
-    return {
-        FINAL: lambda: fit()["similarity"],
-        OTHER: satterthwaite,
-        COMPANION: lambda: _permuted(data, FORMATS, seed),
-    }
+    def prepared(self, data: pd.DataFrame) -> tuple[reml.Fit, permutation.Grid]:
+        """Return fit and grid of the first table."""
+        if self.first is None:
+            full = data.dropna(subset=["gain"])
+            names = ("intermediate", "target")
+            self.first = (
+                reml.crossed_reml(full, "gain", ["similarity"], RANDOM, check=False),
+                permutation.grid(data, "gain", ["similarity"], names[0], names[1], FORMATS),
+            )
+        return self.first
+
+    def __call__(self, data: pd.DataFrame, seed: int) -> Answers:
+        """Return how to ask each method about a table."""
+        known = data["gain"].notna().to_numpy()
+        x, y = (data[c].to_numpy(float) for c in ("similarity", "gain"))
+
+        @functools.cache
+        def fit_here() -> reml.Fit:
+            return reml.refit(self.prepared(data)[0], y[known], x[known, None])
+
+        def satterthwaite() -> pd.Series:
+            fit = fit_here()
+            found = freedom.precision(fit.model.cross, fit.peak, "satterthwaite")
+            df = float(np.clip(found.df[1], 1, fit.rows - 2))
+            se = float(found.covariance[1, 1]) ** 0.5
+            return naive.estimate(float(fit.peak.state.beta[1]), se, df)
+
+        def permuted() -> pd.Series:
+            grid = self.prepared(data)[1]
+            shape = grid.outcome.shape
+            here = replace(grid, outcome=y.reshape(shape), predictors=x.reshape(1, *shape))
+            found = permutation.qap_grid(here, RELABELLINGS, seed)
+            return pd.Series({"estimate": found.estimate, "p": found.p})
+
+        return {
+            FINAL: lambda: fit_here()["similarity"],
+            OTHER: satterthwaite,
+            COMPANION: permuted,
+        }
 
 
-def all_answers(data: pd.DataFrame, seed: int) -> Answers:
-    """Return the specified analysis and the ones it is compared with."""
-    full = data.dropna(subset=["gain"])
-    both = ["intermediate", "target"]
+class All(Final):
+    """The specified analysis and the ones it is compared with."""
 
-    def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Answer:
-        return lambda: naive.ols(full, "gain", "similarity", effects, clusters)
+    def __call__(self, data: pd.DataFrame, seed: int) -> Answers:
+        """Return how to ask each method about a table."""
+        full = data.dropna(subset=["gain"])
+        both = ["intermediate", "target"]
 
-    return {
-        **final_answers(data, seed),
-        "REML, blocks, same-format indicator": lambda: _reml(full, ["similarity", "same_format"]),
-        "REML without blocks": lambda: _reml(full, random=both),
-        "permutation, free": lambda: _permuted(data, None, seed),
-        "two-way fixed effects": ols(both),
-        "OLS": ols(),
-        "OLS, clustered by target": ols(clusters=["target"]),
-        "OLS, clustered both ways": ols(clusters=both),
-    }
+        def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Answer:
+            return lambda: naive.ols(full, "gain", "similarity", effects, clusters)
+
+        return {
+            **super().__call__(data, seed),
+            "REML, blocks, same-format indicator": lambda: _reml(
+                full, ["similarity", "same_format"]
+            ),
+            "REML without blocks": lambda: _reml(full, random=both),
+            "permutation, free": lambda: _permuted(data, None, seed),
+            "two-way fixed effects": ols(both),
+            "OLS": ols(),
+            "OLS, clustered by target": ols(clusters=["target"]),
+            "OLS, clustered both ways": ols(clusters=both),
+        }
 
 
-def dyad_tables(scenario: Scenario, slope: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Draw one dyad table of a scenario; every stored replicate comes from here."""
-    return scenarios.table(scenario, *scenarios.draw(scenario, slope, rng))
+def dyad_tables(scenario: Scenario, slope: float) -> Draw:
+    """Return what draws dyad tables of a scenario; every stored replicate comes from here."""
+    empty = np.zeros((len(scenario.formats[0]), len(scenario.formats[1])))
+    frame = scenarios.table(scenario, empty, empty)
+
+    def draw(rng: np.random.Generator) -> pd.DataFrame:
+        similarity, gain = scenarios.draw(scenario, slope, rng)
+        return frame.assign(similarity=similarity.ravel(), gain=gain.ravel())
+
+    return draw
 
 
 def language_answers(data: pd.DataFrame, seed: int) -> Answers:
@@ -149,7 +192,7 @@ def batch(
     name: str,
     slope: float,
     number: int,
-    draw: Callable[[np.random.Generator], pd.DataFrame],
+    draw: Draw,
     answer: Callable[[pd.DataFrame, int], Answers],
     size: int = BATCH,
 ) -> pd.DataFrame:
@@ -306,7 +349,11 @@ def permuted_tables(
     def draw(rng: np.random.Generator) -> pd.DataFrame:
         return design.standardise(next(tables).dropna(subset=["similarity"]), ["similarity"])
 
-    return batch("relabelled", 0.0, 0, draw, final_answers, replicates)
+    def answer(data: pd.DataFrame, seed: int) -> Answers:
+        full = data.dropna(subset=["gain"])
+        return {FINAL: lambda: _reml(full), COMPANION: lambda: _permuted(data, FORMATS, seed)}
+
+    return batch("relabelled", 0.0, 0, draw, answer, replicates)
 
 
 def _moved(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
@@ -318,7 +365,7 @@ def _moved(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
 
 
 # One study per stored file: scenario names, slopes, how to draw, how to answer.
-Cell = tuple[str, float, Callable[[np.random.Generator], pd.DataFrame], Callable[..., Answers]]
+Cell = tuple[str, float, Draw, Callable[[], Callable[..., Answers]]]
 
 
 def dyad_cells() -> list[Cell]:
@@ -326,28 +373,26 @@ def dyad_cells() -> list[Cell]:
     cells: list[Cell] = []
     for name, s in SCENARIOS.items():
         for slope in (0.0, 0.4):
-            cells.append((name, slope, _drawer(s, slope), all_answers))
+            cells.append((name, slope, dyad_tables(s, slope), All))
     for name in POWER:
         for slope in (0.2, 0.6, 0.8):
-            cells.append((name, slope, _drawer(SCENARIOS[name], slope), final_answers))
+            cells.append((name, slope, dyad_tables(SCENARIOS[name], slope), Final))
     return cells
-
-
-def _drawer(s: Scenario, slope: float) -> Callable[[np.random.Generator], pd.DataFrame]:
-    return lambda rng: dyad_tables(s, slope, rng)
 
 
 def language_cells() -> list[Cell]:
     """Return the cells of ``languages.csv``: rows per language, 9 x 202."""
     cells: list[Cell] = []
     for slope in (0.0, 0.3):
-        cells.append(("languages", slope, _row_drawer(slope, 0.0), language_answers))
+        cells.append(("languages", slope, _row_drawer(slope, 0.0), lambda: language_answers))
     for slope in (0.0, 0.1):
-        cells.append(("language distance", slope, _row_drawer(0.3, slope), interaction_answers))
+        cells.append(
+            ("language distance", slope, _row_drawer(0.3, slope), lambda: interaction_answers)
+        )
     return cells
 
 
-def _row_drawer(slope: float, change: float) -> Callable[[np.random.Generator], pd.DataFrame]:
+def _row_drawer(slope: float, change: float) -> Draw:
     return lambda rng: scenarios.language_rows(rng, slope, change)
 
 
@@ -382,8 +427,8 @@ def run(folder: Path, study: str = "dyads", replicates: int = 1000) -> pd.DataFr
         for name, slope, draw, answer in STUDIES[study]():
             if (name, slope, number) in done:
                 continue
-            answer = final_answers if answer is all_answers and number >= COMPARED else answer
-            parts.append(batch(name, slope, number, draw, answer))
+            answer = Final if answer is All and number >= COMPARED else answer
+            parts.append(batch(name, slope, number, draw, answer()))
             table = pd.concat(parts, ignore_index=True)
             write_atomic(path, table.to_csv(index=False, float_format="%.10g").encode())
             parts = [table]
@@ -415,7 +460,9 @@ def _describe(folder: Path, study: str) -> None:
         },
         "code": {name: sha256_file(here / f"{name}.py") for name in SOURCES},
     }
-    write_atomic(folder / f"{study}.json", (json.dumps(about, indent=1) + "\n").encode())
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_atomic(folder / f"{study}.json", text.encode())
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -176,12 +176,19 @@ def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, 
     levels = categories(data, fixed)
     for name in fixed:
         columns += expand(data, name, levels)
-    _refuse_aliased(columns)
+    refuse_aliased(columns)
     return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
 
 
-def _refuse_aliased(columns: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Raise if a column is constant or a linear combination of the columns before it."""
+def refuse_aliased(columns: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Raise if a column is constant or a linear combination of the columns before it.
+
+    Args:
+        columns: names and values, the intercept first.
+
+    Raises:
+        BadFit: which column, and what to do.
+    """
     basis = np.zeros((columns[0][1].size, 0))
     for position, (name, column) in enumerate(columns):
         rest = column - basis @ (basis.T @ column)

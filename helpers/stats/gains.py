@@ -143,12 +143,23 @@ def _chance(target: str, chance: Mapping[str, float] | None) -> float:
 
 
 def _split(base: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split baseline seeds by their position in sorted order: even, odd."""
+    """Split baseline seeds by their position in sorted order: even, odd.
+
+    A baseline that is not trained (retrieval) has no noise of its own and stands on both sides.
+    """
     position = base.groupby(["encoder", *CELL])["seed"].rank(method="first").astype(int) - 1
-    even, odd = base[position % 2 == 0], base[position % 2 == 1]
+    both = untrained(base)
+    even, odd = base[(position % 2 == 0) | both], base[(position % 2 == 1) | both]
     if len(odd) == 0:
         raise BadRows("headroom needs at least two baseline seeds per target and language.")
     return even, odd
+
+
+def untrained(rows: pd.DataFrame) -> pd.Series:
+    """Tell which runs trained nothing, so that another seed would give the same score."""
+    if "rows_trained" not in rows.columns:
+        return pd.Series(False, index=rows.index)
+    return (rows["condition"] == "none") & (rows["rows_trained"] == 0)
 
 
 def _baselines(base: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -80,9 +81,23 @@ def cross_products(
     starts = np.concatenate([[0], np.cumsum([m.shape[1] for m in z])]).astype(int)
     both = np.hstack(z) if z else np.zeros((y.size, 0))
     return Cross(
-        both.T @ both, both.T @ x, both.T @ y, x.T @ x, x.T @ y, float(y @ y), starts, y.size,
-        jacobian,
-    )  # fmt: skip
+        zz=both.T @ both,
+        starts=starts,
+        rows=y.size,
+        jacobian=jacobian,
+        **with_outcome(both, x, y),
+    )
+
+
+def with_outcome(z: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Return the cross-products that change with the outcome and the fixed effects.
+
+    Args:
+        z: all random effects side by side, shape (rows, levels).
+        x: shape (rows, fixed).
+        y: shape (rows,).
+    """
+    return {"zx": z.T @ x, "zy": z.T @ y, "xx": x.T @ x, "xy": x.T @ y, "yy": float(y @ y)}
 
 
 @dataclass(frozen=True)

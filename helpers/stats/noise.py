@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from helpers.errors import BadRows, unknown
-from helpers.stats.gains import clean
+from helpers.stats.gains import clean, untrained
 
 
 def _runs(rows: pd.DataFrame) -> np.ndarray:
@@ -24,10 +25,34 @@ def _runs(rows: pd.DataFrame) -> np.ndarray:
     return wide.sort_index(axis=1).to_numpy()
 
 
+@dataclass(frozen=True)
+class _Arms:
+    """Runs of one encoder and target, in points, shape (seeds, languages) each.
+
+    Attributes:
+        base: baseline runs.
+        exact: the baseline trains nothing (retrieval), so it has no seed noise.
+        runs: runs per intermediate.
+    """
+
+    encoder: str
+    target: str
+    base: np.ndarray
+    exact: bool
+    runs: dict[str, np.ndarray]
+
+    def base_variance(self) -> float:
+        """Return the sampling variance of the baseline's mean; NaN with one trained run."""
+        if self.exact:
+            return 0.0
+        means = self.base.mean(1)
+        return float(np.var(means, ddof=1)) / len(means) if len(means) > 1 else np.nan
+
+
 def _arms(
     scores: pd.DataFrame, condition: str, english: bool, split: str,
     metrics: Mapping[str, str] | None, collapsed: bool,
-) -> list[tuple[tuple[str, str], np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
+) -> list[_Arms]:  # fmt: skip
     """Return, per encoder and target, the baseline's runs and each intermediate's runs."""
     rows = clean(scores, split=split, metrics=metrics, collapsed=collapsed)
     rows = rows if english else rows[rows["language"] != "en"]
@@ -42,7 +67,8 @@ def _arms(
             raise BadRows(f"target {target!r} has no language that all arms share; complete runs.")
         arms, base = (a[a["language"].isin(shared)] for a in (arms, base))
         runs = {str(name): _runs(g) for name, g in arms.groupby("intermediate")}
-        out.append(((str(encoder), str(target)), _runs(base), runs))
+        exact = bool(untrained(base).all())
+        out.append(_Arms(str(encoder), str(target), _runs(base), exact, runs))
     if not out:
         raise BadRows(f"no finished score of condition {condition!r} is there.")
     return out
@@ -85,7 +111,7 @@ def bootstrap(
     Returns:
         encoder, intermediate, target, gain (points), se, df, low, high, seeds, baseline_seeds,
         languages. With a single seed in either arm se, df, low and high are NaN: one run says
-        nothing about its own noise.
+        nothing about its own noise. A baseline that trains nothing (retrieval) has none.
 
     Raises:
         BadRows: as in `gains`; or seeds that lack languages.
@@ -96,23 +122,30 @@ def bootstrap(
         raise unknown("resampling", over, ["seeds", "seeds and languages"])
     rng = np.random.default_rng(seed)
     rows = []
-    for (encoder, target), base, arms in _arms(
-        scores, condition, english, split, metrics, collapsed
-    ):
-        count = base.shape[1]
-        pick = _counts(rng, count, draws) if over != "seeds" else np.full((draws, count), 1 / count)
-        drawn_base = _drawn(rng, base, pick, over != "seeds")
-        for name, runs in arms.items():
-            drawn = _drawn(rng, runs, pick, over != "seeds") - drawn_base
-            estimate = float(runs.mean() - base.mean())
-            se, df = float(np.std(drawn, ddof=1)), _welch(runs, base, over != "seeds")
-            half = float(stats.t.ppf(0.5 + level / 2, df)) * se if np.isfinite(df) else np.nan
-            se = se if np.isfinite(df) else np.nan
-            sizes = [len(runs), len(base), count]
-            ends = [estimate - half, estimate + half]
-            rows.append([encoder, name, target, estimate, se, df, *ends, *sizes])
+    for arm in _arms(scores, condition, english, split, metrics, collapsed):
+        rows += _intervals(rng, arm, over != "seeds", draws, level)
     names = ["encoder", "intermediate", "target", "gain", "se", "df", "low", "high"]
     return pd.DataFrame(rows, columns=[*names, "seeds", "baseline_seeds", "languages"])
+
+
+def _intervals(
+    rng: np.random.Generator, arm: _Arms, languages: bool, draws: int, level: float
+) -> list[list[object]]:
+    """Return one row per dyad of a target; all share the draws of baseline and languages."""
+    count = arm.base.shape[1]
+    pick = _counts(rng, count, draws) if languages else np.full((draws, count), 1 / count)
+    drawn_base = _drawn(rng, arm.base, pick, languages)
+    rows: list[list[object]] = []
+    for name, runs in arm.runs.items():
+        estimate = float(runs.mean() - arm.base.mean())
+        df = _welch(runs, arm, languages)
+        se = half = np.nan
+        if np.isfinite(df):
+            se = float(np.std(_drawn(rng, runs, pick, languages) - drawn_base, ddof=1))
+            half = float(stats.t.ppf(0.5 + level / 2, df)) * se
+        ends = [estimate, se, df, estimate - half, estimate + half]
+        rows.append([arm.encoder, name, arm.target, *ends, len(runs), len(arm.base), count])
+    return rows
 
 
 def _counts(rng: np.random.Generator, k: int, draws: int) -> np.ndarray:
@@ -133,13 +166,14 @@ def _drawn(
     return np.einsum("dk,kl,dl->d", _counts(rng, k, len(languages)), wide, languages)
 
 
-def _welch(runs: np.ndarray, base: np.ndarray, languages: bool) -> float:
-    """Return Welch's degrees of freedom; NaN where an arm has one run."""
-    if len(runs) < 2 or len(base) < 2:
+def _welch(runs: np.ndarray, arm: _Arms, languages: bool) -> float:
+    """Return Welch's degrees of freedom; NaN where an arm with seed noise has one run."""
+    if len(runs) < 2 or not np.isfinite(arm.base_variance()):
         return np.nan
-    parts = [(float(np.var(a.mean(1), ddof=1)) / len(a), len(a) - 1) for a in (runs, base)]
+    parts = [(float(np.var(runs.mean(1), ddof=1)) / len(runs), len(runs) - 1)]
+    parts.append((arm.base_variance(), max(len(arm.base) - 1, 1)))
     if languages and runs.shape[1] > 1:
-        by_language = runs.mean(0) - base.mean(0)
+        by_language = runs.mean(0) - arm.base.mean(0)
         parts.append((float(np.var(by_language, ddof=1)) / by_language.size, by_language.size - 1))
     total = sum(v for v, _ in parts)
     return total**2 / sum(v**2 / d for v, d in parts) if total > 0 else np.nan
@@ -175,25 +209,28 @@ def sampling_covariance(
     """
     if table["encoder"].nunique() != 1:
         raise BadRows("one encoder at a time: filter the dyad table by encoder.")
-    parts = {
-        key: (base, arms)
-        for key, base, arms in _arms(scores, condition, english, split, metrics, collapsed)
-    }
+    found = _arms(scores, condition, english, split, metrics, collapsed)
+    parts = {(arm.encoder, arm.target): arm for arm in found}
     out = np.zeros((len(table), len(table)))
     targets = table["target"].to_numpy()
-    for (_, target), group in table.groupby(["encoder", "target"]):
-        base, arms = parts[(str(table["encoder"].iloc[0]), str(target))]
-        noise = [a.mean(1) for a in arms.values()]
-        spare = sum(len(a) - 1 for a in noise)
-        if len(base) < 2 or spare < 1:
+    for (encoder, target), group in table.groupby(["encoder", "target"]):
+        arm = parts[str(encoder), str(target)]
+        here = np.flatnonzero(targets == target)
+        shared, own = arm.base_variance(), _pooled(arm)
+        if not np.isfinite(shared + own):
             raise BadRows(
                 f"the seed noise of {target!r} is unknown with one seed per arm; add seeds."
             )
-        pooled = sum(float(np.sum((a - a.mean()) ** 2)) for a in noise) / spare
-        here = np.flatnonzero(targets == target)
-        out[np.ix_(here, here)] = float(np.var(base.mean(1), ddof=1)) / len(base)
+        out[np.ix_(here, here)] = shared
         for k, name in zip(here, group["intermediate"].astype(str), strict=True):
-            if name not in arms:
+            if name not in arm.runs:
                 raise BadRows(f"no runs of {name!r} on {target!r} are in the score table.")
-            out[k, k] += pooled / len(arms[name])
+            out[k, k] += own / len(arm.runs[name])
     return out
+
+
+def _pooled(arm: _Arms) -> float:
+    """Return the variance between runs of one dyad, pooled over a target's dyads; NaN if unknown."""
+    means = [runs.mean(1) for runs in arm.runs.values()]
+    spare = sum(len(m) - 1 for m in means)
+    return sum(float(np.sum((m - m.mean()) ** 2)) for m in means) / spare if spare else np.nan

@@ -440,6 +440,25 @@ def _permute(
     if not predictors:
         raise BadFit("there is no measure to test; name at least one column.")
     table = grid(data, outcome, predictors, rows, columns, within, given)
+    return _test(table, predictors, outcome, n, seed, effects)
+
+
+def qap_grid(
+    table: Grid, n: int = 9999, seed: int = 0, effects: Sequence[str] = ("rows", "columns")
+) -> Permuted:
+    """Run `qap` on arrays already arranged, for simulations that draw many such tables.
+
+    Args:
+        table: grid with one predictor.
+        n, seed, effects: as in `qap`.
+    """
+    found = _test(table, ["predictor"], "outcome", n, seed, effects)
+    return Permuted(float(found.slope[0]), float(found.p()[0]), found.null_slope[0])
+
+
+def _test(
+    table: Grid, predictors: list[str], outcome: str, n: int, seed: int, effects: Sequence[str]
+) -> _Found:
     fits, tables = _fits(table, predictors, outcome, effects)
     observed = [fit.of(x[fit.used]) for fit, x in zip(fits, tables, strict=True)]
     orders, total, exact = relabellings(table, n, seed)

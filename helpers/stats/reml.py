@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -200,6 +200,36 @@ def crossed_reml(
     else:
         note = "not compared with statsmodels' MixedLM; pass check=True to do so."
     return _report(model, peak, reml, method, note)
+
+
+def refit(fit: Fit, outcome: np.ndarray, x: np.ndarray) -> Fit:
+    """Fit the same random effects to another outcome and other covariates.
+
+    For simulations: what depends on the grouping of rows alone is not computed again, one search is
+    run, and nothing is compared with statsmodels.
+
+    Args:
+        fit: a REML fit without a known covariance.
+        outcome: shape (rows,).
+        x: covariates in place of the former fixed effects, without the intercept and as many as
+            they were, shape (rows, covariates).
+
+    Raises:
+        BadFit: other shapes, a collinear covariate, or no convergence.
+    """
+    model, named = fit.model, fit.model.design
+    full = np.column_stack([np.ones(len(outcome)), x])
+    if model.held or not fit.reml or full.shape != named.x.shape or outcome.shape != named.y.shape:
+        raise BadFit("refit needs a REML fit without known covariance, and arrays of its shapes.")
+    design.refuse_aliased(list(zip(named.names, full.T, strict=True)))
+    root = np.sqrt(named.weights)
+    y, full_w = outcome * root, full * root[:, None]
+    cross = replace(model.cross, **likelihood.with_outcome(np.hstack(model.z), full_w, y))
+    moved = replace(named, y=outcome, x=full)
+    start = np.full(cross.terms + 1, float(np.var(y)) / (cross.terms + 1))
+    peak = likelihood.maximise(cross, True, start=start)
+    fresh = Model(moved, y, full_w, model.z, cross, {}, model.names)
+    return _report(fresh, peak, True, fit.method, "")
 
 
 def _whiten(named: Design, covariance: np.ndarray | None) -> Model:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers.errors import BadFit, UnknownName
-from helpers.stats import calibration, scenarios
+from helpers.stats import calibration, permutation, reml, scenarios
 
 STORED = Path(__file__).parents[2] / "data" / "calibration"
 COUNTS = ["replicates", "refused", "rejected", "covered", "intervals"]
@@ -26,7 +26,7 @@ def test_a_stored_batch_is_what_the_code_gives(name, slope):
     counts = stored()
     old = counts[(counts["scenario"] == name) & (counts["slope"] == slope) & (counts["batch"] == 0)]
     _, _, draw, _ = cells[name, slope]
-    new = calibration.batch(name, slope, 0, draw, calibration.final_answers)
+    new = calibration.batch(name, slope, 0, draw, calibration.Final())
     both = old.merge(new, on="method", suffixes=("", "_new"))
     assert set(both["method"]) >= {calibration.FINAL, calibration.COMPANION}
     for column in COUNTS:
@@ -34,6 +34,33 @@ def test_a_stored_batch_is_what_the_code_gives(name, slope):
     assert both["sum_estimate"].to_numpy() == pytest.approx(
         both["sum_estimate_new"].to_numpy(), rel=1e-4, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["blocks none", "blocks, pairs missing", "7 x 3"])
+def test_the_fast_way_of_the_simulation_is_the_analysis(name):
+    """Simulated tables skip set-up work; the numbers are those of the public functions."""
+    rng = np.random.default_rng(0)
+    draw = calibration.dyad_tables(scenarios.SCENARIOS[name], 0.3)
+    fast = calibration.Final()
+    for _ in range(4):
+        data = draw(rng)
+        answers = {method: ask() for method, ask in fast(data, 7).items()}
+        full = data.dropna(subset=["gain"])
+        for label, method in (
+            (calibration.FINAL, "kenward-roger"),
+            (calibration.OTHER, "satterthwaite"),
+        ):
+            fit = reml.crossed_reml(
+                full, "gain", ["similarity"], calibration.RANDOM, method=method, check=False
+            )
+            assert answers[label].to_numpy(float) == pytest.approx(
+                fit["similarity"].to_numpy(float), rel=1e-3, abs=1e-4
+            )
+        slow = permutation.qap(
+            data, "gain", "similarity", "intermediate", "target", calibration.FORMATS, 499, 7
+        )
+        assert answers[calibration.COMPANION]["p"] == slow.p
+        assert answers[calibration.COMPANION]["estimate"] == pytest.approx(slow.estimate)
 
 
 def test_stored_studies_are_complete():
@@ -89,15 +116,13 @@ def test_summary_counts():
 def test_run_continues_where_it_stopped(tmp_path, monkeypatch):
     calls = []
 
-    def draw(rng):
-        s = scenarios.SCENARIOS["independent"]
-        return calibration.dyad_tables(s, 0.0, rng)
+    draw = calibration.dyad_tables(scenarios.SCENARIOS["4 x 3"], 0.0)
 
     def answer(data, seed):
         calls.append(seed)
         return {"flat": lambda: pd.Series({"estimate": float(data["gain"].mean()), "p": 0.5})}
 
-    cells = [("one", 0.0, draw, answer), ("two", 0.0, draw, answer)]
+    cells = [("one", 0.0, draw, lambda: answer), ("two", 0.0, draw, lambda: answer)]
     monkeypatch.setattr(calibration, "STUDIES", {"dyads": lambda: cells})
     first = calibration.run(tmp_path, "dyads", 50)
     assert len(calls) == 100

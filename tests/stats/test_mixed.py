@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import BadFit
-from helpers.stats import design, mixed
+from helpers.stats import design, mixed, scenarios
 from helpers.stats.reml import crossed_reml
 from tests.stats.tables import crossed
 
@@ -29,6 +29,18 @@ def test_mixedlm_takes_weights_and_slopes():
     theirs = mixed.mixedlm(data, "gain", ["similarity"], effects, "w")
     ours = crossed_reml(data, "gain", ["similarity"], effects, "w")
     assert theirs.loglik == pytest.approx(ours.loglik, abs=1e-3)
+
+
+def test_rows_per_language_agree():
+    rng = np.random.default_rng(0)
+    data = scenarios.language_rows(rng, 0.3, 0.0, (6, 5, 7, 4), 5, 12)
+    effects = ["intermediate", "target", "intermediate:target", "language", "target:language"]
+    theirs = mixed.mixedlm(data, "gain", ["similarity"], effects)
+    ours = crossed_reml(data, "gain", ["similarity"], effects)
+    assert ours.notes[-1].startswith("agrees")
+    assert theirs.loglik == pytest.approx(ours.loglik, abs=5e-3)
+    assert ours.levels["target:language"] == 22
+    assert ours.levels["intermediate:target"] == 20
 
 
 def test_sparse_and_dense_searches_agree(monkeypatch):

@@ -60,6 +60,23 @@ def test_one_seed_has_no_interval():
     assert found["gain"].notna().all()
 
 
+def test_a_baseline_that_trains_nothing_has_no_noise():
+    table = simulated(np.random.default_rng(0), baselines=1)
+    table["rows_trained"] = np.where(table["condition"] == "none", 0, 100)
+    found = noise.bootstrap(table, draws=20000)
+    row = found[(found["intermediate"] == "a") & (found["target"] == "x")].iloc[0]
+    runs = table[(table["intermediate"] == "a") & (table["target"] == "x")]
+    means = 100 * runs.groupby("seed")["value"].mean()
+    assert row["se"] == pytest.approx(means.std(ddof=1) / np.sqrt(3), rel=0.03)
+    assert row["df"] == pytest.approx(2)
+    dyads = gains.dyads(gains.gains(table), formats=FORMATS)
+    covariance = noise.sampling_covariance(table, dyads)
+    assert np.array_equal(covariance, np.diag(np.diag(covariance)))
+    # without noise one baseline may stand on both sides
+    split = gains.gains(table, headroom=True)
+    assert split["headroom"].to_numpy() == pytest.approx(100 * (1 - split["baseline"]).to_numpy())
+
+
 def test_sampling_covariance_shares_the_baseline():
     table = simulated(np.random.default_rng(4))
     dyads = gains.dyads(gains.gains(table), formats=FORMATS)
