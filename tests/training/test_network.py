@@ -102,3 +102,20 @@ def test_task_names_may_hold_dots():
     head = torch.nn.Linear(2, 2)
     network = Network(model("bert"), {"squad2.0": head}, {})
     assert network.head("squad2.0") is head
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unpacked_encoder_is_an_ordinary_one_again(kind, batch):
+    made, fresh = model(kind), model(kind)
+    network = Network(made, {}, {}, packed=True)
+    with torch.no_grad():
+        packed = network.states(batch)
+        network.unpack()
+        assert {type(module) for module in made.modules()} == {type(m) for m in fresh.modules()}
+        ids = batch.ids[None, : batch.lengths[0]]
+        torch.testing.assert_close(
+            made(input_ids=ids).last_hidden_state, fresh(input_ids=ids).last_hidden_state
+        )
+        torch.testing.assert_close(network.states(batch), packed, atol=1e-5, rtol=1e-4)
+        again = Network(made, {}, {}, packed=True)
+        torch.testing.assert_close(again.states(batch), packed)
