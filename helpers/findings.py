@@ -8,6 +8,7 @@ show that sentence, and `at` gives a missing value, which prose writes as "not a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
 BOTH = ("intermediate", "target")
 SPECIFIED = "REML with blocks"
 PUBLISHED = Path(__file__).resolve().parent.parent / "data" / "published"
+SEEDS, ROWS = 3, 2000  # per dyad, and per task for the primary similarity: the specification's
 ILLUSTRATIVE = ("tiny", "embedded")
 
 
@@ -72,10 +74,10 @@ def said(table: pd.DataFrame, row: Any, column: str, otherwise: str = "not teste
 
 
 def p_value(p: float) -> str:
-    """Write a p-value: three digits, and no zero for a small one."""
+    """Write what follows the letter p: ``"= 0.021"``, or ``"< 0.001"`` for a small one."""
     if not np.isfinite(p):
         return "not available"
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def note(table: pd.DataFrame, otherwise: str = "") -> str:
@@ -107,41 +109,48 @@ def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame,
     return out.reset_index(drop=True), notes
 
 
-def departures(scores: pd.DataFrame, profile: str, seeds: int = 3) -> list[str]:
-    """Say where a table of scores falls short of what the specification asks for.
+def departures(
+    scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None
+) -> list[str]:
+    """Say where a study falls short of what the specification asks for.
 
     Args:
         scores: tidy score table.
         profile: name of its profile.
-        seeds: seeds that each dyad should have.
+        similarity: what `results.similarities` returned.
     """
     rest, notes = usable(scores)
     if profile in ILLUSTRATIVE:
         notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
     arms = rest[(rest["condition"] == "single") & (rest["status"] == "done")]
     counts = arms.groupby(["intermediate", "target"])["seed"].nunique()
-    few = int((counts < seeds).sum())
+    few = int((counts < SEEDS).sum())
     if few:
         notes.append(
-            f"{few} of {len(counts)} dyads have fewer than {seeds} seeds (the fewest: "
+            f"{few} of {len(counts)} dyads have fewer than {SEEDS} seeds (the fewest: "
             f"{int(counts.min())})."
         )
     planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
     if len(counts) < planned:
         notes.append(f"{planned - len(counts)} of {planned} dyads have no finished run.")
+    if similarity is not None:
+        sizes = similarity.loc[similarity["measure"] == PRIMARY, "n"]
+        if len(sizes) and sizes.max() < ROWS:
+            notes.append(f"Similarity was measured on {sizes.max():,} rows a task, not {ROWS:,}.")
     return notes
 
 
-def standing(scores: pd.DataFrame, profile: str) -> str:
+def standing(scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None) -> str:
     """Say in a few words how much the results of a profile can prove.
 
     Args:
         scores: tidy score table.
         profile: name of its profile.
+        similarity: what `results.similarities` returned.
     """
     arms = usable(scores)[0].query("condition == 'single' and status == 'done'")
     count = len(arms[list(BOTH)].drop_duplicates())
-    short = departures(scores, profile)
+    short = departures(scores, profile, similarity)
     if profile in ILLUSTRATIVE:
         return f"With {count} dyads, this page is an illustration, not evidence. {' '.join(short)}"
     if short:
@@ -354,7 +363,9 @@ def confirmed(
         **options: of `confirmatory.confirm`.
     """
     try:
-        return confirmatory.confirm(table, rows, **options)
+        found = confirmatory.confirm(table, rows, **options)
+        tidy = found.table.infer_objects().astype({"dyads": int})
+        return replace(found, table=tidy, equivalence=found.equivalence.infer_objects())
     except BadFit as error:
         none = nothing(str(error))
         return Confirmatory(none, none, {}, (f"Nothing was tested: {error}",))

@@ -109,6 +109,9 @@ def test_standing_says_what_a_study_can_prove():
     assert "illustration, not evidence" in findings.standing(table, "embedded")
     few = table[(table["seed"] == 0) | (table["condition"] == "none")]
     assert "fall short of the specification: 4 of 4" in findings.standing(few, "small")
+    similarity = pd.DataFrame({"measure": [NAME, "tfidf"], "n": [160, 5000]})
+    said = findings.standing(table, "small", similarity)
+    assert said.endswith("Similarity was measured on 160 rows a task, not 2,000.")
 
 
 def test_runs_and_baselines_leave_english_out():
@@ -306,7 +309,7 @@ def test_numbers_and_texts_of_a_table_that_is_not_there():
     assert findings.said(table, "H1", "verdict") == "supported"
     assert findings.said(findings.nothing("why"), "H1", "verdict") == "not tested"
     shown = [findings.p_value(p) for p in (0.0002, 0.0213, float("nan"))]
-    assert shown == ["below 0.001", "0.021", "not available"]
+    assert shown == ["< 0.001", "= 0.021", "not available"]
 
 
 def test_influence_names_what_was_left_out():

@@ -1,0 +1,90 @@
+"""Rank intermediate tasks for a target that nobody has run, from a study that somebody has."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from helpers import findings, results, tasks
+from helpers.errors import BadFit, HelpfulError
+from helpers.profiles import get
+from helpers.stats import gains, prediction
+from helpers.stats.confirmatory import PRIMARY, RANDOM
+
+COLUMNS = ("rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity")
+
+
+def rank(
+    target: str,
+    profile: str,
+    *,
+    measure: str = PRIMARY,
+    level: float = 0.95,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Rank the intermediates of a profile for a target of your own.
+
+    The gains of the profile's study are read (or the study is run), the similarity of every
+    intermediate to every target, yours among them, is measured, and the specified model predicts
+    yours. Needs English training rows of the target, and no labels.
+
+    Args:
+        target: name of a registered task.
+        profile: whose study to learn from; its data must be at hand.
+        measure: similarity to predict from; one that needs no fine-tuned encoder.
+        level: coverage of the intervals.
+        progress: whether a live study shows its progress.
+
+    Returns:
+        Best first: rank, intermediate, predicted (points of gain over languages other than English),
+        low, high, helps (probability that the gain is above zero), best (probability of being the
+        best of them), similarity. Without rows, and with a note, where the study is too small to
+        predict from.
+
+    Raises:
+        UnknownName: no such task, profile or measure.
+        HelpfulError: the study or the similarity cannot be had; the text says why.
+    """
+    chosen, own = get(profile), tasks.get(target)
+    scores, _ = findings.usable(results.load(profile, progress=progress))
+    targets = list(dict.fromkeys([*chosen.targets, own.name]))
+    table = _similarity(list(chosen.intermediates), targets, measure, chosen.encoder)
+    dyads = gains.dyads(gains.gains(scores), similarity=table)
+    try:
+        new, known = _standard(table, dyads, own.name, measure)
+        found = prediction.predict_gain(new, known, "gain", [measure], RANDOM, level=level)
+    except BadFit as error:
+        return findings.nothing(f"Nothing can be predicted: {error}", COLUMNS)
+    return found.rename(columns={measure: "similarity"})[list(COLUMNS)]
+
+
+def _similarity(
+    intermediates: list[str], targets: list[str], measure: str, encoder: str
+) -> pd.DataFrame:
+    from helpers import similarity
+
+    table = similarity.measure((intermediates, targets), [measure], encoder, seeds=(0,))
+    lacking = table[table["status"] != "done"]
+    if len(lacking):
+        row = lacking.iloc[0]
+        raise HelpfulError(
+            f"{measure} of {row['intermediate']} and {row['target']} is {row['status']}: "
+            f"{row['reason']}"
+        )
+    return table
+
+
+def _standard(
+    table: pd.DataFrame, dyads: pd.DataFrame, target: str, measure: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the new dyads and the known ones, similarity on one scale, that of the known."""
+    known = gains.exclude(dyads[dyads["target"] != target])
+    raw = table[table["target"] == target].rename(columns={"value": measure})
+    new = gains.add_formats(raw[["intermediate", "target", measure]])
+    values = known[measure]
+    if len(values) < 2 or not values.std() > 0:
+        raise BadFit(f"{measure!r} does not vary over the {len(values)} dyads with a gain.")
+    scaled = [
+        part.assign(**{measure: (part[measure] - values.mean()) / values.std()})
+        for part in (new, known)
+    ]
+    return scaled[0], scaled[1]

@@ -1,0 +1,98 @@
+"""A target of one's own is ranked from a study, by the model of the study."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import choosing, results, tasks
+from helpers.errors import HelpfulError, UnknownName
+from helpers.similarity import COLUMNS
+from helpers.stats import gains, prediction, reml
+from helpers.tasks import registry
+from tests.stats import tables
+
+INTERMEDIATES = ("socialiqa-val", "boolq-val", "mrpc-val", "hellaswag-val")
+TARGETS = ("intents", "slots", "messages")
+
+
+@pytest.fixture
+def own():
+    rows = [{"id": str(i), "first": f"text {i}", "second": "", "label": i % 2} for i in range(6)]
+    source = tasks.Source("rows", "own", read=lambda language, split: rows)
+    task = tasks.Task("own", "target", "pair", source, labels=("a", "b"))
+    yield tasks.register(task, replace=True)
+    registry._TASKS.pop("own")
+
+
+@pytest.fixture
+def study(monkeypatch, own):
+    scores = tables.scores(INTERMEDIATES, TARGETS, seed=3).assign(rows_trained=9)
+    monkeypatch.setattr(results, "load", lambda *_, **__: scores)
+    values = np.random.default_rng(0).normal(3.0, 2.0, (4, 4))
+    rows = [
+        dict.fromkeys(COLUMNS, np.nan)
+        | {"intermediate": i, "target": t, "language": "en", "measure": "text_embedding"}
+        | {"value": values[a, b], "status": "done", "reason": ""}
+        for a, i in enumerate(INTERMEDIATES)
+        for b, t in enumerate([*TARGETS, "own"])
+    ]
+    table = pd.DataFrame(rows)
+    monkeypatch.setattr(choosing, "_similarity", lambda *_: table)
+    return scores, table
+
+
+def test_the_ranking_is_the_model_of_the_study(study):
+    scores, table = study
+    found = choosing.rank("own", "embedded")
+    assert list(found.columns) == list(choosing.COLUMNS)
+    assert list(found["rank"]) == [1, 2, 3, 4] and found["predicted"].is_monotonic_decreasing
+    dyads = gains.dyads(gains.gains(scores), similarity=table)
+    x = dyads["text_embedding"]
+    fit = reml.crossed_reml(
+        dyads.assign(x=(x - x.mean()) / x.std()), "gain", ["x"], choosing.RANDOM
+    )
+    mine = table[table["target"] == "own"]
+    new = gains.add_formats(mine[["intermediate", "target"]]).assign(
+        x=((mine["value"] - x.mean()) / x.std()).to_numpy()
+    )
+    expected = prediction.forecast(fit, new, ["x"]).table().set_index(new["intermediate"])
+    got = found.set_index("intermediate")
+    np.testing.assert_allclose(got["predicted"], expected["predicted"].reindex(got.index))
+    np.testing.assert_allclose(got["high"], expected["high"].reindex(got.index))
+    assert found["best"].sum() == pytest.approx(1)
+
+
+def test_a_target_of_the_study_is_predicted_without_its_own_gains(study, monkeypatch):
+    scores, _ = study
+    before = choosing.rank("intents", "embedded")
+    changed = scores.copy()
+    changed.loc[changed["target"] == "intents", "value"] *= 0.5
+    monkeypatch.setattr(results, "load", lambda *_, **__: changed)
+    pd.testing.assert_frame_equal(choosing.rank("intents", "embedded"), before)
+
+
+def test_a_study_too_small_says_so(study, monkeypatch):
+    scores, _ = study
+    few = scores[scores["target"] == "intents"]
+    monkeypatch.setattr(results, "load", lambda *_, **__: few)
+    found = choosing.rank("own", "embedded")
+    assert found.empty and found.attrs["note"].startswith("Nothing can be predicted: 4 rows")
+
+
+def test_refusals(own):
+    with pytest.raises(UnknownName):
+        choosing.rank("nobody's", "tiny")
+    with pytest.raises(UnknownName):
+        choosing.rank("own", "tinny")
+
+
+def test_a_similarity_that_does_not_exist_is_explained(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
+    with pytest.raises(HelpfulError, match="logme of toy-same and own is undefined: only 0 of 2"):
+        choosing._similarity(["toy-same"], ["own"], "logme", "tiny")
+
+
+def test_live_from_rows_in_memory(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
+    table = choosing._similarity(["toy-same", "toy-choice"], ["own"], "text_embedding", "tiny")
+    assert table["value"].between(-1, 1).all() and len(table) == 2
