@@ -12,7 +12,7 @@ import html
 import math
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -271,6 +271,20 @@ def table(
         written += f"<p>The first {rows:,} of {len(frame):,} rows.</p>"
     link = download(frame, file, index).source if file else ""
     return Page(f'<div class="results">{written}</div>{link}')
+
+
+def folded(parts: Mapping[str, Page]) -> Page:
+    """Return pages that a reader unfolds one at a time; this needs no script and no server.
+
+    Args:
+        parts: what stands on the line to click, and what it unfolds.
+    """
+    return Page(
+        "".join(
+            f'<details class="folded"><summary>{html.escape(name)}</summary>{part.source}</details>'
+            for name, part in parts.items()
+        )
+    )
 
 
 def provenance(scores: pd.DataFrame | None = None, *, hardware: str = "") -> Page:

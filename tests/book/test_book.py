@@ -232,3 +232,9 @@ def test_a_table_without_rows_is_its_note():
     empty = pd.DataFrame()
     empty.attrs["note"] = "6 rows cannot carry <it>."
     assert book.table(empty, "a.csv").source == "<p>6 rows cannot carry &lt;it&gt;.</p>"
+
+
+def test_folded_parts_unfold_without_a_script():
+    shown = book.folded({"a < b": book.Page("<p>1</p>"), "c": book.Page("<p>2</p>")}).source
+    assert shown.count("<details") == 2 and "<script" not in shown
+    assert "<summary>a &lt; b</summary><p>1</p>" in shown
