@@ -389,4 +389,4 @@ class TestBadInput:
 
     def test_the_error_says_what_to_do(self):
         with pytest.raises(BadRows, match="Sample more rows or leave rare classes out"):
-            f.linear_probe(np.eye(12), [0] * 9 + [1] * 3)
+            f.linear_probe(np.eye(12), [0] * 11 + [1])
