@@ -6,7 +6,7 @@ import pytest
 
 from helpers import findings
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, gains, noise, reml, scenarios
+from helpers.stats import calibration, confirmatory, gains, noise, reml, scenarios
 from tests.stats import tables
 
 NAME = "text_embedding"
@@ -320,3 +320,43 @@ def test_influence_names_what_was_left_out():
     low, high = findings.ends(found, "estimate")
     assert low <= found["estimate"].iloc[0] <= high
     assert np.isnan(findings.ends(findings.nothing("why"), "estimate")).all()
+
+
+def test_stored_calibration_is_read_or_said_to_be_missing(tmp_path):
+    counts = dict.fromkeys(calibration._COUNTED, 0.0) | {"replicates": 50, "rejected": 5}
+    counts |= {"intervals": 50, "covered": 45}
+    row = {"scenario": "blocks", "slope": 0.0, "method": calibration.FINAL, "batch": 0} | counts
+    pd.DataFrame([row]).to_csv(tmp_path / "dyads.csv", index=False)
+    found = findings.calibrated("dyads", tmp_path)
+    assert findings.at(found, 0, "rejected") == 0.1 and findings.at(found, 0, "coverage") == 0.9
+    assert "--study languages" in findings.note(findings.calibrated("languages", tmp_path))
+
+
+def test_relabelled_similarity_rarely_predicts():
+    found = findings.relabelled(dyads(slope=0.0), replicates=40).set_index("method")
+    assert found.loc[calibration.FINAL, "replicates"] == 40
+    assert found.loc[calibration.FINAL, "rejected"] < 0.2
+    with pytest.raises(BadFit, match="no method can be fitted to 4 dyads"):
+        findings.relabelled(dyads("4 x 3").head(4), replicates=3)
+
+
+def test_a_study_is_compared_with_the_design_of_its_size():
+    names = {name: findings.nearest_design(dyads(name)) for name in findings.DESIGNS}
+    assert all(name == found for name, found in names.items())
+    ten = dyads().query("intermediate != 'i00'")
+    assert findings.nearest_design(ten) == "blocks half"
+
+
+def test_a_baseline_on_both_sides_makes_a_slope_of_its_noise():
+    found = findings.headroom_mistake()
+    # slope of -b on truth + b: minus the noise's share of the variance
+    assert found.loc["the same run", "slope"] == pytest.approx(-0.2, abs=0.01)
+    assert found.loc["the same run", "rejected"] > 0.12
+    assert abs(found.loc["other seeds", "slope"]) < 0.01
+    assert found.loc["other seeds", "rejected"] == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_reversed_ranking_looks_good_in_raw_scores_only():
+    rows = pd.DataFrame({"target": ["x"] * 4 + ["y"] * 4, "score": [0.5, 0.55, 0.6, 0.65] * 2})
+    found = findings.reversed_ndcg(rows)
+    assert found["raw"] > 0.9 and found["above worst"] < 0.8

@@ -1,0 +1,92 @@
+"""Tables of the results chapters, for a study of any size.
+
+A chapter must read as well for six dyads as for ninety. Where a study does not carry an analysis, its
+table here has no rows and says why in ``attrs["note"]``; ``helpers.plots`` and ``helpers.book.table``
+show that sentence, and `at` gives a missing value, which prose writes as "not available".
+"""
+
+from __future__ import annotations
+
+from helpers.findings.choice import choices, rows_trained, unseen, unseen_table
+from helpers.findings.gained import (
+    baselines,
+    english,
+    grid,
+    intervals,
+    mean_gain,
+    published,
+    runs,
+    shares,
+)
+from helpers.findings.limits import (
+    DESIGNS,
+    calibrated,
+    headroom_mistake,
+    nearest_design,
+    relabelled,
+    reversed_ndcg,
+)
+from helpers.findings.question import (
+    SPECIFIED,
+    centred,
+    confirmed,
+    controls,
+    curve,
+    influence,
+    kept,
+    language_rows,
+    methods,
+    null_slopes,
+    parts,
+    slopes,
+    unlearnt,
+    variants,
+)
+from helpers.findings.scope import BOTH, departures, standing, usable
+from helpers.findings.tables import at, ends, note, nothing, p_value, said, tried
+
+__all__ = [
+    "BOTH",
+    "DESIGNS",
+    "SPECIFIED",
+    "at",
+    "baselines",
+    "calibrated",
+    "centred",
+    "choices",
+    "confirmed",
+    "controls",
+    "curve",
+    "departures",
+    "ends",
+    "english",
+    "grid",
+    "headroom_mistake",
+    "influence",
+    "intervals",
+    "kept",
+    "language_rows",
+    "mean_gain",
+    "methods",
+    "nearest_design",
+    "note",
+    "nothing",
+    "null_slopes",
+    "p_value",
+    "parts",
+    "published",
+    "relabelled",
+    "reversed_ndcg",
+    "rows_trained",
+    "runs",
+    "said",
+    "shares",
+    "slopes",
+    "standing",
+    "tried",
+    "unlearnt",
+    "unseen",
+    "unseen_table",
+    "usable",
+    "variants",
+]

@@ -1,0 +1,124 @@
+"""How often the analysis, and others in use, would be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from helpers.errors import BadFit
+from helpers.findings.scope import BOTH
+from helpers.findings.tables import nothing
+from helpers.stats import calibration, confirmatory, prediction
+from helpers.stats.confirmatory import PRIMARY
+from helpers.stats.scenarios import SCENARIOS
+
+CALIBRATION = Path(__file__).resolve().parents[2] / "data" / "calibration"
+# Simulated designs that a study is compared with, by their numbers of tasks.
+DESIGNS = ("4 x 3", "7 x 3", "blocks half", "20 x 10, half")
+
+
+def calibrated(study: str, folder: Path = CALIBRATION) -> pd.DataFrame:
+    """Return the stored error rates of a calibration study.
+
+    Args:
+        study: ``"dyads"`` or ``"languages"``.
+        folder: where the counts are stored.
+
+    Returns:
+        What `calibration.summary` returns; no rows where the study was not run.
+    """
+    if not (folder / f"{study}.csv").exists():
+        return nothing(
+            f"The calibration study {study!r} is not stored; make it with: "
+            f"python -m helpers.stats.calibration --study {study}"
+        )
+    return calibration.summary(calibration.load(folder, study))
+
+
+def relabelled(table: pd.DataFrame, measure: str = PRIMARY, replicates: int = 100) -> pd.DataFrame:
+    """Measure how often the analysis rejects on the study's own gains with similarity relabelled.
+
+    Args:
+        table: dyad table with identity pairs in it.
+        measure: similarity.
+        replicates: relabelled tables.
+
+    Returns:
+        What `calibration.summary` returns, methods that declined every table left out.
+
+    Raises:
+        BadFit: the measure does not vary over the dyads, or no method can be fitted.
+    """
+    whole = confirmatory.prepared(table, measure)
+    found = calibration.summary(calibration.permuted_tables(whole, measure, replicates))
+    found = found[found["replicates"] > 0].reset_index(drop=True)
+    if found.empty:
+        raise BadFit(f"no method can be fitted to {len(whole)} dyads.")
+    return found
+
+
+def nearest_design(table: pd.DataFrame) -> str:
+    """Return the simulated design whose numbers of tasks are nearest to those of a study.
+
+    Args:
+        table: dyad table.
+    """
+    size = np.log([table[task].nunique() for task in BOTH])
+    apart = {
+        name: float(np.abs(np.log([len(f) for f in SCENARIOS[name].formats]) - size).sum())
+        for name in DESIGNS
+    }
+    return min(apart, key=lambda name: apart[name])
+
+
+def headroom_mistake(replicates: int = 1000, tasks: int = 40, seed: int = 0) -> pd.DataFrame:
+    """Simulate regressing gains on the baseline that was subtracted, where nothing depends on it.
+
+    Args:
+        replicates: simulated studies per way.
+        tasks: gains in each.
+        seed: random seed.
+
+    Returns:
+        Indexed by baseline (``"the same run"``, ``"other seeds"``): slope (mean) and rejected
+        (share with p < .05 of ordinary least squares).
+    """
+    rng = np.random.default_rng(seed)
+    truth, gain = rng.normal(size=(2, replicates, tasks))
+    first, second, noise_of = rng.normal(0, 0.5, size=(3, replicates, tasks))
+    rows = {}
+    for name, other in (("the same run", first), ("other seeds", second)):
+        y = gain + noise_of - first
+        x = truth + other
+        r = _correlation(x, y)
+        t = r * np.sqrt((tasks - 2) / (1 - r**2))
+        p = 2 * stats.t.sf(np.abs(t), tasks - 2)
+        slope = r * y.std(axis=1) / x.std(axis=1)
+        rows[name] = {"slope": slope.mean(), "rejected": (p < 0.05).mean()}
+    return pd.DataFrame(rows).T.rename_axis("baseline")
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the correlation of each row of two matrices."""
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    return np.asarray((x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)))
+
+
+def reversed_ndcg(rows: pd.DataFrame) -> pd.Series:
+    """Return the mean NDCG over targets of a ranking that is exactly reversed, by coding.
+
+    Args:
+        rows: dyads with ``score`` (0 to 1) and ``target``.
+    """
+    codings: tuple[prediction.Coding, ...] = ("raw", "above worst")
+    values = {
+        coding: [
+            prediction.ndcg(part["score"].tolist(), (-part["score"]).tolist(), coding)
+            for _, part in rows.groupby("target")
+        ]
+        for coding in codings
+    }
+    return pd.Series({coding: float(np.mean(found)) for coding, found in values.items()})

@@ -1,0 +1,82 @@
+"""Which scores of a study count, and where it falls short of the specification."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from helpers.stats.confirmatory import PRIMARY
+
+BOTH = ("intermediate", "target")
+SEEDS, ROWS = 3, 2000  # per dyad, and per task for the primary similarity: the specification's
+ILLUSTRATIVE = ("tiny", "embedded")
+
+
+def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out targets without a finished baseline: nothing can be subtracted there.
+
+    Args:
+        scores: tidy score table.
+        collapsed: whether a collapsed baseline counts as finished.
+
+    Returns:
+        The rest, and a sentence for each target left out.
+    """
+    out, notes = scores, []
+    enough = {"done", "collapsed"} if collapsed else {"done"}
+    for target, part in scores[scores["stage"] == "target"].groupby("target"):
+        arm = part[part["condition"] == "none"].drop_duplicates("run")["status"]
+        if not enough & set(arm):
+            said = ", ".join(f"{n} {status}" for status, n in arm.value_counts().items())
+            notes.append(f"{target} has no finished baseline ({said or 'none was run'}).")
+            out = out[out["target"] != target]
+    return out.reset_index(drop=True), notes
+
+
+def departures(
+    scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None
+) -> list[str]:
+    """Say where a study falls short of what the specification asks for.
+
+    Args:
+        scores: tidy score table.
+        profile: name of its profile.
+        similarity: what `results.similarities` returned.
+    """
+    rest, notes = usable(scores)
+    if profile in ILLUSTRATIVE:
+        notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
+    arms = rest[(rest["condition"] == "single") & (rest["status"] == "done")]
+    counts = arms.groupby(["intermediate", "target"])["seed"].nunique()
+    few = int((counts < SEEDS).sum())
+    if few:
+        notes.append(
+            f"{few} of {len(counts)} dyads have fewer than {SEEDS} seeds (the fewest: "
+            f"{int(counts.min())})."
+        )
+    planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
+    if len(counts) < planned:
+        notes.append(f"{planned - len(counts)} of {planned} dyads have no finished run.")
+    if similarity is not None:
+        sizes = similarity.loc[similarity["measure"] == PRIMARY, "n"]
+        if len(sizes) and sizes.max() < ROWS:
+            notes.append(f"Similarity was measured on {sizes.max():,} rows a task, not {ROWS:,}.")
+    return notes
+
+
+def standing(scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None) -> str:
+    """Say in a few words how much the results of a profile can prove.
+
+    Args:
+        scores: tidy score table.
+        profile: name of its profile.
+        similarity: what `results.similarities` returned.
+    """
+    arms = usable(scores)[0].query("condition == 'single' and status == 'done'")
+    count = len(arms[list(BOTH)].drop_duplicates())
+    short = departures(scores, profile, similarity)
+    if profile in ILLUSTRATIVE:
+        return f"With {count} dyads, this page is an illustration, not evidence. {' '.join(short)}"
+    if short:
+        return f"These are {count} dyads. They fall short of the specification: {' '.join(short)}"
+    return f"These are {count} dyads, run as the specification asks."
