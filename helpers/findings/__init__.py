@@ -7,7 +7,7 @@ show that sentence, and `at` gives a missing value, which prose writes as "not a
 
 from __future__ import annotations
 
-from helpers.findings.choice import choices, rows_trained, unseen, unseen_table
+from helpers.findings.choice import choices, predicted, rows_trained, unseen, unseen_table
 from helpers.findings.gained import (
     baselines,
     english,
@@ -74,6 +74,7 @@ __all__ = [
     "null_slopes",
     "p_value",
     "parts",
+    "predicted",
     "published",
     "relabelled",
     "reversed_ndcg",

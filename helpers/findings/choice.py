@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from helpers.errors import BadFit, BadRows
+from helpers.errors import BadFit
+from helpers.findings.tables import note, nothing
 from helpers.stats import prediction
 from helpers.stats.confirmatory import PRIMARY, RANDOM
 
@@ -25,6 +26,8 @@ def unseen(
         Per unit the predictions, or the sentence that says why there are none.
     """
     out: dict[str, prediction.LeftOut | str] = {}
+    if table.empty:
+        return dict.fromkeys(units, note(table))
     for unit in units:
         try:
             out[unit] = prediction.leave_out(table, "gain", list(fixed), RANDOM, unit)
@@ -43,6 +46,11 @@ def unseen_table(found: Mapping[str, prediction.LeftOut | str]) -> pd.DataFrame:
     ]
     names = ["units", "rows", "r2", "spearman", "rmse", "rmse_baseline", "coverage", "note"]
     return pd.DataFrame(rows).set_index("left out").reindex(columns=names)
+
+
+def predicted(found: prediction.LeftOut | str) -> pd.DataFrame:
+    """Return the predictions of one unit of `unseen`, or a table without rows that says why."""
+    return nothing(found) if isinstance(found, str) else found.table
 
 
 def rows_trained(stages: pd.DataFrame) -> pd.Series:
@@ -68,8 +76,10 @@ def choices(table: pd.DataFrame, found: prediction.LeftOut | str, sizes: pd.Seri
         What `prediction.strategies` returns, best first choice on top.
 
     Raises:
-        BadRows: no target has two candidates.
+        BadFit: no target has two candidates.
     """
+    if table.empty:
+        raise BadFit(note(table))
     ways = {"same format": "same_format", "most training rows": "size"}
     if isinstance(found, str):
         candidates = table.assign(observed=table["gain"])
@@ -77,7 +87,7 @@ def choices(table: pd.DataFrame, found: prediction.LeftOut | str, sizes: pd.Seri
         candidates, ways = found.table, {"similarity": "predicted", **ways}
     counts = candidates.groupby("target")["intermediate"].transform("nunique")
     if not (counts > 1).any():
-        raise BadRows("no target has two intermediates to choose from.")
+        raise BadFit("no target has two intermediates to choose from.")
     candidates = candidates[counts > 1].assign(size=candidates["intermediate"].map(sizes))
     candidates["size"] = candidates["size"].fillna(0.0)
     return prediction.strategies(candidates, ways).sort_values("regret@1")

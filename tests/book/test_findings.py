@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from helpers import findings
-from helpers.errors import BadFit, BadRows
+from helpers.errors import BadFit
 from helpers.stats import calibration, confirmatory, gains, noise, reml, scenarios
 from tests.stats import tables
 
@@ -269,7 +269,7 @@ def test_choices_are_compared_with_and_without_predictions():
     assert findings.at(without, "random", "regret@1") == pytest.approx(
         findings.at(table, "random", "regret@1")
     )
-    with pytest.raises(BadRows, match="to choose from"):
+    with pytest.raises(BadFit, match="to choose from"):
         findings.choices(data.drop_duplicates("target"), "why not", sizes)
 
 
@@ -278,6 +278,12 @@ def test_predictions_are_summed_up_per_unit():
     table = findings.unseen_table(findings.unseen(data, ["intermediate", "encoder"]))
     assert table.loc["intermediate", "rows"] == 89 and table.loc["intermediate", "note"] == ""
     assert "at least 3" in table.loc["encoder", "note"]
+    assert len(findings.predicted(findings.unseen(data, ["target"])["target"])) == 89
+    none = findings.unseen(findings.nothing("too few."), ["target"])
+    assert none == {"target": "too few."}
+    assert findings.note(findings.predicted(none["target"])) == "too few."
+    empty = findings.tried(findings.choices, findings.nothing("too few."), "why", pd.Series())
+    assert findings.note(empty) == "too few."
 
 
 def test_the_curve_marks_what_was_fixed_beforehand():
