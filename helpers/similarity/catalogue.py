@@ -36,6 +36,7 @@ FAMILIES = (
 )
 # Rows used where cost or memory grows with their square.
 SQUARE = 1000
+PAIRED = 500
 # Canonical axes kept on each side: few enough that noise scores low at 1,000 common sentences.
 AXES = 50
 # Weight of a task's own complexity in the asymmetric Task2Vec distance. The authors tune it for each
@@ -196,6 +197,8 @@ NEEDS: Mapping[str, str] = {
             "sentences": "the same by the sentence encoder, shape (rows, D)",
             "features": "plain encoder's state of each labelled unit, shape (units, D)",
             "labels": "label of each unit, shape (units,)",
+            "knn_probe": "accuracy of the nearest-neighbour probe on the plain features",
+            "linear_probe": "accuracy of the linear probe on the plain features",
             "label_names": "plain encoder's embedding of each label name, shape (C, D)",
             "fisher": "mean squared gradient per row at its own tuned encoder, by component",
             "probe_fisher": "the same at the plain encoder with a fitted head, by filter, (P,)",
@@ -251,10 +254,16 @@ def _nce(probabilities: Floats, labels: Sequence[int]) -> float:
 
 
 def _change(
-    score: Callable[[Floats, Sequence[int]], float], tuned: Floats, plain: Floats, labels: Any
+    score: Callable[[Floats, Sequence[int]], float], tuned: Floats, labels: Any, plain: float
 ) -> float:
     """Score of the tuned features minus that of the plain ones."""
-    return score(tuned, labels) - score(plain, labels)
+    return score(tuned, labels) - float(plain)
+
+
+def _rsa(a: Floats, b: Floats) -> float:
+    # Pairs grow with the square of the rows: 500 sentences are already 124,750 of them.
+    rows = _thinned(len(a), PAIRED)
+    return representations.rsa(a[rows], b[rows])
 
 
 def _negative_task2vec(a: Floats, b: Floats) -> float:
@@ -298,7 +307,6 @@ def _early(score: float) -> float:
 _TEXT = ("intermediate.embeddings", "target.embeddings")
 _PIECES = ("intermediate.pieces", "target.pieces")
 _TUNED = ("tuned.features", "target.labels")
-_BOTH = ("tuned.features", "target.features", "target.labels")
 _HEAD = ("tuned.probabilities", "target.labels")
 _LABELS = ("intermediate.labels", "target.labels")
 _COMMON = ("common.intermediate", "common.target")
@@ -370,13 +378,13 @@ _BUILT_IN: tuple[Measure, ...] = (
             ("gbc", _TUNED, features.gbc, "Pandy et al. 2022"),
             (
                 "knn_probe",
-                _BOTH,
+                (*_TUNED, "target.knn_probe"),
                 partial(_change, features.knn_probe),
                 "Cover and Hart 1967, minus the plain encoder",
             ),
             (
                 "linear_probe",
-                _BOTH,
+                (*_TUNED, "target.linear_probe"),
                 partial(_change, features.linear_probe),
                 "Alain and Bengio 2016, minus the plain encoder",
             ),
@@ -403,7 +411,7 @@ _BUILT_IN: tuple[Measure, ...] = (
         Measure(name, "representations", _COMMON, function, source, directed, ceiling=True)
         for name, function, source, directed in (
             ("cka", representations.linear_cka, "Kornblith et al. 2019, debiased", False),
-            ("rsa", representations.rsa, "Kriegeskorte et al. 2008", False),
+            ("rsa", _rsa, "Kriegeskorte et al. 2008", False),
             ("svcca", partial(representations.svcca, dimensions=AXES), "Raghu et al. 2017", False),
             ("pwcca", partial(representations.pwcca, dimensions=AXES), "Morcos et al. 2018", True),
         )

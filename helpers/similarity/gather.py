@@ -11,18 +11,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from helpers import formats, tasks
-from helpers.errors import HelpfulError, MissingData
+from helpers.errors import BadRows, HelpfulError, MissingData
 from helpers.formats.tokenise import piece_ids
 from helpers.similarity import checkpoints as points
 from helpers.similarity import gradients
 from helpers.similarity.arrays import Floats
 from helpers.similarity.catalogue import NEEDS, Undefined, _code
+from helpers.similarity.features import knn_probe, linear_probe
 from helpers.similarity.format import segments
 from helpers.similarity.samples import Sample, halves, parallel, sample, subset
 from helpers.similarity.shelf import Cache, Parts, Wanted
@@ -311,6 +313,30 @@ def _labels(g: Gatherer, side: Side, language: str) -> Wanted:
     return Wanted("labels", facts, make, keep=False)
 
 
+def _plain_probe(
+    score: Callable[[Any, Any], float], g: Gatherer, side: Side, language: str
+) -> Wanted:
+    """Score of the plain features, which all intermediates of a target are compared with."""
+    features, labels = _features(g, side, language), _labels(g, side, language)
+
+    def make() -> Parts:
+        inputs = g.cache.get(features), g.cache.get(labels)
+        whole, *half = (
+            _or_nan(score, *(parts.get(part) for parts in inputs)) for part in ("all", "a", "b")
+        )
+        return Parts(np.float64(whole), halves=(np.float64(half[0]), np.float64(half[1])))
+
+    return Wanted(score.__name__, (features.key, labels.key, _code(score)), make)
+
+
+def _or_nan(score: Callable[[Any, Any], float], *arrays: Any) -> float:
+    """A half may lack a class; the measure that needs its score then has none for that half."""
+    try:
+        return score(*arrays)
+    except BadRows:
+        return float("nan")
+
+
 def _label_names(g: Gatherer, side: Side, language: str) -> Wanted:
     names = _readable(g.sample(side, language).task)
     facts = (tuple(names), *g.encoder_facts())
@@ -425,6 +451,8 @@ _OF_TASK: Mapping[str, Callable[[Gatherer, Side, str], Wanted]] = {
     "sentences": _sentences,
     "features": _features,
     "labels": _labels,
+    "knn_probe": partial(_plain_probe, knn_probe),
+    "linear_probe": partial(_plain_probe, linear_probe),
     "label_names": _label_names,
     "fisher": _fisher,
     "probe_fisher": _probe_fisher,

@@ -77,6 +77,9 @@ _TASK: Mapping[str, Draw] = {
     "sentences": _features,
     "features": _features,
     "labels": _labels,
+    # A probe of noise guesses among balanced classes.
+    "knn_probe": lambda random, shape: 1 / shape.classes,
+    "linear_probe": lambda random, shape: 1 / shape.classes,
     "label_names": lambda random, shape: random.normal(size=(shape.classes, shape.columns)),
     "fisher": lambda random, shape: {"all": _squares(random, shape)},
     "probe_fisher": _squares,

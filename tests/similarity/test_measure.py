@@ -82,6 +82,26 @@ class TestTable:
             cosines[1, 4], abs=1e-6
         )
 
+    def test_probes_are_compared_with_the_plain_encoder(
+        self, call, tiny, trained, options, tmp_path
+    ):
+        row = one(call(["knn_probe"], seeds=(0,)), "knn_probe")
+        gather = Gatherer(
+            tiny,
+            [tasks.get(name) for name in STUDY],
+            checkpoints=trained,
+            options=options,
+            folder=tmp_path / "arrays",
+        )
+        dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
+        for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b")):
+            tuned, plain, labels = (
+                gather.get(need, dyad).get(part)
+                for need in ("tuned.features", "target.features", "target.labels")
+            )
+            expected = features.knn_probe(tuned, labels) - features.knn_probe(plain, labels)
+            assert row[column] == pytest.approx(expected)
+
     def test_undefined_pairs_have_a_reason_and_no_number(self, call):
         row = one(call(), "logme", t="toy-messages")
         assert row["status"] == "undefined" and "retrieval" in row["reason"]
