@@ -6,6 +6,7 @@ torch there). Nothing here computes a result.
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import html
@@ -25,6 +26,7 @@ REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.y
 PARAMETERS = "TRANSFER_PARAMETERS"  # "seeds=2 languages=de,fr", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
+WORD_JOINER = "\u2060"
 # Colours that stay apart for readers who do not see red and green apart (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
@@ -175,10 +177,20 @@ def interval(
 
 
 class _Said(str):
-    """A text whose plain form has no quotation marks."""
+    """A text whose plain form has no quotation marks and survives the role ``{glue:text}``.
+
+    The role evaluates a plain form that is a Python literal, which would turn ``1,500`` into
+    ``(1, 500)``, ``+2.0`` into ``2.0`` and ``0.50`` into ``0.5``. An invisible word joiner at the
+    end keeps it from doing so.
+    """
 
     def __repr__(self) -> str:
-        return str(self)
+        text = str(self)
+        try:
+            changed = str(ast.literal_eval(text)) != text
+        except (SyntaxError, ValueError):
+            changed = False
+        return text + WORD_JOINER if changed else text
 
 
 def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:

@@ -238,3 +238,14 @@ def test_folded_parts_unfold_without_a_script():
     shown = book.folded({"a < b": book.Page("<p>1</p>"), "c": book.Page("<p>2</p>")}).source
     assert shown.count("<details") == 2 and "<script" not in shown
     assert "<summary>a &lt; b</summary><p>1</p>" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["1,500", "+2.0", "0.50", "12", "3.5", "−1.0", "1.50 points", "[2]"]
+)
+def test_prose_shows_a_number_exactly_as_written(text):
+    from myst_nb.core.variables import format_plain_text
+
+    shown = format_plain_text(repr(book._Said(text)), "s")
+    assert shown.replace(book.WORD_JOINER, "") == text
+    assert (book.WORD_JOINER in shown) == (text in {"1,500", "+2.0", "0.50"})
