@@ -23,6 +23,7 @@ from helpers.findings.limits import (
     calibrated,
     headroom_mistake,
     nearest_design,
+    rate,
     relabelled,
     reversed_ndcg,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "parts",
     "predicted",
     "published",
+    "rate",
     "relabelled",
     "reversed_ndcg",
     "rows_trained",

@@ -38,6 +38,28 @@ def calibrated(study: str, folder: Path = CALIBRATION) -> pd.DataFrame:
     return calibration.summary(calibration.load(folder, study))
 
 
+def rate(
+    rates: pd.DataFrame,
+    scenario: str,
+    method: str,
+    column: str = "rejected",
+    slope: float = 0.0,
+) -> float:
+    """Return one stored rate; NaN where it is not there.
+
+    Args:
+        rates: what `calibrated` returned.
+        scenario, method: whose rate.
+        column: which one.
+        slope: true slope.
+    """
+    if rates.empty:
+        return float("nan")
+    chosen = (rates["scenario"] == scenario) & (rates["method"] == method)
+    found = rates.loc[chosen & (rates["slope"] == slope), column]
+    return float(found.iloc[0]) if len(found) else float("nan")
+
+
 def relabelled(table: pd.DataFrame, measure: str = PRIMARY, replicates: int = 100) -> pd.DataFrame:
     """Measure how often the analysis rejects on the study's own gains with similarity relabelled.
 

@@ -335,6 +335,10 @@ def test_stored_calibration_is_read_or_said_to_be_missing(tmp_path):
     pd.DataFrame([row]).to_csv(tmp_path / "dyads.csv", index=False)
     found = findings.calibrated("dyads", tmp_path)
     assert findings.at(found, 0, "rejected") == 0.1 and findings.at(found, 0, "coverage") == 0.9
+    assert findings.rate(found, "blocks", calibration.FINAL) == 0.1
+    assert findings.rate(found, "blocks", calibration.FINAL, "coverage") == 0.9
+    assert np.isnan(findings.rate(found, "blocks", calibration.FINAL, slope=0.4))
+    assert np.isnan(findings.rate(findings.nothing("none"), "blocks", calibration.FINAL))
     assert "--study languages" in findings.note(findings.calibrated("languages", tmp_path))
 
 
