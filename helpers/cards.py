@@ -150,7 +150,6 @@ def card(name: str, languages: Sequence[str] = ("en", "de", "sw")) -> Page:
         "first rows of the data at hand" if real else "written for this book, not from the data"
     )
     lines = {
-        "asks": facts["question"],
         "text": facts["genre"],
         "languages": ", ".join(task.languages),
         "score": _score(task),
@@ -162,7 +161,8 @@ def card(name: str, languages: Sequence[str] = ("en", "de", "sw")) -> Page:
     body = "".join(f"<dt>{key}</dt><dd>{_safe(text)}</dd>" for key, text in lines.items())
     body += _examples(task, shown, origin) + _traps(facts["traps"])
     kind = f"{task.role}, {task.format}, {_many(len(task.languages), 'language')}"
-    head = f"<summary><b>{_safe(name)}</b> <span>{kind}</span></summary>"
+    head = f"<b>{_safe(name)}</b> <span>{kind}</span><br>{_safe(facts['question'])}"
+    head = f"<summary>{head}</summary>"
     return Page(f'<details class="task">{head}<dl>{body}</dl></details>')
 
 
