@@ -134,7 +134,7 @@ def _task(name: str, role: Role, format: Format, chance: float, **facts: object)
 
 _task("same", "intermediate", "pair", 0.5, labels=("different", "same"))
 _task("choice", "intermediate", "choice", 1 / 3, labels=("0", "1", "2"))
-_task("span", "intermediate", "span", 0.0, metric="f1")
+_task("span", "intermediate", "span", 0.0, metric="squad")
 _task("intents", "target", "pair", 0.25, labels=VERBS)
 _task(
     "slots",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import tasks
+from helpers import generated, tasks  # noqa: F401  (registers the tasks of the tiny profile)
 from helpers.errors import BadRows, HelpfulError, UnknownName
 from helpers.evaluation import evaluate
 from helpers.preparing import prepare
@@ -273,3 +273,15 @@ def test_settings_are_named_in_full():
         Settings(pooling="max")
     changed = Settings().override({"epochs": 7})
     assert changed.epochs == 7 and replace(changed, epochs=2.0) == Settings()
+
+
+def test_every_task_of_the_tiny_profile_can_be_trained_and_scored(tiny):
+    names = tasks.names(group="tiny")
+    assert {tasks.get(name).format for name in names} == {*toys.MAKERS}
+    for name in names:
+        task = tasks.get(name)
+        if task.format == "retrieval":
+            continue  # its candidates in English would be the queries themselves
+        settings = replace(QUICK, epochs=0.1, train_rows=16, dev_rows=8)
+        outcome = fine_tune(tiny, [task], settings, 0).outcome
+        assert outcome.status == "done" and 0 <= outcome.dev[name] <= 1
