@@ -80,9 +80,9 @@ def best_spans(
         max_answer_tokens: longest stretch.
         null: also compute the null score, from each window's first token.
         lengths: tokens per window, where all tokens are given one after the other.
-        reference: follow the published loop to the letter. It takes the best begins and ends over
-            all tokens before it drops those outside the context, so that the question can crowd out
-            the passage; and the same stretch from two windows counts twice.
+        reference: follow the loop of the transformers examples to the letter. It takes the best
+            begins and ends over all tokens before it drops those outside the context, so that the
+            question can crowd out the passage; and the same stretch from two windows counts twice.
 
     Returns:
         The best stretches; equal scores by window, then by place in it.
@@ -91,7 +91,9 @@ def best_spans(
         BadRows: shapes that do not fit, an example without a window, or a score that is NaN.
 
     Source:
-        XTREME's ``compute_predictions_logits`` and its successor in the transformers examples.
+        ``postprocess_qa_predictions`` of the transformers examples, which follows XTREME's
+        ``compute_predictions_logits`` but for the latter's rule that a begin counts only in the
+        window that shows most text around it.
     """
     if not len(contexts):
         raise BadRows("no contexts: there is nothing to find stretches in.")
