@@ -33,7 +33,7 @@ RANDOM = ("intermediate", "target", "block")
 FINAL = "REML, blocks, Kenward-Roger"
 OTHER = "REML, blocks, Satterthwaite"
 COMPANION = "permutation within formats"
-COMPARED = 8  # batches in which the methods that are not ours run too
+COMPARED = 4  # batches in which the methods that are not ours run too
 KEY = ["scenario", "slope", "method", "batch"]
 # The scenarios whose power curve the book shows.
 POWER = (

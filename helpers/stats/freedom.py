@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from helpers.stats import likelihood
 from helpers.stats.likelihood import Cross, Peak
 
 Method = Literal["kenward-roger", "satterthwaite"]
@@ -60,7 +61,7 @@ def precision(cross: Cross, peak: Peak, method: Method, residual: bool = True) -
     use[-1] = residual
     if method == "satterthwaite":
         use[:-1] &= v[:-1] > 1e-8 * v.sum()
-        information = peak.slopes.observed
+        information = likelihood.observed_information(cross, peak.state, v, peak.slopes)
     else:
         information = peak.slopes.expected
     w = np.zeros((v.size, v.size))

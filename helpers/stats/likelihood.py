@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 from scipy import optimize
+from scipy.linalg import lapack
 
 from helpers.errors import BadFit
 
@@ -107,7 +107,7 @@ class State:
     Attributes:
         root: Cholesky factor of I + D'Z'ZD, shape (levels, levels).
         scale: square roots of the ratios per level, shape (levels,).
-        rx: factor-solved Z'X, shape (levels, fixed).
+        rx, ry: factor-solved Z'X and Z'y, shapes (levels, fixed) and (levels,).
         info: X'H^-1X with H the covariance in units of the residual, shape (fixed, fixed).
         beta: fixed effects, shape (fixed,).
         rss: generalised residual sum of squares y'Py in units of the residual.
@@ -118,6 +118,7 @@ class State:
     root: np.ndarray
     scale: np.ndarray
     rx: np.ndarray
+    ry: np.ndarray
     info: np.ndarray
     beta: np.ndarray
     rss: float
@@ -138,18 +139,36 @@ def solve(cross: Cross, ratios: np.ndarray) -> State:
     scale = np.sqrt(cross.spread(ratios))
     a = scale[:, None] * cross.zz * scale
     a[np.diag_indices_from(a)] += 1.0
-    root = sla.cholesky(a, lower=True, check_finite=False)
-    right = np.column_stack([cross.zx, cross.zy]) * scale[:, None]
-    solved = sla.solve_triangular(root, right, lower=True, check_finite=False)
-    rx, ry = solved[:, :-1], solved[:, -1]
-    info = cross.xx - rx.T @ rx
-    info_root = sla.cholesky(info, lower=True, check_finite=False)
-    xy = cross.xy - rx.T @ ry
-    beta = sla.cho_solve((info_root, True), xy, check_finite=False)
-    rss = cross.yy - ry @ ry - beta @ xy
-    logdet = 2 * float(np.log(np.diag(root)).sum())
-    logdet_x = 2 * float(np.log(np.diag(info_root)).sum())
-    return State(root, scale, rx, info, beta, float(rss), logdet, logdet_x)
+    root = _cholesky(a)
+    rx = _lower_solve(root, scale[:, None] * cross.zx)
+    ry = _lower_solve(root, scale * cross.zy)
+    info, xy = cross.xx - rx.T @ rx, cross.xy - rx.T @ ry
+    info_root = _cholesky(info)
+    half = _lower_solve(info_root, xy)
+    beta = np.linalg.solve(info_root.T, half)
+    rss = float(cross.yy - ry @ ry - half @ half)
+    logdet, logdet_x = (2 * float(np.log(r.diagonal()).sum()) for r in (root, info_root))
+    return State(root, scale, rx, ry, info, beta, rss, logdet, logdet_x)
+
+
+# LAPACK is called directly: a search solves hundreds of small systems, for which the checks of
+# scipy's own functions take longer than the arithmetic.
+def _cholesky(a: np.ndarray) -> np.ndarray:
+    if a.size == 0:
+        return a
+    root, bad = lapack.dpotrf(a, lower=1, clean=1)
+    if bad:
+        raise np.linalg.LinAlgError("not positive definite")
+    return np.asarray(root)
+
+
+def _lower_solve(root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if root.size == 0:
+        return right
+    solved, bad = lapack.dtrtrs(root, right, lower=1)
+    if bad:
+        raise np.linalg.LinAlgError("singular")
+    return np.asarray(solved).reshape(right.shape)
 
 
 def degrees(cross: Cross, reml: bool) -> int:
@@ -170,13 +189,12 @@ def loglik(cross: Cross, state: State, residual: float, reml: bool) -> float:
 
 @dataclass(frozen=True)
 class Slopes:
-    """First and second derivatives of the log-likelihood in the variances (residual last).
+    """Derivatives of the log-likelihood in the variances (residual last).
 
     Attributes:
         score: gradient, shape (terms + 1,).
         expected: expected information, shape (terms + 1, terms + 1).
-        observed: observed information, same shape.
-        traces: Z'PZ in units of the residual (Z'H^-1Z for ML), shape (levels, levels).
+        zpz: Z'PZ in units of the residual, shape (levels, levels).
         zpy: Z'Py in units of the residual, shape (levels,).
         zhx: Z'H^-1X, shape (levels, fixed).
         zhz: Z'H^-1Z, shape (levels, levels).
@@ -184,15 +202,14 @@ class Slopes:
 
     score: np.ndarray
     expected: np.ndarray
-    observed: np.ndarray
-    traces: np.ndarray
+    zpz: np.ndarray
     zpy: np.ndarray
     zhx: np.ndarray
     zhz: np.ndarray
 
 
 def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -> Slopes:
-    """Return the derivatives of the log-likelihood in the variances.
+    """Return the first derivatives and the expected information of the log-likelihood.
 
     Args:
         cross: the model.
@@ -203,48 +220,39 @@ def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -
     Source: Searle, Casella & McCulloch, Variance Components (1992), chapter 6; products with the
         residual kernel use P = P H P, so that nothing of the size of the rows is formed.
     """
-    w = sla.solve_triangular(
-        state.root, state.scale[:, None] * cross.zz, lower=True, check_finite=False
-    )
+    w = _lower_solve(state.root, state.scale[:, None] * cross.zz)
     zhz = cross.zz - w.T @ w
     zhx = cross.zx - w.T @ state.rx
-    half = np.linalg.solve(state.info, zhx.T)
-    ry = sla.solve_triangular(state.root, state.scale * cross.zy, lower=True, check_finite=False)
-    zpy = cross.zy - w.T @ ry - zhx @ state.beta
-    trace_in = zhz - zhx @ half if reml else zhz
-    pz = zhz - zhx @ half
-    score, expected, observed = _second_order(
-        cross, state, variances, trace_in, pz, zpy, degrees(cross, reml)
-    )
-    return Slopes(score, expected, observed, trace_in, zpy, zhx, zhz)
-
-
-def _second_order(
-    cross: Cross,
-    state: State,
-    variances: np.ndarray,
-    traces: np.ndarray,
-    pz: np.ndarray,
-    zpy: np.ndarray,
-    m: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Assemble score and informations from Z'PZ (``traces`` holds Z'H^-1Z for ML)."""
+    zpy = cross.zy - w.T @ state.ry - zhx @ state.beta
+    zpz = zhz - zhx @ np.linalg.solve(state.info, zhx.T)
+    traces = zpz if reml else zhz
     s, ratios, cut = variances[-1], variances[:-1] / variances[-1], cross.starts[:-1]
-    gamma = cross.spread(ratios)
-    t = _add_blocks(np.diag(traces), cut)
+    t, quad = _add_blocks(traces.diagonal(), cut), _add_blocks(zpy**2, cut)
     tt = _add_blocks(traces**2, cut, both=True)
     u = t - tt @ ratios
-    trace_p = m - ratios @ t
-    information = _border(tt, u, trace_p - ratios @ u) / (2 * s**2)
+    trace_p = degrees(cross, reml) - ratios @ t
+    score = np.append(quad, state.rss - ratios @ quad) / s**2 - np.append(t, trace_p) / s
+    expected = _border(tt, u, trace_p - ratios @ u) / (2 * s**2)
+    return Slopes(score / 2, expected, zpz, zpy, zhx, zhz)
 
-    b = zpy - pz @ (gamma * zpy)  # Z'PPy
-    quad = _add_blocks(zpy**2, cut)
-    first = state.rss - ratios @ quad  # y'PPy
+
+def observed_information(
+    cross: Cross, state: State, variances: np.ndarray, slopes: Slopes
+) -> np.ndarray:
+    """Return the observed information, shape (terms + 1, terms + 1).
+
+    Args:
+        cross: the model.
+        state, slopes: solution and derivatives (of either likelihood) at ``variances``.
+        variances: one per random effect and the residual last.
+    """
+    s, ratios, cut = variances[-1], variances[:-1] / variances[-1], cross.starts[:-1]
+    zpy, zpz = slopes.zpy, slopes.zpz
+    b = zpy - zpz @ (cross.spread(ratios) * zpy)  # Z'PPy
+    first = state.rss - ratios @ _add_blocks(zpy**2, cut)  # y'PPy
     mixed = _add_blocks(zpy * b, cut)
-    pairs = _add_blocks(zpy[:, None] * pz * zpy, cut, both=True)
-    curvature = _border(pairs, mixed, first - ratios @ mixed) / s**3
-    score = 0.5 * (np.append(quad, first) / s**2 - np.append(t, trace_p) / s)
-    return score, information, curvature - information
+    pairs = _add_blocks(zpy[:, None] * zpz * zpy, cut, both=True)
+    return _border(pairs, mixed, first - ratios @ mixed) / s**3 - slopes.expected
 
 
 def _add_blocks(values: np.ndarray, cut: np.ndarray, both: bool = False) -> np.ndarray:

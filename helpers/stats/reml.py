@@ -332,7 +332,7 @@ def _blups(model: Model, peak: Peak) -> dict[str, pd.DataFrame]:
     cross, v = model.cross, peak.variances
     ratios = cross.spread(v[:-1] / v[-1])
     u = ratios * peak.slopes.zpy
-    zpz = likelihood.derivatives(cross, peak.state, v, reml=True).traces
+    zpz = peak.slopes.zpz
     se = np.sqrt(np.maximum(v[-1] * (ratios - ratios**2 * np.diag(zpz)), 0))
     out = {}
     for k, term in enumerate(model.design.terms):
