@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def fake_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fake_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Let this process and all it starts use the quick worker."""
     monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
     monkeypatch.setenv("FAKE_TRACE", str(tmp_path / "trace"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    execution._worker.cache_clear()
+    cached = execution._worker
+    cached.cache_clear()
+    yield
+    cached.cache_clear()  # so that later tests get the real one
