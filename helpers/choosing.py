@@ -19,6 +19,7 @@ def rank(
     *,
     measure: str = PRIMARY,
     level: float = 0.95,
+    mode: str = "missing",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Rank the intermediates of a profile for a target of your own.
@@ -32,20 +33,26 @@ def rank(
         profile: whose study to learn from; its data must be at hand.
         measure: similarity to predict from; one that needs no fine-tuned encoder.
         level: coverage of the intervals.
+        mode: ``"stored"`` learns from what is there, ``"missing"`` runs the rest of the study.
         progress: whether a live study shows its progress.
 
     Returns:
         Best first: rank, intermediate, predicted (points of gain over languages other than English),
         low, high, helps (probability that the gain is above zero), best (probability of being the
         best of them), similarity. Without rows, and with a note, where the study is too small to
-        predict from.
+        predict from, or not there.
 
     Raises:
         UnknownName: no such task, profile or measure.
         HelpfulError: the study or the similarity cannot be had; the text says why.
     """
     chosen, own = get(profile), tasks.get(target)
-    scores, _ = findings.usable(results.load(profile, progress=progress))
+    try:
+        scores, _ = findings.usable(results.load(profile, mode=mode, progress=progress))
+    except HelpfulError as error:
+        if mode != "stored":
+            raise
+        return findings.nothing(f"Nothing to learn from: {error}", COLUMNS)
     targets = list(dict.fromkeys([*chosen.targets, own.name]))
     table = _similarity(list(chosen.intermediates), targets, measure, chosen.encoder)
     dyads = gains.dyads(gains.gains(scores), similarity=table)

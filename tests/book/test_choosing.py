@@ -79,6 +79,12 @@ def test_a_study_too_small_says_so(study, monkeypatch):
     assert found.empty and found.attrs["note"].startswith("Nothing can be predicted: 4 rows")
 
 
+def test_without_a_stored_study_nothing_is_run(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
+    found = choosing.rank("own", "tiny", mode="stored", progress=False)
+    assert found.empty and "no run of this plan" in found.attrs["note"]
+
+
 def test_refusals(own):
     with pytest.raises(UnknownName):
         choosing.rank("nobody's", "tiny")
