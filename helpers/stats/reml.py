@@ -173,7 +173,7 @@ def crossed_reml(
             slopes of ``x`` by ``a``.
         weights: column of known relative precisions: a row's residual variance is divided by it.
         covariance: known sampling covariance of the rows, shape (rows, rows), such as
-            `gains.sampling_covariance` gives for gains that share baseline runs. The residual is
+            `noise.sampling_covariance` gives for gains that share baseline runs. The residual is
             then what varies between rows beyond it.
         reml: restricted likelihood (for estimates) or the plain one (to compare fixed effects).
         method: small-sample method for standard errors and degrees of freedom.
