@@ -90,10 +90,10 @@ def _megabytes(plan: Plan) -> pd.Series:
     return ((plan.runs["stage"] == "intermediate") * kept + RECORD_BYTES) / 1e6
 
 
-def peak_megabytes(plan: Plan, workers: int = 1) -> float:
-    """Return the disk a plan needs while it runs: checkpoints and states of unfinished runs."""
+def peak_megabytes(plan: Plan, wanted: Iterable[str], workers: int = 1) -> float:
+    """Return the disk that some runs need: checkpoints, and states of what is unfinished."""
     parameters = float(plan.facts.get("trained_parameters", 0))
-    kept = _megabytes(plan).sum()
+    kept = _megabytes(plan)[plan.runs["run"].isin(list(wanted))].sum()
     # An unfinished run writes its weights and two moments of the optimiser; one checkpoint per
     # worker is there even where none is kept.
     return float(kept + workers * parameters * 4 * (3 + 1) / 1e6)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers import profiles, tasks
+from helpers import profiles, tasks, tracking
 from helpers.errors import BadRecord, HelpfulError, StoreFull
 from helpers.plans import Job, Plan
 from helpers.provenance import provenance
@@ -84,6 +84,7 @@ def execute(
     *,
     stop: Stop = lambda: False,
     progress: Progress = lambda done, total: None,
+    worker: Worker | None = None,
 ) -> str:
     """Do one run that this process has claimed, and record it.
 
@@ -93,6 +94,7 @@ def execute(
         store: where its parent's checkpoint is, and where the record goes.
         stop: when true, the run writes its state and stops.
         progress: called with steps done and steps in all.
+        worker: trains and evaluates; by default ``fine_tuning``.
 
     Returns:
         The status that was recorded: ``done``, ``collapsed`` or ``failed: why``.
@@ -106,13 +108,14 @@ def execute(
     start = _start(job, store)
     with _logged(job, store):
         try:
-            record = _attempted(job, start, store, stop, progress)
+            record = _attempted(job, start, store, stop, progress, worker or default_worker())
         except (Stopped, StoreFull, MissingParent, KeyboardInterrupt):
             raise
         except Exception as error:  # a failed run is a result to show, not the end of a plan
             log.exception("failed")
             record = _record(job, [Attempt(status=_why(error), seed=job.seed)])
         store.write(record)
+        tracking.track(record)
         log.info("%s in %.1f s", record.status, sum(a.seconds for a in record.attempts))
     if record.status in FINISHED:
         store.drop_progress(run)
@@ -129,10 +132,14 @@ def _start(job: Job, store: Store) -> Path | None:
 
 
 def _attempted(
-    job: Job, start: Path | None, store: Store, stop: Stop, progress: Progress
+    job: Job,
+    start: Path | None,
+    store: Store,
+    stop: Stop,
+    progress: Progress,
+    worker: Worker,
 ) -> Record:
     """Make an attempt, and one more with another seed if it collapses where that is retried."""
-    worker = _worker()
     attempts: list[Attempt] = []
     for seed in (job.seed, job.seed + profiles.RETRY_SEED)[: 1 + job.judged]:
         state = store.progress(job.run) / str(seed)
@@ -233,7 +240,7 @@ def _logged(job: Job, store: Store) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker() -> Worker:
+def default_worker() -> Worker:
     """Return ``fine_tuning``, or the function that ``TRANSFER_WORKER=module:name`` names."""
     module, _, name = os.environ.get("TRANSFER_WORKER", "").partition(":")
     return getattr(importlib.import_module(module), name) if module else fine_tuning
@@ -245,7 +252,7 @@ def fine_tuning(
     """Fine-tune and evaluate, as a job says; see ``Worker``."""
     from helpers import training
 
-    encoder = _encoder(job.encoder)
+    encoder = encoder_of(job.encoder)
     if start is not None:
         encoder = training.load_encoder(encoder, start)
     names = list(job.spec["data"]["tasks"])
@@ -281,7 +288,8 @@ def _evaluated(tuned: Tuned, job: Job, attempt: Attempt) -> Attempt:
     """Add the scores of a target in all its languages, or the dev scores of an intermediate."""
     if job.stage == "intermediate":
         return replace(attempt, scores=_dev_scores(tuned, job))
-    if attempt.status != "done":
+    # Of several processes that share a training, the first alone evaluates.
+    if attempt.status != "done" or int(os.environ.get("RANK", "0")):
         return attempt
     from helpers import devices, evaluation
 
@@ -324,7 +332,7 @@ def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(name: str) -> Encoder:
+def encoder_of(name: str) -> Encoder:
     """Load an encoder once per process; training copies what it changes."""
     from helpers import encoders
 

@@ -100,7 +100,7 @@ def _create(path: Path, holder: Holder) -> bool:
     unfinished.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     try:
         os.link(unfinished, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         return False
     finally:
         unfinished.unlink(missing_ok=True)

@@ -365,10 +365,10 @@ def _splits(target: Task) -> dict[str, list[str]]:
 @functools.lru_cache(maxsize=8)
 def describe_encoder(name: str) -> dict[str, Any]:
     """Return what identifies an encoder, and the facts a cost needs."""
-    from helpers import encoders
     from helpers.devices import best_device
+    from helpers.execution import encoder_of
 
-    encoder = encoders.load(name)
+    encoder = encoder_of(name)
     total = sum(weights.numel() for weights in encoder.model.parameters())
     words = encoder.model.get_input_embeddings().weight.numel()  # type: ignore[operator]
     return {

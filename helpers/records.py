@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.errors import BadRecord
@@ -180,7 +180,8 @@ def _chosen(scores: Sequence[Mapping[str, Any]], every_metric: bool) -> Iterable
 def to_bytes(record: Record) -> bytes:
     """Return a record as the bytes of its file."""
     summary = _json(record.summary())
-    body = f'"summary":{summary},\n"record":{_json(asdict(record))}}}\n'.encode()
+    content = vars(record) | {"attempts": [vars(attempt) for attempt in record.attempts]}
+    body = f'"summary":{summary},\n"record":{_json(content)}}}\n'.encode()
     return f'{{"checksum":"{hashlib.sha256(body).hexdigest()}",\n'.encode() + body
 
 
@@ -202,12 +203,15 @@ def from_bytes(content: bytes, path: object) -> Record:
     """Check a record file and return the record.
 
     Raises:
-        BadRecord: a byte is missing or changed.
+        BadRecord: a byte is missing or changed, or the fields are those of another version.
     """
     summary_of(content, path)
     fields = json.loads(content)["record"]
-    fields["attempts"] = [Attempt(**attempt) for attempt in fields["attempts"]]
-    return Record(**fields)
+    try:
+        fields["attempts"] = [Attempt(**attempt) for attempt in fields["attempts"]]
+        return Record(**fields)
+    except (KeyError, TypeError) as error:
+        raise BadRecord(f"{path} was written by another version of this code: {error}.") from error
 
 
 def _json(value: Any) -> str:

@@ -1,7 +1,8 @@
 """Do single runs of a stored plan: ``python -m helpers.run <run id> [<run id> ...]``.
 
 Each call is idempotent: a run that is done is left alone, one that another process works on is
-waited for, one whose intermediate stage is missing does that first. The exit code is 0 when every
+waited for, one whose intermediate stage is missing does that first. Under ``torchrun`` or
+``accelerate launch`` all processes do each run together. The exit code is 0 when every
 run is done, 1 when one failed (its record says why), and 143 after SIGTERM (the state is written,
 and the same call goes on).
 """
@@ -13,14 +14,16 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from helpers import plans
+from helpers.engines import ranks
 from helpers.engines.local import Queue
 from helpers.engines.pinning import pin
 from helpers.engines.signals import EXIT, terminated
 from helpers.errors import HelpfulError
-from helpers.execution import Stopped
+from helpers.execution import Stop, Stopped, Worker
 from helpers.resuming import missing
 from helpers.store import Store
 
@@ -33,16 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
-            runs = missing(plan, store, options.keep) if options.missing else options.runs
-            queue = Queue(
-                plan,
-                _shared(runs, options.share),
-                store,
-                keep=options.keep,
-                stop=stop,
-                since=options.since,
-            )
-            return _work(queue)
+            if ranks.rank():
+                ranks.follow(plan, stop)
+                return 0
+            with ranks.leading() if ranks.count() > 1 else nullcontext() as worker:
+                return _work(_queue(options, plan, store, stop, worker))
     except Stopped as error:
         print(error, file=sys.stderr)
         return EXIT
@@ -55,6 +53,19 @@ def register_tasks() -> None:
     """Import the modules that ``TRANSFER_TASKS`` names, so that their tasks can be planned."""
     for module in filter(None, os.environ.get("TRANSFER_TASKS", "").split(",")):
         importlib.import_module(module.strip())
+
+
+def _queue(
+    options: argparse.Namespace,
+    plan: plans.Plan,
+    store: Store,
+    stop: Stop,
+    worker: Worker | None,
+) -> Queue:
+    runs = missing(plan, store, options.keep) if options.missing else options.runs
+    shared = _shared(runs, options.share)
+    more = {"keep": options.keep, "since": options.since}
+    return Queue(plan, shared, store, stop=stop, worker=worker, **more)
 
 
 def _work(queue: Queue) -> int:

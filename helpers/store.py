@@ -45,6 +45,7 @@ __all__ = [
     "summary",
 ]
 
+_SWEEP_SECONDS = 3600
 _FOLDERS = ("records", "checkpoints", "claims", "plans")
 _INDEX = {
     "run": "str",
@@ -343,12 +344,15 @@ class Store:
     def sweep(self) -> int:
         """Delete what killed processes left half-written; return how many things that were.
 
-        Nothing is deleted while any process works on this store.
+        Nothing is deleted while any process works on this store, nor within an hour, as the disk
+        counts it: another process may be about to begin.
         """
         claims = self.folder / "claims"
         if claims.is_dir() and any(locks.held(path) for path in claims.glob("[!.]*.json")):
             return 0
-        left = [entry for name in _FOLDERS for entry in (self.folder / name).rglob(".*")]
+        found = [entry for name in _FOLDERS for entry in (self.folder / name).rglob(".*")]
+        newest = self.now() - _SWEEP_SECONDS * 10**9 if found else 0
+        left = [entry for entry in found if entry.lstat().st_mtime_ns < newest]
         for entry in left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         return len(left)

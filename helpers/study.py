@@ -104,21 +104,23 @@ def run(
     kept = bool(plan.facts.get("keep", True)) if keep is None else keep
     if mode == "stored":
         return stored(plan, store)
-    problems = chosen.problems() + _no_room(plan, store)
+    wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
+    problems = chosen.problems() + _no_room(plan, wanted, store) if wanted else []
     if problems:
         raise BadPlan(planning.listed("this plan cannot run", problems))
     if mode == "always":
         set_aside(plan, store)
-    store.sweep()
-    plan.save(store.folder / "plans")
+    if wanted:
+        store.sweep()
+        plan.save(store.folder / "plans")
     # A second round redoes records that turn out to be damaged when they are read.
     for _ in range(2):
-        wanted = missing(plan, store, kept)
         if wanted:
             _execute(chosen, _order(plan, wanted, store, kept, progress, workers, extra))
         scores = stored(plan, store)
         if not store.rejected.keys() & set(plan.runs["run"]):
             break
+        wanted = missing(plan, store, kept)
     return scores
 
 
@@ -163,12 +165,12 @@ def _order(
     return engines.Order(plan, wanted, store, line, keep, workers, extra, store.now())
 
 
-def _no_room(plan: Plan, store: Store) -> list[str]:
-    need, free = costs.peak_megabytes(plan), free_bytes(store.folder) / 1e6
+def _no_room(plan: Plan, wanted: Sequence[str], store: Store) -> list[str]:
+    need, free = costs.peak_megabytes(plan, wanted), free_bytes(store.folder) / 1e6
     if need < free:
         return []
     return [
-        f"disk: the plan needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
+        f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
         "TRANSFER_STORE to a folder on a larger disk, or run it with keep=False."
     ]
 

@@ -80,9 +80,10 @@ class Surveys:
             task: a retrieval target with development rows.
         """
         if key not in self._known:
-            from helpers import encoders, evaluation
+            from helpers import evaluation
+            from helpers.execution import encoder_of
 
-            chosen = evaluation.choose_layer(encoders.load(encoder), task, task.languages[0])
+            chosen = evaluation.choose_layer(encoder_of(encoder), task, task.languages[0])
             self._known[key] = chosen
             self._new = True
         return int(self._known[key])

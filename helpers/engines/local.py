@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from helpers.engines.signals import terminated
 from helpers.errors import HelpfulError
-from helpers.execution import MissingParent, Stopped, execute, record_failure
+from helpers.execution import MissingParent, Stopped, Worker, execute, record_failure
 from helpers.plans import Plan
 from helpers.records import FINISHED
 from helpers.store import Store
@@ -41,6 +41,7 @@ class Queue:
         keep: bool,
         stop: Callable[[], bool],
         since: int = 0,
+        worker: Worker | None = None,
     ) -> None:
         """Take on some runs of a plan.
 
@@ -52,9 +53,11 @@ class Queue:
             stop: when true, the run in hand writes its state and the queue ends.
             since: ``store.now()`` of when the whole began; a run that failed later is not tried
                 again. 0: now.
+            worker: trains and evaluates; by default ``helpers.execution.fine_tuning``.
         """
         self.plan, self.store, self.keep, self.stop = plan, store, keep, stop
         self.waiting = deque(runs)
+        self.worker = worker
         self.failures: dict[str, str] = {}
         self._since = since or store.now()
         self._alike: tuple[str, int] = ("", 0)
@@ -123,6 +126,7 @@ class Queue:
                 self.store,
                 stop=self.stop,
                 progress=lambda done, total: show(f"{name}: step {done}/{total}"),
+                worker=self.worker,
             )
         except MissingParent:
             self.waiting.appendleft(run)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from helpers.engines.signals import EXIT, GRACE, terminated
 from helpers.errors import HelpfulError
-from helpers.execution import Stopped
+from helpers.execution import Stopped, encoder_of
 
 if TYPE_CHECKING:
     from helpers.engines import Order
@@ -30,6 +30,7 @@ DEVICES = Path("/dev")
 
 def run(order: Order) -> None:
     """Do an order with several processes on this machine."""
+    encoder_of.cache_clear()  # this process only watches
     plan = order.plan.save(order.store.folder / "plans")
     count = order.workers or default_workers()
     pool = [_Process(order, plan, number, count) for number in range(min(count, len(order.runs)))]

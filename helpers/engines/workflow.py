@@ -24,7 +24,7 @@ from helpers import costs
 from helpers.engines.processes import cores, gpu_numbers, report
 from helpers.engines.signals import GRACE, terminated
 from helpers.errors import HelpfulError
-from helpers.execution import Stopped
+from helpers.execution import Stopped, encoder_of
 from helpers.files import write_atomic
 from helpers.plans import Plan, digest
 
@@ -138,6 +138,7 @@ def _cut(chain: Sequence[str], time_of: dict[str, float], minutes: float) -> Ite
 
 
 def _run(order: Order, arguments: Sequence[str], jobs: int) -> None:
+    encoder_of.cache_clear()  # this process only watches
     folder = order.store.folder.resolve() / "workflow" / order.plan.id
     listing = _write(order, folder, jobs)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE)]

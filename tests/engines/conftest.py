@@ -20,7 +20,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
     monkeypatch.setenv("FAKE_TRACE", str(tmp_path / "trace"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    cached = execution._worker
+    cached = execution.default_worker
     cached.cache_clear()
     yield
     cached.cache_clear()  # so that later tests get the real one

@@ -112,7 +112,7 @@ def test_the_same_failure_over_and_over_ends_the_plan(
     def broken(*_: object, **__: object) -> None:
         raise ImportError("no module named torch")
 
-    monkeypatch.setattr("helpers.execution._worker", lambda: broken)
+    monkeypatch.setattr("helpers.execution.default_worker", lambda: broken)
     with pytest.raises(HelpfulError, match="5 runs in a row.*no module named torch"):
         run(plan, store)
     assert len(store.index()) == 5
@@ -170,7 +170,7 @@ def _run_with_check(plan, store: Store):
         return fake.work(job, start, state, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.execution._worker", lambda: checked)
+        patch.setattr("helpers.execution.default_worker", lambda: checked)
         return run(plan, store)
 
 
@@ -229,7 +229,7 @@ def test_a_retry_that_succeeds_is_the_result(store: Store) -> None:
         return work if seed >= 10_000 else type(work)(work.attempt, {"t": 2.0})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.execution._worker", lambda: moody)
+        patch.setattr("helpers.execution.default_worker", lambda: moody)
         scores = run(plan, store)
     by_attempt = scores.groupby("seed")["status"].first()
     assert by_attempt[0] == by_attempt[1] == "collapsed"
@@ -260,7 +260,7 @@ def test_a_full_disk_ends_the_plan_and_loses_nothing(
 
 def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(store: Store) -> None:
     plan = fake.make_plan(trained_parameters=1e15)
-    with pytest.raises(ValueError, match="the plan needs about .* MB"):
+    with pytest.raises(ValueError, match="what is missing needs about .* MB"):
         run(plan, store)
     assert not fake.trace()
 

@@ -70,9 +70,8 @@ def test_killed_and_resumed_gives_the_same_scores(
     path = plan.save(store.folder / "plans")
     command = [sys.executable, "-m", "helpers.run", "--plan", str(path), "--missing", "--keep"]
     process = subprocess.Popen([*command, "--store", str(store.folder)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while len(store.runs()) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while len(store.runs()) < 3 and process.poll() is None:
+        time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = missing(plan, store, keep=True)

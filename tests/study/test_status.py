@@ -13,7 +13,7 @@ from tests.engines import fake
 
 @pytest.fixture(autouse=True)
 def fake_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(execution, "_worker", lambda: fake.work)
+    monkeypatch.setattr(execution, "default_worker", lambda: fake.work)
     monkeypatch.delenv("FAKE_TRACE", raising=False)
 
 

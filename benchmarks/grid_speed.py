@@ -1,0 +1,121 @@
+"""A grid run as one plan against the same cells run each on its own: seconds and equal scores.
+
+The stock way is a script per cell: it loads the encoder, trains the intermediate task, trains the
+target, evaluates every language. A plan trains each intermediate stage once and loads the encoder
+once. Both ways do the same cells with the same seeds here, on one device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.table import Measurement, store
+from helpers import study
+from helpers.engines.processes import cores
+from helpers.plans import Plan
+from helpers.store import Store
+
+SIZES = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val", "socialiqa-val"]}}
+
+
+def as_plan(profile: str, folder: Path, engine: str = "local") -> float:
+    """Run a study in one process of its own and return the seconds."""
+    arguments = ["-m", "helpers.study", "--profile", profile, "--engine", engine]
+    if SIZES[profile]:
+        arguments += ["--intermediates", *SIZES[profile]["intermediates"]]
+    return _run(arguments, folder)
+
+
+def as_cells(plan: Plan, folder: Path) -> float:
+    """Run every cell of a plan in a process and a store of its own; return the seconds of all."""
+    seconds = 0.0
+    targets = plan.runs.loc[plan.runs["stage"] == "target", "run"]
+    for number, run in enumerate(targets):
+        cell = folder / str(number)
+        path = plan.save(cell / "plans")
+        seconds += _run(["-m", "helpers.run", "--plan", str(path), run], cell)
+    return seconds
+
+
+def _run(arguments: list[str], folder: Path) -> float:
+    environment = os.environ | {"TRANSFER_STORE": str(folder), "TRANSFER_QUIET": "1"}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def scores(folders: list[Path]) -> pd.DataFrame:
+    """Return the scores of several stores as one table that can be compared."""
+    parts = [Store(folder).scores() for folder in folders]
+    columns = ["run", "language", "seed", "value", "status"]
+    return pd.concat(parts)[columns].sort_values(["run", "language", "seed"], ignore_index=True)
+
+
+def measure(profile: str) -> list[Measurement]:
+    """Run the same cells all ways."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Reading the data and choosing layers is done once for all ways, before the clock starts.
+        plan = study.plan(profile, **SIZES[profile], store=Store(folder / "whole"))
+        for other in ("processes",):
+            (folder / other).mkdir()
+            text = (folder / "whole" / "surveys.json").read_bytes()
+            (folder / other / "surveys.json").write_bytes(text)
+        whole = as_plan(profile, folder / "whole")
+        side_by_side = as_plan(profile, folder / "processes", "processes")
+        cells = as_cells(plan, folder / "cells")
+        found = scores([folder / "whole"])
+        alone = scores(sorted((folder / "cells").iterdir()))
+        # A process with fewer threads adds up in another order, so the last digits may differ.
+        pd.testing.assert_frame_equal(found, alone, atol=1e-6)
+    facts = {"threads": cores(), "rows": len(plan)}
+    note = f"profile {profile}; equal scores in both ways"
+    return [
+        Measurement(
+            _named("grid_vs_cells_from_scratch", profile),
+            whole,
+            "s",
+            "every cell in a process of its own",
+            cells,
+            cells / whole,
+            note=note,
+            **facts,
+        ),
+        Measurement(
+            _named("grid_in_processes_vs_one_process", profile),
+            side_by_side,
+            "s",
+            "one process with all threads",
+            whole,
+            whole / side_by_side,
+            note=f"profile {profile}; one thread each",
+            **facts,
+        ),
+    ]
+
+
+def _named(name: str, profile: str) -> str:
+    return name if profile == "embedded" else f"{name}_{profile}"
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=list(SIZES), default="embedded")
+    options = parser.parse_args()
+    found = measure(options.profile)
+    store(found)
+    for row in found:
+        print(f"{row.name}: {row.value:.1f} {row.unit}, {row.ratio:.2f} x {row.reference}")
+
+
+if __name__ == "__main__":
+    main()
