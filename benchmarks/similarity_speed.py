@@ -129,11 +129,11 @@ WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu".spli
 
 def made_up_task(number: int, role: str, rows: int) -> Any:
     """A task of short random sentences whose label is a word that occurs in them."""
-    random = np.random.default_rng(number)
     classes = (2, 3, 4, 6, 12)[number % 5]
     vocabulary = [f"{word}{number % 4}" for word in WORDS]
 
     def read(language: str, split: str) -> list[dict[str, Any]]:
+        random = np.random.default_rng(number)
         labels = random.integers(0, classes, rows)
         return [
             {
@@ -209,7 +209,7 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> None:
             worked = time.process_time() - worked
             print(f"{what:>22}: {seconds:6.1f} s, {worked:6.1f} s of CPU, peak {peak:,.0f} MB")
         done = table[table["status"] == "done"]
-        print(f"{len(done)} of {len(table)} values of {done['measure'].nunique()} measures")
+        print(f"{len(done)} of {len(table)} rows of {done['measure'].nunique()} measures are done")
         costs = done.groupby("measure", sort=False)[["seconds", "memory_mb"]].sum()
         costs["memory_mb"] = done.groupby("measure", sort=False)["memory_mb"].max()
         print(costs.round(2).to_string())

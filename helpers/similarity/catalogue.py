@@ -34,9 +34,10 @@ FAMILIES = (
     "cross-lingual",
     "custom",
 )
-# Rows used where cost or memory grows with their square.
-SQUARE = 1000
+# Rows used where cost grows with their square (pairs of rows) or their cube (assignments).
 PAIRED = 500
+# Rows of each side for the domain classifier, which takes two tasks at once.
+DOMAIN = 1000
 # Canonical axes kept on each side: few enough that noise scores low at 1,000 common sentences.
 AXES = 50
 # Weight of a task's own complexity in the asymmetric Task2Vec distance. The authors tune it for each
@@ -209,13 +210,14 @@ NEEDS: Mapping[str, str] = {
     "tuned.features": "the intermediate's encoder on the target's labelled units, (units, D)",
     "tuned.probabilities": "the intermediate's head on the target's labelled units, (units, Z)",
     "tuned.own": "the intermediate's encoder on its own rows, shape (rows, D)",
+    "tuned.map": "linear map from plain to tuned states of its own rows, shape (D + 1, D)",
     "tuned.losses": "masked-language loss of the target's rows after tuning, shape (rows,)",
     "plain.losses": "the same before tuning, shape (rows,)",
     "plain.weights": "parameters of the plain encoder, by component",
     "common.intermediate": "the intermediate's encoder on the common sentences, (rows, D)",
     "common.target": "the target's encoder on the common sentences, shape (rows, D)",
     "study.centre": "mean over the tasks of the study of their mean embedding, shape (D,)",
-    "study.covariance": "covariance of embeddings within tasks, shape (D, D)",
+    "study.whitening": "inverse root of the covariance of embeddings within tasks, (D, D)",
     "study.sentence_centre": "as study.centre, by the sentence encoder",
     "study.texts_with": "number of texts of the study that hold each piece, shape (vocabulary,)",
     "study.texts": "number of texts of the study",
@@ -235,14 +237,13 @@ def _raw(a: Floats, b: Floats) -> float:
     return cosine(a.mean(axis=0), b.mean(axis=0), "task embeddings")
 
 
-def _whitened(a: Floats, b: Floats, centre: Floats, covariance: Floats) -> float:
-    root = text.whitening(covariance)
+def _whitened(a: Floats, b: Floats, centre: Floats, root: Floats) -> float:
     first, second = ((x.mean(axis=0) - centre) @ root for x in (a, b))
     return cosine(first, second, "whitened task embeddings")
 
 
 def _negative_mmd(a: Floats, b: Floats) -> float:
-    return -text.mmd(a[_thinned(len(a), SQUARE)], b[_thinned(len(b), SQUARE)])
+    return -text.mmd(a[_thinned(len(a), PAIRED)], b[_thinned(len(b), PAIRED)])
 
 
 def _negative_perplexity(tuned: Floats, plain: Floats) -> float:
@@ -284,15 +285,28 @@ def _inner(a: Floats, b: Floats) -> float:
     return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
 
 
-def _esm(plain: Floats, tuned: Floats, target: Floats, labels: Any) -> float:
-    return weight.esm_logme(plain, tuned, target, labels)
+def _esm(map_: Floats, target: Floats, labels: Any) -> float:
+    return features.logme(weight.mapped(target, map_), labels)
 
 
 def _negative_otdd(a: Floats, labels_a: Any, b: Floats, labels_b: Any) -> float:
     # Equal sizes: the exact problem is then an assignment, not a linear programme.
-    size = min(len(a), len(b), SQUARE)
+    size = min(len(a), len(b), PAIRED)
     left, right = _thinned(len(a), size), _thinned(len(b), size)
+    left, right = left[_repeated(labels_a[left])], right[_repeated(labels_b[right])]
+    size = min(len(left), len(right))
+    left, right = left[:size], right[:size]
     return -transport.otdd(a[left], labels_a[left], b[right], labels_b[right])
+
+
+def _repeated(labels: Any) -> Any:
+    """Places of the labels that occur at least three times among these."""
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[codes] >= 3)
+
+
+def _domain_error(a: Floats, b: Floats) -> float:
+    return text.domain_classifier_error(a[_thinned(len(a), DOMAIN)], b[_thinned(len(b), DOMAIN)])
 
 
 def _thinned(rows: int, size: int) -> Any:
@@ -321,7 +335,7 @@ _BUILT_IN: tuple[Measure, ...] = (
     Measure(
         "text_embedding_whitened",
         "text",
-        (*_TEXT, "study.centre", "study.covariance"),
+        (*_TEXT, "study.centre", "study.whitening"),
         _whitened,
         "Vu et al. 2020, centred and whitened",
     ),
@@ -342,7 +356,7 @@ _BUILT_IN: tuple[Measure, ...] = (
     ),
     Measure("vocabulary_overlap", "text", _PIECES, text.vocabulary_overlap, "Jaccard 1912"),
     Measure("mmd", "text", _TEXT, _negative_mmd, "Gretton et al. 2012, negative"),
-    Measure("domain_error", "text", _TEXT, text.domain_classifier_error, "Ben-David et al. 2007"),
+    Measure("domain_error", "text", _TEXT, _domain_error, "Ben-David et al. 2007"),
     Measure(
         "pseudo_perplexity",
         "text",
@@ -393,7 +407,7 @@ _BUILT_IN: tuple[Measure, ...] = (
     Measure(
         "esm_logme",
         "labels",
-        ("intermediate.embeddings", "tuned.own", "target.features", "target.labels"),
+        ("tuned.map", "target.features", "target.labels"),
         _esm,
         "Schulte et al. 2024",
         directed=True,

@@ -28,8 +28,9 @@ from helpers.similarity.features import knn_probe, linear_probe
 from helpers.similarity.format import segments
 from helpers.similarity.samples import Sample, halves, parallel, sample, subset
 from helpers.similarity.shelf import Cache, Parts, Wanted
-from helpers.similarity.text import piece_counts
+from helpers.similarity.text import piece_counts, whitening
 from helpers.similarity.views import Reader, View, encode, label_view, row_means, take
+from helpers.similarity.weights import embedding_map
 
 if TYPE_CHECKING:
     from torch import nn
@@ -523,6 +524,20 @@ def _tuned_own(g: Gatherer, dyad: Dyad) -> Wanted:
     return _per_row("tuned own rows", states, g, rows)
 
 
+def _tuned_map(g: Gatherer, dyad: Dyad) -> Wanted:
+    plain, tuned = _embeddings(g, dyad.intermediate, "en"), _tuned_own(g, dyad)
+
+    def make() -> Parts:
+        before, after = g.cache.get(plain), g.cache.get(tuned)
+        whole, first, second = (
+            embedding_map(before.get(part), after.get(part)) for part in ("all", "a", "b")
+        )
+        passes, seconds = before.passes + after.passes, before.seconds + after.seconds
+        return Parts(whole, halves=(first, second), passes=passes, seconds=seconds)
+
+    return Wanted("tuned map", (plain.key, tuned.key), make, keep=False)
+
+
 def _common(g: Gatherer, side: Side) -> Wanted:
     texts, digest = g.remember("common", lambda: _common_texts(g))
     key = g.checkpoint(side).key
@@ -599,17 +614,17 @@ def _sentence_centre(g: Gatherer, dyad: Dyad) -> Wanted:
     return _centre(_sentences, "sentence centre", g, dyad)
 
 
-def _covariance(g: Gatherer, dyad: Dyad) -> Wanted:
+def _whitening(g: Gatherer, dyad: Dyad) -> Wanted:
     each = _defined(g, _embeddings, dyad.intermediate.seed)
 
     def make() -> Parts:
         whole, first, second = (
-            np.mean([_spread(g.cache.get(w).get(part)) for w in each], axis=0)
+            whitening(np.mean([_spread(g.cache.get(w).get(part)) for w in each], axis=0))
             for part in ("all", "a", "b")
         )
         return Parts(whole, halves=(first, second))
 
-    return Wanted("covariance", tuple(w.key for w in each), make, keep=False)
+    return Wanted("whitening", tuple(w.key for w in each), make, keep=False)
 
 
 def _spread(values: Any) -> Floats:
@@ -754,13 +769,14 @@ _OF_DYAD: Mapping[str, Callable[[Gatherer, Dyad], Wanted]] = {
     "tuned.features": _tuned_features,
     "tuned.probabilities": _tuned_probabilities,
     "tuned.own": _tuned_own,
+    "tuned.map": _tuned_map,
     "tuned.losses": _of(True, _target_losses),
     "plain.losses": _of(False, _target_losses),
     "plain.weights": _plain_weights,
     "common.intermediate": lambda g, dyad: _common(g, dyad.intermediate),
     "common.target": lambda g, dyad: _common(g, g.target(dyad)),
     "study.centre": _study_centre,
-    "study.covariance": _covariance,
+    "study.whitening": _whitening,
     "study.sentence_centre": _sentence_centre,
     "study.texts_with": _texts_with,
     "study.texts": _text_count,

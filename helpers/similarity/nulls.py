@@ -91,6 +91,7 @@ NOISE: Mapping[str, Draw] = {
     **{f"{side}.{k}": v for side in ("intermediate", "target") for k, v in _TASK.items()},
     "tuned.features": _features,
     "tuned.own": _features,
+    "tuned.map": lambda random, shape: random.normal(size=(shape.columns + 1, shape.columns)),
     "tuned.probabilities": _probabilities,
     "plain.weights": lambda random, shape: {
         n: 0 * w for n, w in _parameters(random, shape).items()
@@ -99,7 +100,7 @@ NOISE: Mapping[str, Draw] = {
     "common.target": _features,
     "study.centre": _nothing,
     "study.sentence_centre": _nothing,
-    "study.covariance": lambda random, shape: np.eye(shape.columns),
+    "study.whitening": lambda random, shape: np.eye(shape.columns),
     "parallel.tuned": _pairs,
     "parallel.plain": _pairs,
 }

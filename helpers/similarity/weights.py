@@ -18,8 +18,10 @@ from helpers.similarity.features import logme
 
 __all__ = [
     "component_cosines",
+    "embedding_map",
     "esm_logme",
     "gradient_cosine",
+    "mapped",
     "noise_ceiling",
     "task2vec_distance",
     "task_embedding",
@@ -276,17 +278,45 @@ def esm_logme(
 
     Source: Schulte et al. 2024 (arXiv 2410.15148); the map is fitted in closed form.
     """
+    return logme(mapped(target, embedding_map(plain, tuned, ridge)), labels)
+
+
+def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Floats:
+    """Linear map that imitates what tuning did to an encoder's states.
+
+    Args:
+        plain: plain features of some rows, shape (N, D).
+        tuned: tuned features of the same rows, shape (N, E).
+        ridge: penalty of the map relative to the mean variance of a feature.
+
+    Returns:
+        Weights and, in the last row, the intercept: shape (D + 1, E).
+
+    Raises:
+        BadRows: NaN or mismatched rows.
+
+    Source: the embedding space map of Schulte et al. 2024 (arXiv 2410.15148), in closed form.
+    """
     inputs, outputs = matrix(plain, "plain features"), matrix(tuned, "tuned features")
-    points = matrix(target, "target features")
-    if len(inputs) != len(outputs) or inputs.shape[1] != points.shape[1]:
-        raise BadRows(
-            f"cannot map {inputs.shape} to {outputs.shape} and apply it to {points.shape}."
-        )
+    if len(inputs) != len(outputs):
+        raise BadRows(f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs.")
     centre, level = inputs.mean(axis=0), outputs.mean(axis=0)
     gram = (inputs - centre).T @ (inputs - centre)
     gram.flat[:: len(gram) + 1] += ridge * np.trace(gram) / len(gram)
     weights = np.linalg.solve(gram, (inputs - centre).T @ (outputs - level))
-    return logme((points - centre) @ weights + level, labels)
+    return np.vstack([weights, level - centre @ weights])
+
+
+def mapped(features: ArrayLike, map_: ArrayLike) -> Floats:
+    """Apply what ``embedding_map`` returned to features of shape (M, D).
+
+    Raises:
+        BadRows: NaN, or a map for another number of dimensions.
+    """
+    points, weights = matrix(features, "features"), matrix(map_, "embedding map")
+    if points.shape[1] != len(weights) - 1:
+        raise BadRows(f"a map from {len(weights) - 1} dimensions cannot take {points.shape[1]}.")
+    return points @ weights[:-1] + weights[-1]
 
 
 def noise_ceiling(self_a: float, self_b: float) -> float:

@@ -144,6 +144,13 @@ class TestMmd:
         expected = sum(within) - 2 * kernel(a, b).mean()
         assert text.mmd(a, b, bandwidth=1.3) == pytest.approx(expected)
 
+    @pytest.mark.parametrize("rows", [2, 3, 4, 7, 10])
+    def test_default_bandwidth_is_the_median_over_pairs(self, rows):
+        points = np.random.default_rng(rows).normal(size=(rows, 3))
+        distance = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+        expected = np.median(distance[np.triu_indices(rows, 1)])
+        assert text._median_of_pairs(distance) == pytest.approx(expected)
+
     def test_is_centred_on_zero_for_one_domain(self):
         values = []
         for seed in range(40):

@@ -166,6 +166,16 @@ class TestEsm:
         value = weights.esm_logme(plain, plain @ turn + 1.0, target, labels, ridge=1e-9)
         assert value == pytest.approx(expected, abs=1e-5)
 
+    def test_the_map_is_least_squares_with_an_intercept(self):
+        plain = RANDOM.normal(size=(50, 3))
+        tuned = plain @ RANDOM.normal(size=(3, 2)) + 5.0 + 0.1 * RANDOM.normal(size=(50, 2))
+        expected = np.linalg.lstsq(np.hstack([plain, np.ones((50, 1))]), tuned, rcond=None)[0]
+        found = weights.embedding_map(plain, tuned, ridge=0.0)
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+        np.testing.assert_allclose(
+            weights.mapped(plain, found), np.hstack([plain, np.ones((50, 1))]) @ expected
+        )
+
     def test_an_identity_map_gives_plain_logme(self):
         plain, _ = blobs(300, 8, seed=1)
         target, labels = blobs(200, 8, seed=2)
