@@ -40,7 +40,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
     monkeypatch.setenv("FAKE_TRACE", str(path / "trace"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    execution._worker.cache_clear()
+    execution.default_worker.cache_clear()
     return path
 
 

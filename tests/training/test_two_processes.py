@@ -51,9 +51,12 @@ def outcome(folder, name):
 def test_two_processes_make_the_weights_of_one(both, name):
     (one, _), (two, _) = (load_tensors(folder / name / "encoder.safetensors") for folder in both)
     assert one.keys() == two.keys()
+    still = ["key.bias"]  # the gradient is zero, and Adam blows up noise
+    if ranks.RUNS[name][0] == ["choice"]:
+        still.append("layer.1.output.LayerNorm.bias")  # moves the scores of all options alike
     for part, tensor in one.items():
-        if part.endswith("key.bias"):
-            continue  # its gradient is zero, and Adam blows up noise
+        if part.endswith(tuple(still)):
+            continue
         # Where a gradient is next to nothing its sign is chance: few weights, each by few steps.
         torch.testing.assert_close(two[part].mean(), tensor.mean(), atol=1e-4, rtol=1e-2)
         far = (two[part] - tensor).abs() > 1e-5 + 1e-3 * tensor.abs()

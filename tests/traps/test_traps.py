@@ -104,3 +104,15 @@ def test_a_second_measurement_replaces_the_first_and_leaves_other_traps(tmp_path
     }
     assert table["commit"].all() and table["utc"].all()
     assert not table["source"].str.contains("/work|/home|/tmp").any()
+
+
+def test_the_committed_table_is_whole_and_says_where_it_is_from():
+    table = pd.read_csv(traps.PATH)
+    assert set(table["trap"]) == set(traps.TRAPS)
+    assert table["value"].between(0, 1).all() and (table["n"] > 0).all()
+    assert table[["source", "commit", "versions", "utc", "reader"]].notna().all(axis=None)
+    assert not table["commit"].str.contains("changes").any()
+    assert not table["source"].str.contains("/work|/home|/tmp").any()
+    scored = table[table["trap"] != "xcopa_question"]
+    groups = scored.groupby(["trap", "language", "reader", "metric"])["official"]
+    assert (groups.sum() == 1).all()
