@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,12 +153,13 @@ def similarities(
     Args:
         profile: as in `load`. A table that is committed as ``<folder>/<profile>.csv`` is read, with
             whatever measures it holds; otherwise they are measured here, with the profile's encoder
-            and the intermediate stages that the store holds, and kept value by value.
+            and the intermediate stages that the store holds, and kept value by value. Measures that
+            a reader registered are always measured here, and join the table.
         measures: names of measures to take where there is no committed table.
         mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored; ``"always"`` computes
             all, without reading a committed table.
         progress: whether to count values while they are measured.
-        folder: where committed tables are; to commit one, write it there with ``to_csv(index=False)``.
+        folder: where committed tables are; ``python -m helpers.similarity <profile>`` writes one.
 
     Returns:
         The columns of ``helpers.similarity.COLUMNS``. A value that does not exist, such as one that
@@ -171,19 +172,31 @@ def similarities(
     """
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
+    from helpers import similarity
+
+    own = similarity.added()
     file = folder / f"{profile}.csv"
-    if file.exists() and mode != "always":
-        return _read(file)
+    if not file.exists() or mode == "always":
+        return _measured(profile, dict.fromkeys([*measures, *own]), mode, progress)
+    table = _read(file)
+    if not own:
+        return table
+    kept = table[~table["measure"].isin(own)]
+    mine = _measured(profile, own, mode, progress)
+    return pd.concat([kept, mine], ignore_index=True)
+
+
+def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
+    """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import encoders, similarity
 
     chosen = PROFILES[profile]
     encoder = encoders.load(chosen.encoder)
     return similarity.measure(
         (chosen.intermediates, chosen.targets),
-        measures,
+        list(measures),
         encoder,
         checkpoints=_stages(encoder),
-        seeds=tuple(range(min(chosen.seeds, 2))),
         mode=mode,  # type: ignore[arg-type]
         progress=_count if progress else None,
     )
@@ -199,7 +212,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise BadRecord(
             f"{file} lacks the columns {', '.join(missing)}; measure and write it again."
         )
-    texts = ["target", "status", "reason", "record"]
+    texts = ["target", "status", "reason", "reliability_note", "record"]
     return table[list(COLUMNS)].fillna(dict.fromkeys(texts, ""))
 
 

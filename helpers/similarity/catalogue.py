@@ -22,7 +22,17 @@ from helpers.similarity import crosslingual, features, format, representations, 
 from helpers.similarity import weights as weight
 from helpers.similarity.arrays import Floats, cosine
 
-__all__ = ["FAMILIES", "Measure", "Undefined", "get", "names", "register", "table", "unregister"]
+__all__ = [
+    "FAMILIES",
+    "Measure",
+    "Undefined",
+    "added",
+    "get",
+    "names",
+    "register",
+    "table",
+    "unregister",
+]
 
 FAMILIES = (
     "text",
@@ -167,6 +177,11 @@ def get(name: str) -> Measure:
 def names(family: str = "") -> list[str]:
     """Return the names of all measures, or of those of one family, in catalogue order."""
     return [m.name for m in _MEASURES.values() if family in ("", m.family)]
+
+
+def added() -> list[str]:
+    """Return the names of measures that a reader added or replaced in this process."""
+    return [name for name, measure in _MEASURES.items() if _OWN.get(name) is not measure]
 
 
 def table() -> list[dict[str, Any]]:
@@ -511,3 +526,4 @@ _BUILT_IN: tuple[Measure, ...] = (
 )
 for _measure in _BUILT_IN:
     register(_measure)
+_OWN: Mapping[str, Measure] = dict(_MEASURES)

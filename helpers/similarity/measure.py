@@ -48,6 +48,7 @@ COLUMNS = (
     "reliability_within",
     "seed_reliability",
     "seed_reliability_within",
+    "reliability_note",
     "n",
     "seconds",
     "gather_seconds",
@@ -264,6 +265,9 @@ class _Run:
         waiting: dict[_Job, Any] = {}
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             for job in jobs:
+                if job.measure.name not in self._memory:
+                    # What other threads allocate would be counted as this measure's memory.
+                    self._collect(waiting, records, len(jobs), keep=0)
                 found = self._prepared(job)
                 if callable(found):
                     waiting[job] = pool.submit(found)
@@ -327,7 +331,9 @@ class _Run:
                 record[column] = scalar(measure.function(*arrays))
             except HelpfulError as error:
                 if part == "all":
-                    return record | _undefined(error)
+                    # Kept like a value: the same arrays would only fail the same way again.
+                    record |= _undefined(error)
+                    break
                 record["reason"] = "; ".join(filter(None, [record["reason"], f"half: {error}"]))
             except Exception as error:  # a reader's own measure may fail in any way
                 return record | {"status": f"failed: {type(error).__name__}: {error}"}

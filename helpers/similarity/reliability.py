@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from helpers.errors import BadRows
 from helpers.similarity.arrays import Floats
 
-__all__ = ["correlation", "disattenuated", "spearman_brown", "within"]
+__all__ = ["correlation", "disattenuated", "lacking", "spearman_brown", "summarise", "within"]
 
 # With fewer dyads than this a correlation over dyads is noise.
 FEWEST_DYADS = 5
@@ -39,14 +39,37 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
         b: the other value per dyad.
 
     Returns:
-        A value from -1 to 1; NaN with fewer than 5 dyads or without variation.
+        A value from -1 to 1; NaN with fewer than 5 dyads or without variation (``lacking`` says
+        which).
     """
+    if lacking(a, b):
+        return float("nan")
+    first, second = _known(a, b)
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def lacking(a: ArrayLike, b: ArrayLike) -> str:
+    """Return why two columns of values have no correlation, or an empty text where they have one.
+
+    Args:
+        a: one value per dyad, NaN where unknown.
+        b: the other value per dyad.
+    """
+    first, second = _known(a, b)
+    if len(first) == 0:
+        return "no dyad has both values"
+    if len(first) < FEWEST_DYADS:
+        return f"{len(first)} dyads have both values; {FEWEST_DYADS} are needed"
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return "the values do not vary over the dyads"
+    return ""
+
+
+def _known(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    """Values of the dyads that have both."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     known = np.isfinite(first) & np.isfinite(second)
-    first, second = first[known], second[known]
-    if len(first) < FEWEST_DYADS or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
+    return first[known], second[known]
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:
@@ -109,26 +132,47 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: rows with ``measure``, ``language``, ``intermediate``, ``target``, ``value``,
-            ``half_a``, ``half_b`` and ``second``.
+            ``half_a``, ``half_b``, ``second`` and ``reason``.
 
     Returns:
         One row per measure and language: ``reliability`` (split half, stepped up),
         ``reliability_within`` (the same after both task effects are removed),
-        ``seed_reliability`` (correlation of two seeds) and ``seed_reliability_within``.
+        ``seed_reliability`` (correlation of two seeds), ``seed_reliability_within``, and
+        ``reliability_note``, which says why those that are NaN do not exist.
     """
     rows = []
     for (measure, language), part in table.groupby(["measure", "language"], sort=False):
         names = part["intermediate"].tolist(), part["target"].tolist()
         columns = {name: part[name].to_numpy() for name in ("half_a", "half_b", "value", "second")}
         inner = {name: within(values, *names) for name, values in columns.items()}
+        halves, seeds = ("half_a", "half_b"), ("value", "second")
         rows.append(
             {
                 "measure": measure,
                 "language": language,
-                "reliability": spearman_brown(correlation(columns["half_a"], columns["half_b"])),
-                "reliability_within": spearman_brown(correlation(inner["half_a"], inner["half_b"])),
-                "seed_reliability": correlation(columns["value"], columns["second"]),
-                "seed_reliability_within": correlation(inner["value"], inner["second"]),
+                "reliability": spearman_brown(correlation(*(columns[c] for c in halves))),
+                "reliability_within": spearman_brown(correlation(*(inner[c] for c in halves))),
+                "seed_reliability": correlation(*(columns[c] for c in seeds)),
+                "seed_reliability_within": correlation(*(inner[c] for c in seeds)),
+                "reliability_note": _note(columns, inner, "half: " in str(set(part["reason"]))),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small: bool) -> str:
+    """Say which reliabilities do not exist, and why."""
+    pairs = {"split half": ("half_a", "half_b"), "two seeds": ("value", "second")}
+    halves = "the halves are too small (see reason)" if too_small else "nothing in it is sampled"
+    missing = {"split half": halves, "two seeds": "no dyad has a value of a second seed"}
+    if not np.isfinite(columns["value"]).any():
+        return "no dyad has a value"
+    found = []
+    for kind, (a, b) in pairs.items():
+        if not np.isfinite(columns[b]).any():
+            found.append(f"{kind}: {missing[kind]}")
+        elif why := lacking(columns[a], columns[b]):
+            found.append(f"{kind}: {why}")
+        elif lacking(inner[a], inner[b]):
+            found.append(f"{kind}, within: nothing is left once task effects are removed")
+    return "; ".join(found)

@@ -41,6 +41,40 @@ def test_a_committed_table_is_read_as_it_was_written(measured, tmp_path):
     assert not anew["value"].eq(0.25).any()
 
 
+@pytest.fixture
+def mine():
+    def lengths(first, second):
+        return -abs(sum(map(len, first)) / len(first) - sum(map(len, second)) / len(second))
+
+    needs = ("intermediate.texts", "target.texts")
+    yield similarity.register(similarity.Measure("mine", "custom", needs, lengths))
+    similarity.unregister("mine")
+
+
+def test_a_readers_measure_joins_a_committed_table_and_a_live_one(measured, tmp_path, mine):
+    live = results.similarities("tiny", MEASURES, progress=False, folder=tmp_path)
+    assert set(live["measure"]) == {*MEASURES, "mine"}
+    measured.to_csv(tmp_path / "tiny.csv", index=False)
+    table = results.similarities("tiny", progress=False, folder=tmp_path)
+    assert len(table) == len(measured) + 6
+    own = table[table["measure"] == "mine"]
+    assert set(own["status"]) == {"done"} and own["reliability"].notna().all()
+
+
+def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_path):
+    measured.to_csv(tmp_path / "tiny.csv", index=False)
+    known = similarity.get("token_similarity")
+    other = similarity.Measure(known.name, "text", known.needs, lambda a, b: 0.125)
+    similarity.register(other, replace=True)
+    try:
+        table = results.similarities("tiny", progress=False, folder=tmp_path)
+    finally:
+        similarity.register(known, replace=True)
+    values = table.loc[table["measure"] == known.name, "value"]
+    assert len(values) == 6 and set(values) == {0.125}
+    assert similarity.added() == []
+
+
 def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, tmp_path):
     measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
     with pytest.raises(BadRecord, match="lacks the columns family"):

@@ -239,6 +239,37 @@ class TestStored:
         table = call(["token_similarity"], mode="stored")
         assert set(table["status"]) == {"done"} and table["second"].isna().all()
 
+    def test_what_a_function_calls_undefined_is_kept_with_its_reason(self, call, custom):
+        calls = []
+
+        def picky(a, b):
+            calls.append(1)
+            raise BadRows("too few texts")
+
+        measure = custom(picky)
+        call([measure], seeds=(0,))
+        before = len(calls)
+        table = call([measure], seeds=(0,), mode="stored")
+        assert len(calls) == before
+        assert set(table["status"]) == {"undefined"} and set(table["reason"]) == {"too few texts"}
+        assert set(table["reliability_note"]) == {"no dyad has a value"}
+
+    def test_memory_is_that_of_the_measure_alone(self, call, custom):
+        big, small = [], []
+
+        def wide(a, b):
+            big.append(np.ones(4_000_000).sum())
+            return 1.0
+
+        def narrow(a, b):
+            small.append(1)
+            return 1.0
+
+        measures = [custom(wide, name="wide"), custom(narrow, name="narrow")]
+        table = call(measures, seeds=(0,))
+        used = table.groupby("measure")["memory_mb"].max()
+        assert used["wide"] > 30 and used["narrow"] < 1
+
     def test_an_interrupted_call_goes_on_where_it_was(self, call, custom, tmp_path):
         seen = []
 

@@ -94,6 +94,7 @@ def test_summary_of_a_table():
     table = pd.DataFrame({"intermediate": names[0], "target": names[1], "language": "en"})
     noisy = lambda: truth + random.normal(size=108)  # noqa: E731
     table = table.assign(measure="m", value=noisy(), second=noisy(), half_a=noisy(), half_b=noisy())
+    table["reason"] = ""
     found = reliability.summarise(table).iloc[0]
     half = np.corrcoef(table["half_a"], table["half_b"])[0, 1]
     assert found["reliability"] == pytest.approx(2 * half / (1 + half))
@@ -101,3 +102,31 @@ def test_summary_of_a_table():
         np.corrcoef(table["value"], table["second"])[0, 1]
     )
     assert 0 < found["reliability_within"] < 1
+    assert found["reliability_note"] == ""
+
+
+def summary(**columns):
+    names = grid(3, 4)
+    table = pd.DataFrame({"intermediate": names[0], "target": names[1], "language": "en"})
+    given = {"value": np.arange(12.0), "second": np.nan, "half_a": np.nan, "half_b": np.nan}
+    return reliability.summarise(table.assign(measure="m", **{"reason": "", **given, **columns}))
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        (
+            {},
+            "split half: nothing in it is sampled; two seeds: no dyad has a value of a second seed",
+        ),
+        ({"value": np.nan}, "no dyad has a value"),
+        ({"reason": "half: too few rows"}, "split half: the halves are too small (see reason)"),
+        ({"second": 1.0}, "two seeds: the values do not vary over the dyads"),
+        ({"second": [1.0, 2, 4, 3] + 8 * [np.nan]}, "two seeds: 4 dyads have both values; 5 are"),
+        ({"second": np.arange(12.0)}, "two seeds, within: nothing is left once task effects"),
+    ],
+)
+def test_a_reliability_that_does_not_exist_says_why(columns, note):
+    found = summary(**columns).iloc[0]
+    assert note in found["reliability_note"]
+    assert np.isnan(found["reliability"]) and np.isnan(found["reliability_within"])
