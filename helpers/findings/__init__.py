@@ -8,6 +8,15 @@ show that sentence, and `at` gives a missing value, which prose writes as "not a
 from __future__ import annotations
 
 from helpers.findings.choice import choices, predicted, rows_trained, unseen, unseen_table
+from helpers.findings.explanations import (
+    FAMILY,
+    MEDIATOR,
+    headroom,
+    language_slopes,
+    mediated,
+    overlap,
+    unseen_families,
+)
 from helpers.findings.gained import (
     baselines,
     english,
@@ -36,6 +45,7 @@ from helpers.findings.question import (
     influence,
     kept,
     language_rows,
+    measures,
     methods,
     null_slopes,
     parts,
@@ -49,6 +59,8 @@ from helpers.findings.tables import at, ends, note, nothing, p_value, said, trie
 __all__ = [
     "BOTH",
     "DESIGNS",
+    "FAMILY",
+    "MEDIATOR",
     "SPECIFIED",
     "at",
     "baselines",
@@ -62,17 +74,22 @@ __all__ = [
     "ends",
     "english",
     "grid",
+    "headroom",
     "headroom_mistake",
     "influence",
     "intervals",
     "kept",
     "language_rows",
+    "language_slopes",
     "mean_gain",
+    "measures",
+    "mediated",
     "methods",
     "nearest_design",
     "note",
     "nothing",
     "null_slopes",
+    "overlap",
     "p_value",
     "parts",
     "predicted",
@@ -89,6 +106,7 @@ __all__ = [
     "tried",
     "unlearnt",
     "unseen",
+    "unseen_families",
     "unseen_table",
     "usable",
     "variants",

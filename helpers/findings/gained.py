@@ -28,13 +28,17 @@ def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         level: coverage aimed at.
 
     Returns:
-        Columns of `noise.bootstrap`, ``spread`` (``"own runs"``, ``"other runs of the target"`` or
-        ``"unknown"``) and ``clear``: whether the interval leaves out zero.
+        Columns of `noise.bootstrap`, ``own_noise`` (points: standard error that a dyad's own runs
+        give its gain, from the spread within all arms of the target; what the baseline adds is
+        shared by the target's dyads and is not in it), ``spread`` (``"own runs"``, ``"other runs of
+        the target"`` or ``"unknown"``) and ``clear``: whether the interval leaves out zero.
     """
     table = noise.bootstrap(scores, level=level)
     own = table["se"].notna()
     spread = _spread(scores)
     half = np.array([_half(spread[str(row.target)], row, level) for row in table.itertuples()])
+    variance = table["target"].map({target: found[0] for target, found in spread.items()})
+    table["own_noise"] = np.sqrt(variance.astype(float) / table["seeds"])
     table["low"] = table["low"].where(own, table["gain"] - half)
     table["high"] = table["high"].where(own, table["gain"] + half)
     known = np.where(np.isfinite(half), "other runs of the target", "unknown")
@@ -136,31 +140,53 @@ def english(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def published(table: pd.DataFrame, folder: Path = PUBLISHED) -> pd.DataFrame:
-    """Return published scores with and without an intermediate task, beside the gains of a study.
+    """Return published scores with and without an intermediate task, beside those of a study.
 
-    The published ones are test scores of the best intermediate per target, which is a selection; of
-    a study both the mean and the best gain are shown.
+    The published scores with one are test scores of the best intermediate per target, which is a
+    selection; of a study both the mean and the best gain are shown. Published means are over all
+    languages of a target, English among them; those of a study leave English out.
 
     Args:
         table: dyad table.
         folder: where the published numbers lie.
 
     Returns:
-        target, metric, without, with_best (points), difference, source, and, where the study has
-        the target, mean_here and best_here.
+        target, metric, encoder, without, with_best, difference (points; the last two are missing
+        where nobody published an intermediate), and, where the study has the target, without_here,
+        mean_here and best_here (points), source.
     """
+    out = pd.concat([_with_intermediate(folder), _without_intermediate(folder)])
+    here = table.groupby("target").agg(
+        without_here=("baseline", "mean"), mean_here=("gain", "mean"), best_here=("gain", "max")
+    )
+    here["without_here"] *= 100
+    out = out.join(here, on="target").sort_values(["target", "metric", "encoder"], kind="stable")
+    names = ["target", "metric", "encoder", "without", "with_best", "difference", *here.columns]
+    return out[[*names, "source"]].reset_index(drop=True)
+
+
+def _with_intermediate(folder: Path) -> pd.DataFrame:
     rows = pd.read_csv(folder / "phang2020_test.csv")
     wide = rows.pivot_table(index=["target", "metric", "source"], columns="model", values="value")
-    wide = wide.dropna().rename(
-        columns={"XLM-R Large": "without", "X-STILTs (Phang 2020)": "with_best"}
-    )
-    wide["difference"] = wide["with_best"] - wide["without"]
-    out = wide.reset_index().rename_axis(columns=None)
+    out = wide.dropna().reset_index().rename_axis(columns=None)
     out = out[~out["target"].str.contains("category|avg")]
-    here = table.groupby("target")["gain"].agg(mean_here="mean", best_here="max")
-    out = out.join(here, on="target").sort_values(["target", "metric"], ignore_index=True)
-    names = ["target", "metric", "without", "with_best", "difference", "mean_here", "best_here"]
-    return out[[*names, "source"]]
+    out = out.rename(columns={"XLM-R Large": "without", "X-STILTs (Phang 2020)": "with_best"})
+    return out.assign(encoder="XLM-R Large", difference=out["with_best"] - out["without"])
+
+
+def _without_intermediate(folder: Path) -> pd.DataFrame:
+    """Return published means over languages, of targets that no published pair covers or by Base."""
+    base, *large = (
+        pd.read_csv(folder / f"{name}.csv")
+        for name in ("xtreme_xlmr_base", "xtreme_xlmr_large", "xtreme_r_xlmr_large")
+    )
+    paired = set(_with_intermediate(folder)["target"])
+    larger = pd.concat(large)
+    larger = larger[~larger["task"].isin(paired)].assign(encoder="XLM-R Large")
+    rows = pd.concat([larger, base.assign(encoder="XLM-R Base")])
+    rows = rows[(rows["language"] == "avg") & ~rows["task"].str.contains("category|avg")]
+    rows = rows.assign(source=rows["source"] + "; " + rows["protocol"])
+    return rows.rename(columns={"task": "target", "score": "without"})
 
 
 def shares(table: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
@@ -168,20 +194,22 @@ def shares(table: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: dyad table.
-        spread: what `intervals` returned; its standard errors give the part that seeds explain.
+        spread: what `intervals` returned; ``own_noise`` gives the part that seeds explain.
 
     Returns:
         Indexed by effect: variance, low, high (profile likelihood), sd, sd_low, sd_high (points),
-        share, and the row ``"of that, seed noise"``: the mean sampling variance of a dyad's gain, which no
-        similarity can explain.
+        share, and the row ``"of that, seed noise"``: the mean sampling variance that a dyad's own
+        runs give its gain, over the dyads where it is known. No similarity can explain it. (Noise of
+        the baseline is the same for all dyads of a target and is part of the target's variance.)
 
     Raises:
         BadFit: the dyads do not carry the model.
     """
+    here = table[list(BOTH)].merge(spread, on=list(BOTH))
     out = effects.variance_shares(table, "gain", RANDOM).rename(
         index={reml.RESIDUAL: "dyad and noise"}
     )
-    noise_of = float((spread["se"] ** 2).mean())
+    noise_of = float((here["own_noise"] ** 2).mean())
     out.loc["of that, seed noise", ["variance", "sd"]] = noise_of, np.sqrt(noise_of)
     out.loc["of that, seed noise", "share"] = noise_of / out["variance"].iloc[:-1].sum()
     out["sd_low"], out["sd_high"] = np.sqrt(out["low"]), np.sqrt(out["high"])

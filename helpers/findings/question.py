@@ -17,6 +17,7 @@ from helpers.stats import permutation as labels
 from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
 
 SPECIFIED = "REML with blocks"
+NEGATIVE, POSITIVE = ("_random", "_shuffled"), "early_score"  # columns that are controls
 
 
 def confirmed(
@@ -309,6 +310,16 @@ def curve(
     return table, found.joint.to_frame().T
 
 
+def measures(table: pd.DataFrame) -> list[str]:
+    """Return the similarity measures of a dyad table, the primary one first, without the controls.
+
+    Args:
+        table: dyad table.
+    """
+    names = [n for n in gains.measures_of(table) if not n.endswith(NEGATIVE) and n != POSITIVE]
+    return sorted(names, key=lambda name: name != PRIMARY)
+
+
 def controls(table: pd.DataFrame) -> pd.DataFrame:
     """Test the controls that were measured.
 
@@ -322,8 +333,8 @@ def controls(table: pd.DataFrame) -> pd.DataFrame:
         What `multiverse.controls` returns; no rows where none was measured.
     """
     names = gains.measures_of(table)
-    negative = [name for name in names if name.endswith(("_random", "_shuffled"))]
-    positive = [name for name in names if name == "early_score"]
+    negative = [name for name in names if name.endswith(NEGATIVE)]
+    positive = [name for name in names if name == POSITIVE]
     if not negative + positive:
         return nothing("No control was measured.")
     return tried(multiverse.controls, gains.exclude(table), negative, positive)

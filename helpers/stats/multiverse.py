@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from helpers.errors import BadFit
+from helpers.errors import BadFit, unknown
 from helpers.similarity.reliability import disattenuated
 from helpers.stats import design, permutation, reml
 from helpers.stats.gains import SCALES
@@ -109,6 +109,7 @@ def run(
         seed: random seed.
 
     Raises:
+        UnknownName: a measure or format column that a table does not have.
         BadFit: no specification can be estimated.
 
     Source: Simonsohn, Simmons & Nelson, Nat. Hum. Behav. 4 (2020), joint inference by permutation.
@@ -146,6 +147,9 @@ def _union(
     keep = [rows, columns, *(within or ()), *measures]
     for table in tables.values():
         design.require(table, [rows, columns, *(within or ())])
+        for measure in measures:
+            if measure not in table.columns:
+                raise unknown("measure", measure, map(str, table.columns))
     union = pd.concat([t[keep] for t in tables.values()]).drop_duplicates([rows, columns])
     return union.assign(_any=0.0)
 
@@ -311,9 +315,14 @@ def all_measures(
         Indexed by measure: dyads, slope, se, df, low, high, p, p_bh (over the measures),
         p_permutation, p_max_t (over the measures), reliability, slope_disattenuated, note (why
         there is no fit).
+
+    Raises:
+        UnknownName: the table has no such measure.
     """
     rows, testable = {}, []
     for measure in measures:
+        if measure not in data.columns:
+            raise unknown("measure", measure, map(str, data.columns))
         here = data.dropna(subset=[measure, outcome])
         try:
             scaled = design.standardise(here, [measure])

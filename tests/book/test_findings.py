@@ -138,11 +138,17 @@ def test_english_stands_beside_the_others():
 
 
 def test_published_scores_stand_beside_and_apart():
-    table = pd.DataFrame({"target": ["xnli", "xnli", "mine"], "gain": [1.0, 3.0, 9.0]})
+    table = pd.DataFrame(
+        {"target": ["xnli", "xnli", "mine"], "gain": [1.0, 3.0, 9.0], "baseline": [0.6, 0.6, 0.5]}
+    )
     found = findings.published(table)
     xnli = found[found["target"] == "xnli"]
-    assert set(xnli["difference"].round(1)) == {0.8, 1.2}  # two sources, both kept
+    assert set(xnli["difference"].dropna().round(1)) == {0.8, 1.2}  # two sources, both kept
     assert xnli["mean_here"].eq(2.0).all() and xnli["best_here"].eq(3.0).all()
+    base = xnli.set_index("encoder").loc["XLM-R Base"]
+    assert base["without"] == 75.0 and np.isnan(base["with_best"]) and base["without_here"] == 60
+    assert set(found.loc[found["target"] == "tatoeba", "without"]) == {75.2}
+    assert not found["target"].str.contains("avg|category").any()
     assert "mine" not in set(found["target"]) and found["source"].notna().all()
     assert found.loc[found["target"] == "panx", "best_here"].isna().all()
 
@@ -156,9 +162,23 @@ def test_grids_keep_the_order_of_appearance():
 
 def test_shares_add_up_and_show_what_noise_takes():
     data = gains.exclude(dyads())
-    found = findings.shares(data, pd.DataFrame({"se": [0.3, 0.4]}))
+    spread = data[["intermediate", "target"]].assign(own_noise=np.nan)
+    spread.loc[[0, 1], "own_noise"] = [0.3, 0.4]
+    elsewhere = pd.DataFrame({"intermediate": ["i00"], "target": ["t99"], "own_noise": [9.0]})
+    found = findings.shares(data, pd.concat([spread, elsewhere]))
     assert found["share"].iloc[:-1].sum() == pytest.approx(1)
     assert findings.at(found, "of that, seed noise", "variance") == pytest.approx(0.125)
+
+
+def test_noise_of_a_shared_baseline_is_not_noise_of_a_dyad():
+    table = tables.scores(("a", "b"), ("x",), seeds=4, baseline_seeds=3)
+    table.loc[table["condition"] == "none", "value"] = 0.5  # the baseline never moves
+    found = findings.intervals(table).set_index("intermediate")
+    arm = table[(table["condition"] == "single") & (table["language"] != "en")]
+    runs = 100 * arm.groupby(["intermediate", "seed"])["value"].mean()
+    squares = runs.groupby("intermediate").var(ddof=1) * 3
+    expected = np.sqrt(squares.sum() / (3 + 3 + 2) / 4)  # pooled over both arms and the baseline
+    assert found["own_noise"].to_list() == pytest.approx([expected, expected])
 
 
 def test_the_specified_method_is_the_confirmatory_one():
@@ -284,6 +304,126 @@ def test_predictions_are_summed_up_per_unit():
     assert findings.note(findings.predicted(none["target"])) == "too few."
     empty = findings.tried(findings.choices, findings.nothing("too few."), "why", pd.Series())
     assert findings.note(empty) == "too few."
+
+
+def many(baseline_seeds=4):
+    return tables.scores(tuple("abc"), tuple("xyz"), seeds=2, baseline_seeds=baseline_seeds)
+
+
+def test_headroom_comes_from_baseline_runs_that_are_not_subtracted(formats):
+    table = many()
+    found = findings.headroom(table, SIMILARITY)
+    assert list(found.index) == [
+        "headroom alone",
+        "similarity alone",
+        "headroom beside the other",
+        "similarity beside the other",
+    ]
+    base = table[(table["condition"] == "none") & (table["language"] != "en")]
+    mean = base.groupby([base["seed"] % 2, "target"])["value"].mean() * 100
+    arms = table[(table["condition"] == "single") & (table["language"] != "en")]
+    data = arms.groupby(["intermediate", "target"], as_index=False)["value"].mean()
+    data["gain"] = 100 * data["value"] - data["target"].map(mean[0])
+    data["headroom"] = (100 - data["target"].map(mean[1])) / 10
+    data = gains.add_formats(data)
+    fit = reml.crossed_reml(data, "gain", ["headroom"], confirmatory.RANDOM)["headroom"]
+    assert findings.at(found, "headroom alone", "estimate") == pytest.approx(fit["estimate"])
+    assert findings.at(found, "headroom alone", "p") == pytest.approx(fit["p"])
+    few = findings.tried(findings.headroom, many(baseline_seeds=1), SIMILARITY)
+    assert few.empty and "two baseline seeds" in findings.note(few)
+
+
+def test_measures_that_say_the_same_are_one_group():
+    data = dyads(slope=1.0)
+    rng = np.random.default_rng(2)
+    data["twin"] = 3 * data[NAME] + 0.01 * rng.normal(size=90)
+    data["other"], data["partial"] = rng.normal(size=(2, 90))
+    data.loc[7, "partial"] = np.nan
+    data["size"] = data["target"].map({t: k for k, t in enumerate(data["target"].unique())})
+    assert findings.measures(data)[0] == NAME
+    found = findings.overlap(data, [NAME, "twin", "other", "partial", "size"])
+    assert found["group"].dropna().to_dict() == {NAME: 1, "twin": 1, "other": 2}
+    assert found.loc[NAME, "vif"] > 100 and found.loc["other", "vif"] < 2
+    centred = findings.centred(data)[["gain_dyad", f"{NAME}_dyad"]]
+    assert findings.at(found, NAME, "r2") == pytest.approx(centred.corr().iloc[0, 1] ** 2)
+    assert np.isnan(findings.at(found, "twin", "unique"))  # the first of the group stands for it
+    assert found.loc["partial", "note"] == "undefined for 1 of 89 dyads"
+    assert "belong to single tasks" in found.loc["size", "note"]
+    with pytest.raises(BadFit, match="fewer than two"):
+        findings.overlap(data, [NAME, "size"])
+
+
+def test_controls_are_not_among_the_measures():
+    data = dyads().assign(early_score=1.0, logme_shuffled=1.0, tfidf=1.0)
+    assert findings.measures(data) == [NAME, "tfidf"]
+
+
+def drifting(data):
+    """Gains in other languages per target, and drift that carries all of similarity's effect."""
+    rng = np.random.default_rng(4)
+    languages = [f"l{k}" for k in range(20)]
+    pairs = data[["intermediate", "target"]]
+    own = pd.DataFrame(
+        rng.normal(size=(9, 20)), index=sorted(pairs["intermediate"].unique()), columns=languages
+    )
+    rows = pairs.merge(
+        pd.DataFrame(
+            [(t, c) for t in pairs["target"].unique() for c in rng.choice(languages, 3, False)],
+            columns=["target", "language"],
+        )
+    )
+    rows["drift"] = [
+        own.loc[i, c] for i, c in zip(rows["intermediate"], rows["language"], strict=True)
+    ]
+    mean = rows.groupby(["intermediate", "target"], as_index=False)["drift"].mean()
+    table = data.drop(columns=NAME).merge(mean)
+    table[NAME] = table.pop("drift") + 0.2 * rng.normal(size=90)
+    rows["gain"] = rows["drift"] + 0.3 * rng.normal(size=len(rows))
+    table["gain"] = rows.groupby(["intermediate", "target"])["gain"].mean().to_numpy()
+    drift = own.stack().rename("value").rename_axis(["intermediate", "language"]).reset_index()
+    drift = drift.assign(target="", measure=findings.MEDIATOR, status="done")
+    return table, rows.drop(columns="drift").assign(condition="single"), drift
+
+
+def test_drift_carries_its_part_of_the_slope():
+    table, rows, drift = drifting(dyads().sort_values(["intermediate", "target"]))
+    found = findings.mediated(table, rows, drift)
+    assert found["dyads"].eq(89).all()
+    assert found.loc["through drift", "low"] > 0.3
+    assert abs(findings.at(found, "direct", "estimate")) < 0.2
+    whole = findings.at(found, "through drift", "estimate") + findings.at(
+        found, "direct", "estimate"
+    )
+    assert findings.at(found, "total", "estimate") == pytest.approx(whole, abs=0.05)
+    none = findings.tried(findings.mediated, table, rows, drift.head(0))
+    assert none.empty and "was not measured" in findings.note(none)
+    same = rows.assign(language=np.resize(["l1", "l2", "l3"], len(rows)))
+    with pytest.raises(BadFit, match="belongs to the intermediate alone"):
+        findings.mediated(table, same, drift)
+
+
+def test_slopes_of_languages_are_pulled_together():
+    data = dyads(slope=1.0, name="independent")
+    rows = language_table(data).merge(data[["intermediate", "target", NAME]])
+    rows["syntactic"] = rows["language"].map({"en": 0.0, "de": 0.1, "fr": 0.2, "sw": 0.9})
+    same = findings.language_slopes(data, rows.drop(columns=NAME))
+    assert same["slope"].std() < 0.02
+    rows.loc[rows["language"] == "sw", "gain"] -= 3 * rows[NAME]  # far, and reversed
+    found = findings.language_slopes(data, rows.drop(columns=NAME))
+    assert found.index[0] == "sw" and set(found.index) == {"de", "fr", "sw"}
+    assert found.loc["sw", "slope"] < -1 < 0.5 < found.loc["de", "slope"]
+    assert found.loc["sw", "syntactic"] == 0.9 and found["targets"].eq(10).all()
+
+
+def test_families_of_languages_are_left_out_in_turn():
+    data = dyads(slope=1.0)
+    rows = language_table(data).assign(family=lambda t: t["language"].replace("en", "de"))
+    found = findings.unseen_families(findings.kept(data), rows)
+    assert found.scores["units"] == 3 and found.scores["rows"] == 3 * 89
+    assert found.scores["spearman"] > 0.9  # a dyad is known from its other languages
+    two = rows.assign(family=rows["family"].replace("fr", "de"))
+    assert "at least 3" in findings.unseen_families(findings.kept(data), two)
+    assert findings.unseen_families(findings.nothing("too few."), rows) == "too few."
 
 
 def test_the_curve_marks_what_was_fixed_beforehand():

@@ -4,7 +4,7 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
-from helpers.errors import BadFit
+from helpers.errors import BadFit, UnknownName
 from helpers.stats import multiverse, permutation, scenarios
 from helpers.stats.reml import crossed_reml
 
@@ -162,3 +162,9 @@ def test_one_table_is_enough():
     data = dyads()
     assert isinstance(data, pd.DataFrame)
     assert set(run(data).table["subset"]) == {"all"}
+
+
+def test_a_measure_that_is_not_there_is_named():
+    for ask in (multiverse.run, multiverse.all_measures):
+        with pytest.raises(UnknownName, match="unknown measure 'nera'. Did you mean 'near'"):
+            ask(dyads(), ["nera"], n=9)
