@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from helpers import devices, formats, metrics
+from helpers import devices, formats, metrics, tokenised
 from helpers.data import Rows
 from helpers.data import rows as load_rows
 from helpers.encoders import Encoder
@@ -194,7 +194,11 @@ def _outputs(
     """Encode several sets of rows and run the encoder over all of them at once."""
     format_, settings = formats.get(task.format), tuned.settings
     longest = min(task.max_length, tuned.encoder.max_length)
-    coded = [format_.encode(head_task, part, tuned.encoder, longest, False) for part in parts]
+    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
+        longest = min(longest, head_task.max_length, settings.max_length)
+    coded = [
+        tokenised.encode(format_, head_task, part, tuned.encoder, longest, False) for part in parts
+    ]
     used = np.unique(np.concatenate([part.tokens for part in coded]))
     small = tuned.encoder.prune(used)
     for part in coded:

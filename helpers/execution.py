@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers import profiles, tasks, tracking
+from helpers import profiles, tasks, tokenised, tracking
 from helpers.errors import BadRecord, HelpfulError, StoreFull
 from helpers.plans import Job, Plan
 from helpers.provenance import provenance
@@ -106,7 +106,7 @@ def execute(
     """
     job = plan.job(run)
     start = _start(job, store)
-    with _logged(job, store):
+    with _logged(job, store), tokenised.kept_in(store.folder / "tokenised"):
         try:
             record = _attempted(job, start, store, stop, progress, worker or default_worker())
         except (Stopped, StoreFull, MissingParent, KeyboardInterrupt):

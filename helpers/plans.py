@@ -23,7 +23,7 @@ from helpers.errors import BadRecord, UnknownName
 from helpers.files import write_atomic
 
 # Raise a stage's number by hand when a change of the code changes its results.
-CODE = {"intermediate": 1, "target": 1}
+CODE = {"intermediate": 1, "target": 2}
 # A forward pass is a third of the arithmetic of a training step.
 TEST_WORK = 1 / 3
 # Settings that decide how a result is reached, not which one.

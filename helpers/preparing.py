@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers import formats, tasks
+from helpers import formats, tasks, tokenised
 from helpers.encoders import Encoder
 from helpers.errors import BadRows, HelpfulError
 from helpers.formats import Encoded, FormatBase
@@ -76,8 +76,9 @@ class Prepared:
         for encoded in everything:
             encoded.tokens = small.remap(encoded.tokens).astype(np.int32)
             if "target" in encoded.per_token:
-                target = encoded.per_token["target"]
+                target = np.array(encoded.per_token["target"])  # a kept set is read-only
                 target[target >= 0] = small.remap(target[target >= 0])
+                encoded.per_token["target"] = target
         self._pruned = small
 
 
@@ -118,7 +119,7 @@ def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> 
     rows = _shuffled_labels(list(train), task, seed) if settings.shuffle_labels else train
     format_ = formats.get(task.format)
     longest = min(task.max_length, settings.max_length, prepared.encoder.max_length)
-    encoded = format_.encode(task, rows, prepared.encoder, longest, True)
+    encoded = tokenised.encode(format_, task, rows, prepared.encoder, longest, True)
     if not len(encoded):
         raise BadRows(
             f"task {task.name!r}: none of its {len(train)} English training rows can be learnt from "
@@ -127,7 +128,7 @@ def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> 
     prepared.tasks[task.name], prepared.formats[task.name] = task, format_
     prepared.train[task.name] = encoded
     if len(dev) and task.format != "retrieval":
-        coded = format_.encode(task, dev, prepared.encoder, longest, False)
+        coded = tokenised.encode(format_, task, dev, prepared.encoder, longest, False)
         prepared.dev[task.name] = (dev, coded)
     prepared.sources[task.name] = train.source
     prepared.fingerprints[task.name] = train.fingerprint
@@ -153,7 +154,7 @@ def _add_text(prepared: Prepared, settings: Settings) -> None:
     task = Task(MLM, "intermediate", "retrieval", Source("rows", MLM))
     longest = min(settings.max_length, prepared.encoder.max_length)
     prepared.tasks[MLM], prepared.formats[MLM] = task, Masked()
-    prepared.train[MLM] = Masked().encode(task, text, prepared.encoder, longest, True)
+    prepared.train[MLM] = tokenised.encode(Masked(), task, text, prepared.encoder, longest, True)
 
 
 def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[dict[str, Any]]:

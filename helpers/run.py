@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from helpers import plans
+from helpers import plans, tokenised
 from helpers.engines import ranks
 from helpers.engines.local import Queue
 from helpers.engines.pinning import pin
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
             if ranks.rank():
-                ranks.follow(plan, stop)
+                with tokenised.kept_in(store.folder / "tokenised"):
+                    ranks.follow(plan, stop)
                 return 0
             with ranks.leading() if ranks.count() > 1 else nullcontext() as worker:
                 return _work(_queue(options, plan, store, stop, worker))

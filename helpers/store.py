@@ -5,6 +5,7 @@ Layout of the folder (``data/store``, or wherever ``TRANSFER_STORE`` points)::
     records/ab/ab12....json      one record per run, written whole or not at all
     checkpoints/ab12.../         encoder after an intermediate stage, with checksums
     progress/ab12.../            state of an unfinished run, removed when it is done
+    tokenised/ab12.../           rows as piece ids, at most 4 GB; safe to delete
     claims/ab12....json          who works on which run
     logs/ab12....log             what happened in a run
     plans/                       plans that other processes work from
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _SWEEP_SECONDS = 3600
-_FOLDERS = ("records", "checkpoints", "claims", "plans")
+_FOLDERS = ("records", "checkpoints", "tokenised", "claims", "plans")
 _INDEX = {
     "run": "str",
     "core": "str",

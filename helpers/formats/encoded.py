@@ -90,7 +90,7 @@ class Encoded:
     def save(self, folder: Path) -> None:
         """Write the arrays as ``.npy`` files that :meth:`load` maps into memory."""
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"rows": self.rows, "together": self.together, "skipped": self.skipped}
+        facts = {"rows": self.rows, "together": self.together, "skipped": dict(self.skipped)}
         for name in ("tokens", "starts", "example"):
             np.save(folder / f"{name}.npy", getattr(self, name))
         for kind in ("per_sequence", "per_token"):

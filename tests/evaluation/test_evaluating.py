@@ -227,3 +227,44 @@ def test_a_layer_is_really_evaluated(tiny):
 def test_no_layer_is_chosen_without_development_rows(tiny):
     with pytest.raises(MissingData, match="no layer can be chosen for 'learn-retrieval'.*fetch"):
         choose_layer(tiny, task("retrieval", missing=("de",)))
+
+
+@pytest.fixture
+def longest(monkeypatch):
+    """Longest sequence of every set that is evaluated."""
+    seen = []
+    real = evaluation.outputs
+
+    def outputs(network, name, encoded, **options):
+        seen.append(int(encoded.lengths.max()))
+        return real(network, name, encoded, **options)
+
+    monkeypatch.setattr(evaluation, "outputs", outputs)
+    return seen
+
+
+@pytest.mark.parametrize("shorter", ["settings", "task"])
+def test_rows_are_cut_as_they_were_in_training(shorter, tiny, longest):
+    """An encoder is not asked about places in a text that it never saw in training."""
+    limit = {"settings": 12, "task": 32}[shorter]
+    target = toys.task("pair", read=long_pairs, max_length=44 - limit)
+    tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1, max_length=limit), 0)
+    found = evaluate(tuned, target, split="dev", rows=tuned.settings.dev_rows)
+    assert longest == [12]
+    assert found[0]["value"] == tuned.outcome.dev[target.name]
+
+
+def long_pairs(language, split):
+    words = " ".join(toys.FILLERS * 2)
+    return [row | {"second": words} for row in toys.rows("pair", language, split)]
+
+
+def test_retrieval_without_training_reads_as_much_as_its_task_says(tiny, longest):
+    text = " ".join(["people"] * 40)
+    rows = [
+        {"id": "q", "side": "query", "text": text, "gold": ["c"]},
+        {"id": "c", "side": "candidate", "text": text + " now", "gold": []},
+    ]
+    target = toys.task("retrieval", read=lambda language, split: rows, max_length=64)
+    evaluate(Tuned(tiny, settings=replace(QUICK, max_length=16)), target)
+    assert longest == [43]

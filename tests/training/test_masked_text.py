@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers import tokenised
 from helpers.errors import BadRows, MissingData
 from helpers.evaluation import evaluate
 from helpers.preparing import MLM, prepare
@@ -65,3 +66,12 @@ def test_text_without_languages_or_files_is_an_error(tiny):
         prepare(tiny, [toys.task("pair")], replace(MIXED, mlm_languages=()), 0)
     with pytest.raises(MissingData, match="'sw'"):
         prepare(tiny, [toys.task("pair")], replace(MIXED, mlm_languages=("de", "sw")), 0)
+
+
+def test_text_that_is_kept_tokenised_is_the_same_text(tiny, texts):
+    """Its targets are renumbered in every run, and what is kept is read-only."""
+    settings = replace(MIXED, epochs=1)
+    plain = fine_tune(tiny, [toys.task("pair")], settings, 0).outcome.loss
+    with tokenised.kept_in(texts / "tokenised"):
+        for _ in range(2):
+            assert fine_tune(tiny, [toys.task("pair")], settings, 0).outcome.loss == plain

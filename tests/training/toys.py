@@ -74,11 +74,11 @@ def task(format_, name="", read=None, **facts):
     name = name or f"learn-{format_}"
     read = read or (lambda language, split: rows(format_, language, split))
     settings = {"labels": LABELS.get(format_, ()), "metric": METRICS.get(format_, "accuracy")}
+    settings["max_length"] = 32
     return Task(
         name=name,
         role="target",
         format=format_,
         source=Source("rows", name, splits={s: s for s in SIZES}, read=read),
-        max_length=32,
         **(settings | facts),
     )
