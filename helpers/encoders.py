@@ -388,14 +388,14 @@ def _random(
 
 def _from_hub(name: str) -> Encoder:
     identifier, revision, borrowed = HUB.get(name, (name, "", ""))
-    folder = _snapshot(identifier, revision, weights=True)
+    folder = snapshot(identifier, revision, weights=True)
     tokenizer_folder = folder
     if borrowed:
-        tokenizer_folder = _snapshot(*HUB[borrowed][:2], weights=False)
+        tokenizer_folder = snapshot(*HUB[borrowed][:2], weights=False)
     return _from_folder(folder, name=name, revision=folder.name, tokenizer_folder=tokenizer_folder)
 
 
-def _snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
+def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError

@@ -58,9 +58,12 @@ class Masked(FormatBase):
     ) -> dict[str, Tensor]:
         """Return each hidden piece's log probability, 0 elsewhere."""
         target = batch.fields["target"]
-        scores = head(hidden).log_softmax(-1)
-        picked = scores.gather(-1, target.clamp_min(0)[:, None])[:, 0]
-        return {"logprob": picked * (target != IGNORE)}
+        chosen = target != IGNORE
+        # Scores of every token over a whole vocabulary would be gigabytes.
+        scores = head(hidden[chosen]).log_softmax(-1)
+        picked = scores.new_zeros(len(target))
+        picked[chosen] = scores.gather(-1, target[chosen][:, None])[:, 0]
+        return {"logprob": picked}
 
     def decode(
         self,

@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--languages", nargs="+", default=["en"])
     parser.add_argument("--encoder", default="", help="instead of the profile's own")
     parser.add_argument("--train", action="store_true", help="fine-tune what is not in the store")
+    parser.add_argument("--early", action="store_true", help="a short run per dyad; a ceiling")
+    parser.add_argument("--sentence-encoder", default="", help="for sentence_embedding")
     parser.add_argument("--shuffle-labels", action="store_true", help="control")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--name", default="", help="of the files; by default the profile's")
@@ -72,6 +74,7 @@ def _name(profile: Profile, options: argparse.Namespace) -> str:
 def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
     """Return the table of a profile, as the options ask."""
     from helpers import encoders
+    from helpers.similarity.early import Early
     from helpers.similarity.gather import Options
 
     encoder = encoders.load(options.encoder or profile.encoder)
@@ -85,6 +88,9 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
         languages=options.languages,
         seeds=options.seeds,
         parallel=_bitext(profile),
+        sentence_encoder=options.sentence_encoder or None,
+        language_head=_language_head(encoder),
+        early=Early() if options.early else None,
         options=Options(
             rows=options.rows, units=options.rows, shuffle_labels=options.shuffle_labels
         ),
@@ -106,6 +112,16 @@ def _checkpoints(profile: Profile, encoder: Encoder, options: argparse.Namespace
         return stored
     folder = options.folder or default_folder() / "similarity"
     return first_of(stored, Trained(encoder, _Settings(profile), folder / "checkpoints"))
+
+
+def _language_head(encoder: Encoder) -> Any:
+    """Return the encoder's masked-language head, or nothing: measures then say what they lack."""
+    from helpers.similarity.heads import language_head
+
+    try:
+        return language_head(encoder)
+    except MissingData:
+        return None
 
 
 class _Settings:

@@ -380,21 +380,29 @@ _BUILT_IN: tuple[Measure, ...] = (
         "Salazar et al. 2020, negative change",
         directed=True,
     ),
-    Measure("same_format", "format", ("intermediate.facts", "target.facts"), format.same_format),
+    Measure(
+        "same_format",
+        "format",
+        ("intermediate.facts", "target.facts"),
+        format.same_format,
+        "this project",
+    ),
     Measure(
         "same_inputs",
         "format",
         ("intermediate.segments", "target.segments"),
         format.same_input_count,
+        "this project",
     ),
     Measure(
         "label_names",
         "format",
         ("intermediate.label_names", "target.label_names"),
         format.label_name_cosine,
+        "this project",
     ),
-    Measure("label_entropy", "format", _LABELS, format.label_entropy_similarity),
-    Measure("label_count", "format", _LABELS, format.label_count_similarity),
+    Measure("label_entropy", "format", _LABELS, format.label_entropy_similarity, "this project"),
+    Measure("label_count", "format", _LABELS, format.label_count_similarity, "this project"),
     *(
         Measure(name, "labels", needs, function, source, directed=True, languages=True)
         for name, needs, function, source in (

@@ -25,7 +25,19 @@ __all__ = [
 
 
 def same_format(a: Task, b: Task) -> float:
-    """Return 1 if two tasks have the same format (and so the same kind of output), else 0."""
+    """Whether two tasks have the same format, and so the same kind of output.
+
+    Cost: none; two facts are compared.
+
+    Args:
+        a: the facts of the first task.
+        b: the facts of the second task.
+
+    Returns:
+        1 where the formats are equal, else 0.
+
+    Source: this project; the confounder that every other measure has to beat.
+    """
     return float(a.format == b.format)
 
 
@@ -45,12 +57,26 @@ def segments(task: Task, two_texts: bool = True) -> int:
 
 
 def same_input_count(a: int, b: int) -> float:
-    """Return 1 if two tasks encode the same number of texts together, else 0."""
+    """Whether two tasks encode the same number of texts together.
+
+    Cost: none; two numbers are compared.
+
+    Args:
+        a: number of texts of the first task, from ``segments``.
+        b: number of texts of the second task.
+
+    Returns:
+        1 where the numbers are equal, else 0.
+
+    Source: this project.
+    """
     return float(a == b)
 
 
 def label_entropy(labels: ArrayLike) -> float:
     """Entropy of a label distribution.
+
+    Cost: O(N).
 
     Args:
         labels: N labels.
@@ -60,6 +86,8 @@ def label_entropy(labels: ArrayLike) -> float:
 
     Raises:
         BadRows: one class only, or labels that are not classes.
+
+    Source: Shannon 1948.
     """
     values = np.asarray(labels)
     _, counts = classes(values, len(values))
@@ -68,17 +96,21 @@ def label_entropy(labels: ArrayLike) -> float:
 
 
 def label_entropy_similarity(a: ArrayLike, b: ArrayLike) -> float:
-    """Minus the absolute difference of two label entropies, in nats.
+    """Minus the absolute difference of two label entropies.
+
+    Cost: O(N).
 
     Args:
-        a: labels of the first task.
-        b: labels of the second task.
+        a: N labels of the first task.
+        b: M labels of the second task.
 
     Returns:
-        A value up to 0.
+        A value up to 0, in nats.
 
     Raises:
         BadRows: one class only, or labels that are not classes.
+
+    Source: this project.
     """
     return -abs(label_entropy(a) - label_entropy(b))
 
@@ -86,15 +118,19 @@ def label_entropy_similarity(a: ArrayLike, b: ArrayLike) -> float:
 def label_count_similarity(a: ArrayLike, b: ArrayLike) -> float:
     """Minus the absolute difference of the logarithms of two class counts.
 
+    Cost: O(N).
+
     Args:
-        a: labels of the first task.
-        b: labels of the second task.
+        a: N labels of the first task.
+        b: M labels of the second task.
 
     Returns:
         A value up to 0, in nats.
 
     Raises:
         BadRows: one class only, or labels that are not classes.
+
+    Source: this project.
     """
     first, second = np.asarray(a), np.asarray(b)
     counts = [len(classes(values, len(values))[1]) for values in (first, second)]
@@ -115,6 +151,8 @@ def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
 
     Raises:
         BadRows: NaN, different columns, or an embedding of length zero.
+
+    Source: this project.
     """
     first, second = matrix(a, "label names", rows=1), matrix(b, "label names", rows=1)
     if first.shape[1] != second.shape[1]:

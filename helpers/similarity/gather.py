@@ -688,8 +688,8 @@ def _losses(g: Gatherer, texts: list[str], second: Any, reader: Callable[[], Rea
 def _need_language_head(g: Gatherer) -> None:
     if g.language_head is None:
         raise Undefined(
-            f"no masked-language head was given for encoder {g.encoder.name!r}; pass "
-            "language_head= where the encoder has one."
+            f"no masked-language head was given for encoder {g.encoder.name!r}; where it has one, "
+            "pass language_head=helpers.similarity.heads.language_head(encoder)."
         )
 
 
@@ -740,7 +740,10 @@ def _parallel_losses(tuned: bool, g: Gatherer, dyad: Dyad) -> Wanted:
 
 def _early(g: Gatherer, dyad: Dyad) -> Wanted:
     if g.early is None:
-        raise Undefined("no short run was given; pass early= to train one per dyad.")
+        raise Undefined(
+            "no short run was given; pass early=helpers.similarity.early.Early() to train one per "
+            "dyad."
+        )
     early, target = g.early, g.target(dyad)
     task = g.tasks[target.task]
     if task.format == "retrieval":

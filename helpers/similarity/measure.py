@@ -104,8 +104,10 @@ def measure(
         parallel: a bitext task for the cross-lingual measures.
         sentence_encoder: another encoder for ``sentence_embedding``; choose one that was not
             trained on any of the tasks.
-        language_head: masked-language head of the encoder, from hidden states to pieces.
-        early: trains a tuned encoder briefly on a target and returns its English score.
+        language_head: masked-language head of the encoder, from hidden states to pieces; see
+            ``heads.language_head``.
+        early: trains a tuned encoder briefly on a target and returns its English score; see
+            ``early.Early``.
         options: how many rows are read.
         folder: where values and arrays are kept; by default ``similarity`` in the store of runs.
         mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored, ``"always"`` all.

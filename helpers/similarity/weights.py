@@ -59,6 +59,8 @@ def task_vector_cosine(base: Parameters, a: Parameters, b: Parameters) -> float:
 def task_vector_cosines(base: Parameters, a: Parameters, b: Parameters) -> dict[str, float]:
     """Cosine of two task vectors in each component that both tasks moved.
 
+    Cost: O(parameters), one component in memory at a time.
+
     Args:
         base: parameters of the plain encoder.
         a: the same parameters after tuning on one task.

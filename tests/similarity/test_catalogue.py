@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -6,7 +7,16 @@ from functools import partial
 import pytest
 
 from helpers.errors import HelpfulError, UnknownName
-from helpers.similarity import catalogue
+from helpers.similarity import (
+    catalogue,
+    crosslingual,
+    features,
+    format,
+    representations,
+    text,
+    transport,
+    weights,
+)
 from helpers.similarity.catalogue import Measure
 
 
@@ -76,6 +86,38 @@ def test_the_catalogue_holds_every_measure_that_was_promised():
         "task_vector task_vector_layers esm_logme otdd alignment_retrieval alignment_cka mlm_drift"
     ).split()
     assert set(promised) <= set(catalogue.names())
+
+
+MODULES = (crosslingual, features, format, representations, text, transport, weights)
+# Steps of measures, not measures.
+STEPS = set(
+    "canonical_correlations component_cosines embedding_map mapped matched noise_ceiling "
+    "piece_counts probe_predictions segments whitening".split()
+)
+PUBLIC = {name: getattr(m, name) for m in MODULES for name in m.__all__ if name not in STEPS}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_measure_documents_its_arrays_cost_and_source(name):
+    text = inspect.getdoc(PUBLIC[name])
+    for part in ("Args:", "Returns:", "Cost:", "Source:"):
+        assert part in text, part
+    for argument in inspect.signature(PUBLIC[name]).parameters:
+        assert f"    {argument}: " in text, argument
+
+
+def test_every_measure_names_its_source():
+    assert all(fact["source"] for fact in catalogue.table())
+
+
+def test_what_a_reader_added_or_replaced_is_known(mine):
+    assert catalogue.added() == ["mine"]
+    known = catalogue.get("logme")
+    catalogue.register(replace(known, version="mine"), replace=True)
+    try:
+        assert catalogue.added() == ["logme", "mine"]
+    finally:
+        catalogue.register(known, replace=True)
 
 
 def test_pure_parts_import_neither_torch_nor_transformers():
