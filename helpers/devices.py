@@ -52,6 +52,13 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
+def saved_on_host(wanted: bool) -> contextlib.AbstractContextManager[object]:
+    """Keep what a forward pass saves for the backward pass in main memory, where wanted."""
+    if not wanted:
+        return contextlib.nullcontext()
+    return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Return the peak memory in MB: of the device, or of this process on a CPU."""
     if device.type == "cuda":

@@ -27,7 +27,7 @@ CODE = {"intermediate": 1, "target": 2}
 # A forward pass is a third of the arithmetic of a training step.
 TEST_WORK = 1 / 3
 # Settings that decide how a result is reached, not which one.
-INCIDENTAL = ("checkpoint_seconds", "micro_tokens", "gradient_checkpointing")
+INCIDENTAL = ("checkpoint_seconds", "micro_tokens", "gradient_checkpointing", "offload")
 COLUMNS = {
     "run": "str",
     "core": "str",

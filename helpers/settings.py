@@ -37,6 +37,8 @@ class Settings:
         freeze_embeddings: leave the word embeddings alone; ``None``: as the encoder says.
         frozen_layers: leave so many lower layers alone.
         gradient_checkpointing: trade a third of the speed for memory.
+        offload: keep what the backward pass needs in main memory, not on the GPU; slower still,
+            for inputs that do not fit with ``gradient_checkpointing`` alone.
         compile: compile the encoder's layers (worth its minute on a GPU and a large encoder).
         sampling: how tasks are mixed: by size, by size to a power, or by size up to a cap.
         temperature: with ``"temperature"``: probability goes with size ** (1 / temperature).
@@ -66,6 +68,7 @@ class Settings:
     freeze_embeddings: bool | None = None
     frozen_layers: int = 0
     gradient_checkpointing: bool = False
+    offload: bool = False
     compile: bool = False
     sampling: str = "proportional"
     temperature: float = 1.0

@@ -309,7 +309,8 @@ class _Run:
         for place, (part, factor) in enumerate(mine):
             last = place == len(mine) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                with autocast(self.precision, self.device):
+                offloaded = devices.saved_on_host(self.settings.offload)
+                with autocast(self.precision, self.device), offloaded:
                     batch = Batch.collate(encoded, part, self.device)
                     loss = self.wrapped(batch, step.task, self.settings.pooling) * factor
                 self.accelerator.backward(loss * (world / weight))

@@ -133,6 +133,23 @@ def test_recomputing_activations_changes_nothing(tiny):
     assert_close(*(weights(tuned.encoder) for tuned in found))
 
 
+@pytest.mark.parametrize("recomputing", [False, True])
+def test_activations_kept_in_main_memory_change_nothing(recomputing, tiny, monkeypatch):
+    entered = []
+    real = torch.autograd.graph.save_on_cpu
+    monkeypatch.setattr(
+        torch.autograd.graph, "save_on_cpu", lambda **how: entered.append(how) or real(**how)
+    )
+    found = []
+    for offload in (False, True):
+        settings = replace(QUICK, offload=offload, gradient_checkpointing=recomputing)
+        run = _Run(prepare(tiny, [toys.task("span")], settings, 0), settings, 0, None)
+        run._gradients(run.steps[0])
+        found.append({name: parameter.grad for name, parameter in run.trained.items()})
+    assert_equal(*found)
+    assert entered == [{"pin_memory": torch.cuda.is_available()}]
+
+
 def test_frozen_layers_are_left_alone_and_thaw_in_the_next_stage(tiny):
     first = fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=1, frozen_layers=1), 0)
     before, after = weights(tiny), weights(first.encoder)
