@@ -1,11 +1,14 @@
-"""Time the similarity measures on random features, LogME against the loop of its authors.
+"""Time the similarity measures: LogME against its authors' loop, and a whole table of dyads.
 
-    python benchmarks/similarity_speed.py [--rows 2000] [--columns 384] [--repeats 7]
-    python benchmarks/similarity_speed.py --table   # 9 x 12 dyads of made-up tasks, end to end
+    python -m benchmarks.similarity_speed [--store]
+    python -m benchmarks.similarity_speed --part table --rows 200 --dyads 2 3   # a quick look
 
-Repeats of both sides alternate, so that a busy machine slows both alike; medians are printed. The
-table uses a shallow encoder of the bundled one's width: gathering costs little, so what is timed
-is the measures. Both seeds and both halves are computed, as in a study.
+Three parts. ``logme``: random features, against the algorithm of the paper; repeats of both sides
+alternate, so that a busy machine slows both alike, and medians count. ``measures``: each measure of
+arrays once. ``table``: every label-free, label and feature measure of 9 x 12 dyads of made-up tasks
+with 2,000 rows each, both seeds and both halves as in a study. Its encoder is one shallow layer of
+the bundled one's width: features are gathered once per checkpoint and task, and the figure is what
+comes after that.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.table import Measurement, store
 from helpers import devices, encoders, formats, similarity, training
 from helpers.similarity import features, text, transport
 from helpers.similarity.checkpoints import Checkpoint
@@ -77,15 +81,16 @@ def alternate(calls: list[Callable[[], float]], repeats: int) -> list[float]:
     return [statistics.median(values) for values in seconds]
 
 
-def compare_logme(columns: int, repeats: int) -> None:
+def compare_logme(base: int, columns: int, repeats: int) -> list[Measurement]:
+    found = []
     print(
         f"{'rows':>6} {'columns':>8} {'classes':>8} {'reference s':>12} {'ours s':>9} {'ratio':>6}"
     )
     for rows, width, classes in [
-        (2000, columns, 2),
-        (2000, columns, 30),
-        (2000, 1024, 3),
-        (500, 1024, 17),
+        (base, columns, 2),
+        (base, columns, 30),
+        (base, 1024, 3),
+        (base // 4, 1024, 17),
     ]:
         random = np.random.default_rng(0)
         f, y = random.normal(size=(rows, width)), np.arange(rows) % classes
@@ -98,24 +103,39 @@ def compare_logme(columns: int, repeats: int) -> None:
             [lambda f=f, y=y: reference_logme(f, y), lambda f=f, y=y: features.logme(f, y)], repeats
         )
         print(f"{rows:>6} {width:>8} {classes:>8} {old:>12.3f} {new:>9.3f} {old / new:>6.1f}")
+        found.append(
+            Measurement(
+                f"logme_{rows}_rows_{width}_columns_{classes}_classes",
+                new,
+                "s",
+                reference="loop of LogME's authors, NumPy",
+                reference_value=old,
+                ratio=old / new,
+                threads=torch.get_num_threads(),
+                rows=rows,
+                note=f"the same random features on both sides; median of {repeats} alternating calls",
+            )
+        )
+    return found
 
 
 def time_all(rows: int, columns: int, repeats: int) -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=(2, rows, columns))
     labels = np.arange(rows) % 4
-    few = slice(0, 1000)
+    few = slice(0, rows // 2)
+    half = f"{rows // 2:,} rows"
     calls: dict[str, Callable[[], float]] = {
         name: functools.partial(getattr(features, name), a, labels)
         for name in ("logme", "h_score", "nleep", "transrate", "gbc", "knn_probe", "linear_probe")
     }
     calls |= {
         "linear_cka": lambda: features.linear_cka(a, b),
-        "rsa, 1,000 rows": lambda: features.rsa(a[few], b[few]),
+        f"rsa, {half}": lambda: features.rsa(a[few], b[few]),
         "pwcca": lambda: features.pwcca(a, b, dimensions=50),
-        "mmd, 1,000 rows": lambda: text.mmd(a[few], b[few]),
+        f"mmd, {half}": lambda: text.mmd(a[few], b[few]),
         "domain_classifier_error": lambda: text.domain_classifier_error(a, b),
-        "otdd, 1,000 rows": lambda: transport.otdd(a[few], labels[few], b[few], labels[few]),
+        f"otdd, {half}": lambda: transport.otdd(a[few], labels[few], b[few], labels[few]),
     }
     seconds = alternate(list(calls.values()), repeats)
     print(f"\n{rows} rows, {columns} columns, 4 classes: median seconds")
@@ -177,7 +197,8 @@ def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
     return training.Tuned(moved, {task.name: head}, {task.name: task})
 
 
-def time_table(rows: int, columns: int, shape: tuple[int, int]) -> None:
+def time_table(rows: int, columns: int, shape: tuple[int, int]) -> list[Measurement]:
+    timed: dict[str, tuple[float, float]] = {}
     first, second = shape
     intermediates = [made_up_task(n, "intermediate", rows) for n in range(first)]
     targets = [made_up_task(n, "target", rows) for n in range(first, first + second)]
@@ -207,27 +228,44 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> None:
             seconds = time.perf_counter() - start
             peak = devices.peak_memory_mb(torch.device("cpu"))
             worked = time.process_time() - worked
+            timed[what] = seconds, peak
             print(f"{what:>22}: {seconds:6.1f} s, {worked:6.1f} s of CPU, peak {peak:,.0f} MB")
         done = table[table["status"] == "done"]
         print(f"{len(done)} of {len(table)} rows of {done['measure'].nunique()} measures are done")
         costs = done.groupby("measure", sort=False)[["seconds", "memory_mb"]].sum()
         costs["memory_mb"] = done.groupby("measure", sort=False)["memory_mb"].max()
         print(costs.round(2).to_string())
+    seconds, peak = timed["measures alone"]
+    note = (
+        f"{done['measure'].nunique()} measures of made-up tasks, two seeds, halves too, {columns} "
+        f"columns; arrays are there already; peak {peak:,.0f} MB"
+    )
+    name = f"similarity_{first}x{second}_dyads_seconds"
+    return [Measurement(name, seconds, "s", threads=torch.get_num_threads(), rows=rows, note=note)]
+
+
+PARTS = ("logme", "measures", "table")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, help="one part alone")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--columns", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--table", action="store_true")
     parser.add_argument("--dyads", type=int, nargs=2, default=(9, 12))
+    parser.add_argument("--store", action="store_true", help="put the figures into the table")
     options = parser.parse_args()
-    if options.table:
-        time_table(options.rows, options.columns, tuple(options.dyads))
-        return
-    compare_logme(options.columns, options.repeats)
-    time_all(options.rows, options.columns, options.repeats)
+    parts = [options.part] if options.part else PARTS
+    found = []
+    if "logme" in parts:
+        found += compare_logme(options.rows, options.columns, options.repeats)
+    if "measures" in parts:
+        time_all(options.rows, options.columns, options.repeats)
+    if "table" in parts:
+        found += time_table(options.rows, options.columns, tuple(options.dyads))
+    if options.store:
+        store(found)
 
 
 if __name__ == "__main__":
