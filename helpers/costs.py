@@ -6,12 +6,14 @@ and otherwise from the arithmetic of the encoder and a stated rate of the device
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from helpers.plans import TEST_WORK
+from helpers.tokenised import LIMIT_BYTES
 
 if TYPE_CHECKING:
     from helpers.plans import Plan
@@ -24,6 +26,8 @@ CHARACTERS_PER_TOKEN = 4.0
 RATES = {"cpu": 1.9e11, "cuda": 1.5e14}
 OVERHEAD_SECONDS = 1.0
 RECORD_BYTES = 12_000
+# A tokenised set keeps a piece id and, by format, a tag and a place or a span of characters.
+TOKEN_BYTES = 20
 
 
 def rate(plan: Plan, store: Store | None = None) -> tuple[float, str]:
@@ -68,9 +72,12 @@ def cost(
 
     Returns:
         A row per stage and condition and one for the total, with the columns runs,
-        training_tokens, test_tokens, minutes (on one device) and megabytes (at the end).
+        training_tokens, test_tokens, minutes (on one device) and megabytes (of records and
+        checkpoints, at the end).
     """
-    table = plan.runs.assign(minutes=minutes(plan, store), megabytes=_megabytes(plan))
+    table = plan.runs.assign(
+        minutes=minutes(plan, store), megabytes=_megabytes(plan, bool(plan.facts.get("keep")))
+    )
     if wanted is not None:
         table = table[table["run"].isin(list(wanted))]
     named = table.rename(columns={"train_tokens": "training_tokens"})
@@ -84,19 +91,37 @@ def cost(
     return result.astype(whole).round({"minutes": 1, "megabytes": 1})
 
 
-def _megabytes(plan: Plan) -> pd.Series:
+def _megabytes(plan: Plan, keep: bool) -> pd.Series:
     """Return what each run leaves in the store; checkpoints that are not kept count nothing."""
-    kept = float(plan.facts.get("trained_parameters", 0)) * 4 * bool(plan.facts.get("keep"))
+    kept = float(plan.facts.get("trained_parameters", 0)) * 4 * keep
     return ((plan.runs["stage"] == "intermediate") * kept + RECORD_BYTES) / 1e6
 
 
-def peak_megabytes(plan: Plan, wanted: Iterable[str], workers: int = 1) -> float:
-    """Return the disk that some runs need: checkpoints, and states of what is unfinished."""
+def tokenised_megabytes(plan: Plan) -> float:
+    """Return the most that the tokenised rows of a plan take in the store."""
+    sets = plan.runs.drop_duplicates(["data", "settings", "evaluation"])
+    tokens = float((sets["train_tokens"] + sets["test_tokens"]).sum())
+    return min(tokens * TOKEN_BYTES, LIMIT_BYTES) / 1e6
+
+
+def peak_megabytes(plan: Plan, wanted: Iterable[str], *, keep: bool, workers: int = 1) -> float:
+    """Return the disk that some runs need.
+
+    Args:
+        plan: the plan.
+        wanted: ids of the runs.
+        keep: whether checkpoints stay when nothing needs them any more.
+        workers: runs at a time.
+
+    Returns:
+        Megabytes of records, checkpoints, tokenised rows and states of what is unfinished.
+    """
     parameters = float(plan.facts.get("trained_parameters", 0))
-    kept = _megabytes(plan)[plan.runs["run"].isin(list(wanted))].sum()
-    # An unfinished run writes its weights and two moments of the optimiser; one checkpoint per
-    # worker is there even where none is kept.
-    return float(kept + workers * parameters * 4 * (3 + 1) / 1e6)
+    kept = _megabytes(plan, keep)[plan.runs["run"].isin(list(wanted))].sum()
+    # An unfinished run writes its weights, the best so far and two moments of the optimiser; one
+    # checkpoint per worker is there even where none is kept.
+    unfinished = workers * parameters * 4 * (4 + 1) / 1e6
+    return float(kept + unfinished + tokenised_megabytes(plan))
 
 
 def sentence(plan: Plan, wanted: Iterable[str] | None = None, store: Store | None = None) -> str:
@@ -107,7 +132,8 @@ def sentence(plan: Plan, wanted: Iterable[str] | None = None, store: Store | Non
         f"{total['runs']:,} runs of profile {plan.profile!r} with encoder {plan.encoder!r}: about "
         f"{(total['training_tokens'] + total['test_tokens']) / 1e6:.2g} million tokens, "
         f"{_duration(total['minutes'])} on one device ({note}), "
-        f"{total['megabytes']:,.0f} MB in the end."
+        f"{total['megabytes']:,.0f} MB in the end, besides at most "
+        f"{math.ceil(tokenised_megabytes(plan)):,} MB of tokenised rows that may be deleted."
     )
 
 

@@ -105,7 +105,7 @@ def run(
     if mode == "stored":
         return stored(plan, store)
     wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
-    problems = chosen.problems() + _no_room(plan, wanted, store) if wanted else []
+    problems = chosen.problems() + _no_room(plan, wanted, store, kept) if wanted else []
     if problems:
         raise BadPlan(planning.listed("this plan cannot run", problems))
     if mode == "always":
@@ -165,13 +165,13 @@ def _order(
     return engines.Order(plan, wanted, store, line, keep, workers, extra, store.now())
 
 
-def _no_room(plan: Plan, wanted: Sequence[str], store: Store) -> list[str]:
-    need, free = costs.peak_megabytes(plan, wanted), free_bytes(store.folder) / 1e6
+def _no_room(plan: Plan, wanted: Sequence[str], store: Store, keep: bool) -> list[str]:
+    need, free = costs.peak_megabytes(plan, wanted, keep=keep), free_bytes(store.folder) / 1e6
     if need < free:
         return []
     return [
         f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
-        "TRANSFER_STORE to a folder on a larger disk, or run it with keep=False."
+        f"TRANSFER_STORE to a folder on a larger disk{', or run it with keep=False' * keep}."
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from helpers import study
-from helpers.errors import BadRecord, HelpfulError, StoreFull
+from helpers import costs, study, tokenised
+from helpers.errors import BadPlan, BadRecord, HelpfulError, StoreFull
 from helpers.resuming import missing
 from helpers.store import SCORE_COLUMNS, Store
 from tests.engines import fake
@@ -263,6 +264,27 @@ def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(store: Store) -> 
     with pytest.raises(ValueError, match="what is missing needs about .* MB"):
         run(plan, store)
     assert not fake.trace()
+
+
+def test_not_keeping_checkpoints_helps_on_a_small_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fake.make_plan(intermediates=4, trained_parameters=1e9)
+    whole = costs.peak_megabytes(plan, plan.runs["run"], keep=True)
+    monkeypatch.setattr(study, "free_bytes", lambda folder: (whole - 1) * 1e6)
+    with pytest.raises(BadPlan, match="or run it with keep=False"):
+        run(plan, store)
+    assert len(run(plan, store, keep=False)) and not store.checkpoints()
+
+
+def test_the_disk_for_tokenised_rows_is_stated_and_bounded(store: Store) -> None:
+    small, large = fake.make_plan(intermediates=2), fake.make_plan(intermediates=2, seeds=50)
+    # Two intermediates of 2,000 tokens and two targets of 1,300; seeds share them.
+    assert costs.tokenised_megabytes(small) == 6600 * costs.TOKEN_BYTES / 1e6
+    assert costs.tokenised_megabytes(large) == costs.tokenised_megabytes(small)
+    huge = replace(small, runs=small.runs.assign(train_tokens=10**12))
+    assert costs.tokenised_megabytes(huge) == tokenised.LIMIT_BYTES / 1e6
+    assert "besides at most 1 MB of tokenised rows" in costs.sentence(small)
 
 
 def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> None:
