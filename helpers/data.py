@@ -283,16 +283,47 @@ def _learnt(task: Task) -> tuple[str, ...]:
     serving = _serving(task, "en", "train")
     raws = [sources.load(source, "en", "train") for source in serving]
     key = f"{task.name}|{'|'.join(f'{raw.origin}:{len(raw.rows)}' for raw in raws)}"
+    if any(source.kind in ("rows", "tables") for source in serving):
+        return _count_labels(task, raws)  # The user's own may change at any time.
     if key not in _LEARNT:
-        column = task.columns.get("tags" if task.format == "tagging" else "label", "")
-        column = column or ("tags" if task.format == "tagging" else "label")
-        counts: Counter[str] = Counter()
-        for raw in raws:
-            for row in raw.rows:
-                value = row[column]
-                counts.update(value if isinstance(value, list) else [value])
-        _LEARNT[key] = tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+        _LEARNT[key] = _count_labels(task, raws)
     return _LEARNT[key]
+
+
+def _count_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
+    name = "tags" if task.format == "tagging" else "label"
+    counts: Counter[Any] = Counter()
+    for raw in raws:
+        for row in raw.rows:
+            column = next((c for c in task.columns.get(name, name).split("|") if c in row), None)
+            if column is None:
+                raise BadRows(
+                    f"task {task.name!r} states no labels, and {raw.origin} has no column "
+                    f"{task.columns.get(name, name)!r} to read them off; state labels=(...)."
+                )
+            names = raw.class_names.get(column, ())
+            for value in row[column] if isinstance(row[column], list) else [row[column]]:
+                known = isinstance(value, int) and 0 <= value < len(names)
+                counts[names[value] if known else value] += 1
+    return _ordered(task, counts)
+
+
+def _ordered(task: Task, counts: Counter[Any]) -> tuple[str, ...]:
+    """Return label names by frequency; numbers keep their value as their place."""
+    numbers = [value for value in counts if isinstance(value, int)]
+    texts: Counter[str] = Counter()
+    for value, count in counts.items():
+        if isinstance(value, str) and value.strip():
+            texts[value.strip()] += count
+    if numbers and not texts:
+        return tuple(map(str, range(max(numbers) + 1)))
+    if numbers or not texts or task.format == "choice":
+        found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
+        raise BadRows(
+            f"task {task.name!r} states no labels, and they cannot be read off its training rows "
+            f"({found}); state labels=(...), for choice in the order of the choices."
+        )
+    return tuple(sorted(texts, key=lambda name: (-texts[name], name)))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
@@ -307,7 +338,11 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     if split in ("train", "dev") and (task.train_with or language != "en"):
         trainer = task.train_with or task.name
         raise UnknownName(f"{error} It trains on the English rows of task {trainer!r}.")
-    raise error
+    raise UnknownName(
+        f"{error} If the data have it, name it in splits={{...}} of the task's source. A part of "
+        "the training rows can be dev: splits={'train': 'train', 'dev': 'train'}, "
+        "divide=(column,), where rows with equal values of the column stay together."
+    )
 
 
 def _serves(source: Source, language: str) -> bool:

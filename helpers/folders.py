@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers import own_tables
 from helpers.errors import BadRows, MissingData
 
 Row = dict[str, Any]
@@ -126,18 +126,7 @@ def translations(root: Path, split: str) -> list[Row]:
             "one JSON object a line), put them there, and set TRANSFER_TRANSLATIONS to the folder "
             "above the task's. Only MNLI has published translations: task 'mnli-translated'."
         )
-    return [row for file in files for row in _json_lines(file)]
-
-
-def _json_lines(file: Path) -> Iterator[Row]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadRows(f"{file}: row {number} is no JSON ({error}): {line[:80]!r}") from error
-        if not isinstance(row, dict):
-            raise BadRows(f"{file}: row {number} is {line[:80]!r}; expected a JSON object")
-        yield row
+    return [row for file in files for row in own_tables.read(file)]
 
 
 READERS = {"ccgbank": ccgbank, "pmb": pmb, "translations": translations}

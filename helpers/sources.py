@@ -21,9 +21,10 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import yaml
+from datasets.data_files import get_data_patterns
 from huggingface_hub import constants as hub_constants
 
-from helpers import folders, packages
+from helpers import folders, own_tables, packages
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
 from helpers.tasks.task import Row, Source
 
@@ -96,28 +97,47 @@ def at_hand(source: Source, language: str, split: str) -> bool:
         return bool(os.environ.get(source.id, ""))
     if source.kind == "rows":
         return True
+    if source.kind == "tables":
+        return _table(source, language, source.splits[split]).is_file()
     if folder is None:
         return False
     if source.kind == "files":
         return (folder / source.id / source.config_for(language)).is_file()
-    splits = _configurations(folder / source.id).get(source.config_for(language) or "default", ())
-    return source.splits[split] in splits
+    config = source.config_for(language) or "default"
+    return source.splits[split] in _configurations(folder / source.id).get(config, ())
+
+
+def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return configuration -> splits, as a README states them or the names of the files say."""
+    readme = folder / "README.md"
+    stated = _stated(readme, readme.stat().st_mtime_ns) if readme.is_file() else {}
+    if stated or not folder.is_dir():
+        return stated
+    try:
+        return {"default": tuple(map(str, get_data_patterns(str(folder))))}
+    except (OSError, datasets.exceptions.DatasetsError):
+        return {}
 
 
 @lru_cache(maxsize=64)
-def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return configuration -> splits, as the header of a data set's README states them."""
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return {}
+def _stated(readme: Path, changed: int) -> dict[str, tuple[str, ...]]:
+    """Return configuration -> splits of a README's header, read again where it has changed."""
     header = readme.read_text(encoding="utf-8").split("---")
-    facts = yaml.safe_load(header[1]) if len(header) > 2 else {}
+    try:
+        facts = (yaml.safe_load(header[1]) if len(header) > 2 else {}) or {}
+    except yaml.YAMLError as error:
+        raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
     return {
         config["config_name"]: tuple(
-            data["split"] for data in config["data_files"] if isinstance(data, dict)
+            data.get("split", "train") if isinstance(data, dict) else "train"
+            for data in _listed(config.get("data_files", ()))
         )
         for config in facts.get("configs", ())
     }
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
 
 
 def three_ways(source: Source) -> str:
@@ -159,6 +179,22 @@ def _folder(source: Source, language: str, split: str, first: int | None) -> Raw
         raise unknown("folder reader", name, folders.READERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
     return Raw(folders.READERS[name](path / inner, split)[:first], f"folder {path / inner}")
+
+
+def _tables(source: Source, language: str, split: str, first: int | None) -> Raw:
+    path = _table(source, language, split)
+    if not path.is_file():
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
+        raise MissingData(
+            f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
+            f"config={source.config!r} of the task's source."
+        )
+    return Raw(own_tables.read(path, first), f"file {path}")
+
+
+def _table(source: Source, language: str, split: str) -> Path:
+    return (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
 
 
 def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
@@ -221,7 +257,12 @@ def _explained(source: Source, origin: str, config: str | None, split: str) -> I
         raise MissingData(
             f"cannot reach {source.id}, {what}, on the hub ({_first_line(error)}). {ways}"
         ) from error
-    except (OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+    except (
+        OSError,
+        pa.ArrowException,
+        yaml.YAMLError,
+        datasets.exceptions.DatasetGenerationError,
+    ) as error:
         raise BadRows(
             f"{origin}, {what}: a file is damaged ({_first_line(error.__cause__ or error)}); "
             "fetch it again"
@@ -390,5 +431,6 @@ _LOADERS: dict[str, Callable[[Source, str, str, int | None], Raw]] = {
     "files": _files,
     "package": _package,
     "folder": _folder,
+    "tables": _tables,
     "rows": _function,
 }

@@ -8,16 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from helpers.errors import BadRows
-from helpers.tasks.task import Row, Task
+from helpers.errors import BadRows, HelpfulError
+from helpers.tasks.task import FIELDS, Row, Task
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "pair": ("id", "first", "second", "label"),
-    "choice": ("id", "context", "choices", "label"),
-    "tagging": ("id", "tokens", "tags"),
-    "span": ("id", "context", "question", "answers"),
-    "retrieval": ("id", "side", "text", "gold"),
-}
 IGNORED = -100
 # How far from its stated start an answer is searched for; published shifts are the few
 # characters of stripped white space.
@@ -86,14 +79,16 @@ class Standard:
         if self.task.adapt is not None:
             try:
                 adapted = self.task.adapt(raw | {"_number": number}, self.language)
-            except (KeyError, TypeError, IndexError, AttributeError) as error:
-                raise self.bad(
-                    number, f"adapt failed with {error!r}", f"columns are {sorted(raw)}"
-                ) from error
+            except HelpfulError:
+                raise
+            except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+                raise self.bad(number, f"adapt failed with {error!r}", _one_of(raw)) from error
         if adapted is None:
             outcome.dropped.append("left out by the task's adapt")
             return
         for row in adapted if isinstance(adapted, list) else [adapted]:
+            if not isinstance(row, dict):
+                raise self.bad(number, f"adapt gave {row!r}", "a row, a list of rows or None")
             if row.get("_language", self.language) != self.language:
                 continue
             if row.get("_split", self.split) != self.split:
@@ -114,7 +109,7 @@ class Standard:
     def _value(self, row: Row, name: str, number: int) -> Any:
         column = self.task.columns.get(name, name)
         if "," in column:
-            return [self._column(row, part, name, number) for part in column.split(",")]
+            return [self._column(row, part.strip(), name, number) for part in column.split(",")]
         return self._column(row, column, name, number)
 
     def _column(self, row: Row, column: str, name: str, number: int) -> Any:
@@ -125,7 +120,7 @@ class Standard:
             return row[name]
         if name in _OPTIONAL and name not in self.task.columns:
             return _OPTIONAL[name]
-        raise self.bad(number, f"no column {column!r} (for {name!r})", f"columns are {sorted(row)}")
+        raise self.bad(number, f"no column {column!r} (for {name!r})", _one_of(row))
 
     def _pair(self, row: Row, number: int, outcome: Outcome) -> Row:
         for name in ("first", "second"):
@@ -134,7 +129,7 @@ class Standard:
 
     def _choice(self, row: Row, number: int, outcome: Outcome) -> Row:
         row["context"] = self._text(row["context"], "context", number)
-        choices = [self._text(choice, "choices", number) for choice in row["choices"]]
+        choices = self._texts(row["choices"], "choices", number)
         if len(choices) < 2:
             raise self.bad(number, f"{len(choices)} choices in 'choices'", "at least 2")
         return row | {
@@ -143,28 +138,24 @@ class Standard:
         }
 
     def _tagging(self, row: Row, number: int, outcome: Outcome) -> Row:
-        tokens = [self._text(token, "tokens", number) for token in row["tokens"]]
+        tokens = self._texts(row["tokens"], "tokens", number)
         if not tokens:
             raise _Drop("no tokens")
-        if len(tokens) != len(row["tags"]):
-            raise self.bad(number, f"{len(tokens)} tokens but {len(row['tags'])} tags", "as many")
-        tags = [self._tag(tag, number, outcome) for tag in row["tags"]]
+        tags = self._list(row["tags"], "tags", number)
+        if len(tokens) != len(tags):
+            raise self.bad(number, f"{len(tokens)} tokens but {len(tags)} tags", "as many")
+        tags = [self._tag(tag, number, outcome) for tag in tags]
         return row | {"tokens": tokens, "tags": tags}
 
     def _span(self, row: Row, number: int, outcome: Outcome) -> Row:
         for name in ("context", "question"):
             row[name] = self._text(row[name], name, number)
-        given = row["answers"]
-        if not isinstance(given, Mapping) or "text" not in given:
-            raise self.bad(number, f"answers {given!r}", "{'text': [...], 'answer_start': [...]}")
-        starts = given.get("answer_start", given.get("start"))
-        if starts is None or len(starts) != len(given["text"]):
-            raise self.bad(number, f"answers {given!r}", "as many starts as texts")
+        texts, starts = self._answers(row["answers"], number)
         # Only SQuAD 2.0 asks questions without an answer; elsewhere the answer is missing.
-        if not given["text"] and self.task.metric != "squad2":
+        if not texts and self.task.metric != "squad2":
             raise _Drop("no answer")
         found: dict[str, list[Any]] = {"text": [], "start": []}
-        for text, start in zip(given["text"], starts, strict=True):
+        for text, start in zip(texts, starts, strict=True):
             place = _find(row["context"], text, int(start))
             if place is None:
                 raise _Drop("answer is blank" if not text.strip() else "answer not in context")
@@ -174,16 +165,39 @@ class Standard:
             found["start"].append(place)
         return row | {"answers": found}
 
+    def _answers(self, given: Any, number: int) -> tuple[list[str], list[Any]]:
+        """Return texts and starts of answers, in the hub's form or as SQuAD's own files have them."""
+        if isinstance(given, list) and all(isinstance(answer, Mapping) for answer in given):
+            names = ("text", "answer_start")
+            given = {name: [answer.get(name) for answer in given] for name in names}
+        if not isinstance(given, Mapping) or "text" not in given:
+            raise self.bad(number, f"answers {given!r}", "{'text': [...], 'answer_start': [...]}")
+        texts = self._texts(given["text"], "answers", number)
+        starts = self._list(given.get("answer_start", given.get("start")), "answers", number)
+        if len(starts) != len(texts) or not all(isinstance(s, int | np.integer) for s in starts):
+            raise self.bad(number, f"answers {given!r}", "a start, in characters, for each text")
+        return texts, starts
+
     def _retrieval(self, row: Row, number: int, outcome: Outcome) -> Row:
         if row["side"] not in ("query", "candidate"):
             raise self.bad(number, f"side {row['side']!r}", "'query' or 'candidate'")
         text = self._text(row["text"], "text", number)
-        return row | {"text": text, "gold": [str(name) for name in row["gold"]]}
+        gold = self._list(row["gold"], "gold", number)
+        return row | {"text": text, "gold": [str(name) for name in gold]}
 
     def _text(self, value: Any, name: str, number: int) -> str:
         if not isinstance(value, str):
             raise self.bad(number, f"{name!r} is {value!r}", "text")
         return value
+
+    def _texts(self, values: Any, name: str, number: int) -> list[str]:
+        return [self._text(value, name, number) for value in self._list(values, name, number)]
+
+    def _list(self, values: Any, name: str, number: int) -> list[Any]:
+        """Refuse text where a list belongs: its characters would be taken for the elements."""
+        if not isinstance(values, list | tuple | np.ndarray):
+            raise self.bad(number, f"{name!r} is {values!r}", "a list; let adapt split text")
+        return list(values)
 
     def _label(self, value: Any, number: int, size: int) -> int:
         column = self.task.columns.get("label", "label")
@@ -240,6 +254,10 @@ class Standard:
             f"row {number} of {self.origin}: {found}; expected {expected}. "
             "Check the task's columns, labels and adapt, or the file."
         )
+
+
+def _one_of(row: Row) -> str:
+    return f"one of the columns {', '.join(sorted(name for name in row if name[0] != '_'))}"
 
 
 def _find(context: str, text: str, start: int) -> int | None:

@@ -51,6 +51,8 @@ class Surveys:
         self.path = path
         self._known: dict[str, Any] = {}
         self._new = False
+        # Folders are looked at once per plan, not once per process: in a notebook, data change.
+        self._stamp_of = functools.cache(_stamp)
         try:
             self._known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -62,7 +64,7 @@ class Surveys:
         Raises:
             HelpfulError: what ``helpers.data.rows`` raises for missing or bad rows.
         """
-        key = _key(task, language, split)
+        key = self._key(task, language, split)
         if key in self._known:
             return Survey(**self._known[key])
         found = _survey(task, language, split)
@@ -70,6 +72,19 @@ class Surveys:
             self._known[key] = asdict(found)
             self._new = True
         return found
+
+    def _key(self, task: Task, language: str, split: str) -> str:
+        """Return what the rows depend on, or "" where they are the user's own and read each time."""
+        sources = task.source.flat()
+        functions = [task.adapt, *(source.read for source in sources)]
+        own = [
+            f for f in functions if f and not getattr(f, "__module__", "").startswith("helpers.")
+        ]
+        if own or any(source.kind == "tables" for source in sources):
+            return ""
+        stamps = [self._stamp_of(source.kind, source.id) for source in sources]
+        content = json.dumps([_plain(task), language, split, stamps, _code()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def layer(self, key: str, encoder: str, task: Task) -> int:
         """Return the layer in which an encoder retrieves best on a task's development rows.
@@ -121,16 +136,6 @@ def _characters(row: Mapping[str, Any]) -> int:
     return together + sum(context + len(choice) for choice in row.get("choices", ()))
 
 
-def _key(task: Task, language: str, split: str) -> str:
-    """Return what the rows depend on, or "" where that cannot be told (a function of the user's)."""
-    functions = [task.adapt, *(source.read for source in task.source.flat())]
-    if any(f and not str(getattr(f, "__module__", "")).startswith("helpers.") for f in functions):
-        return ""
-    stamps = [_stamp(source.kind, source.id) for source in task.source.flat()]
-    content = json.dumps([_plain(task), language, split, stamps, _code()], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
-
-
 def _stamp(kind: str, name: str) -> str:
     if kind == "package":
         try:
@@ -141,7 +146,6 @@ def _stamp(kind: str, name: str) -> str:
     return _files(str(Path(root) / name if kind == "hub" else root)) if root else ""
 
 
-@functools.lru_cache(maxsize=256)
 def _files(folder: str) -> str:
     """Return a stamp of names, sizes and times of all files below a folder."""
     digest = hashlib.sha256(folder.encode())

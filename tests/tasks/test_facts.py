@@ -8,7 +8,8 @@ import pytest
 
 from helpers import metrics, tasks
 from helpers.errors import HelpfulError, UnknownName
-from helpers.tasks import Source, Task, relation, translated, xtreme, xtreme_r
+from helpers.tasks import FORMATS, Source, Task, relation, translated, xtreme, xtreme_r
+from helpers.tasks.task import METRICS
 
 ALL = tasks.names()
 
@@ -113,6 +114,51 @@ def test_a_twin_keeps_what_its_task_holds() -> None:
     assert twin.source.serving("en", "train")[0].config_for("fr") == "fr"
     with pytest.raises(HelpfulError, match="is a target"):
         translated.from_folder("xnli")
+
+
+def test_the_metric_of_a_format_is_the_default() -> None:
+    found = {f: Task("own", "target", f, Source("rows", "x")).metric for f in FORMATS}
+    assert found == {
+        "pair": "accuracy",
+        "choice": "accuracy",
+        "tagging": "token_accuracy",
+        "span": "squad",
+        "retrieval": "accuracy",
+    }
+    assert all(metrics.get(name) for names in METRICS.values() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"metric": "accuracy", "format": "tagging"}, "cannot score tagging; take token_accuracy"),
+        ({"metric": "map@20"}, "metric 'map@20' cannot score pair"),
+        ({"columns": {"text": "premise"}}, "columns name 'text', but pair rows have id, first"),
+        ({"labels": ("a", "a")}, "labels ('a', 'a'): expected a tuple of different names"),
+        ({"languages": "en"}, "languages 'en': expected a tuple"),
+        ({"languages": ()}, "it has no languages"),
+        ({"chance": 25.0}, "chance 25.0"),
+        ({"name": "a+b"}, "its name is empty or holds"),
+        ({"source": Source("rows", "x")}, "needs read=function(language, split)"),
+        ({"source": Source("tables", "x")}, "needs config='file-{language}-{split}.csv'"),
+        ({"train_with": "squad1"}, "whose format is span, not pair"),
+        ({"train_with": "mnli"}, "whose labels are ('entailment', 'neutral', 'contradiction')"),
+    ],
+)
+def test_facts_that_do_not_fit_together_are_refused(facts: dict[str, object], message: str) -> None:
+    task = Task("own", "target", "pair", Source("rows", "x", read=lambda *_: []))
+    with pytest.raises(HelpfulError, match="was not registered") as caught:
+        tasks.register(replace(task, **facts))  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    assert "own" not in tasks.names() and "a+b" not in tasks.names()
+
+
+def test_roles_and_kinds_that_do_not_exist_are_named() -> None:
+    task = Task("own", "target", "pair", Source("rows", "x"))
+    with pytest.raises(UnknownName, match="role 'targets'. Did you mean 'target'"):
+        tasks.register(replace(task, role="targets"))  # type: ignore[arg-type]
+    with pytest.raises(UnknownName, match="kind of source 'table'. Did you mean 'tables'"):
+        tasks.register(replace(task, source=Source("table", "x")))  # type: ignore[arg-type]
 
 
 def test_registering_twice_needs_replace() -> None:
