@@ -30,11 +30,14 @@ from helpers.findings.gained import (
 from helpers.findings.limits import (
     DESIGNS,
     calibrated,
+    fingerprint,
     headroom_mistake,
     nearest_design,
     rate,
+    recycled,
     relabelled,
     reversed_ndcg,
+    store_relabelled,
 )
 from helpers.findings.question import (
     SPECIFIED,
@@ -73,6 +76,7 @@ __all__ = [
     "departures",
     "ends",
     "english",
+    "fingerprint",
     "grid",
     "headroom",
     "headroom_mistake",
@@ -95,6 +99,7 @@ __all__ = [
     "predicted",
     "published",
     "rate",
+    "recycled",
     "relabelled",
     "reversed_ndcg",
     "rows_trained",
@@ -103,6 +108,7 @@ __all__ = [
     "shares",
     "slopes",
     "standing",
+    "store_relabelled",
     "tried",
     "unlearnt",
     "unseen",

@@ -9,6 +9,7 @@ import pandas as pd
 from helpers.errors import BadFit, BadRows
 from helpers.findings.question import kept, language_rows
 from helpers.findings.scope import BOTH, usable
+from helpers.findings.tables import nothing
 from helpers.stats import collinearity, design, effects, gains, interaction, prediction, reml
 from helpers.stats.confirmatory import DISTANCE, PRIMARY, RANDOM
 
@@ -165,13 +166,14 @@ def language_slopes(
 
     Returns:
         Indexed by language: slope, se, deviation (points per standard deviation of similarity),
-        targets (in how many the language was tested) and the distance.
-
-    Raises:
-        BadFit: the rows do not carry the model.
+        targets (in how many the language was tested) and the distance. No rows where they do not
+        carry the model.
     """
-    cells = language_rows(rows, kept(table, measure), measure)
-    found = interaction.by_language(cells, measure, BY_LANGUAGE[:4])
+    try:
+        cells = language_rows(rows, kept(table, measure), measure)
+        found = interaction.by_language(cells, measure, BY_LANGUAGE[:4])
+    except BadFit as error:
+        return nothing(str(error), ["slope", "se", "deviation", "targets", distance])
     found["targets"] = cells.groupby("language")["target"].nunique()
     return found.join(rows.groupby("language")[distance].first())
 

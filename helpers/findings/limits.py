@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import pandas as pd
 from scipy import stats
 
 from helpers.errors import BadFit
+from helpers.files import write_atomic
 from helpers.findings.scope import BOTH
 from helpers.findings.tables import nothing
-from helpers.stats import calibration, confirmatory, prediction
+from helpers.stats import calibration, confirmatory, external, prediction
 from helpers.stats.confirmatory import PRIMARY
 from helpers.stats.scenarios import SCENARIOS
 
@@ -60,13 +63,16 @@ def rate(
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
-def relabelled(table: pd.DataFrame, measure: str = PRIMARY, replicates: int = 100) -> pd.DataFrame:
+def relabelled(
+    table: pd.DataFrame, measure: str = PRIMARY, replicates: int = 100, stored: str | Path = ""
+) -> pd.DataFrame:
     """Measure how often the analysis rejects on the study's own gains with similarity relabelled.
 
     Args:
         table: dyad table with identity pairs in it.
         measure: similarity.
-        replicates: relabelled tables.
+        replicates: relabelled tables, where the counts are not stored.
+        stored: counts that `store_relabelled` wrote; those of other gains are not used.
 
     Returns:
         What `calibration.summary` returns, methods that declined every table left out.
@@ -75,11 +81,49 @@ def relabelled(table: pd.DataFrame, measure: str = PRIMARY, replicates: int = 10
         BadFit: the measure does not vary over the dyads, or no method can be fitted.
     """
     whole = confirmatory.prepared(table, measure)
-    found = calibration.summary(calibration.permuted_tables(whole, measure, replicates))
+    counts = _stored_counts(whole, measure, stored)
+    if counts is None:
+        counts = calibration.permuted_tables(whole, measure, replicates)
+    found = calibration.summary(counts)
     found = found[found["replicates"] > 0].reset_index(drop=True)
     if found.empty:
         raise BadFit(f"no method can be fitted to {len(whole)} dyads.")
     return found
+
+
+def store_relabelled(
+    table: pd.DataFrame, file: Path, measure: str = PRIMARY, sizes: Sequence[int] = (1000, 20)
+) -> None:
+    """Store the counts of `relabelled` with what they were made from.
+
+    Args:
+        table, measure: as in `relabelled`.
+        file: where to write; ``data/results/<profile>-relabelled.csv`` is what chapters read.
+        sizes: replicates; the largest is shown, the others are there to be repeated by a test.
+    """
+    whole = confirmatory.prepared(table, measure)
+    parts = [calibration.permuted_tables(whole, measure, n).assign(size=n) for n in sizes]
+    out = pd.concat(parts).assign(gains=fingerprint(whole, measure))
+    write_atomic(file, out.to_csv(index=False, lineterminator="\n").encode())
+
+
+def fingerprint(whole: pd.DataFrame, measure: str = PRIMARY) -> str:
+    """Return a checksum of the gains and similarities that an analysis sees.
+
+    Args:
+        whole: what `confirmatory.prepared` returned.
+        measure: similarity.
+    """
+    rows = whole[[*BOTH, "gain", measure]].sort_values(list(BOTH)).round(6)
+    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _stored_counts(whole: pd.DataFrame, measure: str, stored: str | Path) -> pd.DataFrame | None:
+    if not stored or not Path(stored).is_file():
+        return None
+    counts = pd.read_csv(stored)
+    counts = counts[counts["gains"] == fingerprint(whole, measure)]
+    return counts[counts["size"] == counts["size"].max()] if len(counts) else None
 
 
 def nearest_design(table: pd.DataFrame) -> str:
@@ -121,6 +165,28 @@ def headroom_mistake(replicates: int = 1000, tasks: int = 40, seed: int = 0) -> 
         slope = r * y.std(axis=1) / x.std(axis=1)
         rows[name] = {"slope": slope.mean(), "rejected": (p < 0.05).mean()}
     return pd.DataFrame(rows).T.rename_axis("baseline")
+
+
+def recycled(path: str, n: int = 9999) -> pd.DataFrame:
+    """Estimate the effect of a shared family of tasks in a table that others published.
+
+    Args:
+        path: the reader's own copy of `external.TABLE`; empty: none.
+        n: relabellings of families.
+
+    Returns:
+        What `external.compare` returns.
+
+    Raises:
+        BadFit: no path was given; the text says where the table is.
+        MissingData, BadRecord: as in `external.read_table`.
+    """
+    if not path:
+        raise BadFit(
+            f"No copy of the table was given to this page. It is {external.TABLE} of "
+            f"{external.REPOSITORY}."
+        )
+    return external.compare(external.read_table(path), n)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from helpers.stats import gains
 from helpers.stats.confirmatory import PRIMARY
 
 BOTH = ("intermediate", "target")
@@ -53,6 +54,14 @@ def departures(
         notes.append(
             f"{few} of {len(counts)} dyads have fewer than {SEEDS} seeds (the fewest: "
             f"{int(counts.min())})."
+        )
+    base = rest[(rest["condition"] == "none") & (rest["status"] == "done")]
+    seeds = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
+    short = int((seeds < 2 * SEEDS).sum())
+    if short:
+        notes.append(
+            f"{short} of {len(seeds)} trained baselines have fewer than {2 * SEEDS} seeds (the "
+            f"fewest: {int(seeds.min())})."
         )
     planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
     if len(counts) < planned:

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import findings
-from helpers.errors import BadFit
+from helpers import findings, results
+from helpers.errors import BadFit, MissingData
 from helpers.stats import calibration, confirmatory, gains, noise, reml, scenarios
 from tests.stats import tables
+from tests.stats.test_external import stand_in
 
 NAME = "text_embedding"
 
@@ -77,7 +78,10 @@ def test_targets_without_a_baseline_are_left_out_and_named():
     assert notes == ["x has no finished baseline (4 collapsed)."]
     gains.gains(rest)
     assert len(findings.usable(table, collapsed=True)[0]) == len(table)
-    assert findings.departures(table, "small") == notes
+    few = ["1 of 1 trained baselines have fewer than 6 seeds (the fewest: 4)."]
+    assert findings.departures(table, "small") == notes + few
+    assert findings.departures(table.assign(rows_trained=0), "small") == notes
+    table = table.assign(rows_trained=0)
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
     said = findings.departures(table, "embedded")
     assert "illustrative" in said[0]
@@ -104,7 +108,7 @@ def test_a_baseline_that_trains_nothing_adds_no_noise():
 
 
 def test_standing_says_what_a_study_can_prove():
-    table = tables.scores()
+    table = tables.scores(baseline_seeds=6)
     assert findings.standing(table, "small") == "These are 4 dyads, run as the specification asks."
     assert "illustration, not evidence" in findings.standing(table, "embedded")
     few = table[(table["seed"] == 0) | (table["condition"] == "none")]
@@ -413,6 +417,8 @@ def test_slopes_of_languages_are_pulled_together():
     assert found.index[0] == "sw" and set(found.index) == {"de", "fr", "sw"}
     assert found.loc["sw", "slope"] < -1 < 0.5 < found.loc["de", "slope"]
     assert found.loc["sw", "syntactic"] == 0.9 and found["targets"].eq(10).all()
+    none = findings.language_slopes(data.head(3), rows)
+    assert none.empty and "slope" in none and "cannot carry" in findings.note(none)
 
 
 def test_families_of_languages_are_left_out_in_turn():
@@ -490,6 +496,29 @@ def test_relabelled_similarity_rarely_predicts():
         findings.relabelled(dyads("4 x 3").head(4), replicates=3)
 
 
+def test_counts_of_relabelled_tables_are_stored_with_the_gains_they_belong_to(tmp_path):
+    data, file = dyads(slope=0.0), tmp_path / "counts.csv"
+    findings.store_relabelled(data, file, sizes=(12, 4))
+    found = findings.relabelled(data, replicates=3, stored=file)
+    pd.testing.assert_frame_equal(found, findings.relabelled(data, replicates=12))
+    other = data.assign(gain=data["gain"] + data["target"].eq("t00"))
+    assert findings.relabelled(other, replicates=3, stored=file)["replicates"].max() == 3
+    assert findings.relabelled(data, replicates=3, stored="")["replicates"].max() == 3
+
+
+def test_stored_counts_of_a_study_belong_to_its_results_and_can_be_repeated():
+    for file in sorted(results.FOLDER.glob("*-relabelled.csv")):
+        profile = file.stem.removesuffix("-relabelled")
+        scores = findings.usable(results.load(profile))[0]
+        table = gains.dyads(gains.gains(scores), similarity=results.similarities(profile))
+        whole = confirmatory.prepared(table, NAME)
+        counts = pd.read_csv(file)
+        assert set(counts["gains"]) == {findings.fingerprint(whole)}, f"make {file.name} again"
+        few = counts[counts["size"] == counts["size"].min()].reset_index(drop=True)
+        again = calibration.permuted_tables(whole, NAME, int(few["size"].iloc[0]))
+        pd.testing.assert_frame_equal(few[again.columns], again, check_dtype=False)
+
+
 def test_a_study_is_compared_with_the_design_of_its_size():
     names = {name: findings.nearest_design(dyads(name)) for name in findings.DESIGNS}
     assert all(name == found for name, found in names.items())
@@ -504,6 +533,17 @@ def test_a_baseline_on_both_sides_makes_a_slope_of_its_noise():
     assert found.loc["the same run", "rejected"] > 0.12
     assert abs(found.loc["other seeds", "slope"]) < 0.01
     assert found.loc["other seeds", "rejected"] == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_table_of_others_is_analysed_from_a_copy_of_it(tmp_path, monkeypatch):
+    none = findings.tried(findings.recycled, "")
+    assert none.empty and "IBM/model-recycling" in findings.note(none)
+    with pytest.raises(MissingData):
+        findings.recycled(str(tmp_path / "no.csv"))
+    wide = stand_in(same=2.0, models=60, incomplete=0)
+    wide.to_csv(tmp_path / "table.csv")
+    found = findings.recycled(str(tmp_path / "table.csv"), n=99)
+    assert "OLS on rows" in found.index and "permutation of families" in found.index
 
 
 def test_a_reversed_ranking_looks_good_in_raw_scores_only():
