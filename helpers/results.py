@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
 SIMILARITY = FOLDER.parent / "similarity"
+# Rows a task is measured on; a profile that trains on fewer is measured on as few.
+ROWS = 2000
 # What a study has at hand: texts, formats, labels, and the encoders its intermediate stages left.
 MEASURES = (
     "text_embedding", "text_embedding_raw", "text_embedding_whitened", "token_similarity", "tfidf",
@@ -189,14 +191,17 @@ def similarities(
 def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import encoders, similarity
+    from helpers.similarity.gather import Options
 
     chosen = PROFILES[profile]
     encoder = encoders.load(chosen.encoder)
+    rows = min(chosen.target.train_rows or ROWS, ROWS)
     return similarity.measure(
         (chosen.intermediates, chosen.targets),
         list(measures),
         encoder,
         checkpoints=_stages(encoder),
+        options=Options.sized(rows),
         mode=mode,  # type: ignore[arg-type]
         progress=_count if progress else None,
     )

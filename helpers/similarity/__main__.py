@@ -91,9 +91,7 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
         sentence_encoder=options.sentence_encoder or None,
         language_head=_language_head(encoder),
         early=Early() if options.early else None,
-        options=Options(
-            rows=options.rows, units=options.rows, shuffle_labels=options.shuffle_labels
-        ),
+        options=Options.sized(options.rows, options.shuffle_labels),
         folder=options.folder,
         progress=_count,
     )

@@ -66,6 +66,19 @@ class Options:
     heads: int = 5
     shuffle_labels: bool = False
 
+    @classmethod
+    def sized(cls, rows: int, shuffle_labels: bool = False) -> Options:
+        """Return options that read so many rows a task, and no more for anything else."""
+        whole = cls()
+        return cls(
+            rows=rows,
+            units=rows,
+            common_rows=min(whole.common_rows, rows),
+            parallel_rows=min(whole.parallel_rows, rows),
+            gradient_rows=min(whole.gradient_rows, rows),
+            shuffle_labels=shuffle_labels,
+        )
+
 
 @dataclass(frozen=True)
 class Side:

@@ -129,7 +129,7 @@ def measure(
         raise unknown("mode", mode, MODES)
     intermediates, targets = _roles(tasks)
     chosen = _chosen(measures)
-    place = _folder(folder)
+    place = Path(folder) if folder is not None else default_place()
     gatherer = Gatherer(
         _encoder(encoder),
         [*intermediates, *targets],
@@ -185,9 +185,8 @@ def _chosen(measures: Collection[str | Measure] | None) -> list[Measure]:
     return [catalogue.get(m) if isinstance(m, str) else m for m in wanted]
 
 
-def _folder(folder: str | Path | None) -> Path:
-    if folder is not None:
-        return Path(folder)
+def default_place() -> Path:
+    """Return where values and arrays are kept unless a caller says otherwise."""
     from helpers.store import default_folder
 
     return default_folder() / "similarity"

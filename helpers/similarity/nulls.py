@@ -49,9 +49,34 @@ def _nothing(random: np.random.Generator, shape: Shape) -> Any:
     return np.zeros(shape.columns)
 
 
+# Pieces of noise follow Zipf's law over a vocabulary of so many, so many to a text.
+VOCABULARY, LENGTH = 5000, 20
+
+
+def _frequencies() -> Any:
+    chance = 1 / np.arange(1, VOCABULARY + 1)
+    return chance / chance.sum()
+
+
 def _pieces(random: np.random.Generator, shape: Shape) -> Any:
-    chance = 1 / np.arange(1, 5001)
-    return random.choice(5000, 20 * shape.rows, p=chance / chance.sum())
+    return random.choice(VOCABULARY, LENGTH * shape.rows, p=_frequencies())
+
+
+def _counts(random: np.random.Generator, shape: Shape) -> Any:
+    return np.bincount(_pieces(random, shape), minlength=VOCABULARY)
+
+
+def _texts(random: np.random.Generator, shape: Shape) -> Any:
+    rows = _pieces(random, shape).reshape(shape.rows, LENGTH)
+    return [" ".join(f"w{piece}" for piece in row) for row in rows]
+
+
+def _texts_with(random: np.random.Generator, shape: Shape) -> Any:
+    return 2 * shape.rows * (1 - (1 - _frequencies()) ** LENGTH)
+
+
+def _losses(random: np.random.Generator, shape: Shape) -> Any:
+    return random.exponential(size=shape.rows)
 
 
 def _squares(random: np.random.Generator, shape: Shape) -> Any:
@@ -72,7 +97,9 @@ def _pairs(random: np.random.Generator, shape: Shape) -> Any:
 
 
 _TASK: Mapping[str, Draw] = {
+    "texts": _texts,
     "pieces": _pieces,
+    "counts": _counts,
     "embeddings": _features,
     "sentences": _features,
     "features": _features,
@@ -101,8 +128,14 @@ NOISE: Mapping[str, Draw] = {
     "study.centre": _nothing,
     "study.sentence_centre": _nothing,
     "study.whitening": lambda random, shape: np.eye(shape.columns),
+    "study.texts_with": _texts_with,
+    "study.texts": lambda random, shape: 2 * shape.rows,
+    "tuned.losses": _losses,
+    "plain.losses": _losses,
     "parallel.tuned": _pairs,
     "parallel.plain": _pairs,
+    "parallel.tuned_losses": _losses,
+    "parallel.plain_losses": _losses,
 }
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.errors import BadRows
+from helpers.errors import BadRows, UnknownName
 from helpers.similarity import figures, nulls
 
 matplotlib.use("Agg")
@@ -64,3 +64,65 @@ def test_null_figure_has_a_panel_per_measure():
     )
     figure = figures.null_figure(found)
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["leep", "logme"]
+
+
+def grid(values):
+    """A table of one measure per entry of ``values``, each a function of two numbers."""
+    return pd.DataFrame(
+        [
+            {"intermediate": f"i{i}", "target": f"t{t}", "language": "en", "measure": m, "value": f(i, t)}
+            for m, f in values.items()
+            for i in range(6)
+            for t in range(8)
+        ]
+    )  # fmt: skip
+
+
+FORMATS = {f"i{i}": "pair" if i < 3 else "choice" for i in range(6)}
+FORMATS |= {f"t{t}": "pair" if t % 2 else "span" for t in range(8)}
+
+
+def test_composition_by_hand():
+    block = lambda i, t: 1.0 if (i < 3) == bool(t % 2) else -1.0  # noqa: E731
+    made = grid({
+        "tasks": lambda i, t: i + 10.0 * t,
+        "format": lambda i, t: block(i, t),
+        "both": lambda i, t: (i % 2 - 0.5) * 2 + block(i, t),
+        "flat": lambda i, t: 3.0,
+    })  # fmt: skip
+    shares = figures.composition(made, FORMATS)
+    assert list(shares.index) == ["tasks", "format", "both"]
+    np.testing.assert_allclose(
+        shares.loc["tasks", ["tasks", "format", "pair"]], [1, 0, 0], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        shares.loc["format", ["tasks", "format", "pair"]], [0, 1, 0], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        shares.loc["both", ["tasks", "format", "pair"]], [0.5, 0.5, 0], atol=1e-9
+    )
+    assert shares.loc["both", "format_of_rest"] == pytest.approx(1)
+    assert np.isnan(shares.loc["tasks", "format_of_rest"])
+    # One contrast of two formats by two, of (6 - 1) (8 - 1) in all.
+    assert shares.loc["both", "chance"] == pytest.approx(1 / 35)
+
+
+def test_composition_of_noise_is_as_chance_says():
+    random = np.random.default_rng(0)
+    made = grid({f"m{k}": lambda i, t: random.normal() for k in range(60)})
+    shares = figures.composition(made, FORMATS)
+    assert shares["format_of_rest"].mean() == pytest.approx(shares["chance"].mean(), abs=0.02)
+    np.testing.assert_allclose(shares[["tasks", "format", "pair"]].sum(axis=1), 1)
+
+
+def test_composition_needs_the_format_of_every_task(table):
+    with pytest.raises(UnknownName, match="task with a format 'i0'"):
+        figures.composition(table, {})
+
+
+def test_composition_figure_has_a_bar_per_measure_and_part(table):
+    formats = dict.fromkeys([f"i{i}" for i in range(5)], "pair")
+    formats |= {f"t{t}": "pair" if t < 3 else "span" for t in range(6)}
+    figure = figures.composition_figure(figures.composition(table, formats))
+    assert len(figure.axes[0].patches) == 3 * 4
+    assert len(figures.panels(3)) == 3
