@@ -11,13 +11,14 @@ or ``python -m helpers.study --profile embedded --engine local --mode missing``.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from helpers import costs, engines, planning
+from helpers import costs, engines, planning, tasks
 from helpers.engines.line import Line
 from helpers.errors import BadPlan, HelpfulError, unknown
 from helpers.execution import Stopped
@@ -105,7 +106,10 @@ def run(
     if mode == "stored":
         return stored(plan, store)
     wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
-    problems = chosen.problems() + _no_room(plan, wanted, store, kept) if wanted else []
+    problems: list[str] = []
+    if wanted:
+        problems = chosen.problems() + _only_here(plan, engine)
+        problems += _no_room(plan, wanted, store, kept)
     if problems:
         raise BadPlan(planning.listed("this plan cannot run", problems))
     if mode == "always":
@@ -163,6 +167,21 @@ def _order(
     minutes = dict(zip(plan.runs["run"], costs.minutes(plan, store), strict=True))
     line = Line({run: minutes[run] for run in wanted}, label=plan.profile, show=progress)
     return engines.Order(plan, wanted, store, line, keep, workers, extra, store.now())
+
+
+def _only_here(plan: Plan, engine: str) -> list[str]:
+    """Name the tasks that other processes could not know."""
+    if engine == "local" or os.environ.get("TRANSFER_TASKS"):
+        return []
+    cells = {*plan.runs["intermediate"], *plan.runs["target"]}
+    known = {name for cell in cells for name in cell.split("+")} & set(tasks.names())
+    own = [n for n in sorted(known - tasks.SHIPPED) if tasks.get(n).group != "tiny"]
+    return [
+        f"task {name!r} is known to this session only, and engine {engine!r} starts others: use "
+        "engine='local', or put its registration into a module that can be imported and set "
+        "TRANSFER_TASKS=that_module."
+        for name in own
+    ]
 
 
 def _no_room(plan: Plan, wanted: Sequence[str], store: Store, keep: bool) -> list[str]:

@@ -7,8 +7,12 @@ from helpers.tasks.registry import get, names, register
 from helpers.tasks.relations import relation
 from helpers.tasks.task import FORMATS, About, Source, Task
 
+# Tasks that every process knows; others were registered by somebody's own code.
+SHIPPED = frozenset(names())
+
 __all__ = [
     "FORMATS",
+    "SHIPPED",
     "About",
     "Source",
     "Task",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import study, tasks
+from helpers.errors import BadPlan
 from helpers.store import Store
 from helpers.tasks import Source, Task, registry
 
@@ -61,3 +62,18 @@ def test_a_task_from_a_file_runs_from_plan_to_scores(tmp_path: Path, store: Stor
     scores = study.run(plan, progress=False, store=store)
     assert set(scores["status"]) == {"done"}
     assert set(scores["language"]) == {"en", "de"}
+
+
+def test_a_task_of_this_session_is_not_sent_to_other_processes(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"first": f"door {n}", "label": n % 2} for n in range(40)]
+    splits = {"train": "train", "dev": "dev"}
+    source = Source("rows", "mine", splits=splits, read=lambda *_: rows)
+    tasks.register(Task("own", "intermediate", "pair", source, labels=("no", "yes")))
+    plan = study.plan("tiny", ["own", "toy-same"], ["toy-intents"], store=store)
+    with pytest.raises(BadPlan, match="1 problem.*\n.*'own' is known to this session only"):
+        study.run(plan, engine="processes", progress=False, store=store)
+    assert not store.runs()
+    monkeypatch.setenv("TRANSFER_TASKS", "my_tasks")
+    assert study._only_here(plan, "processes") == []
