@@ -98,9 +98,10 @@ def measurements(rows, pool_rows):
     bare = {key: (before[key] + after[key]) / 2 for key in before}
     search = run("pool", pool_rows)
     threads = int(mined["threads"])
+    size = f"{rows // 1000}k"
     result = [
         Measurement(
-            f"mine_{clock}",
+            f"mining_{size}{'_cpu' * (clock == 'cpu')}_vs_bare_matmul",
             mined[clock],
             "s",
             "one bare product of all pairs",
@@ -113,7 +114,7 @@ def measurements(rows, pool_rows):
         for clock in ("wall", "cpu")
     ] + [
         Measurement(
-            "mine_peak_memory",
+            f"mining_{size}_peak_memory",
             mined["memory"],
             "MB",
             threads=threads,
@@ -158,7 +159,7 @@ def main():
         return
     rows = measurements(options.rows, options.pool)
     for row in rows:
-        print(f"{row.name:24} {row.value:9.1f} {row.unit}  ratio {row.ratio:.2f}  {row.note}")
+        print(f"{row.name:32} {row.value:9.1f} {row.unit}  ratio {row.ratio:.2f}  {row.note}")
     if options.store:
         store(rows)
 

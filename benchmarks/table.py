@@ -8,8 +8,11 @@ import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from helpers.files import write_atomic
 
 PATH = Path(__file__).resolve().parent.parent / "data" / "benchmarks.csv"
 NOT_MEASURED = "not measured"
@@ -69,19 +72,30 @@ def not_measured(name: str, unit: str, device: str, why: str) -> Measurement:
 def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
     """Put measurements into the table, each in place of the older one of its name and device.
 
-    A row that says "not measured" never replaces a figure.
+    A row that says "not measured" never replaces a figure, nor stands beside one of the same kind
+    of device; it goes when there is a figure. Rows of other devices are left alone.
     """
     columns = list(Measurement.__dataclass_fields__)
-    fresh = pd.DataFrame([asdict(m) for m in measurements], columns=columns)
-    old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=fresh.columns)
-    known = set(zip(old["name"], old["device"], strict=True))
-    real = fresh["value"].notna()
-    absent = [pair not in known for pair in zip(fresh["name"], fresh["device"], strict=True)]
-    fresh = fresh[real | pd.Series(absent, index=fresh.index)]
-    replaced = set(zip(fresh["name"], fresh["device"], strict=True))
-    kept = old[[p not in replaced for p in zip(old["name"], old["device"], strict=True)]]
-    parts = [part for part in (kept, fresh) if len(part)]
-    table = pd.concat(parts, ignore_index=True).sort_values(["name", "device"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
+    old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    rows: dict[tuple[str, str], dict[Any, Any]] = {
+        (row["name"], row["device"]): row for row in old.to_dict("records")
+    }
+    for row in map(asdict, measurements):
+        alike = [
+            key for key in rows if key[0] == row["name"] and _kind(key[1]) == _kind(row["device"])
+        ]
+        if not math.isnan(row["value"]):
+            for key in alike:
+                if math.isnan(rows[key]["value"]):
+                    del rows[key]
+        elif alike:
+            continue
+        rows[row["name"], row["device"]] = row
+    table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=columns)
+    write_atomic(path, table.to_csv(index=False).encode())
     return table
+
+
+def _kind(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"``."""
+    return device.partition(" ")[0]
