@@ -1,12 +1,15 @@
 """What the documents say exists, exists."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from helpers import tasks
 from helpers.pages import ROOT
+from helpers.tasks import registry
+from helpers.tasks.task import FIELDS, FORMATS, METRICS
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 BIBLIOGRAPHY = (ROOT / "book" / "references.bib").read_text("utf-8")
@@ -55,3 +58,33 @@ def test_citation_file_agrees_with_the_project():
     assert citation["version"] == project["version"]
     assert citation["repository-code"] == config["repository"]["url"]
     assert citation["authors"] == [{"name": config["author"]}]
+
+
+def _blocks(document, heading):
+    part = (ROOT / document).read_text("utf-8").partition(f"\n## {heading}\n")[2]
+    return re.findall(r"```python\n(.*?)```", part.partition("\n## ")[0], re.DOTALL)
+
+
+def test_adding_a_task_works_as_it_is_described(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    Path("my_data").mkdir()
+    for name in ("en-train", "en-dev", "en-test", "de-test"):
+        lines = [f"parcel {n},{'refund' if n % 3 else 'delivery'}" for n in range(30)]
+        Path(f"my_data/{name}.csv").write_text("\n".join(["text,kind", *lines]), "utf-8")
+    task, adapt = _blocks("CONTRIBUTING.md", "Add a task")
+    here = {}
+    exec(task.replace('"embedded"', '"tiny"'), here)
+    assert set(here["scores"]["status"]) == {"done"}
+    assert set(here["scores"]["language"]) == {"en", "de"}
+    exec(adapt, here)
+    assert here["words"]({"sentence": "a b", "tags": "O O"}, "en")["tags"] == ["O", "O"]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_table_of_formats_names_their_fields_and_default_metric(format_):
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    row = re.search(rf"^\| `{format_}` \|.*$", text, re.MULTILINE)[0]
+    assert {f"`{name}`" in row for name in FIELDS[format_] if name != "id"} == {True}
+    assert row.split("|")[-2].strip().startswith(f"`{METRICS[format_][0]}`")
