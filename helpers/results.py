@@ -200,7 +200,7 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
         (chosen.intermediates, chosen.targets),
         list(measures),
         encoder,
-        checkpoints=_stages(encoder),
+        checkpoints=checkpoints(encoder),
         options=Options.sized(rows),
         mode=mode,  # type: ignore[arg-type]
         progress=_count if progress else None,
@@ -221,12 +221,16 @@ def _read(file: Path) -> pd.DataFrame:
     return table[list(COLUMNS)].fillna(dict.fromkeys(texts, ""))
 
 
-def _stages(encoder: Encoder) -> Any:
-    """Return the intermediate stages in the store, or nothing: measures then say what they lack."""
-    from helpers.similarity import checkpoints
+def checkpoints(encoder: Encoder) -> Any:
+    """Return the intermediate stages in the store, or nothing: measures then say what they lack.
+
+    Args:
+        encoder: the plain encoder that they were tuned from.
+    """
+    from helpers.similarity.checkpoints import from_store
 
     try:
-        return checkpoints.from_store(encoder)
+        return from_store(encoder)
     except MissingData:
         return None
 

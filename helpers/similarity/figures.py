@@ -209,7 +209,9 @@ def null_figure(nulls: pd.DataFrame, measures: list[str] | None = None, columns:
         ax.set(title=name, xscale="log")
         ax.set_xticks(list(middle.index), [str(c) for c in middle.index])
         ax.minorticks_off()
-    for ax in axes.flat[len(names) :]:
-        ax.set_visible(False)
+    for place, ax in enumerate(axes.flat):
+        ax.set_visible(place < len(names))
+        # The panel below may be a hidden one, which would hide the numbers too.
+        ax.tick_params(labelbottom=place + columns >= len(names))
     figure.supxlabel("classes")
     return figure

@@ -64,6 +64,11 @@ def test_null_figure_has_a_panel_per_measure():
     )
     figure = figures.null_figure(found)
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["leep", "logme"]
+    narrow = figures.null_figure(found.assign(measure=found["measure"] + "2"), columns=1)
+    assert [ax.xaxis.get_tick_params()["labelbottom"] for ax in narrow.axes] == [False, True]
+    names = ["leep", "logme", "leep"]
+    uneven = figures.null_figure(found, names, columns=2).axes
+    assert [ax.xaxis.get_tick_params()["labelbottom"] for ax in uneven[:3]] == [False, True, True]
 
 
 def grid(values):
