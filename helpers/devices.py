@@ -59,6 +59,15 @@ def saved_on_host(wanted: bool) -> contextlib.AbstractContextManager[object]:
     return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
 
 
+def forward_tokens(device: torch.device) -> int:
+    """Return how many padded tokens a forward pass without gradients takes at its fastest.
+
+    What a layer makes of 1,024 tokens stays in the cache of a processor core; on two cores that was
+    twice as fast as 8,192. A GPU wants to be filled.
+    """
+    return 65536 if device.type == "cuda" else 1024
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Return the peak memory in MB: of the device, or of this process on a CPU."""
     if device.type == "cuda":

@@ -33,7 +33,6 @@ __all__ = [
     "write_submission",
 ]
 
-_BUDGET = 8192
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
 
 
@@ -212,7 +211,7 @@ def _outputs(
         network.to(device).eval(),
         task.name,
         join(coded),
-        budget=_BUDGET * (8 if device.type == "cuda" else 1),
+        budget=devices.forward_tokens(device),
         device=device,
         precision=precision,
         pooling=settings.pooling,
