@@ -165,11 +165,11 @@ def _rows_of(encoded: Encoded, by_token: bool) -> Integers:
 class Reader:
     """Reads encoded texts with one encoder, without gradients."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        """Put an encoder on the best device."""
+    def __init__(self, encoder: Encoder, budget: int | None = None) -> None:
+        """Put an encoder on the best device; ``budget`` is padded tokens per forward pass."""
         self.device = devices.best_device()
         self.encoder = encoder
-        self.budget = devices.forward_tokens(self.device)  # padded tokens per forward pass
+        self.budget = budget or devices.forward_tokens(self.device)
         model: torch.nn.Module = encoder.model
         self.network = Network(model.to(self.device), {}, {}).eval()
 
