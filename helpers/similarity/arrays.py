@@ -73,6 +73,20 @@ def paired(a: ArrayLike, b: ArrayLike, rows: int = 4) -> tuple[Floats, Floats]:
     return first, second
 
 
+def whole(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
+    """Return labels as an array of class ids or names.
+
+    Raises:
+        BadRows: not one label per row, or numbers that are not whole (NaN among them).
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise BadRows(f"{name} have shape {array.shape}; expected one label per row.")
+    if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
+        raise BadRows(f"{name} are not whole numbers (or are NaN); expected class ids or names.")
+    return array
+
+
 def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, Integers]:
     """Return labels as codes 0..C-1 with the size of each class.
 
@@ -88,13 +102,11 @@ def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, 
         BadRows: wrong count, labels that are not classes, one class only, fewer rows than would
             let classes repeat, or a class smaller than ``smallest``.
     """
-    array = np.asarray(labels)
-    if array.ndim != 1 or len(array) != rows:
+    array = whole(labels)
+    if len(array) != rows:
         raise BadRows(
             f"labels have shape {array.shape} for {rows} rows; expected one label per row."
         )
-    if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-        raise BadRows("labels are not whole numbers (or are NaN); expected class ids or names.")
     values, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     if len(values) < 2:
         raise BadRows(

@@ -4,9 +4,10 @@ Neither package is a dependency of this project: install them in a throw-away en
 
     python -m venv /tmp/uriel && /tmp/uriel/bin/pip install numpy pandas urielplus==1.3.2
     /tmp/uriel/bin/pip install --no-deps lang2vec==1.1.2
-    PYTHONPATH=. /tmp/uriel/bin/python -m helpers.similarity.build_languages
+    /tmp/uriel/bin/python helpers/similarity/build_languages.py
 
-Both are read as plain files. Their own functions are not called: lang2vec 1.1.2 does not import
+This file imports nothing else of the project, so that environment needs nothing else either. Both
+packages are read as plain files. Their own functions are not called: lang2vec 1.1.2 does not import
 with current setuptools, and URIEL+'s script distance calls Bulgarian and German equally far from
 English.
 """

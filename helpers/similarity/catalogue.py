@@ -97,7 +97,10 @@ class Measure:
 def _code(function: Callable[..., Any]) -> str:
     """Return text that changes when a function's own code does."""
     if isinstance(function, partial):
-        return f"{_code(function.func)}{function.args}{sorted(function.keywords.items())}"
+        given = [*function.args, *(value for _, value in sorted(function.keywords.items()))]
+        # The text of a function has its address, which differs from process to process.
+        texts = [_code(value) if callable(value) else repr(value) for value in given]
+        return f"{_code(function.func)}{texts}{sorted(function.keywords)}"
     if getattr(function, "__module__", "").startswith("helpers.similarity"):
         return _package_code() + getattr(function, "__qualname__", "")
     try:

@@ -26,6 +26,7 @@ from helpers.similarity.arrays import (
     one_hot,
     principal,
     squared_distances,
+    whole,
 )
 from helpers.similarity.representations import linear_cka, pwcca, rsa, svcca
 
@@ -214,11 +215,11 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
         A value from minus the entropy of the labels up to 0, in nats.
 
     Raises:
-        BadRows: mismatched rows or unfit labels.
+        BadRows: mismatched rows, source labels that are not classes, or unfit labels.
 
     Source: Tran et al. 2019 (arXiv 1908.08142).
     """
-    source = np.asarray(source_labels)
+    source = whole(source_labels, "source labels")
     codes, counts = classes(labels, len(source))
     _, given = np.unique(source, return_inverse=True)
     joint = np.zeros((given.max() + 1, len(counts)))

@@ -86,6 +86,8 @@ def _vector_products(base: Parameters, a: Parameters, b: Parameters) -> dict[str
     if not set(base) == set(a) == set(b):
         differing = sorted(set(base) ^ set(a) | set(base) ^ set(b))[:3]
         raise BadRows(f"the encoders differ in their components, for example {differing}.")
+    if not base:
+        raise BadRows("the encoders have no components; pass their parameters by name.")
     products = {}
     for name in base:
         start = np.asarray(base[name], dtype=np.float64)
@@ -295,7 +297,7 @@ def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Fl
         Weights and, in the last row, the intercept: shape (D + 1, E).
 
     Raises:
-        BadRows: NaN or mismatched rows.
+        BadRows: NaN, mismatched rows, or plain features that are all the same.
 
     Source: the embedding space map of Schulte et al. 2024 (arXiv 2410.15148), in closed form.
     """
@@ -304,6 +306,10 @@ def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Fl
         raise BadRows(f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs.")
     centre, level = inputs.mean(axis=0), outputs.mean(axis=0)
     gram = (inputs - centre).T @ (inputs - centre)
+    if not gram.any():
+        raise BadRows(
+            "every row of the plain features is the same; the encoder may have collapsed."
+        )
     gram.flat[:: len(gram) + 1] += ridge * np.trace(gram) / len(gram)
     weights = np.linalg.solve(gram, (inputs - centre).T @ (outputs - level))
     return np.vstack([weights, level - centre @ weights])

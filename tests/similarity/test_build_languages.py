@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,3 +78,14 @@ def test_distances_by_hand(packages):
 def test_a_missing_package_says_how_to_install_it():
     with pytest.raises(SystemExit, match="throw-away environment"):
         build_languages._package("no_such_package_here")
+
+
+def test_it_needs_nothing_of_the_project():
+    code = (
+        "import importlib.util, sys; "
+        f"spec = importlib.util.spec_from_file_location('built', {build_languages.__file__!r}); "
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module); "
+        "print([m for m in ('helpers', 'scipy', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[]", out.stderr

@@ -69,6 +69,15 @@ def test_key_follows_the_definition():
     assert replace(first, function=one).key != replace(first, function=two).key
 
 
+def test_keys_are_the_same_in_every_process():
+    code = (
+        "from helpers.similarity import catalogue; "
+        "print(*(catalogue.get(name).key for name in catalogue.names()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [catalogue.get(name).key for name in catalogue.names()]
+
+
 def test_every_family_has_a_measure_and_every_array_a_meaning():
     families = {catalogue.get(name).family for name in catalogue.names()}
     assert families | {"custom"} == set(catalogue.FAMILIES)

@@ -109,6 +109,13 @@ class TestLeepAndNce:
         source, labels = random.integers(0, 4, 200), random.integers(0, 3, 200)
         assert f.leep(np.eye(4)[source], labels) == pytest.approx(f.nce(source, labels))
 
+    @pytest.mark.parametrize(
+        "source", [[], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]]]
+    )
+    def test_nce_needs_classes(self, source):
+        with pytest.raises(BadRows, match="source labels"):
+            f.nce(source, [0, 0, 1, 1])
+
     def test_nce_by_hand(self):
         # Source 0 holds labels (a, a, b), source 1 holds (b): -3/4 H(1/3).
         expected = -0.75 * stats.entropy([2 / 3, 1 / 3])

@@ -193,3 +193,10 @@ class TestEsm:
 def test_noise_ceiling():
     assert weights.noise_ceiling(0.81, 0.49) == pytest.approx(0.63)
     assert weights.noise_ceiling(-0.1, 0.49) == 0.0
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(BadRows, match="no components"):
+        weights.task_vector_cosine({}, {}, {})
+    with pytest.raises(BadRows, match="the same"):
+        weights.embedding_map(np.ones((6, 2)), np.arange(12.0).reshape(6, 2))
