@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from helpers import findings, results, tasks
+from helpers.book import interval, number
 from helpers.errors import BadFit, HelpfulError
 from helpers.profiles import get
 from helpers.stats import gains, prediction
@@ -62,6 +63,25 @@ def rank(
     except BadFit as error:
         return findings.nothing(f"Nothing can be predicted: {error}", COLUMNS)
     return found.rename(columns={measure: "similarity"})[list(COLUMNS)]
+
+
+def advice(ranked: pd.DataFrame) -> str:
+    """Say in words what a ranking says of its first candidate, or why there is none.
+
+    Args:
+        ranked: what `rank` returned.
+    """
+    if ranked.empty:
+        return str(ranked.attrs.get("note", "Nothing was ranked."))
+    top = ranked.iloc[0]
+    gain = number(top["predicted"], unit=" points", sign=True)
+    ends = interval(top["low"], top["high"], unit=" points")
+    best, helps = (number(top[name], 0, scale=100, unit=" %") for name in ("best", "helps"))
+    return (
+        f"The first of the list is {top['intermediate']}, with a predicted gain of {gain} ({ends}). "
+        f"If the model is right, it is the best of the candidates with a probability of {best} and "
+        f"helps at all with one of {helps}."
+    )
 
 
 def _similarity(

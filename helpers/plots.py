@@ -105,7 +105,7 @@ def forest(
     ax.set_yticks(places, table[name])
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
-    return _legend(ax, group)
+    return _legend(ax, group, beside=True)
 
 
 def scatter(
@@ -368,9 +368,13 @@ def _groups(table: pd.DataFrame, group: str) -> list[tuple[str, str, str | None,
     ]
 
 
-def _legend(ax: Axes, group: str) -> Axes:
+def _legend(ax: Axes, group: str, beside: bool = False) -> Axes:
+    """Add a legend, beside the axes where anything inside them could hide an interval."""
     if group:
-        ax.legend(title=group.replace("_", " "), fontsize=8, title_fontsize=8)
+        place: dict[str, Any] = (
+            {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+        )
+        ax.legend(title=group.replace("_", " "), fontsize=8, title_fontsize=8, **place)
     return ax
 
 

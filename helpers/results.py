@@ -207,6 +207,25 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
     )
 
 
+def controls(profile: str, folder: Path = SIMILARITY) -> pd.DataFrame:
+    """Return similarities of a profile that serve as controls; no rows where none are committed.
+
+    Args:
+        profile: as in `load`.
+        folder: where ``<profile>-controls.csv`` is, with the columns of `similarities` and measures
+            named ``..._random`` (from a random encoder), ``..._shuffled`` (from shuffled labels) or
+            ``early_score``.
+
+    Raises:
+        UnknownName: no such profile.
+        BadRecord: a committed table that lacks columns.
+    """
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    file = folder / f"{profile}-controls.csv"
+    return _read(file) if file.exists() else pd.DataFrame()
+
+
 def _read(file: Path) -> pd.DataFrame:
     """Read a committed table; an empty text stays a text."""
     from helpers.similarity.measure import COLUMNS

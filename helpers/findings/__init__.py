@@ -37,6 +37,7 @@ from helpers.findings.limits import (
     recycled,
     relabelled,
     reversed_ndcg,
+    sizes,
     store_relabelled,
 )
 from helpers.findings.question import (
@@ -106,6 +107,7 @@ __all__ = [
     "runs",
     "said",
     "shares",
+    "sizes",
     "slopes",
     "standing",
     "store_relabelled",

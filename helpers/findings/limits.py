@@ -19,8 +19,11 @@ from helpers.stats.confirmatory import PRIMARY
 from helpers.stats.scenarios import SCENARIOS
 
 CALIBRATION = Path(__file__).resolve().parents[2] / "data" / "calibration"
-# Simulated designs that a study is compared with, by their numbers of tasks.
-DESIGNS = ("4 x 3", "7 x 3", "blocks half", "20 x 10, half")
+# Simulated designs that a study is compared with, and their numbers of tasks.
+DESIGNS = {
+    name: " x ".join(str(len(formats)) for formats in SCENARIOS[name].formats)
+    for name in ("4 x 3", "7 x 3", "blocks half", "20 x 10, half")
+}
 
 
 def calibrated(study: str, folder: Path = CALIBRATION) -> pd.DataFrame:
@@ -31,14 +34,16 @@ def calibrated(study: str, folder: Path = CALIBRATION) -> pd.DataFrame:
         folder: where the counts are stored.
 
     Returns:
-        What `calibration.summary` returns; no rows where the study was not run.
+        What `calibration.summary` returns, and ``about``, the world in a sentence; no rows where
+        the study was not run.
     """
     if not (folder / f"{study}.csv").exists():
         return nothing(
             f"The calibration study {study!r} is not stored; make it with: "
             f"python -m helpers.stats.calibration --study {study}"
         )
-    return calibration.summary(calibration.load(folder, study))
+    found = calibration.summary(calibration.load(folder, study))
+    return found.assign(about=found["scenario"].map({s.name: s.about for s in SCENARIOS.values()}))
 
 
 def rate(
@@ -138,6 +143,17 @@ def nearest_design(table: pd.DataFrame) -> str:
         for name in DESIGNS
     }
     return min(apart, key=lambda name: apart[name])
+
+
+def sizes(rates: pd.DataFrame, design: str) -> pd.Series:
+    """Name the design of each row by its numbers of tasks, and mark one as this study's.
+
+    Args:
+        rates: rows of `calibrated` whose scenarios are among `DESIGNS`.
+        design: what `nearest_design` returned.
+    """
+    names = {name: size + " (this study)" * (name == design) for name, size in DESIGNS.items()}
+    return rates["scenario"].map(names)
 
 
 def headroom_mistake(replicates: int = 1000, tasks: int = 40, seed: int = 0) -> pd.DataFrame:

@@ -65,8 +65,8 @@ def methods(
         n, seed: relabellings.
 
     Returns:
-        Indexed by method, the specified ones first: specified, rows, estimate, low, high, df, p,
-        note (why a method gives nothing). Permutations centre gains and similarity by task first,
+        Indexed by method, the specified ones first: specified (``"yes"``, ``"no"``), rows, estimate,
+        low, high, df, p, note (why a method gives nothing). Permutations centre gains and similarity by task first,
         so their estimate differs from that of the model.
 
     Raises:
@@ -97,7 +97,8 @@ def methods(
 
 
 def _answer(name: str, specified: bool, rows: int, ask: Callable[[], pd.Series]) -> dict[Any, Any]:
-    facts: dict[Any, Any] = {"method": name, "specified": specified, "rows": rows}
+    facts: dict[Any, Any] = {"method": name, "specified": "yes" if specified else "no"}
+    facts["rows"] = rows
     try:
         return facts | ask().to_dict() | {"note": ""}
     except BadFit as error:
@@ -320,7 +321,7 @@ def measures(table: pd.DataFrame) -> list[str]:
     return sorted(names, key=lambda name: name != PRIMARY)
 
 
-def controls(table: pd.DataFrame) -> pd.DataFrame:
+def controls(table: pd.DataFrame, similarity: pd.DataFrame | None = None) -> pd.DataFrame:
     """Test the controls that were measured.
 
     Measures named ``..._random`` (from a random encoder) and ``..._shuffled`` (from shuffled
@@ -328,10 +329,13 @@ def controls(table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: dyad table.
+        similarity: what `results.controls` returned, where the table does not hold the controls.
 
     Returns:
         What `multiverse.controls` returns; no rows where none was measured.
     """
+    if similarity is not None and len(similarity):
+        table = gains.add_similarity(table, similarity)
     names = gains.measures_of(table)
     negative = [name for name in names if name.endswith(NEGATIVE)]
     positive = [name for name in names if name == POSITIVE]

@@ -26,7 +26,7 @@ def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame,
     out, notes = scores, []
     enough = {"done", "collapsed"} if collapsed else {"done"}
     for target, part in scores[scores["stage"] == "target"].groupby("target"):
-        arm = part[part["condition"] == "none"].drop_duplicates("run")["status"]
+        arm = part[part["condition"] == "none"].drop_duplicates(["run", "seed"])["status"]
         if not enough & set(arm):
             said = ", ".join(f"{n} {status}" for status, n in arm.value_counts().items())
             notes.append(f"{target} has no finished baseline ({said or 'none was run'}).")
@@ -35,7 +35,10 @@ def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame,
 
 
 def departures(
-    scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None
+    scores: pd.DataFrame,
+    profile: str,
+    similarity: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
 ) -> list[str]:
     """Say where a study falls short of what the specification asks for.
 
@@ -43,6 +46,7 @@ def departures(
         scores: tidy score table.
         profile: name of its profile.
         similarity: what `results.similarities` returned.
+        controls: what `controls` returned.
     """
     rest, notes = usable(scores)
     if profile in ILLUSTRATIVE:
@@ -70,6 +74,10 @@ def departures(
         sizes = similarity.loc[similarity["measure"] == PRIMARY, "n"]
         if len(sizes) and sizes.max() < ROWS:
             notes.append(f"Similarity was measured on {sizes.max():,} rows a task, not {ROWS:,}.")
+    if controls is not None:
+        there = set(controls["kind"]) if len(controls) else set()
+        lacking = [kind for kind in ("negative", "positive") if kind not in there]
+        notes += [f"No {kind} control was measured." for kind in lacking]
     return notes
 
 

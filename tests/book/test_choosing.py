@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import choosing, results, tasks
+from helpers import choosing, findings, results, tasks
 from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import COLUMNS
 from helpers.stats import gains, prediction, reml
@@ -69,6 +69,14 @@ def test_a_target_of_the_study_is_predicted_without_its_own_gains(study, monkeyp
     changed.loc[changed["target"] == "intents", "value"] *= 0.5
     monkeypatch.setattr(results, "load", lambda *_, **__: changed)
     pd.testing.assert_frame_equal(choosing.rank("intents", "embedded"), before)
+
+
+def test_advice_is_the_first_row_in_words_or_why_there_is_none(study):
+    found = choosing.rank("own", "embedded")
+    said = choosing.advice(found)
+    assert said.startswith(f"The first of the list is {found['intermediate'].iloc[0]}, with")
+    assert f"a probability of {100 * found['best'].iloc[0]:.0f} %" in said
+    assert choosing.advice(findings.nothing("Too few.")) == "Too few."
 
 
 def test_a_study_too_small_says_so(study, monkeypatch):

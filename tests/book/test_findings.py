@@ -81,6 +81,12 @@ def test_targets_without_a_baseline_are_left_out_and_named():
     few = ["1 of 1 trained baselines have fewer than 6 seeds (the fewest: 4)."]
     assert findings.departures(table, "small") == notes + few
     assert findings.departures(table.assign(rows_trained=0), "small") == notes
+    none = findings.controls(dyads())
+    said = findings.departures(table, "small", controls=none)
+    assert said[-2:] == ["No negative control was measured.", "No positive control was measured."]
+    negative = pd.DataFrame({"kind": ["negative"]})
+    said = findings.departures(table, "small", controls=negative)
+    assert said[-1] == "No positive control was measured." and "negative" not in said[-2]
     table = table.assign(rows_trained=0)
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
     said = findings.departures(table, "embedded")
@@ -194,7 +200,7 @@ def test_the_specified_method_is_the_confirmatory_one():
     within = "permutation within formats"
     assert findings.at(found, within, "p") == pytest.approx(row["p_permutation"])
     assert found.loc["OLS on language rows", "rows"] == 3 * 89
-    assert found["specified"].sum() == 2 and (found["note"] == "").all()
+    assert found["specified"].to_list() == ["yes"] * 2 + ["no"] * 4 and (found["note"] == "").all()
 
 
 def test_rows_as_replicates_shrink_the_interval():
@@ -449,6 +455,11 @@ def test_controls_are_tested_where_they_were_measured():
     random = np.random.default_rng(0).normal(size=90)
     data = data.assign(text_embedding_random=random, early_score=data[NAME])
     found = findings.controls(data).set_index("measure")
+    long = data[["intermediate", "target"]].assign(
+        measure="tfidf_random", value=random, language="en"
+    )
+    apart = findings.controls(data.drop(columns="text_embedding_random"), long)
+    assert set(apart["measure"]) == {"tfidf_random", "early_score"}
     assert found["kind"].to_dict() == {
         "text_embedding_random": "negative",
         "early_score": "positive",
@@ -522,6 +533,9 @@ def test_stored_counts_of_a_study_belong_to_its_results_and_can_be_repeated():
 def test_a_study_is_compared_with_the_design_of_its_size():
     names = {name: findings.nearest_design(dyads(name)) for name in findings.DESIGNS}
     assert all(name == found for name, found in names.items())
+    assert findings.DESIGNS["blocks half"] == "9 x 10"
+    rates = pd.DataFrame({"scenario": ["7 x 3", "blocks half"]})
+    assert findings.sizes(rates, "blocks half").to_list() == ["7 x 3", "9 x 10 (this study)"]
     ten = dyads().query("intermediate != 'i00'")
     assert findings.nearest_design(ten) == "blocks half"
 
