@@ -11,7 +11,8 @@ from helpers.errors import HelpfulError, UnknownName
 from helpers.tasks import FORMATS, Source, Task, relation, translated, xtreme, xtreme_r
 from helpers.tasks.task import METRICS
 
-ALL = tasks.names()
+# Made-up tasks are registered too where another test has asked for a study.
+ALL = [name for name in tasks.names() if name in tasks.SHIPPED]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -32,14 +33,14 @@ def test_every_task_is_usable_as_stated(name: str) -> None:
         assert all(count > 0 for count in leaf.counts.values())
 
 
-@pytest.mark.parametrize("name", tasks.names(role="intermediate"))
+@pytest.mark.parametrize("name", [n for n in ALL if tasks.get(n).role == "intermediate"])
 def test_every_intermediate_has_english_train_and_dev(name: str) -> None:
     task = tasks.get(name)
     assert task.languages == ("en",)
     assert task.source.serving("en", "train") and task.source.serving("en", "dev")
 
 
-@pytest.mark.parametrize("name", tasks.names(role="target"))
+@pytest.mark.parametrize("name", [n for n in ALL if tasks.get(n).role == "target"])
 def test_every_target_can_be_trained_in_english_and_evaluated_everywhere(name: str) -> None:
     task = tasks.get(name)
     if task.format != "retrieval":
