@@ -1,0 +1,99 @@
+"""Tokens that the ``paper`` profile trains on and reads, from stated row counts and measured lengths.
+
+    TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m benchmarks.paper_tokens
+
+Row counts are those that the sources of the tasks state; lengths are means over the rows of the
+folder, which may hold only a part of a data set. A set whose count is not stated is left out, and the
+table ``data/paper_tokens.csv`` says so with a missing value.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.table import PATH
+from helpers import profiles, tasks
+from helpers.costs import CHARACTERS_PER_TOKEN
+from helpers.errors import HelpfulError
+from helpers.files import write_atomic
+from helpers.surveys import Survey, Surveys
+from helpers.tasks import Task
+
+TARGET = PATH.with_name("paper_tokens.csv")
+
+
+def stated_rows(task: Task, language: str, split: str) -> float:
+    """Return the rows that the sources of a task state; NaN where one of them states none."""
+    total = 0.0
+    for source in task.source.serving(language, split):
+        # A count of a split alone is that of one language only where each has files of its own.
+        own = task.languages == ("en",) or bool(source.configs) or "{" in source.config
+        of_split = source.counts.get(split, math.nan) if own else math.nan
+        total += source.counts.get(f"{language}/{split}", of_split)
+    return total or math.nan
+
+
+def training(task: Task, stage: str, surveys: Surveys) -> dict[str, Any]:
+    """Return rows and tokens of one epoch of a task in a stage."""
+    settings = profiles.PAPER.settings(task, stage, "single")
+    source = tasks.get(task.train_with) if task.train_with else task
+    survey = _survey(surveys, source, "en", "train")
+    rows = stated_rows(source, "en", "train")
+    longest = math.inf if task.format == "span" else settings.max_length
+    facts = {"task": task.name, "format": task.format, "stage": stage, "epochs": settings.epochs}
+    return facts | {"rows": rows, "tokens": rows * _each(survey, longest)}
+
+
+def testing(target: Task, surveys: Surveys) -> dict[str, Any]:
+    """Return rows and tokens of a target's test sets in all its languages."""
+    longest = math.inf if target.format == "span" else target.max_length
+    rows, lengths = [], []
+    for language in target.languages:
+        split = "test" if target.source.serving(language, "test") else "dev"
+        found = _survey(surveys, target, language, split) or _survey(surveys, target, "en", "dev")
+        rows.append(stated_rows(target, language, split))
+        lengths.append(_each(found, longest))
+    # A language of which no row is at hand counts as the mean of the others.
+    each = pd.Series(lengths).fillna(np.nanmean(lengths))
+    facts = {"task": target.name, "format": target.format, "stage": "evaluation", "epochs": 1}
+    return facts | {"rows": sum(rows), "tokens": float((each * rows).sum(skipna=False))}
+
+
+def _survey(surveys: Surveys, task: Task, language: str, split: str) -> Survey | None:
+    try:
+        return surveys.of(task, language, split)
+    except HelpfulError:
+        return None
+
+
+def _each(survey: Survey | None, longest: float) -> float:
+    """Return the mean tokens of a row."""
+    if survey is None:
+        return math.nan
+    return survey.sequences * min(survey.characters / CHARACTERS_PER_TOKEN + 3, longest)
+
+
+def main() -> int:
+    """Measure and store."""
+    paper = profiles.PAPER
+    with tempfile.TemporaryDirectory() as folder:
+        surveys = Surveys(Path(sys.argv[1]) if sys.argv[1:] else Path(folder) / "surveys.json")
+        rows = [training(tasks.get(name), "intermediate", surveys) for name in paper.intermediates]
+        for target in map(tasks.get, paper.targets):
+            if target.format != "retrieval":  # those train nothing and read little
+                rows += [training(target, "target", surveys), testing(target, surveys)]
+    table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
+    write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
+    print(table.to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
