@@ -7,7 +7,7 @@ import pandas as pd
 from helpers import findings, results, tasks
 from helpers.book import interval, number
 from helpers.errors import BadFit, HelpfulError
-from helpers.profiles import get
+from helpers.profiles import Profile, get
 from helpers.stats import gains, prediction
 from helpers.stats.confirmatory import PRIMARY, RANDOM
 
@@ -55,7 +55,7 @@ def rank(
             raise
         return findings.nothing(f"Nothing to learn from: {error}", COLUMNS)
     targets = list(dict.fromkeys([*chosen.targets, own.name]))
-    table = _similarity(list(chosen.intermediates), targets, measure, chosen.encoder)
+    table = _similarity(chosen, targets, measure)
     dyads = gains.dyads(gains.gains(scores), similarity=table)
     try:
         new, known = _standard(table, dyads, own.name, measure)
@@ -84,12 +84,18 @@ def advice(ranked: pd.DataFrame) -> str:
     )
 
 
-def _similarity(
-    intermediates: list[str], targets: list[str], measure: str, encoder: str
-) -> pd.DataFrame:
+def _similarity(profile: Profile, targets: list[str], measure: str) -> pd.DataFrame:
     from helpers import similarity
+    from helpers.similarity.gather import Options
 
-    table = similarity.measure((intermediates, targets), [measure], encoder, seeds=(0,))
+    table = similarity.measure(
+        (list(profile.intermediates), targets),
+        [measure],
+        profile.encoder,
+        seeds=(0,),
+        # As many as elsewhere in the book: what was read there is not read again.
+        options=Options.sized(results.sampled_rows(profile.name)),
+    )
     lacking = table[table["status"] != "done"]
     if len(lacking):
         row = lacking.iloc[0]

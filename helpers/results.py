@@ -188,6 +188,11 @@ def similarities(
     return pd.concat([kept, mine], ignore_index=True)
 
 
+def sampled_rows(profile: str) -> int:
+    """Return how many rows of a task its similarities are measured on where nothing is committed."""
+    return min(PROFILES[profile].target.train_rows or ROWS, ROWS)
+
+
 def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import encoders, similarity
@@ -195,13 +200,12 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
 
     chosen = PROFILES[profile]
     encoder = encoders.load(chosen.encoder)
-    rows = min(chosen.target.train_rows or ROWS, ROWS)
     return similarity.measure(
         (chosen.intermediates, chosen.targets),
         list(measures),
         encoder,
         checkpoints=checkpoints(encoder),
-        options=Options.sized(rows),
+        options=Options.sized(sampled_rows(profile)),
         mode=mode,  # type: ignore[arg-type]
         progress=_count if progress else None,
     )

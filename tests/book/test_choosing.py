@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import choosing, findings, results, tasks
+from helpers import choosing, findings, profiles, results, tasks
 from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import COLUMNS
 from helpers.stats import gains, prediction, reml
@@ -103,10 +103,10 @@ def test_refusals(own):
 def test_a_similarity_that_does_not_exist_is_explained(own, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
     with pytest.raises(HelpfulError, match="logme of toy-same and own is undefined: only 0 of 2"):
-        choosing._similarity(["toy-same"], ["own"], "logme", "tiny")
+        choosing._similarity(profiles.get("tiny"), ["own"], "logme")
 
 
 def test_live_from_rows_in_memory(own, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
-    table = choosing._similarity(["toy-same", "toy-choice"], ["own"], "text_embedding", "tiny")
+    table = choosing._similarity(profiles.get("tiny"), ["own"], "text_embedding")
     assert table["value"].between(-1, 1).all() and len(table) == 2
