@@ -51,15 +51,18 @@ start() {
   configure
   [ -e /etc/munge/munge.key ] || { dd if=/dev/urandom of=/etc/munge/munge.key bs=128 count=1 \
     status=none; chown munge /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
-  if [ ! -S /run/munge/munge.socket.2 ]; then
+  # A socket alone says nothing: it outlives a daemon that was killed.
+  if ! munge -n > /dev/null 2>&1; then
+    rm -f /run/munge/munge.socket.2{,.lock}
     setpriv --reuid=munge --regid=munge --clear-groups /usr/sbin/munged
+    cp /run/munge/munged.pid "$dir/munged.pid"
   fi
   slurmctld
   sleep 2
   slurmd -N n1
   slurmd -N n2
   for _ in $(seq 60); do
-    [ "$(sinfo -h -o %T -n n1,n2 | sort -u)" = idle ] && { sinfo; return; }
+    [ "$(sinfo -h -o %T -n n1,n2 2> /dev/null | sort -u)" = idle ] && { sinfo; return; }
     sleep 1
   done
   sinfo >&2
@@ -68,7 +71,7 @@ start() {
 }
 
 stop() {
-  for name in slurmd-n1 slurmd-n2 slurmctld; do
+  for name in slurmd-n1 slurmd-n2 slurmctld munged; do
     if [ -e "$dir/$name.pid" ]; then kill "$(cat "$dir/$name.pid")" 2>/dev/null || true; fi
   done
   [ "$(readlink /etc/slurm/slurm.conf)" = "$dir/slurm.conf" ] && rm -f /etc/slurm/slurm.conf

@@ -1,0 +1,73 @@
+"""Figures of the benchmarks as prose shows them, and what each size of the study takes."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from helpers import scales
+from helpers.profiles import PAPER
+from helpers.store import Store
+from tests.engines import fake
+
+RATE = "train_pair_vs_tuned_trainer"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        (RATE, 100.0, 4.0, "cuda A", "2026-01-01"),
+        (RATE, 200.0, 5.0, "cuda B", "2026-02-01"),
+        (RATE, 7.0, 2.0, "cpu C", "2026-03-01"),
+        ("grid", math.nan, math.nan, "cuda", "2026-03-01"),
+    ]
+    names = ["name", "value", "ratio", "device", "date"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "benchmarks.csv", index=False)
+    tokens = [
+        ("i", "intermediate", 2, 10, 1000.0),
+        ("t", "target", 3, 10, 100.0),
+        ("t", "evaluation", 1, 10, 300.0),
+        ("u", "target", 3, None, None),
+    ]
+    names = ["task", "stage", "epochs", "rows", "tokens"]
+    pd.DataFrame(tokens, columns=names).to_csv(tmp_path / "paper_tokens.csv", index=False)
+    return tmp_path
+
+
+def test_the_newest_figure_of_a_kind_of_device(folder):
+    assert scales.figure(RATE, "cuda", folder=folder) == 200
+    assert scales.figure(RATE, "cpu", "ratio", folder=folder) == 2
+    assert scales.said(scales.figure(RATE, "cpu", folder=folder), 0) == "7"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("grid", "cuda"), ("grid", "cpu"), ("nothing", "cuda")])
+def test_what_is_absent_says_so(folder, name, kind):
+    assert scales.said(scales.figure(name, kind, folder=folder)) == "not measured"
+
+
+def test_the_largest_size_is_computed_from_the_rate(folder):
+    study, runs, hardware, hours, note = scales._paper(folder)
+    each = PAPER.seeds * (len(PAPER.intermediates) + 2)
+    tokens = PAPER.seeds * 2 * 1000 + each * (3 * 100 + 300 / 3)
+    assert hours == pytest.approx(tokens / 200 / 3600)
+    assert (study, runs, hardware) == ("paper", PAPER.seeds + 2 * each, "cuda B")
+    assert note.startswith("computed") and note.endswith("without u")
+
+
+def test_without_a_rate_there_are_no_hours(folder):
+    table = scales.figures(folder)
+    table[table["device"].str.startswith("cpu")].to_csv(folder / "benchmarks.csv", index=False)
+    assert math.isnan(scales._paper(folder)[3])
+
+
+def test_a_study_here_is_measured_once_it_is_done(tmp_path, folder, monkeypatch):
+    from helpers import execution, study
+
+    monkeypatch.setattr(execution, "default_worker", lambda: fake.work)
+    plan, store = fake.make_plan(parameters=1e6), Store(tmp_path / "store")
+    first = scales.ways(plan, store, folder).iloc[0]
+    assert first["known how"].startswith("computed from a rate") and first["device hours"] > 0
+    study.run(plan, store=store, progress=False)
+    first = scales.ways(plan, store, folder).iloc[0]
+    assert (first["runs"], first["known how"]) == (len(plan), "measured here")
+    assert first["hardware"] == "cpu fake"
