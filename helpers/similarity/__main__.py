@@ -37,12 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     profile = profiles.get(options.profile)
     table = measured(profile, options)
+    if not (table["status"] == "done").any():
+        # A committed table must not give way to one that says nothing.
+        raise SystemExit(
+            f"nothing could be measured, and nothing was written: {_first_reason(table)}"
+        )
     name = options.name or _name(profile, options)
     export(table, options.output / name)
     to_csv(table, options.output / f"{name}.csv")
     counts = table["status"].value_counts().to_dict()
     print(f"{options.output / name}.csv: {counts}")
     return 0
+
+
+def _first_reason(table: pd.DataFrame) -> str:
+    return next((str(reason) for reason in table["reason"] if reason), "no measure was asked for")
 
 
 def _parser() -> argparse.ArgumentParser:

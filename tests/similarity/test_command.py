@@ -30,6 +30,24 @@ def test_trains_what_is_missing_only_when_asked_to(tmp_path, monkeypatch):
     assert set(done["target"]) == {"toy-intents", "toy-slots"} and len(done) == 2 * 2 * 2
 
 
+def test_a_table_is_not_overwritten_by_one_without_values(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tiny.csv").write_text("kept")
+    with pytest.raises(SystemExit, match="nothing was written: there is no encoder fine-tuned"):
+        run(tmp_path, "tiny", "--measures", "logme", "--seeds", "0")
+    assert (tmp_path / "out" / "tiny.csv").read_text() == "kept"
+
+
+def test_a_short_run_per_dyad_is_made_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    run(tmp_path, "tiny", "--measures", "early_score", "--seeds", "0", "--train", "--early")
+    table = pd.read_csv(tmp_path / "out" / "tiny.csv")
+    done = table[table["status"] == "done"]
+    assert set(done["target"]) == {"toy-intents", "toy-slots"}
+    assert done["value"].between(0, 1).all()
+
+
 def test_controls_have_names_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     run(tmp_path, "tiny", "--measures", "label_names", "--seeds", "0", "--shuffle-labels")
