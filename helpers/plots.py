@@ -78,7 +78,9 @@ def forest(
     reference: float | None = 0.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw estimates with their intervals, one row each, the first on top.
+    """Draw estimates with their intervals, one row per name, the first on top.
+
+    Estimates of the same name in different groups share a row, one below the other.
 
     Args:
         table: one row per estimate.
@@ -91,8 +93,8 @@ def forest(
     """
     if table.empty:
         return nothing(table, ax)
-    ax = ax or _sized(7.0, 0.9 + 0.28 * len(table))
-    places = np.arange(len(table))
+    places, names = _rows(table, name, group)
+    ax = ax or _sized(7.0, 0.9 + 0.28 * len(names))
     if reference is not None:
         ax.axvline(reference, color=GREY, zorder=0)
     for colour, marker, text, chosen in _groups(table, group):
@@ -102,10 +104,21 @@ def forest(
         ax.errorbar(
             points, places[chosen], xerr=reach, fmt=marker, color=colour, label=text, capsize=2
         )
-    ax.set_yticks(places, table[name])
-    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
     return _legend(ax, group, beside=True)
+
+
+def _rows(table: pd.DataFrame, name: str, group: str) -> tuple[np.ndarray, list[str]]:
+    """Return the height of each row of a table, and the names at the heights 0, 1, ..."""
+    if not group or table.duplicated([name, group]).any():
+        return np.arange(len(table), dtype=float), [str(text) for text in table[name]]
+    places, names = pd.factorize(table[name])
+    if len(names) == len(table):
+        return places.astype(float), [str(text) for text in names]
+    kinds, groups = pd.factorize(table[group])
+    return places + 0.4 * ((kinds + 0.5) / len(groups) - 0.5), [str(text) for text in names]
 
 
 def scatter(

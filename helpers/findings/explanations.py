@@ -170,7 +170,9 @@ def language_slopes(
         carry the model.
     """
     try:
-        cells = language_rows(rows, kept(table, measure), measure)
+        used = kept(table, measure)
+        reml.crossed_reml(used, "gain", [measure], RANDOM)  # rows of languages add no dyads
+        cells = language_rows(rows, used, measure)
         found = interaction.by_language(cells, measure, BY_LANGUAGE[:4])
     except BadFit as error:
         return nothing(str(error), ["slope", "se", "deviation", "targets", distance])

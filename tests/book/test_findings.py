@@ -423,7 +423,7 @@ def test_slopes_of_languages_are_pulled_together():
     assert found.index[0] == "sw" and set(found.index) == {"de", "fr", "sw"}
     assert found.loc["sw", "slope"] < -1 < 0.5 < found.loc["de", "slope"]
     assert found.loc["sw", "syntactic"] == 0.9 and found["targets"].eq(10).all()
-    none = findings.language_slopes(data.head(3), rows)
+    none = findings.language_slopes(data.head(6), rows)
     assert none.empty and "slope" in none and "cannot carry" in findings.note(none)
 
 

@@ -94,6 +94,18 @@ def test_forest_keeps_the_order_and_draws_the_intervals():
     assert len(markers) == 2  # groups differ without colour
 
 
+def test_groups_of_one_name_share_a_row():
+    table = pd.concat([estimates().assign(group="x"), estimates().assign(group="y")])
+    names = {"value": "value", "low": "low", "high": "high", "name": "name"}
+    ax = plots.forest(table, **names, xlabel="gain", group="group")
+    assert [t.get_text() for t in ax.get_yticklabels()] == list("abcd")
+    heights = [c.get_segments()[0][0, 1] for c in ax.collections]
+    assert heights[0] == pytest.approx(-0.1) and heights[1] == pytest.approx(0.1)
+    twice = pd.concat([table, table])  # which is which could not be seen in one row
+    ax = plots.forest(twice, **names, xlabel="gain", group="group")
+    assert len(ax.get_yticklabels()) == 16
+
+
 def test_scatter_has_names_line_and_band():
     line = pd.DataFrame({"x": [0, 1], "y": [0, 1], "low": [-1, 0], "high": [1, 2]})
     ax = plots.scatter(
