@@ -266,10 +266,9 @@ class _Run:
         waiting: dict[_Job, Any] = {}
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             for job in jobs:
-                if job.measure.name not in self._memory:
-                    # What other threads allocate would be counted as this measure's memory.
-                    self._collect(waiting, records, len(jobs), keep=0)
-                found = self._prepared(job)
+                found = self._prepared(
+                    job, lambda: self._collect(waiting, records, len(jobs), keep=0)
+                )
                 if callable(found):
                     waiting[job] = pool.submit(found)
                 else:
@@ -292,7 +291,7 @@ class _Run:
             records[job] = waiting.pop(job).result()
             self.progress(len(records), total)
 
-    def _prepared(self, job: _Job) -> Any:
+    def _prepared(self, job: _Job, settle: Callable[[], None]) -> Any:
         """Return a record that is known already, or a function that computes it."""
         try:
             wanted = [self.gatherer.wanted(need, job.dyad) for need in job.measure.needs]
@@ -303,13 +302,15 @@ class _Run:
             inputs = {need: self.gatherer.get(need, job.dyad) for need in job.measure.needs}
         except (Undefined, BadRows) as error:
             return _blank("undefined", str(error))
-        self._profile(job.measure, inputs)
+        except HelpfulError as error:  # a damaged checkpoint must not cost the rest of the table
+            return _blank(f"failed: {type(error).__name__}: {error}", "")
+        if job.measure.name not in self._memory and not tracemalloc.is_tracing():
+            settle()  # what other threads allocate would be counted as this measure's memory
+            self._profile(job.measure, inputs)
         return lambda: self._computed(job.measure, inputs, key)
 
     def _profile(self, measure: Measure, inputs: Mapping[str, Any]) -> None:
         """Note the memory that a measure allocates, once: tracing it each time would be slow."""
-        if measure.name in self._memory or tracemalloc.is_tracing():
-            return
         tracemalloc.start()
         try:
             measure.function(*(inputs[need].get("all") for need in measure.needs))

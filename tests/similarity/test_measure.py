@@ -9,6 +9,7 @@ import pytest
 from helpers import similarity, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
 from helpers.similarity import features, text
+from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Dyad, Gatherer, Side
 from helpers.similarity.measure import COLUMNS
 from helpers.tasks import Source
@@ -199,6 +200,18 @@ class TestBadInput:
         table = call(["token_similarity"], [gone, *STUDY])
         row = one(table, "token_similarity", i="toy-gone")
         assert row["status"] == "undefined" and "put the file there" in row["reason"]
+        assert one(table, "token_similarity")["status"] == "done"
+
+    def test_a_damaged_checkpoint_fails_alone(self, call, trained):
+        def load():
+            raise BadRecord("cannot be read")
+
+        def source(task, seed):
+            return Checkpoint("bad", load) if task == "toy-same" else trained(task, seed)
+
+        table = call(["logme", "token_similarity"], checkpoints=source, seeds=(0,))
+        assert one(table, "logme")["status"] == "failed: BadRecord: cannot be read"
+        assert one(table, "logme", "toy-choice")["status"] == "done"
         assert one(table, "token_similarity")["status"] == "done"
 
     def test_one_class_is_undefined(self, call):
