@@ -24,7 +24,7 @@ book: $(READY)  ## run the embedded study where it is not done yet, and build th
 	$(RUN) helpers.pages build
 
 test: lint  ## lint, types, tests, pairs, and a strict build of the book from a tiny live study
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(RUN) ruff check .
