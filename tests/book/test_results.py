@@ -81,3 +81,16 @@ def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, t
         results.similarities("tiny", folder=tmp_path)
     with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
         results.similarities("tinny")
+
+
+def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile(tmp_path):
+    for file in sorted(results.SIMILARITY.glob("*-controls.csv")):
+        profile = file.stem.removesuffix("-controls")
+        table = results.controls(profile)
+        assert table["measure"].str.endswith(("_random", "_shuffled", "early_score")).all()
+        known = results.similarities(profile, mode="stored", progress=False)
+        pairs = {tuple(pair) for pair in table[["intermediate", "target"]].to_numpy()}
+        assert pairs == {tuple(pair) for pair in known[["intermediate", "target"]].to_numpy()}
+    assert results.controls("tiny", folder=tmp_path).empty
+    with pytest.raises(UnknownName):
+        results.controls("tinny")
