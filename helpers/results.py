@@ -234,13 +234,13 @@ def _read(file: Path) -> pd.DataFrame:
     """Read a committed table; an empty text stays a text."""
     from helpers.similarity.measure import COLUMNS
 
-    table = pd.read_csv(file)
+    texts = ["target", "status", "reason", "reliability_note", "record"]
+    table = pd.read_csv(file, dtype=dict.fromkeys(texts, str))
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise BadRecord(
             f"{file} lacks the columns {', '.join(missing)}; measure and write it again."
         )
-    texts = ["target", "status", "reason", "reliability_note", "record"]
     return table[list(COLUMNS)].fillna(dict.fromkeys(texts, ""))
 
 
