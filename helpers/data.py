@@ -365,7 +365,7 @@ def _load(
             raw.class_names,
             labels,
             source.side,
-            f"{language}-{split}-" + (f"{number}-" if len(loaded) > 1 else ""),
+            f"{source.language or language}-{split}-" + (f"{number}-" if len(loaded) > 1 else ""),
         )
         for number, (source, raw) in enumerate(loaded)
     ]

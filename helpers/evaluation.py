@@ -16,6 +16,7 @@ from helpers.encoders import Encoder
 from helpers.errors import HelpfulError, MissingData, unknown
 from helpers.formats import Encoded
 from helpers.formats.encoded import join
+from helpers.neighbours import Taken
 from helpers.network import Network
 from helpers.predicting import outputs, task_scores
 from helpers.retrieving import retrieval_scores
@@ -43,7 +44,8 @@ class Prediction:
     Attributes:
         language: the language.
         rows: the standard rows.
-        predictions: one per row, in row order, as the format's ``decode`` gives them.
+        predictions: one per row, in row order, as the format's ``decode`` gives them; vectors of
+            retrieval are read by number, slice or ``numpy.asarray``.
     """
 
     language: str
@@ -175,29 +177,39 @@ def _predict(
     if not found:
         return [], lost
     if task.format != "retrieval":
-        coded, raw = _outputs(tuned, task, head_task, found, layer, device)
+        coded = _encoded(tuned, task, head_task, found)
+        raw = _outputs(tuned, task, head_task, coded, layer, device)
         return _decoded(replace(task, labels=head_task.labels), found, coded, raw), lost
     texts, places = _distinct(found)
-    vectors = _outputs(tuned, task, head_task, [texts], layer, device)[1]["vector"]
+    coded = _encoded(tuned, task, head_task, [texts])
+    del texts  # A million texts must not stay while a million vectors are made.
+    vectors = _outputs(tuned, task, head_task, coded, layer, device)["vector"]
     return _embedded(found, places, vectors), lost
+
+
+def _encoded(
+    tuned: Tuned, task: Task, head_task: Task, parts: Sequence[Sequence[dict[str, Any]]]
+) -> list[Encoded]:
+    """Tokenise several sets of rows."""
+    format_, settings = formats.get(task.format), tuned.settings
+    longest = min(task.max_length, tuned.encoder.max_length)
+    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
+        longest = min(longest, head_task.max_length, settings.max_length)
+    return [
+        tokenised.encode(format_, head_task, part, tuned.encoder, longest, False) for part in parts
+    ]
 
 
 def _outputs(
     tuned: Tuned,
     task: Task,
     head_task: Task,
-    parts: Sequence[Sequence[dict[str, Any]]],
+    coded: Sequence[Encoded],
     layer: int | None,
     device: torch.device | None,
-) -> tuple[list[Encoded], dict[str, np.ndarray]]:
-    """Encode several sets of rows and run the encoder over all of them at once."""
+) -> dict[str, np.ndarray]:
+    """Run the encoder over all sets at once, on the rows of its table that they use."""
     format_, settings = formats.get(task.format), tuned.settings
-    longest = min(task.max_length, tuned.encoder.max_length)
-    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
-        longest = min(longest, head_task.max_length, settings.max_length)
-    coded = [
-        tokenised.encode(format_, head_task, part, tuned.encoder, longest, False) for part in parts
-    ]
     used = np.unique(np.concatenate([part.tokens for part in coded]))
     small = tuned.encoder.prune(used)
     for part in coded:
@@ -207,7 +219,7 @@ def _outputs(
     head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
     packed = device.type == "cuda" and precision == "bf16"
     network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
-    raw = outputs(
+    return outputs(
         network.to(device).eval(),
         task.name,
         join(coded),
@@ -217,7 +229,6 @@ def _outputs(
         pooling=settings.pooling,
         layer=layer,
     )
-    return coded, raw
 
 
 def _distinct(found: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
@@ -237,7 +248,7 @@ def _embedded(
     found: Sequence[Rows], places: Sequence[np.ndarray], vectors: np.ndarray
 ) -> Iterator[Prediction]:
     for part, place in zip(found, places, strict=True):
-        yield Prediction(part.language, part, cast(list[Any], vectors[place]))
+        yield Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:
@@ -305,7 +316,7 @@ def _entries(
     facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
     task = replace(task, labels=_head_task(tuned, task).labels)
     if task.format == "retrieval":
-        values = retrieval_scores(task, part.rows, np.asarray(part.predictions), space)
+        values = retrieval_scores(task, part.rows, cast(Taken, part.predictions), space)
         count = sum(row["side"] == "query" for row in part.rows)
     else:
         values = task_scores(task, part.rows, part.predictions, part.language)

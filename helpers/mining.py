@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import BadRows, HelpfulError, unknown
-from helpers.neighbours import Neighbours, mean_average_precision, nearest, nearest_both
+from helpers.neighbours import Neighbours, nearest, nearest_both
 
 __all__ = [
     "MARGINS",
@@ -24,7 +24,6 @@ __all__ = [
     "apply_threshold",
     "fit_space",
     "in_first_half",
-    "mean_average_precision",
     "mine",
     "mine_texts",
     "nearest",

@@ -9,7 +9,7 @@ are computed again in 64-bit floats; equal ones rank by row number.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers.errors import BadRows, HelpfulError, unknown
-from helpers.metrics.ranking import map_at_k
 
 if TYPE_CHECKING:
     import torch
@@ -112,32 +111,33 @@ def nearest_both(
     return _rescored(left, right, forward.index()), _rescored(right, left, backward.index())
 
 
-def mean_average_precision(
-    queries: Any,
-    candidates: Any,
-    golds: Sequence[Collection[int]],
-    k: int = 20,
-    similarity: str = "dot",
-    device: str | None = None,
-) -> dict[str, float]:
-    """Return the mean average precision of nearest-neighbour retrieval over a pool of any size.
+class Taken:
+    """Rows of an array, taken only where they are read: a choice among a million is no copy."""
 
-    Args:
-        queries: vectors, shape ``(queries, width)``.
-        candidates: vectors, shape ``(candidates, width)``; may be memory-mapped.
-        golds: row numbers of the right candidates of each query.
-        k: how many candidates count.
-        similarity: ``"dot"`` (LAReQA, Mewsli-X) or ``"cosine"``.
-        device: torch device that computes.
+    ndim = 2
 
-    Returns:
-        ``map``, from 0 to 1.
+    def __init__(self, vectors: np.ndarray, places: np.ndarray) -> None:
+        """Stand for ``vectors[places]``.
 
-    Raises:
-        BadRows: different numbers of queries and golds, or as :func:`nearest`.
-    """
-    found = nearest(queries, candidates, k, similarity, device)
-    return map_at_k(found.index.tolist(), golds, k)
+        Args:
+            vectors: shape ``(n, width)``.
+            places: row numbers, shape ``(rows,)``.
+        """
+        self.vectors = vectors
+        self.places = places
+        self.shape = (len(places), vectors.shape[1])
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return the rows that a slice, a mask or an array of numbers asks for."""
+        return self.vectors[self.places[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return all rows, in an array of their own."""
+        return np.asarray(self[:], dtype)
 
 
 class _Rows:

@@ -18,13 +18,14 @@ from helpers.mining import (
     nearest,
     tune_threshold,
 )
+from helpers.neighbours import Taken
 from helpers.tasks import Task
 
 SPACES = ("raw", "centre", "whiten")
 
 
 def retrieval_scores(
-    task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray, space: str = "raw"
+    task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray | Taken, space: str = "raw"
 ) -> dict[str, float]:
     """Score a retrieval target in one language.
 
@@ -49,13 +50,13 @@ def retrieval_scores(
         raise unknown("space", space, SPACES)
     base = task.metric.partition("@")[0]
     queries, candidates, is_query = _sides(rows, texts=base == "pair_f1")
-    left, right = vectors[is_query], vectors[~is_query]
+    left, right = _chosen(vectors, is_query), _chosen(vectors, ~is_query)
     if space != "raw":
-        left, right = (fit_space(side, space).apply(side) for side in (left, right))
+        left, right = (fit_space(np.asarray(s), space).apply(np.asarray(s)) for s in (left, right))
     if base == "pair_f1":
         return _mined(queries, candidates, left, right)
     depth = int(task.metric.partition("@")[2] or 20) if base in ("map", "mrr") else 1
-    # Training compares cosines too; published dual encoders give unit vectors, whose products are.
+    # XTREME-R takes inner products, of vectors that its dual encoders normalise: cosines.
     found = nearest(left, right, k=depth, similarity="cosine").index
     ids = np.array([row["id"] for row in candidates], dtype=object)
     ranked = [list(ids[places]) for places in found]
@@ -64,6 +65,14 @@ def retrieval_scores(
         hits = [best[0] in right_ones for best, right_ones in zip(ranked, gold, strict=True)]
         return metrics.score("accuracy", [int(hit) for hit in hits], [1] * len(hits))
     return metrics.score(task.metric, ranked, gold)
+
+
+def _chosen(vectors: np.ndarray | Taken, mask: np.ndarray) -> Any:
+    """Return rows without copying them: a million candidates are there once."""
+    places = np.flatnonzero(mask)
+    if isinstance(vectors, Taken):
+        return Taken(vectors.vectors, vectors.places[places])
+    return Taken(vectors, places)
 
 
 def _sides(
@@ -86,8 +95,8 @@ def _sides(
 def _mined(
     queries: list[dict[str, Any]],
     candidates: list[dict[str, Any]],
-    left: np.ndarray,
-    right: np.ndarray,
+    left: Any,
+    right: Any,
 ) -> dict[str, float]:
     pairs = mine_texts(
         left,

@@ -171,6 +171,13 @@ TATOEBA_XR = tatoeba(
     "xtreme-r",
 )
 
+# Source: XTREME's third_party/bert.py (normalized_cls_token), utils_lareqa.py (dot) and, for
+# Mewsli-X, evaluate_retrieval.py (IndexFlatIP).
+_COSINE = (
+    "XTREME-R ranks by the inner product of vectors that its dual encoder has brought to length 1: "
+    "the cosine, as here. It reads the pooled first token; here pooling is that of the profile."
+)
+
 _LAREQA_REVISION = "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c"
 _LAREQA = Source(
     kind="files",
@@ -213,7 +220,9 @@ LAREQA = register(
                 "The pool mixes all languages and each question has one right sentence in each.",
                 "Training pairs come from SQuAD, whose sentence breaks are inferred from "
                 "punctuation.",
-                "A candidate is the sentence followed by its paragraph, as in XTREME-R.",
+                "A candidate is the sentence followed by its paragraph, as in XTREME-R, which puts no "
+                "space between them and cuts questions at 96 sub-tokens, here at 256.",
+                _COSINE,
             ),
         ),
         group="xtreme-r",
@@ -251,6 +260,8 @@ MEWSLIX = register(
                     kind="hub",
                     id=_MEWSLIX,
                     config="candidate_entities",
+                    # One pool for all: standardised once, not once per language asked for.
+                    language="en",
                     splits={"test": "test"},
                     revision=_MEWSLIX_REVISION,
                     counts={"test": 1003893},
@@ -282,6 +293,7 @@ MEWSLIX = register(
                 "directly comparable.",
                 "Each mention has one right entity, so XTREME-R's mAP@20 is the reciprocal rank.",
                 "A million candidates: rows are memory-mapped and searched in chunks.",
+                _COSINE,
                 "Columns beyond mention, entity, entity_id and description were not confirmed.",
             ),
         ),

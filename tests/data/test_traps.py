@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import data
+from helpers import data, shaping, tasks
 from helpers.errors import BadRows
 
 pytestmark = pytest.mark.usefixtures("mirror")
@@ -238,6 +238,20 @@ def test_mewslix_reads_mentions_and_all_entities() -> None:
     assert len(rows.side("query")) == 1 and len(rows.side("candidate")) == 60
     assert rows.side("query")[0]["gold"] == ["Q220"]
     assert {row["id"]: row["text"] for row in rows}["Q220"] == "entity 220"
+
+
+def test_mewslix_standardises_its_pool_once_for_all_languages(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    real = shaping._map_key
+    monkeypatch.setattr(shaping, "_map_key", lambda *facts: keys.append(real(*facts)) or keys[-1])
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    task = tasks.get("mewslix")
+    pool = task.source.serving("de", "test")[1:]
+    found = [list(data._load(task, code, "test", pool)) for code in ("de", "ar")]
+    assert found[0] == found[1] and len(found[0]) == 60
+    assert len(keys) == 2 and len(set(keys)) == 1
 
 
 def test_mewslix_trains_on_wikipedia_pairs() -> None:

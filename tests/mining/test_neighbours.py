@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from helpers import neighbours
 from helpers.errors import BadRows, HelpfulError, UnknownName
-from helpers.neighbours import mean_average_precision, nearest, nearest_both
+from helpers.neighbours import nearest, nearest_both
 
 
 @pytest.fixture(autouse=True)
@@ -166,15 +166,24 @@ def test_bad_options_are_refused():
         nearest(x, x, k=0)
 
 
-def test_mean_average_precision_over_a_pool():
-    # Query i is candidate 2i turned a little towards 2i + 1: ranks 1 and 2 are its own pair.
-    pool = np.eye(12, dtype=np.float32)
-    queries = pool[::2] + 0.5 * pool[1::2]
-    pairs = [[2 * i, 2 * i + 1] for i in range(6)]
-    assert mean_average_precision(queries, pool, pairs, k=20) == {"map": pytest.approx(1.0)}
-    second_only = [[2 * i + 1] for i in range(6)]
-    assert mean_average_precision(queries, pool, second_only, k=20) == {"map": pytest.approx(0.5)}
-    assert mean_average_precision(queries, pool, second_only, k=1) == {"map": 0.0}
+def test_a_choice_of_rows_is_searched_without_being_copied():
+    class Counted(np.ndarray):
+        most = 0
+
+        def __getitem__(self, index):
+            found = np.asarray(self)[index]
+            Counted.most = max(Counted.most, len(found))
+            return found
+
+    vectors = np.random.default_rng(0).standard_normal((6000, 8)).astype(np.float32)
+    places = np.arange(0, 6000, 2)[::-1]
+    chosen = neighbours.Taken(vectors.view(Counted), places)
+    assert len(chosen) == 3000 and chosen.shape == (3000, 8)
+    found = nearest(vectors[:5], chosen, k=3)
+    assert Counted.most <= neighbours.TILE
+    expected = nearest(vectors[:5], vectors[places], k=3)
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(np.asarray(chosen), vectors[places])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
