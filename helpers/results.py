@@ -147,6 +147,7 @@ def similarities(
     measures: Sequence[str] = MEASURES,
     *,
     mode: str = "missing",
+    added: bool = True,
     progress: bool = True,
     folder: Path = SIMILARITY,
 ) -> pd.DataFrame:
@@ -155,11 +156,12 @@ def similarities(
     Args:
         profile: as in `load`. A table that is committed as ``<folder>/<profile>.csv`` is read, with
             whatever measures it holds; otherwise they are measured here, with the profile's encoder
-            and the intermediate stages that the store holds, and kept value by value. Measures that
-            a reader registered are always measured here, and join the table.
+            and the intermediate stages that the store holds, and kept value by value.
         measures: names of measures to take where there is no committed table.
         mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored; ``"always"`` computes
             all, without reading a committed table.
+        added: whether measures that a reader registered join the table. They are measured here, from
+            the data of the profile; without them a committed table needs no data.
         progress: whether to count values while they are measured.
         folder: where committed tables are; ``python -m helpers.similarity <profile>`` writes one.
 
@@ -176,7 +178,7 @@ def similarities(
         raise unknown("profile", profile, PROFILES)
     from helpers import similarity
 
-    own = similarity.added()
+    own = similarity.added() if added else []
     file = folder / f"{profile}.csv"
     if not file.exists() or mode == "always":
         return _measured(profile, dict.fromkeys([*measures, *own]), mode, progress)

@@ -127,12 +127,22 @@ def _features(ax: Axes, get: Get, names: dict[str, str]) -> None:
     ax.set_title(f"features of {names['target']} {whose}")
     labels = get("target.labels")
     plane = _plane(np.asarray(features, dtype=np.float64))
-    for code in np.unique(labels):
+    codes = np.unique(labels)
+    few = len(codes) <= FEW
+    for place, code in enumerate(codes):
         points = plane[labels == code]
-        ax.scatter(points[:, 0], points[:, 1], s=8, alpha=0.6, label=f"class {code}")
+        colour = None if few else _colour(place, len(codes))
+        ax.scatter(points[:, 0], points[:, 1], s=8, alpha=0.6, color=colour, label=f"class {code}")
     _axes(ax, "first principal axis", "second")
-    if len(np.unique(labels)) <= FEW:
+    if few:
         ax.legend(fontsize=8)
+
+
+def _colour(place: int, count: int) -> Any:
+    """Return one of many colours, each used once."""
+    import matplotlib as mpl
+
+    return mpl.colormaps["turbo"](place / max(count - 1, 1))
 
 
 def _plane(features: Floats) -> Floats:

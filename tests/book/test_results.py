@@ -61,6 +61,15 @@ def test_a_readers_measure_joins_a_committed_table_and_a_live_one(measured, tmp_
     assert set(own["status"]) == {"done"} and own["reliability"].notna().all()
 
 
+def test_a_committed_table_needs_no_data_without_a_readers_measure(
+    measured, tmp_path, mine, monkeypatch
+):
+    measured.to_csv(tmp_path / "tiny.csv", index=False)
+    monkeypatch.setattr(results, "_measured", None)
+    table = results.similarities("tiny", added=False, progress=False, folder=tmp_path)
+    assert set(table["measure"]) == set(MEASURES)
+
+
 def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_path):
     measured.to_csv(tmp_path / "tiny.csv", index=False)
     known = similarity.get("token_similarity")
