@@ -72,7 +72,8 @@ class TestTrained:
     def test_a_target_shares_the_checkpoint_of_its_training_task(self, trained):
         from dataclasses import replace
 
-        target = replace(tasks.get("toy-intents"), name="toy-other", train_with="toy-same")
+        facts = {"name": "toy-other", "train_with": "toy-same"}
+        target = replace(tasks.get("toy-intents"), labels=tasks.get("toy-same").labels, **facts)
         tasks.register(target, replace=True)
         assert trained("toy-other", 0).key == trained("toy-same", 0).key
 
