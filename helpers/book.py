@@ -239,6 +239,11 @@ class Page:
         return "(shown as HTML)"
 
 
+def paragraph(text: str) -> Page:
+    """Return a paragraph for ``glue`` that another page can show with ``{glue:any}`` and ``:doc:``."""
+    return Page(f"<p>{html.escape(text)}</p>")
+
+
 def download(frame: pd.DataFrame, file: str, index: bool = False) -> Page:
     """Return a link that saves a table as CSV; the data is inside the page, no server is needed.
 

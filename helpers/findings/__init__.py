@@ -42,6 +42,7 @@ from helpers.findings.limits import (
 )
 from helpers.findings.question import (
     SPECIFIED,
+    answer,
     centred,
     confirmed,
     controls,
@@ -66,6 +67,7 @@ __all__ = [
     "FAMILY",
     "MEDIATOR",
     "SPECIFIED",
+    "answer",
     "at",
     "baselines",
     "calibrated",

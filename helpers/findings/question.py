@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers.book import interval, number
 from helpers.errors import BadFit
 from helpers.findings.scope import BOTH, usable
-from helpers.findings.tables import nothing, tried
+from helpers.findings.tables import at, note, nothing, p_value, said, tried
 from helpers.stats import confirmatory, design, effects, gains, multiverse, naive, prediction, reml
 from helpers.stats import permutation as labels
 from helpers.stats.confirmatory import FORMATS, PRIMARY, RANDOM, Confirmatory
@@ -37,6 +38,24 @@ def confirmed(
     except BadFit as error:
         none = nothing(str(error))
         return Confirmatory(none, none, {}, (f"Nothing was tested: {error}",))
+
+
+def answer(table: pd.DataFrame) -> str:
+    """Say the answer to H1 in two sentences, whatever it is.
+
+    Args:
+        table: ``table`` of what `confirmed` returned.
+    """
+    if not np.isfinite(slope := at(table, "H1", "estimate")):
+        return f"The question could not be tested. {note(table, 'There is no estimate.')}"
+    ends = interval(at(table, "H1", "low"), at(table, "H1", "high"), 2)
+    return (
+        f"More similar tasks transfer better: {said(table, 'H1', 'verdict')}. Over "
+        f"{number(at(table, 'H1', 'dyads'), 0)} pairs of tasks, one standard deviation of similarity "
+        f"goes with {number(slope, 2, sign=True)} points of gain (95 % interval {ends}), "
+        f"p {p_value(at(table, 'H1', 'p'))} from the model and "
+        f"p {p_value(at(table, 'H1', 'p_permutation'))} by permutation."
+    )
 
 
 def kept(table: pd.DataFrame, measure: str = PRIMARY) -> pd.DataFrame:

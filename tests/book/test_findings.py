@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import findings, results
+from helpers import book, findings, results
 from helpers.errors import BadFit, MissingData
 from helpers.stats import calibration, confirmatory, gains, noise, reml, scenarios
 from tests.stats import tables
@@ -201,6 +201,21 @@ def test_the_specified_method_is_the_confirmatory_one():
     assert findings.at(found, within, "p") == pytest.approx(row["p_permutation"])
     assert found.loc["OLS on language rows", "rows"] == 3 * 89
     assert found["specified"].to_list() == ["yes"] * 2 + ["no"] * 4 and (found["note"] == "").all()
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(2.0, ": supported."), (0.0, ": not supported.")])
+def test_the_answer_says_what_was_found(slope, verdict):
+    found = findings.confirmed(dyads(slope=slope), n=199)
+    text, row = findings.answer(found.table), found.table.loc["H1"]
+    assert verdict in text
+    assert f"Over {row['dyads']} pairs" in text
+    assert f"{book.number(row['estimate'], 2, sign=True)} points" in text
+    assert f"p {findings.p_value(row['p_permutation'])} by permutation" in text
+
+
+def test_an_untested_question_is_said_to_be_untested():
+    text = findings.answer(findings.confirmed(dyads("4 x 3").head(6)).table)
+    assert text.startswith("The question could not be tested. ") and "cannot carry" in text
 
 
 def test_rows_as_replicates_shrink_the_interval():
