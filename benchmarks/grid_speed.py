@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +25,7 @@ from helpers.engines.processes import cores
 from helpers.plans import Plan
 from helpers.store import Store
 
-SIZES = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val", "socialiqa-val"]}}
+SIZES = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val"]}}
 
 
 def as_plan(profile: str, folder: Path, engine: str = "local") -> float:
@@ -59,47 +61,32 @@ def scores(folders: list[Path]) -> pd.DataFrame:
     return pd.concat(parts)[columns].sort_values(["run", "language", "seed"], ignore_index=True)
 
 
-def measure(profile: str) -> list[Measurement]:
-    """Run the same cells all ways."""
+def measure(profile: str, processes: bool = False) -> list[Measurement]:
+    """Run the same cells both ways: as a plan and one by one, or in one process and in several."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Reading the data and choosing layers is done once for all ways, before the clock starts.
+        # Reading the data and choosing layers is done once for both ways, before the clock starts.
         plan = study.plan(profile, **SIZES[profile], store=Store(folder / "whole"))
-        for other in ("processes",):
-            (folder / other).mkdir()
-            text = (folder / "whole" / "surveys.json").read_bytes()
-            (folder / other / "surveys.json").write_bytes(text)
         whole = as_plan(profile, folder / "whole")
-        side_by_side = as_plan(profile, folder / "processes", "processes")
-        cells = as_cells(plan, folder / "cells")
-        found = scores([folder / "whole"])
-        alone = scores(sorted((folder / "cells").iterdir()))
+        if processes:
+            other = folder / "other"
+            other.mkdir()
+            shutil.copy(folder / "whole" / "surveys.json", other)
+            seconds, stores = as_plan(profile, other, "processes"), [other]
+        else:
+            seconds = as_cells(plan, folder / "cells")
+            stores = sorted((folder / "cells").iterdir())
         # A process with fewer threads adds up in another order, so the last digits may differ.
-        pd.testing.assert_frame_equal(found, alone, atol=1e-6)
-    facts = {"threads": cores(), "rows": len(plan)}
+        pd.testing.assert_frame_equal(scores([folder / "whole"]), scores(stores), atol=1e-6)
+    facts: dict[str, Any] = {"unit": "s", "threads": cores(), "rows": len(plan)}
     note = f"profile {profile}; equal scores in both ways"
-    return [
-        Measurement(
-            _named("grid_vs_cells_from_scratch", profile),
-            whole,
-            "s",
-            "every cell in a process of its own",
-            cells,
-            cells / whole,
-            note=note,
-            **facts,
-        ),
-        Measurement(
-            _named("grid_in_processes_vs_one_process", profile),
-            side_by_side,
-            "s",
-            "one process with all threads",
-            whole,
-            whole / side_by_side,
-            note=f"profile {profile}; one thread each",
-            **facts,
-        ),
-    ]
+    if processes:
+        facts |= {"reference": "one process with all threads", "reference_value": whole}
+        name, value, ratio = "grid_in_processes_vs_one_process", seconds, whole / seconds
+    else:
+        facts |= {"reference": "every cell in a process of its own", "reference_value": seconds}
+        name, value, ratio = "grid_vs_cells_from_scratch", whole, seconds / whole
+    return [Measurement(_named(name, profile), value, ratio=ratio, note=note, **facts)]
 
 
 def _named(name: str, profile: str) -> str:
@@ -110,8 +97,9 @@ def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=list(SIZES), default="embedded")
+    parser.add_argument("--processes", action="store_true", help="compare with several processes")
     options = parser.parse_args()
-    found = measure(options.profile)
+    found = measure(options.profile, options.processes)
     store(found)
     for row in found:
         print(f"{row.name}: {row.value:.1f} {row.unit}, {row.ratio:.2f} x {row.reference}")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.table import PATH
 from helpers import profiles, tasks
 from helpers.costs import CHARACTERS_PER_TOKEN
 from helpers.errors import HelpfulError
@@ -26,7 +25,7 @@ from helpers.files import write_atomic
 from helpers.surveys import Survey, Surveys
 from helpers.tasks import Task
 
-TARGET = PATH.with_name("paper_tokens.csv")
+TARGET = Path(__file__).resolve().parent.parent / "data" / "paper_tokens.csv"
 
 
 def stated_rows(task: Task, language: str, split: str) -> float:

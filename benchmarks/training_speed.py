@@ -42,10 +42,10 @@ ARMS = ("stock", "tuned", "ours")
 NO_GPU = "no GPU on the machine that ran the benchmarks"
 CPU = {
     "pair": Workload(
-        "pair", "bundled", "intents", Settings(epochs=4, train_rows=384, learning_rate=3e-4)
+        "pair", "bundled", "intents", Settings(epochs=3, train_rows=320, learning_rate=3e-4)
     ),
     "tagging": Workload(
-        "tagging", "bundled", "slots", Settings(epochs=4, train_rows=384, learning_rate=3e-4)
+        "tagging", "bundled", "slots", Settings(epochs=3, train_rows=320, learning_rate=3e-4)
     ),
     "span": Workload(
         "span",
@@ -53,7 +53,7 @@ CPU = {
         "generated-span",
         Settings(
             epochs=2,
-            train_rows=256,
+            train_rows=96,
             dev_rows=64,
             learning_rate=3e-4,
             batch_tokens=2048,
@@ -473,7 +473,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arm", choices=ARMS)
     parser.add_argument("--workload", nargs="*")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory", action="store_true")

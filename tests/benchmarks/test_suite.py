@@ -38,7 +38,8 @@ def test_every_promised_row_has_a_benchmark():
 def test_a_row_names_its_benchmark():
     asked = ["train_span_vs_stock_trainer", "plans", "train_matmul_share_of_peak_span"]
     assert suite.chosen(asked) == ["span", "plans"]
-    assert suite.chosen([]) == list(suite.JOBS)
+    assert {*suite.chosen([]), *suite.LONG} == set(suite.JOBS)
+    assert suite.chosen(["similarity"]) == ["similarity"]
     with pytest.raises(SystemExit, match="unknown: trian; there are the benchmarks pair"):
         suite.chosen(["trian"])
 
