@@ -250,7 +250,8 @@ class Store:
                 count as missing.
 
         Returns:
-            A row per stage and status with runs, seconds and megabytes, and a row for checkpoints.
+            A row per stage and status with runs, seconds and megabytes, one for checkpoints, and one
+            for tokenised rows, where ``runs`` counts the sets.
         """
         index = self.index()
         if wanted is not None:
@@ -268,6 +269,9 @@ class Store:
         saved = self.checkpoints()
         size = sum(size_of(self.folder / "checkpoints" / run) for run in saved) / 1e6
         more.append(_line("checkpoint", "kept", len(saved), size))
+        sets = self.folder / "tokenised"
+        count = sum(1 for _ in sets.glob("[!.]*"))
+        more.append(_line("rows", "tokenised", count, size_of(sets) / 1e6))
         return pd.concat([table, pd.DataFrame(more)], ignore_index=True).round(1)
 
     # Checkpoints
