@@ -67,6 +67,7 @@ JOBS = {
             "resume_100k_runs_first_look_seconds",
         ),
     ),
+    "tokenised": Job("tokenised_speed", ("tokenised_rows_vs_tokenising",)),
     "spans": Job(
         "spans_speed --store",
         ("evaluate_span_vs_reference_loop", "evaluate_span_by_its_rules_vs_reference_loop"),

@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,8 @@ def _load(path: Path) -> Encoded | None:
             if sha256_file(path / name) != expected:
                 raise ValueError(f"{name} does not match its checksum")
         found = Encoded.load(path)
-        os.utime(path)  # What was used last is deleted last.
+        with suppress(OSError):  # somebody else's folder
+            os.utime(path)  # What was used last is deleted last.
         return found
     except (OSError, ValueError) as error:
         # Gone altogether: never kept, or deleted by another process just now.

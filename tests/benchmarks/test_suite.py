@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as suite
-from benchmarks import metrics_speed, mining_speed, plans_speed, spans_speed, table, training_speed
+from benchmarks import (
+    metrics_speed,
+    mining_speed,
+    plans_speed,
+    spans_speed,
+    table,
+    tokenised_speed,
+    training_speed,
+)
 from benchmarks.table import Measurement, not_measured
 from benchmarks.workloads import Workload
 from helpers.settings import Settings
@@ -124,6 +132,11 @@ def test_mining(monkeypatch):
 def test_plans(tmp_path):
     rows = plans_speed.measure(tmp_path, 200)
     assert names(rows) == sorted(suite.JOBS["plans"].rows)
+
+
+def test_tokenised_rows():
+    rows = tokenised_speed.measure(20)
+    assert names(rows) == sorted(suite.JOBS["tokenised"].rows) and rows[0].rows == 20
 
 
 def test_metrics():

@@ -166,6 +166,17 @@ def test_a_full_disk_only_costs_time(tiny, folder, monkeypatch, caplog):
     assert "not kept" in caplog.text and not list(folder.glob("*"))
 
 
+def test_sets_of_somebody_else_can_be_read(tiny, folder, monkeypatch, counted):
+    def forbidden(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    task = toys.task("pair")
+    coded(task, tiny)
+    monkeypatch.setattr(os, "utime", forbidden)
+    coded(task, tiny)
+    assert len(counted) == 1 and len(entries(folder)) == 1
+
+
 def test_the_sets_used_longest_ago_go_first(tiny, folder, monkeypatch):
     task = toys.task("pair")
     paths = []
