@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -183,13 +183,15 @@ def crossed_reml(
         The fit. Effects the design cannot estimate are left out and named in ``Fit.notes``.
 
     Raises:
-        UnknownName: a column does not exist.
+        UnknownName: a column or the method does not exist.
         BadFit: missing values, a constant or collinear measure, too few rows, no convergence, or
             disagreement with MixedLM. The text says what to do.
 
     Source: Bates et al., J. Stat. Software 67(1) (2015) for the profiled likelihood; Patterson &
         Thompson, Biometrika 58 (1971) for REML.
     """
+    if method not in get_args(Method):
+        raise unknown("small-sample method", method, get_args(Method))
     if weights is not None and covariance is not None:
         raise BadFit("give weights or a covariance, not both: a covariance holds the precisions.")
     named = design.build(data, outcome, fixed, random, weights, residual=True)

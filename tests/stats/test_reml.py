@@ -429,3 +429,8 @@ def test_no_random_effects_is_ordinary_least_squares():
         [expected.slope, expected.stderr, expected.pvalue]
     )
     assert row["df"] == pytest.approx(28)
+
+
+def test_an_unknown_small_sample_method_is_refused():
+    with pytest.raises(UnknownName, match="kenward-roger"):
+        crossed_reml(crossed(5, 4, seed=1), "gain", ["similarity"], THREE, method="kenward")
