@@ -137,7 +137,7 @@ def _parsed(text: str, where: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=keep)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRows(f"{where}: not JSON ({error}). Is the file whole?") from error
 
 

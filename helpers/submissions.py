@@ -21,7 +21,7 @@ from helpers.metrics import accuracy, map_at_k, mlqa, mrr_at_k, overall, pair_f1
 from helpers.metrics.averages import task_mean
 from helpers.metrics.benchmarks import BENCHMARKS, Benchmark, OfficialTask
 from helpers.metrics.benchmarks import benchmark as facts_of
-from helpers.submission_files import labels_text, predictions_text, questions, read
+from helpers.submission_files import XNLI_LABELS, labels_text, predictions_text, questions, read
 
 COLUMNS = (
     "benchmark",
@@ -322,6 +322,12 @@ class _Files:
         self._refuse_other_lengths(given, right, "rows")
         if self.strict and any("\t" in str(label) for label in given):
             raise BadRows(f"{self.given}: a line holds more than a label. Write the label alone.")
+        strange = sorted(set(given) - {*XNLI_LABELS, *right}) if self.task.name == "xnli" else []
+        if self.strict and strange:
+            raise BadRows(
+                f"{self.given}: label {strange[0]!r}; expected {', '.join(XNLI_LABELS)}. Is the "
+                "file whole?"
+            )
         hits = sum(one == other for one, other in zip(given, right, strict=True))
         # Strict scoring also refuses label ids beside label names, which never match.
         value = accuracy(given, right)["accuracy"] if self.strict else hits / len(right)
@@ -343,6 +349,7 @@ class _Files:
 
     def _answers(self) -> _Scored:
         given, articles = self._read()
+        self._refuse_other_forms(self.given, given)
         asked = questions(articles, self.right)
         self._refuse_unknown(given, {name for name, _ in asked})
         # Numbered, because a question that the labels hold twice counts twice.
@@ -360,10 +367,13 @@ class _Files:
 
     def _ranked(self) -> _Scored:
         given, right = self._read()
-        self._refuse_unknown(given, right.keys())
         for path, lists in ((self.given, given), (self.right, right)):
+            self._refuse_other_forms(path, lists)
             if not all(isinstance(ids, list) for ids in lists.values()):
                 raise BadRows(f"{path}: expected a list of ids for each query id.")
+            if not all(isinstance(one, str) for ids in lists.values() for one in ids):
+                raise BadRows(f"{path}: an id is not text. Expected query id: list of ids.")
+        self._refuse_unknown(given, right.keys())
         if not all(right.values()):
             raise BadRows(f"{self.right}: a query has no right id.")
         ranked = [given.get(name, []) for name in right]
@@ -391,6 +401,10 @@ class _Files:
                 f"{self.given}: {len(given)} {what}, but {self.right} has {len(right)}. Expected one "
                 "prediction per example, in the order of the labels, without blank lines between."
             )
+
+    def _refuse_other_forms(self, path: Path, content: Any) -> None:
+        if not isinstance(content, Mapping):
+            raise BadRows(f"{path}: expected a JSON object with an entry for each id.")
 
     def _refuse_unknown(self, given: Mapping[str, Any], right: Iterable[str]) -> None:
         extra = given.keys() - set(right)

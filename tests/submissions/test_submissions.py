@@ -291,6 +291,12 @@ TRAPS = {
     ),
     "no label": ("xcopa", XCOPA, '{"idx": 0}\n{"idx": 1}\n', "line 1: expected an object", None),
     "entity that is no list": ("mewslix", MEWSLI, '{"a": "Q1", "b": "Q2"}', "list of ids", None),
+    "entity that is no text": ("mewslix", MEWSLI, '{"a": [1], "b": ["Q2"]}', "not text", None),
+    "answers of another form": ("xquad", SQUAD, '{"data": [1]}', "an entry for each id", None),
+    "entities of another form": ("mewslix", MEWSLI, '{"data": 3}', "an entry for each id", None),
+    "nested without end": ("xquad", SQUAD, "[" * 100_000, "not JSON", None),
+    "number without end": ("xquad", SQUAD, "9" * 5000, "not JSON", None),
+    "label cut off": ("xnli", "neutral\nneutral\n", "neutral\nneutr", "Is the file whole", 50.0),
     "unknown mention": ("mewslix", MEWSLI, '{"a": ["Q1"], "z": ["Q2"]}', "such as 'z'", 50.0),
 }
 
