@@ -16,6 +16,7 @@ that it is run once; the others take turns, and medians are stored.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -153,6 +154,9 @@ def _train_a_little(arm: str, work: Workload, seed: int) -> None:
         training.train(ready, short.settings, seed)
     else:
         _trainer(arm, ready, short, seed, devices.best_device())
+    del ready
+    gc.collect()  # or what is warm would count as memory of what is measured
+    torch.cuda.empty_cache()
 
 
 def matmul_flops(encoded: Encoded, width: int, layers: int) -> float:
