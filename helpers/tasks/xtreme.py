@@ -436,7 +436,8 @@ BUCC = register(
                 "full corpora are used.",
                 "Gold pairs count from 1.",
                 "The hub lacks the small development corpora: the one corpus is divided by hash "
-                "into dev (for the threshold) and test, gold pairs together, so scores are not "
+                "into dev (which chooses the layer) and test, gold pairs together; of the test "
+                "sentences, one half tunes the threshold and the other is scored. Scores are not "
                 "those of the official split.",
                 "Corpora repeat sentences: XTREME drops repeated ones, another code base keeps all.",
             ),
