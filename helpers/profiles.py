@@ -137,9 +137,9 @@ EMBEDDED = Profile(
         learning_rate=1e-4,
         head_rate=10,
         batch_tokens=512,
-        train_rows=240,
+        train_rows=120,
         dev_rows=80,
-        max_length=96,
+        max_length=80,
     ),
     target=Settings(
         epochs=3,
@@ -150,11 +150,11 @@ EMBEDDED = Profile(
         dev_rows=120,
         max_length=48,
     ),
-    by_format={"intermediate": {"choice": {"train_rows": 100, "max_length": 64}}},
+    by_format={"intermediate": {"choice": {"train_rows": 70, "max_length": 64}}},
     by_condition={
         "mlm": {"mlm_share": 0.2, "mlm_rows": 300, "mlm_languages": ("de", "fr", "ru", "zh")}
     },
-    test_rows={"pair": 30, "tagging": 30},
+    test_rows={"pair": 25, "tagging": 25},
     judged=("target",),
     task_settings=False,
 )

@@ -192,7 +192,10 @@ def similarities(
 
 def sampled_rows(profile: str) -> int:
     """Return how many rows of a task its similarities are measured on where nothing is committed."""
-    return min(PROFILES[profile].target.train_rows or ROWS, ROWS)
+    size = PROFILES[profile]
+    return min(
+        rows or ROWS for rows in (ROWS, size.intermediate.train_rows, size.target.train_rows)
+    )
 
 
 def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
