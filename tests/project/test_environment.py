@@ -87,7 +87,13 @@ def test_data_only_packages_are_in_no_group():
 
 
 def test_make_would_run_every_target_that_help_lists():
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     targets = [line.split()[0] for line in listed.stdout.splitlines()]
     assert {"book", "test", "lab", "chapter", "study", "status", "bench"} <= set(targets)
     for target in targets:
