@@ -131,8 +131,8 @@ def _predicting(work: Workload, seed: int, device: torch.device) -> float:
     head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
     packed = device.type == "cuda" and precision == "bf16"
     network = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
-    budget = 8192 * (8 if device.type == "cuda" else 1)
-    how: dict[str, Any] = {"budget": budget, "device": device, "precision": precision}
+    how: dict[str, Any] = {"device": device, "precision": precision}
+    how["budget"] = devices.forward_tokens(device)  # as in evaluation
     return _least(lambda: outputs(network.eval(), name, encoded, **how))
 
 

@@ -72,7 +72,7 @@ def advice(ranked: pd.DataFrame) -> str:
         ranked: what `rank` returned.
     """
     if ranked.empty:
-        return str(ranked.attrs.get("note", "Nothing was ranked."))
+        return findings.note(ranked) or "Nothing was ranked."
     top = ranked.iloc[0]
     gain = number(top["predicted"], unit=" points", sign=True)
     ends = interval(top["low"], top["high"], unit=" points")

@@ -106,7 +106,7 @@ def execute(
     """
     job = plan.job(run)
     start = _start(job, store)
-    with _logged(job, store), tokenised.kept_in(store.folder / "tokenised"):
+    with _logged(job, store), tokenised.kept_in(store.tokenised):
         try:
             record = _attempted(job, start, store, stop, progress, worker or default_worker())
         except (Stopped, StoreFull, MissingParent, KeyboardInterrupt):
@@ -239,6 +239,11 @@ def _logged(job: Job, store: Store) -> Iterator[None]:
 # What a run really does
 
 
+def rank() -> int:
+    """Return this process's number among those that a launcher started for one run; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @functools.lru_cache(maxsize=1)
 def default_worker() -> Worker:
     """Return ``fine_tuning``, or the function that ``TRANSFER_WORKER=module:name`` names."""
@@ -289,7 +294,7 @@ def _evaluated(tuned: Tuned, job: Job, attempt: Attempt) -> Attempt:
     if job.stage == "intermediate":
         return replace(attempt, scores=_dev_scores(tuned, job))
     # Of several processes that share a training, the first alone evaluates.
-    if attempt.status != "done" or int(os.environ.get("RANK", "0")):
+    if attempt.status != "done" or rank():
         return attempt
     from helpers import devices, evaluation
 

@@ -7,7 +7,9 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,20 @@ def sync_folder(folder: Path) -> None:
     finally:
         if handle >= 0:
             os.close(handle)
+
+
+def drop_folder(folder: Path) -> None:
+    """Delete a folder at once, if it is there; a process that reads it keeps what it has opened.
+
+    Raises:
+        OSError: it may not be moved, as somebody else's may not.
+    """
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        os.replace(folder, aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

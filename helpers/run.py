@@ -23,7 +23,7 @@ from helpers.engines.local import Queue
 from helpers.engines.pinning import pin
 from helpers.engines.signals import EXIT, terminated
 from helpers.errors import HelpfulError
-from helpers.execution import Stop, Stopped, Worker
+from helpers.execution import Stop, Stopped, Worker, rank
 from helpers.resuming import missing
 from helpers.store import Store
 
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
-            if ranks.rank():
-                with tokenised.kept_in(store.folder / "tokenised"):
+            if rank():
+                with tokenised.kept_in(store.tokenised):
                     ranks.follow(plan, stop)
                 return 0
             with ranks.leading() if ranks.count() > 1 else nullcontext() as worker:

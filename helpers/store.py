@@ -26,7 +26,7 @@ import pandas as pd
 
 from helpers import locks
 from helpers.errors import BadRecord, HelpfulError
-from helpers.files import sync_folder, write_atomic
+from helpers.files import drop_folder, sync_folder, write_atomic
 from helpers.records import (
     FINISHED,
     SCORE_COLUMNS,
@@ -269,9 +269,8 @@ class Store:
         saved = self.checkpoints()
         size = sum(size_of(self.folder / "checkpoints" / run) for run in saved) / 1e6
         more.append(_line("checkpoint", "kept", len(saved), size))
-        sets = self.folder / "tokenised"
-        count = sum(1 for _ in sets.glob("[!.]*"))
-        more.append(_line("rows", "tokenised", count, size_of(sets) / 1e6))
+        count = sum(1 for _ in self.tokenised.glob("[!.]*"))
+        more.append(_line("rows", "tokenised", count, size_of(self.tokenised) / 1e6))
         return pd.concat([table, pd.DataFrame(more)], ignore_index=True).round(1)
 
     # Checkpoints
@@ -309,13 +308,7 @@ class Store:
 
     def drop_checkpoint(self, run: str) -> None:
         """Delete a checkpoint; a process that is reading it keeps what it has opened."""
-        folder = self.folder / "checkpoints" / run
-        aside = folder.with_name(f".{run}.{uuid.uuid4().hex}.tmp")
-        try:
-            os.replace(folder, aside)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(aside, ignore_errors=True)
+        drop_folder(self.folder / "checkpoints" / run)
 
     def checkpoints(self) -> set[str]:
         """Return the ids of all runs that have a checkpoint folder."""
@@ -341,6 +334,11 @@ class Store:
     def claimed(self, run: str) -> bool:
         """Return whether a process that is not known to be dead works on a run."""
         return locks.held(self._claim(run))
+
+    @property
+    def tokenised(self) -> Path:
+        """The folder of tokenised rows, see ``helpers.tokenised``."""
+        return self.folder / "tokenised"
 
     def log(self, run: str) -> Path:
         """Return the log file of a run."""

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.files import sha256_file
+from helpers.files import drop_folder, sha256_file
 
 if TYPE_CHECKING:
     from helpers.encoders import Encoder
@@ -170,10 +170,5 @@ def _shrink(folder: Path, limit: int) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a set at once; a process that has mapped it keeps what it has."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        os.replace(path, aside)
-    except OSError:
-        return
-    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):  # somebody else's folder
+        drop_folder(path)

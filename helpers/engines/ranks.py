@@ -26,11 +26,6 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def rank() -> int:
-    """Return this process's number among them."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @contextmanager
 def leading() -> Iterator[Worker]:
     """Give a worker with which the other processes take part in every attempt of this one."""

@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.errors import BadFit, BadRows
 from helpers.findings.question import kept, language_rows
 from helpers.findings.scope import BOTH, usable
-from helpers.findings.tables import nothing
+from helpers.findings.tables import note, nothing
 from helpers.stats import collinearity, design, effects, gains, interaction, prediction, reml
 from helpers.stats.confirmatory import DISTANCE, PRIMARY, RANDOM
 
@@ -82,7 +82,7 @@ def overlap(table: pd.DataFrame, measures: Sequence[str], outcome: str = "gain")
     """
     used = gains.exclude(table).dropna(subset=[outcome])
     notes = {name: _incomparable(used, name) for name in measures}
-    names = [name for name, note in notes.items() if not note]
+    names = [name for name, reason in notes.items() if not reason]
     if len(names) < 2:
         raise BadFit("fewer than two measures are defined for all dyads and vary between them.")
     out = pd.DataFrame({"note": notes})
@@ -194,7 +194,7 @@ def unseen_families(
         The predictions, or the sentence that says why there are none.
     """
     if table.empty:
-        return str(table.attrs.get("note", "no dyads"))
+        return note(table) or "no dyads"
     cells = language_rows(rows, table, measure)
     cells[FAMILY] = cells["language"].map(rows.groupby("language")["family"].first())
     try:

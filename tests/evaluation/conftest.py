@@ -1,16 +1,9 @@
 import pytest
-import torch
 
 from helpers import encoders
+from tests.training.conftest import same_chance  # noqa: F401
 
 
 @pytest.fixture(scope="package")
 def tiny():
     return encoders.load("tiny")
-
-
-@pytest.fixture(autouse=True)
-def same_chance():
-    """Training seeds the global generator; leave it as it was."""
-    with torch.random.fork_rng(devices=[]):
-        yield

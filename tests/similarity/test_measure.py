@@ -52,6 +52,12 @@ def custom():
         similarity.unregister(name)
 
 
+@pytest.fixture
+def gather(tiny, trained, options, tmp_path):
+    study, arrays = [tasks.get(name) for name in STUDY], tmp_path / "arrays"
+    return Gatherer(tiny, study, checkpoints=trained, options=options, folder=arrays)
+
+
 class TestTable:
     def test_one_row_per_dyad_and_measure(self, call):
         table = call()
@@ -60,15 +66,8 @@ class TestTable:
         assert list(dict.fromkeys(table["measure"])) == CHEAP
         assert set(table["status"]) == {"done", "undefined"}
 
-    def test_values_are_those_of_the_functions(self, call, tiny, trained, options, tmp_path):
+    def test_values_are_those_of_the_functions(self, call, gather):
         table = call()
-        gather = Gatherer(
-            tiny,
-            [tasks.get(name) for name in STUDY],
-            checkpoints=trained,
-            options=options,
-            folder=tmp_path / "arrays",
-        )
         dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
         get = lambda need: gather.get(need, dyad).values  # noqa: E731
         expected = features.logme(get("tuned.features"), get("target.labels"))
@@ -83,17 +82,8 @@ class TestTable:
             cosines[1, 4], abs=1e-6
         )
 
-    def test_probes_are_compared_with_the_plain_encoder(
-        self, call, tiny, trained, options, tmp_path
-    ):
+    def test_probes_are_compared_with_the_plain_encoder(self, call, gather):
         row = one(call(["knn_probe"], seeds=(0,)), "knn_probe")
-        gather = Gatherer(
-            tiny,
-            [tasks.get(name) for name in STUDY],
-            checkpoints=trained,
-            options=options,
-            folder=tmp_path / "arrays",
-        )
         dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
         for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b")):
             tuned, plain, labels = (
