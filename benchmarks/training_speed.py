@@ -35,6 +35,7 @@ from helpers import devices, training
 from helpers.formats import Encoded
 from helpers.formats.encoded import IGNORE
 from helpers.network import Network
+from helpers.packing import suits
 from helpers.predicting import outputs
 from helpers.preparing import Prepared
 from helpers.settings import Settings
@@ -102,8 +103,16 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     (encoded,) = ready.train.values()
     torch.manual_seed(seed)
     if arm == "ours":
-        outcome = training.train(ready, work.settings, seed).outcome
-        seconds, dev = outcome.seconds, next(iter(outcome.dev.values()), float("nan"))
+        ended: list[float] = []
+
+        def look(done: int, total: int) -> None:
+            if done == total:
+                _synchronise(device)
+                ended.append(time.perf_counter())
+
+        begin = time.perf_counter()
+        outcome = training.train(ready, work.settings, seed, progress=look).outcome
+        seconds, dev = ended[0] - begin, next(iter(outcome.dev.values()), float("nan"))
         passes, memory = outcome.tokens / len(encoded.tokens), outcome.peak_memory_mb
         evaluating = _predicting(work, seed, device)
     else:
@@ -129,7 +138,7 @@ def _predicting(work: Workload, seed: int, device: torch.device) -> float:
     ((name, encoded),) = ready.train.items()
     format_, precision = ready.formats[name], devices.resolve_precision("auto", device)
     head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
-    packed = device.type == "cuda" and precision == "bf16"
+    packed = suits(ready.pruned.model, device, precision)
     network = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
     how: dict[str, Any] = {"device": device, "precision": precision}
     how["budget"] = devices.forward_tokens(device)  # as in evaluation
@@ -458,10 +467,9 @@ def profile(work: Workload) -> list[Measurement]:
         seconds = training.train(ready, work.settings, 0).outcome.seconds
     spent = dict.fromkeys([*PARTS, "rest"], 0.0)
     for event in seen.key_averages():
-        for part, names in PARTS.items():
-            if event.key.startswith(names):
-                spent[part] += event.self_cpu_time_total / 1e6 / seconds
-    spent["rest"] = 1 - sum(spent.values())
+        kind = next((part for part, names in PARTS.items() if event.key.startswith(names)), "rest")
+        spent[kind] += event.self_cpu_time_total / 1e6 / seconds
+    spent["rest"] = 1 - sum(share for part, share in spent.items() if part != "rest")
     notes = {"matmul": "products of attention not counted", "attention": "with its products"}
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.rows}
     return [

@@ -188,16 +188,16 @@ def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
         BadEncoder: a damaged or unsafe file, or ``layers`` out of range.
     """
     if name == "tiny":
-        return _trim(_tiny(seed), layers)
+        return trim(_tiny(seed), layers)
     if name == "bundled":
-        return _trim(_bundled(), layers)
+        return trim(_bundled(), layers)
     if name == "bundled-random":
-        return _trim(_bundled_random(seed), layers)
+        return trim(_bundled_random(seed), layers)
     if os.path.isdir(name):
-        return _trim(_from_folder(Path(name), name=name, revision="local folder"), layers)
+        return trim(_from_folder(Path(name), name=name, revision="local folder"), layers)
     if name not in HUB and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise unknown("encoder (or folder)", name, names())
-    return _trim(_from_hub(name), layers)
+    return trim(_from_hub(name), layers)
 
 
 def rebuild_tokenizer(
@@ -520,18 +520,35 @@ def _exact_offsets(tokenizer: Any, folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _trim(encoder: Encoder, layers: int | None) -> Encoder:
-    """Keep the first layers only."""
+def can_trim(encoder: Encoder) -> bool:
+    """Say whether :func:`trim` knows the encoder's structure."""
+    return _stack(encoder) is not None
+
+
+def _stack(encoder: Encoder) -> Any:
+    return getattr(getattr(encoder.model, "encoder", None), "layer", None)
+
+
+def trim(encoder: Encoder, layers: int | None) -> Encoder:
+    """Keep the first layers only, in place: the others are dropped from the encoder's model.
+
+    Args:
+        encoder: the encoder; its last hidden state becomes that of the last layer kept.
+        layers: how many to keep, from 1; ``None``: all.
+
+    Raises:
+        BadEncoder: it has not so many, or its structure is none that can be shortened.
+    """
     if layers is None or layers == encoder.layers:
         return encoder
-    inside: Any = getattr(encoder.model, "encoder", None)
-    stack = getattr(inside, "layer", None)
+    stack = _stack(encoder)
     if stack is None or not 1 <= layers <= len(stack):
         raise BadEncoder(
             f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}"
             + ("" if stack is not None else ", in a structure that cannot be shortened")
             + "."
         )
+    inside: Any = encoder.model.encoder
     inside.layer = stack[:layers]
     encoder.model.config.num_hidden_layers = layers
     return replace(encoder, layers=layers)

@@ -12,12 +12,13 @@ import torch
 from helpers import devices, formats, metrics, tokenised
 from helpers.data import Rows
 from helpers.data import rows as load_rows
-from helpers.encoders import Encoder
+from helpers.encoders import Encoder, can_trim, trim
 from helpers.errors import HelpfulError, MissingData, unknown
 from helpers.formats import Encoded
 from helpers.formats.encoded import join
 from helpers.neighbours import Taken
 from helpers.network import Network
+from helpers.packing import suits
 from helpers.predicting import outputs, task_scores
 from helpers.retrieving import retrieval_scores
 from helpers.submissions import score_submission, write_submission
@@ -29,6 +30,7 @@ __all__ = [
     "choose_layer",
     "evaluate",
     "floor",
+    "layer_scores",
     "predict",
     "score_submission",
     "write_submission",
@@ -151,14 +153,48 @@ def choose_layer(
     Raises:
         MissingData: the development rows of that language are not there.
     """
-    best, chosen = -1.0, encoder.layers
-    for layer in range(encoder.layers, 0, -1):
-        found = evaluate(Tuned(encoder), task, [language], split="dev", layer=layer, device=device)
-        if found[0]["status"] != "done":
-            raise MissingData(f"no layer can be chosen for {task.name!r}: {found[0]['status']}")
-        if found[0]["value"] > best:
-            best, chosen = found[0]["value"], layer
-    return chosen
+    scores = layer_scores(encoder, task, language, device=device)
+    return max(scores, key=lambda layer: (scores[layer], layer))
+
+
+def layer_scores(
+    encoder: Encoder,
+    task: Task,
+    language: str = "de",
+    *,
+    split: str = "dev",
+    layers: Sequence[int] | None = None,
+    device: torch.device | None = None,
+) -> dict[int, float]:
+    """Score a retrieval target in one language from each hidden state, in one pass.
+
+    Args:
+        encoder: the pretrained encoder.
+        task: a retrieval target.
+        language: one of its languages.
+        split: ``"dev"`` or ``"test"``.
+        layers: which hidden states; default: those of every layer, from 1.
+        device: where to run.
+
+    Returns:
+        The main metric, 0 to 1, by layer.
+
+    Raises:
+        MissingData: the rows of that language are not there.
+    """
+    chosen = list(layers or range(1, encoder.layers + 1))
+    found, lost = _predict(Tuned(encoder), task, [language], None, 0, split, chosen, device)
+    if lost:
+        raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
+    (part,) = found
+    states = cast(Taken, part.predictions)
+    main = metrics.main(task.metric)
+    return {
+        layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, place], states.places))[
+            main
+        ]
+        for place, layer in enumerate(chosen)
+    }
 
 
 def _predict(
@@ -168,7 +204,7 @@ def _predict(
     limit: int | None,
     seed: int,
     split: str,
-    layer: int | None,
+    layer: int | Sequence[int] | None,
     device: torch.device | None,
 ) -> tuple[Iterable[Prediction], dict[str, str]]:
     """Return predictions, made one language at a time when they are asked for, and what is missing."""
@@ -205,19 +241,21 @@ def _outputs(
     task: Task,
     head_task: Task,
     coded: Sequence[Encoded],
-    layer: int | None,
+    layer: int | Sequence[int] | None,
     device: torch.device | None,
 ) -> dict[str, np.ndarray]:
     """Run the encoder over all sets at once, on the rows of its table that they use."""
     format_, settings = formats.get(task.format), tuned.settings
     used = np.unique(np.concatenate([part.tokens for part in coded]))
     small = tuned.encoder.prune(used)
+    if isinstance(layer, int) and layer > 0 and can_trim(small):
+        small, layer = trim(small, layer), None  # what lies above is not computed
     for part in coded:
         part.tokens = small.remap(part.tokens).astype(np.int32)
     device = device or devices.best_device()
     precision = devices.resolve_precision(settings.precision, device)
     head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
-    packed = device.type == "cuda" and precision == "bf16"
+    packed = suits(small.model, device, precision)
     network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
     return outputs(
         network.to(device).eval(),

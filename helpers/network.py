@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from helpers.packing import packed_inputs, stop_packing, use_packing
 class Network(nn.Module):
     """One encoder and one head per task.
 
-    On a CPU a batch is padded to its longest sequence; on a GPU sequences lie end to end and
-    attention is told where each begins, so that no arithmetic is spent on padding. Both give the
-    same states per token.
+    A packed batch has its sequences end to end, and attention is told where each begins, so that no
+    arithmetic is spent on padding; else a batch is padded to its longest sequence. Both give the same
+    states per token.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class Network(nn.Module):
             model: encoder of the transformers library, without head.
             heads: task name to head.
             formats: task name to format.
-            packed: lay sequences end to end instead of padding them (16-bit floats on a GPU).
+            packed: lay sequences end to end instead of padding them; see
+                :func:`helpers.packing.suits`.
         """
         super().__init__()
         self.packed = packed
@@ -56,26 +57,32 @@ class Network(nn.Module):
         """Return the head of a task."""
         return self.heads[_key(name)]
 
-    def states(self, batch: Batch, layer: int | None = None) -> Tensor:
-        """Return token states of one layer, unpadded.
+    def states(self, batch: Batch, layer: int | Sequence[int] | None = None) -> Tensor:
+        """Return token states of one layer or of several, unpadded.
 
         Args:
             batch: the sequences.
             layer: hidden state to return, 0 for the embeddings; ``None`` for the last.
 
         Returns:
-            Shape ``(tokens, width)``.
+            Shape ``(tokens, width)``; of several layers ``(tokens, layers, width)``.
         """
         config: Any = self.model.config
-        inputs = (
-            packed_inputs(batch, config) if self.packed else _padded(batch, config.pad_token_id)
-        )
+        if self.packed:
+            inputs, back = packed_inputs(batch, config)
+        else:
+            inputs, back = _padded(batch, config.pad_token_id), None
         if layer is not None:
             inputs["output_hidden_states"] = True
         output = self.model(**inputs)
-        hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        if layer is None:
+            hidden = output.last_hidden_state
+        elif isinstance(layer, int):
+            hidden = output.hidden_states[layer]
+        else:
+            hidden = torch.stack([output.hidden_states[one] for one in layer], dim=2)
         if self.packed:
-            return hidden[0]
+            return hidden[0] if back is None else hidden[0][back]
         return hidden.flatten(0, 1)[_flat_places(batch, hidden.shape[1])]
 
     def forward(self, batch: Batch, name: str, pooling: str) -> Tensor:
@@ -84,9 +91,9 @@ class Network(nn.Module):
 
     @torch.inference_mode()
     def predict(
-        self, batch: Batch, name: str, pooling: str, layer: int | None = None
+        self, batch: Batch, name: str, pooling: str, layer: int | Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return the reduced outputs of a batch of one task."""
+        """Return the reduced outputs of a batch of one task; several layers only for retrieval."""
         return self.formats[name].predict(
             self.head(name), self.states(batch, layer), batch, pooling
         )

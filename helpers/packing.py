@@ -5,12 +5,34 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from helpers.formats import Batch
 
 NAME = "packed"
+# On a CPU, sequences of at least so many tokens are faster in the fused kernel than in plain products.
+_FUSED_FROM = 96
+
+
+def suits(model: nn.Module, device: torch.device, precision: str) -> bool:
+    """Say whether an encoder is run packed: where it can be, and the device has attention for it.
+
+    Args:
+        model: encoder of the transformers library. Those built like BERT can be run packed; others
+            (DeBERTa, ModernBERT) count positions in ways of their own and are padded.
+        device: where it runs; a GPU's kernel takes 16-bit floats only.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
+    if device.type == "cuda" and precision != "bf16":
+        return False
+    takes_any = getattr(model, "_supports_attention_backend", False)
+    return bool(takes_any) and any(_like_bert(module) for module in model.modules())
+
+
+def _like_bert(module: nn.Module) -> bool:
+    return all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads"))
 
 
 def packed_attention(
@@ -58,31 +80,42 @@ def packed_attention(
             packed[0], packed[1], packed[2], borders, borders, longest, longest, scale=scaling
         )
         return states[None], None
-    return _by_sequence(packed, cu_seq_lens_q, scaling)[None], None
+    return _by_length(packed, cu_seq_lens_q, scaling)[None], None
 
 
-def _by_sequence(packed: list[Tensor], borders: Tensor, scaling: float | None) -> Tensor:
-    """Attend one sequence at a time: the plain definition, for processors without the kernel."""
-    sizes = borders.diff().tolist()
+def _by_length(packed: list[Tensor], borders: Tensor, scaling: float | None) -> Tensor:
+    """Attend to sequences of one length at a time, for processors without the kernel.
+
+    Neighbours of one length share a product, so sequences are best sorted by length.
+    """
+    lengths, counts = borders.diff().unique_consecutive(return_counts=True)
+    shapes = list(zip(counts.tolist(), lengths.tolist(), strict=True))
+    sizes = [count * length for count, length in shapes]
     parts = []
-    for sequence in zip(*(states.split(sizes) for states in packed), strict=True):
-        query, key, value = (states.transpose(0, 1)[None] for states in sequence)
-        states = nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
-        parts.append(states[0].transpose(0, 1))
+    for shape, *group in zip(shapes, *(states.split(sizes) for states in packed), strict=True):
+        query, key, value = (part.unflatten(0, shape).transpose(1, 2) for part in group)
+        attend = nn.functional.scaled_dot_product_attention
+        states = (attend if shape[1] >= _FUSED_FROM else _plain)(query, key, value, scale=scaling)
+        parts.append(states.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return torch.softmax(query @ key.transpose(-1, -2) * factor, -1) @ value
 
 
 def use_packing(model: nn.Module) -> None:
     """Make a transformers encoder attend with :func:`packed_attention`.
 
-    Query, key and value of BERT's layers are also multiplied in one product instead of three.
+    On a GPU, query, key and value are also multiplied in one product instead of three.
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     for module in model.modules():
-        if all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads")):
+        if _like_bert(module):
             kind: Any = type(module)
             module.__class__ = _in_one_product(kind)
 
@@ -113,7 +146,13 @@ def _attend_in_one(
     past_key_values: Any = None,
     **borders: Any,
 ) -> tuple[Tensor, None]:
-    """Do what BERT's self-attention does, with one product for query, key and value."""
+    """Do what BERT's self-attention does, on a GPU with one product for query, key and value."""
+    if not hidden_states.is_cuda:
+        forward = super(type(module), module).forward
+        done: tuple[Tensor, None] = forward(
+            hidden_states, attention_mask, past_key_values, **borders
+        )
+        return done
     parts = (module.query, module.key, module.value)
     weight = torch.cat([part.weight for part in parts])
     bias = torch.cat([part.bias for part in parts])
@@ -124,23 +163,36 @@ def _attend_in_one(
     return states.reshape(*hidden_states.shape[:-1], -1), None
 
 
-def packed_inputs(batch: Batch, config: Any) -> dict[str, Any]:
-    """Return the keyword arguments that run a batch packed.
+def packed_inputs(batch: Batch, config: Any) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what runs a batch packed.
 
     Args:
         batch: the sequences.
         config: the encoder's configuration; RoBERTa kinds count positions from ``pad + 1``.
 
     Returns:
-        ``input_ids`` and ``position_ids`` of shape ``(1, tokens)``, and the sequence borders.
+        Keyword arguments: ``input_ids`` and ``position_ids`` of shape ``(1, tokens)``, and the
+        sequence borders. Then the place of each of the batch's tokens in that row, shape
+        ``(tokens,)``: on a CPU sequences are laid down sorted by length; ``None``: they lie as given.
     """
     shift = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     place = torch.arange(len(batch.ids), device=batch.ids.device) - batch.starts[batch.sequence]
-    total = torch.full((1,), len(batch.ids), device=batch.ids.device)
-    return {
-        "input_ids": batch.ids[None],
+    ids, starts, back = batch.ids, batch.starts, None
+    if not ids.is_cuda and (np.diff(batch.lengths) > 0).any():
+        order = torch.from_numpy(np.argsort(_length_per_token(batch), kind="stable"))
+        lengths = torch.from_numpy(np.sort(batch.lengths))
+        ids, place, back = ids[order], place[order], torch.argsort(order)
+        starts = lengths.cumsum(0) - lengths
+    total = torch.full((1,), len(ids), device=ids.device)
+    inputs = {
+        "input_ids": ids[None],
         "position_ids": (place + shift)[None],
-        "cu_seq_lens_q": torch.cat([batch.starts, total]).to(torch.int32),
+        "cu_seq_lens_q": torch.cat([starts, total]).to(torch.int32),
         # One bound for every batch: a compiled layer is compiled once.
         "max_length_q": config.max_position_embeddings,
     }
+    return inputs, back
+
+
+def _length_per_token(batch: Batch) -> np.ndarray:
+    return np.repeat(batch.lengths, batch.lengths)

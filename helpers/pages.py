@@ -31,8 +31,9 @@ import nbformat
 import yaml
 
 from helpers import book
+from helpers.chapter_runs import execute, execute_missing
 from helpers.errors import HelpfulError, unknown
-from helpers.files import write_atomic
+from helpers.files import drop_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"\A---\n(?:.*\n)*?jupytext:\n", re.MULTILINE)
@@ -154,32 +155,17 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
         UnknownName: no such chapter or setting.
         HelpfulError: a cell failed; the text is its error.
     """
-    import nbclient
-
     chapter = find(name, folder)
     known = settings_of(chapter)
     for given in book.split_parameters(" ".join(parameters)):
         if given not in known:
             raise unknown(f"parameter of {chapter.stem}", given, known)
     made = notebook(chapter)
-    environment = _environment() | {book.PARAMETERS: " ".join(parameters)}
-    client = nbclient.NotebookClient(
-        made, timeout=None, kernel_name="python3", resources={"metadata": {"path": chapter.parent}}
-    )
-    failure = ""
-    try:
-        client.execute(env=environment)
-    except nbclient.exceptions.CellExecutionError as error:
-        failure = str(error)
+    failure = execute(made, chapter.parent, {book.PARAMETERS: " ".join(parameters)})
     target = _keep(made, ROOT / "_build" / "chapters" / chapter.stem)
     if failure:
         raise HelpfulError(f"{chapter.name} failed; what it did is in {target}\n{failure}")
     return target
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment for kernels, which choose the backend of figures themselves."""
-    return {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
 
 
 def _keep(made: nbformat.NotebookNode, stem: Path) -> Path:
@@ -218,8 +204,9 @@ def _is_glued(kind: str) -> bool:
 def build(root: Path | None = None, *, force: bool = False) -> Path:
     """Build the book strictly: a warning, a failing cell or a broken reference is an error.
 
-    Every chapter is executed, from stored results. Nothing happens where neither text, code, data nor
-    results changed since the last build; a change in the text of a page builds that page alone.
+    Every chapter is executed, from stored results, several at once. Nothing happens where neither
+    text, code, data nor results changed since the last build; a change in a page alone builds that
+    page, and executes it only where its code changed.
 
     Args:
         root: folder with ``_config.yml``.
@@ -240,16 +227,17 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
         return front
     everything = force or before.get("shared") != now["shared"]
     stamp.unlink(missing_ok=True)
-    config = _write_config(root)
+    cache = root / "_build" / "executed"
+    if everything:
+        drop_folder(cache)
+    listed = (root / "_toc.yml").read_text("utf-8")
+    execute_missing([c for c in chapters(root / "book") if f"book/{c.stem}" in listed], cache)
+    config = _write_config(root, cache)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [str(root), "--config", str(config), "-W", "-n", "--keep-going", "-q"]
-    environment = _environment() | {book.BUILDING: "1"}
-    done = subprocess.run(command + ["--all"] * everything, cwd=root, env=environment)
+    done = subprocess.run(command + ["--all"] * everything, cwd=root)
     if done.returncode:
-        raise HelpfulError(
-            "the book was not built; the warnings above say why. The traceback of a failing cell is "
-            f"in {root / '_build' / 'html' / 'reports'}."
-        )
+        raise HelpfulError("the book was not built; the warnings above say why.")
     write_atomic(stamp, json.dumps(now).encode())
     return front
 
@@ -285,9 +273,10 @@ def repository(root: Path | None = None) -> str:
     return f"https://github.com/{match[1]}" if match else str(config["repository"]["url"])
 
 
-def _write_config(root: Path) -> Path:
-    """Write the configuration that is built: the committed one, with this clone's address."""
+def _write_config(root: Path, cache: Path) -> Path:
+    """Write the configuration that is built: with this clone's address and the executed chapters."""
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    config["execute"] |= {"execute_notebooks": "cache", "cache": str(cache)}
     config["repository"]["url"] = repository(root)
     file = root / "_build" / "_config.yml"
     file.parent.mkdir(exist_ok=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from helpers import profiles, tasks
@@ -14,13 +16,15 @@ from helpers.errors import BadPlan, HelpfulError, MissingData, unknown
 from helpers.plans import Builder, Plan, digest
 from helpers.profiles import CONDITIONS, Profile
 from helpers.settings import Settings
-from helpers.surveys import Survey, Surveys
+from helpers.surveys import Survey, Surveys, encoder_key
 from helpers.tasks import Task
 
 # In place of languages: evaluate wherever the data are at hand, and say where they are not.
 AVAILABLE = "available"
 # The intermediate stage of these conditions is one run per intermediate task.
 _PER_TASK = ("single", "mlm", "translated", "shuffled")
+# Where Linux shows the drivers of NVIDIA's and AMD's GPUs, and of those behind Windows.
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,9 @@ class _Maker:
 
     def _encoder(self) -> dict[str, Any]:
         try:
-            return describe_encoder(self.wish.encoder)
+            name = self.wish.encoder
+            made = self.surveys.kept(encoder_key(name), lambda: describe_encoder(name))
+            return {"identity": made["identity"], "facts": made["facts"] | {"device": device()}}
         except HelpfulError as error:
             self.problems.append(f"encoder: {error}")
             return {"identity": {"sha256": ""}, "facts": {}}
@@ -365,7 +371,6 @@ def _splits(target: Task) -> dict[str, list[str]]:
 @functools.lru_cache(maxsize=8)
 def describe_encoder(name: str) -> dict[str, Any]:
     """Return what identifies an encoder, and the facts a cost needs."""
-    from helpers.devices import best_device
     from helpers.execution import encoder_of
 
     encoder = encoder_of(name)
@@ -377,9 +382,17 @@ def describe_encoder(name: str) -> dict[str, Any]:
             "parameters": total - words,
             "words": words,
             "trained_parameters": total - words * encoder.freeze_embeddings,
-            "device": best_device().type,
         },
     }
+
+
+def device() -> str:
+    """Return the kind of the best device here; where no driver is, without loading PyTorch."""
+    if sys.platform == "linux" and not any(Path(place).exists() for place in _DRIVERS):
+        return "cpu"
+    from helpers.devices import best_device
+
+    return best_device().type
 
 
 def _facts(task: Task) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def outputs(
     device: torch.device,
     precision: str = "fp32",
     pooling: str = "mean",
-    layer: int | None = None,
+    layer: int | Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return a task's reduced outputs for every sequence or token.
 
@@ -42,7 +42,7 @@ def outputs(
         device: where the network is.
         precision: ``"fp32"`` or ``"bf16"``.
         pooling: as in training.
-        layer: hidden state to read; ``None``: the last.
+        layer: hidden state to read, or several for retrieval; ``None``: the last.
 
     Returns:
         Arrays whose first dimension is the encoded set's sequences or tokens.

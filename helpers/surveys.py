@@ -1,8 +1,9 @@
-"""What a plan must know of a task's rows before it runs: how many, how long, and their fingerprint.
+"""What a plan must know before it runs: of a task's rows how many, how long, and their fingerprint.
 
 Reading all rows of all languages takes minutes at full size, so a survey is remembered in the store
 under a key that changes with anything that could change the rows: the facts of the task, this
-package's own code, the installed version of a data package, and the files of a data folder.
+package's own code, the installed version of a data package, and the files of a data folder. The facts
+of an encoder are remembered likewise, so that a plan need not load it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from helpers import bundled
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.tasks import Task
@@ -65,13 +67,22 @@ class Surveys:
             HelpfulError: what ``helpers.data.rows`` raises for missing or bad rows.
         """
         key = self._key(task, language, split)
+        return Survey(**self.kept(key, lambda: asdict(_survey(task, language, split))))
+
+    def kept(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what is remembered under a key, or make it and remember it.
+
+        Args:
+            key: what it depends on; "": it is made each time.
+            make: returns something that JSON can hold.
+        """
         if key in self._known:
-            return Survey(**self._known[key])
-        found = _survey(task, language, split)
+            return self._known[key]
+        made = make()
         if key:
-            self._known[key] = asdict(found)
+            self._known[key] = made
             self._new = True
-        return found
+        return made
 
     def _key(self, task: Task, language: str, split: str) -> str:
         """Return what the rows depend on, or "" where they are the user's own and read each time."""
@@ -94,14 +105,14 @@ class Surveys:
             encoder: name of the encoder.
             task: a retrieval target with development rows.
         """
-        if key not in self._known:
+
+        def choose() -> int:
             from helpers import evaluation
             from helpers.execution import encoder_of
 
-            chosen = evaluation.choose_layer(encoder_of(encoder), task, task.languages[0])
-            self._known[key] = chosen
-            self._new = True
-        return int(self._known[key])
+            return evaluation.choose_layer(encoder_of(encoder), task, task.languages[0])
+
+        return int(self.kept(key, choose))
 
     def save(self) -> None:
         """Write what was learnt; a disk without room only makes the next plan slower."""
@@ -111,6 +122,22 @@ class Surveys:
             except HelpfulError:
                 return
             self._new = False
+
+
+def encoder_key(name: str) -> str:
+    """Return what the facts of an encoder depend on, or "" where only loading it tells.
+
+    Raises:
+        MissingData: the package that brings the encoder is not installed.
+    """
+    if name in ("bundled", "bundled-random"):
+        facts = bundled.path().stat()
+        stamp = f"{facts.st_size}|{facts.st_mtime_ns}"
+    elif os.path.isdir(name):
+        stamp = _files(name)
+    else:
+        return ""
+    return hashlib.sha256(f"encoder {name} {stamp} {_code()}".encode()).hexdigest()[:24]
 
 
 def _survey(task: Task, language: str, split: str) -> Survey:

@@ -24,6 +24,7 @@ from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded
 from helpers.formats.encoded import split
 from helpers.network import Network
+from helpers.packing import suits
 from helpers.predicting import outputs, task_scores
 from helpers.preparing import MLM, Prepared, prepare, training_task
 from helpers.schedule import Step, rate, schedule
@@ -214,7 +215,7 @@ class _Run:
             for name, task in self.tasks.items()
         }
         _set_dropout(self.small.model, settings.dropout)
-        packed = self.device.type == "cuda" and self.precision == "bf16"
+        packed = suits(self.small.model, self.device, self.precision)
         self.network = Network(self.small.model, heads, makers, packed=packed).to(self.device)
         _freeze(self.small, settings)
         if settings.gradient_checkpointing:
@@ -225,7 +226,9 @@ class _Run:
         self.optimizer = _optimizer(self.trained, settings)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
         auxiliary = MLM if MLM in self.train_sets else ""
-        self.steps = schedule(self.train_sets, settings, self.seed, auxiliary, packed)
+        # On a CPU products are faster where neighbours are of one length, so batches stay sorted.
+        unsorted = packed and self.device.type == "cuda"
+        self.steps = schedule(self.train_sets, settings, self.seed, auxiliary, packed=unsorted)
         self.micro = settings.micro_tokens or settings.batch_tokens
         self.losses = torch.zeros(len(self.steps), device=self.device)
         self.best: dict[str, Tensor] = {}

@@ -73,20 +73,20 @@ def pool(hidden: Tensor, batch: Batch, how: str) -> Tensor:
     """Pool token states into one vector per sequence.
 
     Args:
-        hidden: token states, shape ``(tokens, width)``.
+        hidden: token states, shape ``(tokens, ..., width)``.
         batch: the batch they belong to.
         how: ``"mean"`` over all tokens of a sequence, special ones included, or ``"first"``.
 
     Returns:
-        Shape ``(sequences, width)``, in 32-bit floats.
+        Shape ``(sequences, ..., width)``, in 32-bit floats.
     """
     if how == "first":
         return hidden[batch.starts].float()
-    total = torch.zeros(len(batch.lengths), hidden.shape[1], device=hidden.device)
+    total = torch.zeros(len(batch.lengths), *hidden.shape[1:], device=hidden.device)
     total = total.index_add(0, batch.sequence, hidden.float())
     counts = torch.zeros(len(batch.lengths), device=hidden.device)
     counts = counts.index_add(0, batch.sequence, torch.ones_like(batch.sequence, dtype=torch.float))
-    return total / counts[:, None]
+    return total / counts.view(-1, *[1] * (total.ndim - 1))
 
 
 class Head(nn.Module):

@@ -153,7 +153,7 @@ def test_first_layers_give_the_hidden_states_of_the_full_encoder(full):
     batch["input_ids"] = torch.from_numpy(pruned.remap(batch["input_ids"].numpy()))
     with torch.inference_mode():
         states = pruned.model(**batch, output_hidden_states=True).hidden_states
-    short = encoders._trim(pruned, 3)
+    short = encoders.trim(pruned, 3)
     assert short.layers == 3
     with torch.inference_mode():
         assert torch.equal(short.model(**batch).last_hidden_state, states[3])

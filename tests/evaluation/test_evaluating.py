@@ -7,7 +7,7 @@ import torch
 
 from helpers import encoders, evaluation, metrics, tasks
 from helpers.errors import HelpfulError, MissingData, UnknownName
-from helpers.evaluation import choose_layer, evaluate, floor, predict
+from helpers.evaluation import choose_layer, evaluate, floor, layer_scores, predict
 from helpers.network import Network
 from helpers.training import Tuned, fine_tune
 from tests.training import toys
@@ -203,25 +203,35 @@ def test_the_best_layer_is_chosen_and_of_equals_the_highest(monkeypatch):
     encoder = encoders.load("tiny")
     scores = {1: 0.7, 2: 0.5}
 
-    def scored(tuned, task, languages, *, split, layer, device):
-        assert (languages, split) == (["de"], "dev")
-        return [{"value": scores[layer], "status": "done"}]
-
-    monkeypatch.setattr(evaluation, "evaluate", scored)
+    monkeypatch.setattr(evaluation, "layer_scores", lambda *_, **how: scores)
     assert choose_layer(encoder, task("retrieval")) == 1
     scores[2] = 0.7
     assert choose_layer(encoder, task("retrieval")) == 2
 
 
-def test_a_layer_is_really_evaluated(tiny):
-    chosen = choose_layer(tiny, task("retrieval"), "fr")
+def test_one_pass_scores_every_layer_as_a_pass_for_each_does(tiny):
     values = {
         layer: evaluate(Tuned(tiny), task("retrieval"), ["fr"], split="dev", layer=layer)[0][
             "value"
         ]
-        for layer in (1, 2)
+        for layer in (2, 0, 1)
     }
-    assert values[chosen] == max(values.values())
+    found = layer_scores(tiny, task("retrieval"), "fr", layers=[2, 0, 1])
+    assert found == pytest.approx(values) and list(found) == [2, 0, 1]
+    assert list(layer_scores(tiny, task("retrieval"), "fr")) == [1, 2]
+
+
+def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):
+    depths, states = [], Network.states
+
+    def counted(self, batch, layer=None):
+        depths.append((self.model.config.num_hidden_layers, layer))
+        return states(self, batch, layer)
+
+    monkeypatch.setattr(Network, "states", counted)
+    evaluate(Tuned(tiny), task("retrieval"), ["fr"], layer=1)
+    assert set(depths) == {(1, None)}
+    assert tiny.model.config.num_hidden_layers == 2
 
 
 def test_no_layer_is_chosen_without_development_rows(tiny):

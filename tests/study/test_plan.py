@@ -314,6 +314,20 @@ def test_profiles_are_complete() -> None:
                     profile.settings(tasks.get(name), stage, condition)
 
 
+def test_a_plan_loads_a_packaged_encoder_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers import planning
+
+    first = study.plan("tiny", encoder="bundled", store=store)
+    monkeypatch.setattr(planning, "describe_encoder", lambda name: pytest.fail("loaded again"))
+    again = study.plan("tiny", encoder="bundled", store=store)
+    assert again.facts == first.facts and list(again.runs["run"]) == list(first.runs["run"])
+    assert first.facts["device"] in ("cpu", "cuda")
+    with pytest.raises(pytest.fail.Exception, match="loaded again"):
+        study.plan("tiny", encoder="bundled-random", store=store)
+
+
 def test_surveys_are_remembered_and_forgotten_when_they_may_be_wrong(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
