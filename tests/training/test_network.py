@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from helpers.formats import Batch, Encoded
 from helpers.network import Network
-from helpers.packing import packed_attention, use_packing
+from helpers.packing import packed_attention, suits, use_packing
 
 SIZES = {
     "vocab_size": 60,
@@ -96,6 +103,32 @@ def test_packed_attention_refuses_dropout_and_missing_borders():
     use_packing(packed)
     with pytest.raises((ValueError, TypeError)):
         packed(input_ids=torch.tensor([[5, 6]]))
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 1, 7), (100, 2, 100, 130)])
+def test_attention_by_length_is_that_of_each_sequence_alone(lengths):
+    chance = torch.Generator().manual_seed(0)
+    total = sum(lengths)
+    query, key, value = (torch.randn(1, 2, total, 4, generator=chance) for _ in range(3))
+    borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    found, _ = packed_attention(
+        None, query, key, value, None, scaling=0.3, cu_seq_lens_q=borders, max_length_q=200
+    )
+    cuts = zip(borders.tolist()[:-1], borders.tolist()[1:], strict=True)
+    for begin, end in cuts:
+        q, k, v = (states[0, :, begin:end] for states in (query, key, value))
+        alone = torch.softmax(q @ k.transpose(1, 2) * 0.3, -1) @ v
+        torch.testing.assert_close(found[0, begin:end], alone.transpose(0, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_only_encoders_that_can_be_packed_are():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for kind in KINDS:
+        assert suits(model(kind), cpu, "fp32") and suits(model(kind), gpu, "bf16")
+        assert not suits(model(kind), gpu, "fp32")
+    sizes = SIZES | {"hidden_size": 24, "pad_token_id": 0}
+    other = DebertaV2Model(DebertaV2Config(**sizes))
+    assert not suits(other, cpu, "fp32")
 
 
 def test_task_names_may_hold_dots():
