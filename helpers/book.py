@@ -304,11 +304,17 @@ def folded(parts: Mapping[str, Page]) -> Page:
     )
 
 
-def provenance(scores: pd.DataFrame | None = None, *, hardware: str = "") -> Page:
+def provenance(
+    scores: pd.DataFrame | None = None,
+    *,
+    similarities: pd.DataFrame | None = None,
+    hardware: str = "",
+) -> Page:
     """Return the table of where a page's numbers come from, and glue what stands at its top.
 
     Args:
         scores: the score table that the chapter shows, with the columns of the store.
+        similarities: the table of similarities that it shows instead of scores.
         hardware: what the chapter itself needs to run, such as ``"CPU"``; by default that.
 
     Returns:
@@ -318,10 +324,12 @@ def provenance(scores: pd.DataFrame | None = None, *, hardware: str = "") -> Pag
     facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
     if scores is not None and len(scores):
         facts |= _of_scores(scores)
+    elif similarities is not None and len(similarities):
+        facts |= _of_similarities(similarities)
     top = {"hardware": hardware or "CPU", "built": facts["executed"][:10]}
     top |= {
         "compute": facts.get("compute", "nothing"),
-        "last-run": facts.get("last run", "never")[:10],
+        "last-run": facts.get("last run", "never").split("T")[0],
     }
     for name, value in top.items():
         _paste(name, _Said(value))
@@ -355,6 +363,19 @@ def _of_scores(scores: pd.DataFrame) -> dict[str, str]:
     if math.isfinite(peak) and peak > 0:
         facts["peak memory"] = f"{peak / 1000:.1f} GB"
     return facts
+
+
+def _of_similarities(table: pd.DataFrame) -> dict[str, str]:
+    """Sum up a table of similarities."""
+    done = table[table["status"] == "done"]
+    dyads = len(table[["intermediate", "target"]].drop_duplicates())
+    return {
+        "encoder": _listed(table["encoder"]),
+        "similarities": f"{len(done):,} values of {done['measure'].nunique()} measures on {dyads} "
+        f"dyads; {len(table) - len(done):,} with another status",
+        "compute": f"{duration(float(done['seconds'].sum()))} beyond reading with the encoder",
+        "last run": "time not kept",
+    }
 
 
 def _sources(scores: pd.DataFrame) -> pd.DataFrame:

@@ -248,7 +248,7 @@ def _outputs(
     format_, settings = formats.get(task.format), tuned.settings
     used = np.unique(np.concatenate([part.tokens for part in coded]))
     small = tuned.encoder.prune(used)
-    if isinstance(layer, int) and layer > 0 and can_trim(small):
+    if layer and not isinstance(layer, Sequence) and can_trim(small):
         small, layer = trim(small, layer), None  # what lies above is not computed
     for part in coded:
         part.tokens = small.remap(part.tokens).astype(np.int32)

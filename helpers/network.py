@@ -77,10 +77,10 @@ class Network(nn.Module):
         output = self.model(**inputs)
         if layer is None:
             hidden = output.last_hidden_state
-        elif isinstance(layer, int):
-            hidden = output.hidden_states[layer]
-        else:
+        elif isinstance(layer, Sequence):
             hidden = torch.stack([output.hidden_states[one] for one in layer], dim=2)
+        else:
+            hidden = output.hidden_states[layer]
         if self.packed:
             return hidden[0] if back is None else hidden[0][back]
         return hidden.flatten(0, 1)[_flat_places(batch, hidden.shape[1])]

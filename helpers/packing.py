@@ -179,7 +179,8 @@ def packed_inputs(batch: Batch, config: Any) -> tuple[dict[str, Any], Tensor | N
     place = torch.arange(len(batch.ids), device=batch.ids.device) - batch.starts[batch.sequence]
     ids, starts, back = batch.ids, batch.starts, None
     if not ids.is_cuda and (np.diff(batch.lengths) > 0).any():
-        order = torch.from_numpy(np.argsort(_length_per_token(batch), kind="stable"))
+        per_token = np.repeat(batch.lengths, batch.lengths)
+        order = torch.from_numpy(np.argsort(per_token, kind="stable"))
         lengths = torch.from_numpy(np.sort(batch.lengths))
         ids, place, back = ids[order], place[order], torch.argsort(order)
         starts = lengths.cumsum(0) - lengths
@@ -192,7 +193,3 @@ def packed_inputs(batch: Batch, config: Any) -> tuple[dict[str, Any], Tensor | N
         "max_length_q": config.max_position_embeddings,
     }
     return inputs, back
-
-
-def _length_per_token(batch: Batch) -> np.ndarray:
-    return np.repeat(batch.lengths, batch.lengths)

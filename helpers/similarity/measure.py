@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 import tracemalloc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from helpers.errors import BadRecord, BadRows, HelpfulError, unknown
 from helpers.files import write_atomic
@@ -264,7 +266,10 @@ class _Run:
         """Return the record of every job."""
         records: dict[_Job, dict[str, Any]] = {}
         waiting: dict[_Job, Any] = {}
-        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+        workers = max(1, self.workers)
+        # Each thread has its share of the cores: small decompositions in more threads only wait.
+        share = max(1, (os.cpu_count() or 1) // workers)
+        with threadpool_limits(share, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             for job in jobs:
                 found = self._prepared(
                     job, lambda: self._collect(waiting, records, len(jobs), keep=0)

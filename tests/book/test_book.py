@@ -186,6 +186,18 @@ def test_provenance_says_where_numbers_come_from(monkeypatch):
     }
 
 
+def test_provenance_of_similarities_counts_what_was_measured(monkeypatch):
+    kept = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+    row = {"intermediate": "i", "target": "t", "measure": "m", "encoder": "bundled"}
+    row |= {"status": "done", "seconds": 2.0}
+    table = pd.DataFrame([row, row | {"target": "u"}, row | {"status": "undefined"}])
+    shown = book.provenance(similarities=table).source
+    assert "2 values of 1 measures on 2 dyads; 1 with another status" in shown
+    assert str(kept["compute"]) == "4 s beyond reading with the encoder"
+    assert str(kept["last-run"]) == "time not kept"
+
+
 def test_provenance_without_scores(monkeypatch):
     monkeypatch.setattr("myst_nb.glue", lambda *rest, **more: None)
     assert "versions" in book.provenance().source

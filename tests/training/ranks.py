@@ -1,6 +1,6 @@
 """Runs of ``test_two_processes.py``: one or several processes train, the first writes what came out.
 
-python -m torch.distributed.run --nproc_per_node 2 -m tests.training.ranks FOLDER
+python -m torch.distributed.run --nproc_per_node 2 -m tests.training.ranks FOLDER [NAME ...]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,8 +28,9 @@ RUNS = {
 }
 
 
-def main(folder: Path) -> None:
-    for name, (formats, settings) in RUNS.items():
+def main(folder: Path, names: Iterable[str] = ()) -> None:
+    for name in names or RUNS:
+        formats, settings = RUNS[name]
         write(folder / name, one_run(name, [toys.task(f) for f in formats], settings, folder))
 
 
@@ -62,4 +64,4 @@ def write(folder: Path, tuned: Tuned) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -15,9 +15,16 @@ from tests.training import ranks
 ROOT = Path(__file__).parents[2]
 
 
-def launch(folder, processes):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", "-m", "tests.training.ranks", str(folder)]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+ACCELERATE = (
+    "accelerate.commands.launch",
+    *("--cpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"),
+    *("--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"),
+)
+
+
+def launch(folder, launcher, *names):
+    command = [sys.executable, "-m", *launcher, "-m", "tests.training.ranks", str(folder), *names]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -33,7 +40,7 @@ def launch(folder, processes):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    two = launch(folder / "two", 2)
+    two = launch(folder / "two", TORCHRUN)
     if two.returncode:
         if "Traceback" not in two.stderr or "RendezvousConnectionError" in two.stderr:
             pytest.skip(f"torchrun cannot start two processes here: {two.stderr[-300:]}")
@@ -61,6 +68,16 @@ def test_two_processes_make_the_weights_of_one(both, name):
         torch.testing.assert_close(two[part].mean(), tensor.mean(), atol=1e-4, rtol=1e-2)
         far = (two[part] - tensor).abs() > 1e-5 + 1e-3 * tensor.abs()
         assert far.float().mean() < 0.05, part
+
+
+def test_accelerate_launches_what_torchrun_does(both, tmp_path):
+    done = launch(tmp_path, ACCELERATE, "pair")
+    assert done.returncode == 0, done.stderr[-6000:]
+    expected, _ = load_tensors(both[1] / "pair" / "encoder.safetensors")
+    found, _ = load_tensors(tmp_path / "pair" / "encoder.safetensors")
+    assert found.keys() == expected.keys()
+    for part, tensor in expected.items():
+        torch.testing.assert_close(found[part], tensor, msg=part)
 
 
 @pytest.mark.parametrize("name", ranks.RUNS)
