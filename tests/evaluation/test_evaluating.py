@@ -203,7 +203,11 @@ def test_the_best_layer_is_chosen_and_of_equals_the_highest(monkeypatch):
     encoder = encoders.load("tiny")
     scores = {1: 0.7, 2: 0.5}
 
-    monkeypatch.setattr(evaluation, "layer_scores", lambda *_, **how: scores)
+    def scored(encoder, task, language, *, split="dev", device):
+        assert (language, split) == ("de", "dev")
+        return scores
+
+    monkeypatch.setattr(evaluation, "layer_scores", scored)
     assert choose_layer(encoder, task("retrieval")) == 1
     scores[2] = 0.7
     assert choose_layer(encoder, task("retrieval")) == 2
@@ -219,6 +223,8 @@ def test_one_pass_scores_every_layer_as_a_pass_for_each_does(tiny):
     found = layer_scores(tiny, task("retrieval"), "fr", layers=[2, 0, 1])
     assert found == pytest.approx(values) and list(found) == [2, 0, 1]
     assert list(layer_scores(tiny, task("retrieval"), "fr")) == [1, 2]
+    chosen = choose_layer(tiny, task("retrieval"), "fr")
+    assert values[chosen] == max(values[1], values[2])
 
 
 def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):
