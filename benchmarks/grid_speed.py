@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks.table import Measurement, store
 from helpers import study
-from helpers.engines.processes import cores
+from helpers.machine import cores
 from helpers.plans import Plan
 from helpers.store import Store
 

@@ -17,6 +17,7 @@ from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
 from helpers.errors import HelpfulError
+from helpers.machine import cores
 
 # More chapters at once would want more memory than a laptop has.
 _AT_ONCE = 4
@@ -98,11 +99,10 @@ async def _side_by_side(
     notebooks: Mapping[Path, nbformat.NotebookNode],
 ) -> dict[Path, tuple[str, float]]:
     """Execute notebooks, each with its share of the processor; return error and seconds of each."""
-    cores = os.cpu_count() or 1
-    workers = max(1, min(_AT_ONCE, cores, len(notebooks)))
+    workers = max(1, min(_AT_ONCE, cores(), len(notebooks)))
     environment = {
         book.BUILDING: "1",
-        _THREADS: os.environ.get(_THREADS) or str(max(1, cores // workers)),
+        _THREADS: os.environ.get(_THREADS) or str(max(1, cores() // workers)),
     }
     free = asyncio.Semaphore(workers)
 

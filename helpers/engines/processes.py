@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from helpers.engines.signals import EXIT, GRACE, terminated
 from helpers.errors import HelpfulError
 from helpers.execution import Stopped, encoder_of
+from helpers.machine import cores
 
 if TYPE_CHECKING:
     from helpers.engines import Order
@@ -60,13 +61,6 @@ def gpu_numbers() -> list[str]:
         return [number for number in chosen.split(",") if number.strip() not in ("", "-1")]
     numbers = [path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")]
     return sorted((number for number in numbers if number.isdigit()), key=int)
-
-
-def cores() -> int:
-    """Return the processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def pinned(number: int, count: int) -> dict[str, str]:

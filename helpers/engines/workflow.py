@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import costs
-from helpers.engines.processes import cores, gpu_numbers, report
+from helpers.engines.processes import gpu_numbers, report
 from helpers.engines.signals import GRACE, terminated
 from helpers.errors import HelpfulError
 from helpers.execution import Stopped, encoder_of
 from helpers.files import write_atomic
+from helpers.machine import cores
 from helpers.plans import Plan, digest
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from helpers.errors import BadRecord, BadRows, HelpfulError, unknown
 from helpers.files import write_atomic
+from helpers.machine import cores
 from helpers.similarity import catalogue, reliability
 from helpers.similarity.arrays import scalar
 from helpers.similarity.catalogue import Measure, Undefined
@@ -268,7 +268,7 @@ class _Run:
         waiting: dict[_Job, Any] = {}
         workers = max(1, self.workers)
         # Each thread has its share of the cores: small decompositions in more threads only wait.
-        share = max(1, (os.cpu_count() or 1) // workers)
+        share = max(1, cores() // workers)
         with threadpool_limits(share, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             for job in jobs:
                 found = self._prepared(

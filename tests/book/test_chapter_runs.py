@@ -1,13 +1,12 @@
 """Chapters that are executed side by side before a build."""
 
-import os
-
 import pytest
 from jupyter_cache import get_cache
 
 from helpers import book
 from helpers.chapter_runs import execute_missing
 from helpers.errors import HelpfulError
+from helpers.machine import cores
 from tests.book.test_pages import CELL, HEADER
 
 MEET = """
@@ -27,7 +26,7 @@ def chapter(folder, name, code, prose=""):
     return file
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core runs one chapter at a time")
+@pytest.mark.skipif(cores() < 2, reason="one core runs one chapter at a time")
 def test_chapters_run_side_by_side(tmp_path):
     files = [
         chapter(tmp_path, "01_one", MEET.format(mine="a", other="b")),
@@ -66,7 +65,7 @@ _ = pathlib.Path("said").write_text(repr(said))"""
     monkeypatch.setenv("MPLBACKEND", "pdf")
     execute_missing([chapter(tmp_path, "01_one", code)], tmp_path / "cache")
     alone = eval((tmp_path / "said").read_text())
-    assert alone[:2] == ("1", str(os.cpu_count())) and alone[2] != "pdf"
+    assert alone[:2] == ("1", str(cores())) and alone[2] != "pdf"
 
 
 def test_a_build_takes_what_was_executed(built):
