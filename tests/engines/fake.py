@@ -57,6 +57,7 @@ def work(
 ) -> Work:
     """Count to five, slowly if asked; the score depends on the job, its seed and its start."""
     _trace("begin", job, seed)
+    _meet(int(os.environ.get("FAKE_MEET", "0")))
     _misbehave(job)
     done = _resume(state)
     while done < STEPS:
@@ -89,7 +90,7 @@ def fraction(job: Job, seed: int, origin: str) -> float:
 
 def trace() -> list[list[str]]:
     """What was done, one entry per begin and end."""
-    path = Path(os.environ["FAKE_TRACE"])
+    path = Path(os.environ.get("FAKE_TRACE", os.devnull))
     return [line.split("|") for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -98,6 +99,13 @@ def _trace(what: str, job: Job, seed: int) -> None:
         handle = os.open(os.environ["FAKE_TRACE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, f"{what}|{job.run}|{seed}|{os.getpid()}\n".encode())
         os.close(handle)
+
+
+def _meet(processes: int) -> None:
+    """Wait until so many processes have begun a run, but no longer than a minute."""
+    deadline = time.monotonic() + 60
+    while len({entry[3] for entry in trace()}) < processes and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _misbehave(job: Job) -> None:

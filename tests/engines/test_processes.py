@@ -45,10 +45,13 @@ def start(plan: Plan, store: Store, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def test_processes_give_the_scores_of_one_process_and_do_each_run_once(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = fake.make_plan(intermediates=3, targets=3)
+    # Runs are so quick that the first process could do all before the others have started.
+    monkeypatch.setenv("FAKE_MEET", "2")
     scores = study.run(plan, store=store, engine="processes", workers=3, progress=False)
+    monkeypatch.delenv("FAKE_MEET")
     pd.testing.assert_frame_equal(scores[COLUMNS], reference(plan, tmp_path))
     assert sorted(ended()) == sorted(plan.runs["run"])
     assert len({entry[3] for entry in fake.trace()}) > 1
