@@ -50,9 +50,12 @@ JOBS = {
     "span": _training("span"),
     "profile": Job(
         "training_speed --profile",
-        tuple(
-            f"train_pair_time_in_{part}"
-            for part in ("matmul", "attention", "elementwise", "optimiser", "rest")
+        (
+            *(
+                f"train_pair_time_in_{part}"
+                for part in ("matmul", "attention", "elementwise", "optimiser", "rest")
+            ),
+            "train_pair_matmul_rate",
         ),
     ),
     "memory": Job("training_speed --memory", ("train_large_32x128_peak_memory",)),
