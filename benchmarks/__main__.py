@@ -38,6 +38,7 @@ def _training(workload: str) -> Job:
 
 LONG = ("processes", "similarity")
 _TWO = ("train", "evaluate")
+_PARTS = ("matmul", "attention", "elementwise", "optimiser", "rest")
 _LOGME = (
     "2000_rows_384_columns_2",
     "2000_rows_384_columns_30",
@@ -50,12 +51,10 @@ JOBS = {
     "span": _training("span"),
     "profile": Job(
         "training_speed --profile",
-        (
-            *(
-                f"train_pair_time_in_{part}"
-                for part in ("matmul", "attention", "elementwise", "optimiser", "rest")
-            ),
-            "train_pair_matmul_rate",
+        tuple(
+            f"train_{workload}_{figure}"
+            for workload in ("pair", "tagging", "span")
+            for figure in (*(f"time_in_{part}" for part in _PARTS), "matmul_rate")
         ),
     ),
     "memory": Job("training_speed --memory", ("train_large_32x128_peak_memory",)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ def packed_against_padded() -> float:
     device = torch.device("cuda")
     found = {}
     for packed in (False, True):
-        model = replace(ready.pruned).model.to(device).eval()
+        model: Any = replace(ready.pruned).model
+        model = model.to(device).eval()
         network = Network(model, {}, {}, packed=packed)
         batch = Batch.collate(encoded, sorted_batches(encoded, 8192)[0], device)
         with torch.inference_mode(), devices.autocast("bf16" if packed else "fp32", device):
@@ -51,8 +53,12 @@ def resumed_against_uninterrupted() -> float:
         except training.Interrupted:
             pass
         resumed = training.train(prepared(work), work.settings, 0, checkpoint=state)
-    pairs = zip(straight.heads.values(), resumed.heads.values(), strict=True)
-    return max(float((a.out.weight - b.out.weight).abs().max()) for a, b in pairs)
+    pairs = zip(_head(straight), _head(resumed), strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def _head(tuned: training.Tuned) -> list[torch.Tensor]:
+    return [weight for head in tuned.heads.values() for weight in head.state_dict().values()]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from helpers.machine import cores
 from helpers.plans import Plan
 from helpers.store import Store
 
-SIZES = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val"]}}
+SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val"]}}
 
 
 def as_plan(profile: str, folder: Path, engine: str = "local") -> float:

@@ -9,12 +9,15 @@ the two sides in turn.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import string
 import time
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import seqeval.metrics
@@ -26,7 +29,7 @@ UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM 
 REPEATS = 5
 
 
-def tagged(sentences, seed=0):
+def tagged(sentences: int, seed: int = 0) -> tuple[list[list[str]], list[list[str]]]:
     """Sentences of about 20 tags, nine in ten predicted rightly."""
     chance = np.random.default_rng(seed)
     golds = [
@@ -39,7 +42,7 @@ def tagged(sentences, seed=0):
     return predictions, golds
 
 
-def answered(answers, seed=0):
+def answered(answers: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
     """Short answers in two scripts, half of them right."""
     chance = np.random.default_rng(seed)
     words = "the a red dog's house, in Oslo; 1,234 of «Paris» der die una 北京 大学 2008年".split()
@@ -50,16 +53,18 @@ def answered(answers, seed=0):
     return predictions, golds
 
 
-def stock_spans(predictions, golds):
+def stock_spans(predictions: list[list[str]], golds: list[list[str]]) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return seqeval.metrics.f1_score(golds, predictions)
 
 
-def stock_answers(predictions, golds, drop):
+def stock_answers(
+    predictions: list[str], golds: list[list[str]], drop: set[str]
+) -> tuple[float, float]:
     """Exact match and F1 as the published scripts compute them, character by character."""
 
-    def tokens(text):
+    def tokens(text: str) -> list[str]:
         kept = "".join(mark for mark in text.lower() if mark not in drop)
         return re.sub(r"\b(a|an|the)\b", " ", kept).split()
 
@@ -75,7 +80,7 @@ def stock_answers(predictions, golds, drop):
     return exact / len(golds), f1 / len(golds)
 
 
-def best_of(*sides):
+def best_of(*sides: Callable[[], Any]) -> tuple[list[float], list[Any]]:
     """Return the least CPU time of each side, and their results, run in turn."""
     least, results = [float("inf")] * len(sides), [None] * len(sides)
     for _ in range(REPEATS):
@@ -86,18 +91,17 @@ def best_of(*sides):
     return least, results
 
 
-def measurement(name, rows, seconds, reference):
+def measurement(name: str, rows: int, seconds: list[float], reference: str) -> Measurement:
     ours, stock = (rows / one for one in seconds)
     return Measurement(
         name, ours, "rows/s", reference, stock, ours / stock, threads=1, rows=rows, note="CPU time"
     )
 
 
-def measurements(sentences, answers):
-    predictions, golds = tagged(sentences)
+def measurements(sentences: int, answers: int) -> list[Measurement]:
+    tags = tagged(sentences)
     seconds, (ours, stock) = best_of(
-        lambda: span_f1(predictions, golds, "seqeval-1.2.2")["f1"],
-        lambda: stock_spans(predictions, golds),
+        lambda: span_f1(*tags, "seqeval-1.2.2")["f1"], lambda: stock_spans(*tags)
     )
     assert abs(ours - stock) < 1e-12, "the two ways disagree"
     rows = [measurement("span_f1", sentences, seconds, "seqeval 1.2.2")]
@@ -108,13 +112,14 @@ def measurements(sentences, answers):
         ("squad", lambda: squad(predictions, golds), ascii_marks),
         ("mlqa_en", lambda: mlqa(predictions, golds, "en"), ascii_marks | all_marks),
     ):
-        seconds, (ours, stock) = best_of(score, lambda d=drop: stock_answers(predictions, golds, d))
+        stock_way = functools.partial(stock_answers, predictions, golds, drop)
+        seconds, (ours, stock) = best_of(score, stock_way)
         assert np.allclose((ours["exact_match"], ours["f1"]), stock), "the two ways disagree"
         rows.append(measurement(name, answers, seconds, "published script"))
     return rows
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--answers", type=int, default=5_000)

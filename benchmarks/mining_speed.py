@@ -22,11 +22,12 @@ import numpy as np
 
 from benchmarks.table import Measurement, store
 
+Started = tuple[float, float]  # wall and CPU clock
 WIDTH = 384
 QUERIES = 2000
 
 
-def vectors(rows, seed):
+def vectors(rows: int, seed: int) -> np.ndarray:
     """Random vectors around a common direction, as an encoder's are."""
     chance = np.random.default_rng(seed)
     values = chance.standard_normal((rows, WIDTH), dtype=np.float32)
@@ -34,7 +35,7 @@ def vectors(rows, seed):
     return values
 
 
-def bare_products(rows):
+def bare_products(rows: int) -> Started:
     """One product of all pairs, tile by tile into one buffer, and nothing else."""
     import torch
 
@@ -51,7 +52,7 @@ def bare_products(rows):
     return started
 
 
-def mining(rows):
+def mining(rows: int) -> Started:
     from helpers.mining import mine
 
     x, y = vectors(rows, 0), vectors(rows, 1)
@@ -63,7 +64,7 @@ def mining(rows):
     return started
 
 
-def pool(rows):
+def pool(rows: int) -> Started:
     """Search a memory-mapped pool of 16-bit vectors."""
     from helpers.neighbours import nearest
 
@@ -84,13 +85,13 @@ def pool(rows):
 PARTS = {"bare_products": bare_products, "mining": mining, "pool": pool}
 
 
-def run(part, rows):
+def run(part: str, rows: int) -> dict[str, float]:
     """Run a part in a process of its own; return wall and CPU seconds and peak memory in MB."""
     command = [sys.executable, "-m", "benchmarks.mining_speed", "--part", part, "--rows", str(rows)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measurements(rows, pool_rows):
+def measurements(rows: int, pool_rows: int) -> list[Measurement]:
     """Run the parts in turn, products before and after mining."""
     before, mined, after = (
         run(part, rows) for part in ("bare_products", "mining", "bare_products")
@@ -141,7 +142,7 @@ def measurements(rows, pool_rows):
     return result
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--pool", type=int, default=1_000_000)

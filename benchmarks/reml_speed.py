@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.table import Measurement, store
 from helpers.stats import mixed, scenarios
@@ -23,7 +24,7 @@ from helpers.stats.reml import crossed_reml
 EFFECTS = ["intermediate", "target", "intermediate:target", "language", "target:language"]
 
 
-def logliks(data, sparse_from: int | None) -> float:
+def logliks(data: pd.DataFrame, sparse_from: int | None) -> float:
     """Fit one side and return its log-likelihood."""
     if sparse_from is None:
         return crossed_reml(data, "gain", ["similarity"], EFFECTS, check=False).loglik

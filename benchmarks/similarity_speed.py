@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ def compare_logme(base: int, columns: int, repeats: int) -> list[Measurement]:
         if rows > width and abs(ours - theirs) > 1e-4:
             raise SystemExit(f"values differ: {ours} and {theirs}")
         old, new = alternate(
-            [lambda f=f, y=y: reference_logme(f, y), lambda f=f, y=y: features.logme(f, y)], repeats
+            [functools.partial(side, f, y) for side in (reference_logme, features.logme)], repeats
         )
         print(f"{rows:>6} {width:>8} {classes:>8} {old:>12.3f} {new:>9.3f} {old / new:>6.1f}")
         found.append(
@@ -147,7 +147,7 @@ def time_all(rows: int, columns: int, repeats: int) -> None:
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu".split()
 
 
-def made_up_task(number: int, role: str, rows: int) -> Any:
+def made_up_task(number: int, role: Literal["intermediate", "target"], rows: int) -> Any:
     """A task of short random sentences whose label is a word that occurs in them."""
     classes = (2, 3, 4, 6, 12)[number % 5]
     vocabulary = [f"{word}{number % 4}" for word in WORDS]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,9 @@ NAMES = {
 }
 
 
-def make_rows(questions, seed=0):
+def make_rows(
+    questions: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Contexts of 60 to 600 tokens of four characters, with scores that favour one answer."""
     chance = np.random.default_rng(seed)
     room = LENGTH - QUESTION - 3
@@ -55,16 +58,23 @@ def make_rows(questions, seed=0):
     return np.stack(begin), np.stack(end), np.stack(offsets), np.array(example), contexts
 
 
-def loop(begin, end, offsets, example, contexts):
+def loop(
+    begin: np.ndarray,
+    end: np.ndarray,
+    offsets: np.ndarray,
+    example: np.ndarray,
+    contexts: list[str],
+) -> tuple[list[str], float]:
     """The usual post-processing, one window and one pair of tokens after the other."""
-    windows = {}
+    windows: dict[int, list[int]] = {}
     for window, number in enumerate(example.tolist()):
         windows.setdefault(number, []).append(window)
     maps = [[tuple(pair) if pair[0] >= 0 else None for pair in one] for one in offsets.tolist()]
     started = time.process_time()  # The loop gets its maps ready-made, as run_qa does.
-    answers, n_best = [], {}
+    answers: list[str] = []
+    n_best: dict[int, list[dict[str, Any]]] = {}
     for number, context in enumerate(contexts):
-        candidates = []
+        candidates: list[dict[str, Any]] = []
         for window in windows[number]:
             starts, ends, place = begin[window], end[window], maps[window]
             best_starts = np.argsort(starts)[-1 : -N_BEST - 1 : -1].tolist()
@@ -99,7 +109,7 @@ def loop(begin, end, offsets, example, contexts):
     return answers, time.process_time() - started
 
 
-def measurements(questions):
+def measurements(questions: int) -> list[Measurement]:
     """Time both sides, and the default rules, in turn."""
     rows = make_rows(questions)
     least = {"loop": np.inf, "reference": np.inf, "default": np.inf}
@@ -128,7 +138,7 @@ def measurements(questions):
     ]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=5_000)
     parser.add_argument("--store", action="store_true", help="put the figures into the table")

@@ -523,7 +523,8 @@ def main() -> None:
     if options.arm:
         print(json.dumps(run_arm(options.arm, works[names[0]], options.seed)))
     elif options.profile:
-        _show(profile(CPU["pair"]))
+        for work in CPU.values():
+            _show(profile(work))
     elif options.memory:
         _show([memory()])
     else:

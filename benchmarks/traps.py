@@ -94,16 +94,17 @@ def _bucc(task: tasks.Task, language: str, layer: int) -> list[Entry]:
     reader = f"bundled encoder, layer {layer}"
     facts = _facts("bucc_pool", task.name, language, len(gold["test"]), reader)
     rows = []
-    for pool, keep in (("whole corpora", None), ("gold pairs only", gold)):
+    for pool, whole in (("whole corpora", True), ("gold pairs only", False)):
         pairs = {
-            split: mined(sides[split], vectors[split], keep and keep[split]) for split in sides
+            split: mined(sides[split], vectors[split], None if whole else gold[split])
+            for split in sides
         }
         for tuned_on in ("dev", "test"):
             threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on])
             kept = mining.apply_threshold(pairs["test"], threshold)
             value = metrics.pair_f1(kept, gold["test"])["f1"]
             rule = f"{pool}, threshold tuned on {tuned_on}"
-            rows.append(entry(facts, rule, keep is None and tuned_on == "dev", "f1", value))
+            rows.append(entry(facts, rule, whole and tuned_on == "dev", "f1", value))
     return rows
 
 
@@ -125,8 +126,8 @@ def mined(
             if row["side"] == side and (wanted is None or row["id"] in wanted)
         ]
         parts.append((vectors[[p for p, _ in places]], [r["text"] for _, r in places], places))
-    ids = [[row["id"] for _, row in places] for *_, places in parts]
-    return mining.mine_texts(parts[0][0], parts[1][0], parts[0][1], parts[1][1], *ids)
+    first, second = ([row["id"] for _, row in places] for *_, places in parts)
+    return mining.mine_texts(parts[0][0], parts[1][0], parts[0][1], parts[1][1], first, second)
 
 
 # Nearest translations

@@ -120,7 +120,7 @@ def _span_row(generator: np.random.Generator, number: int) -> dict[str, Any]:
 
 def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     """Return random sequences with lengths spread like a corpus's: for timing only."""
-    kind = work.task.removeprefix("generated-")
+    kind: Any = work.task.removeprefix("generated-")
     generator = np.random.default_rng(5)
     longest, rows = work.settings.max_length, work.settings.train_rows
     lengths = np.clip(generator.lognormal(np.log(longest / 4), 0.6, rows), 8, longest).astype(int)
@@ -134,15 +134,15 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     )
     label = generator.integers(0, len(labels), rows)
     begin = np.array([generator.integers(1, n) for n in lengths])
-    extra: dict[str, Any] = {
+    extra: dict[str, dict[str, Any]] = {
         "pair": {"per_sequence": {"label": label}},
         "tagging": {"per_token": {"tag": [generator.integers(0, 17, n) for n in lengths]}},
         "span": {
             "per_sequence": {"begin": begin, "end": begin},
             "per_token": {"allowed": [np.ones(n, bool) for n in lengths]},
         },
-    }[kind]
-    encoded = Encoded.build(sequences, range(rows), rows=rows, **extra)
+    }
+    encoded = Encoded.build(sequences, range(rows), rows=rows, **extra[kind])
     ready = Prepared(encoder)
     ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
     ready.train[task.name] = encoded

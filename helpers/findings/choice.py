@@ -45,7 +45,8 @@ def unseen_table(found: Mapping[str, prediction.LeftOut | str]) -> pd.DataFrame:
         for unit, result in found.items()
     ]
     names = ["units", "rows", "r2", "spearman", "rmse", "rmse_baseline", "coverage", "note"]
-    return pd.DataFrame(rows).set_index("left out").reindex(columns=names)
+    table = pd.DataFrame(rows).set_index("left out").reindex(columns=names)
+    return table.astype({"units": "Int64", "rows": "Int64"})
 
 
 def predicted(found: prediction.LeftOut | str) -> pd.DataFrame:

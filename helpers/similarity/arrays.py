@@ -195,8 +195,11 @@ def cosine(a: ArrayLike, b: ArrayLike, what: str = "vectors") -> float:
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Return squared Euclidean distances, shape (rows of a, rows of b)."""
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :]
-    return np.maximum(squares - 2.0 * (a @ b.T), 0.0)
+    distance = a @ b.T
+    distance *= -2.0
+    distance += (a**2).sum(axis=1)[:, None]
+    distance += (b**2).sum(axis=1)
+    return np.maximum(distance, 0.0, out=distance)
 
 
 def generator(seed: int | np.random.Generator) -> np.random.Generator:

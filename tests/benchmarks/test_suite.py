@@ -102,7 +102,8 @@ def test_the_rows_of_training():
 def test_where_the_time_goes_adds_up():
     work = Workload("pair", "tiny", "toy-intents", Settings(epochs=1, train_rows=24, max_length=32))
     rows = training_speed.profile(work)
-    assert names(rows) == sorted(suite.JOBS["profile"].rows)
+    pair = [name for name in suite.JOBS["profile"].rows if name.startswith("train_pair_")]
+    assert names(rows) == sorted(pair)
     shares = [row.value for row in rows if "_time_in_" in row.name]
     assert sum(shares) == pytest.approx(1)
     assert all(row.value > 0 for row in rows)
