@@ -7,18 +7,18 @@ and otherwise from the arithmetic of the encoder and a stated rate of the device
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from helpers.plans import TEST_WORK
 from helpers.tokenised import LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from helpers.plans import Plan
     from helpers.store import Store
 
+# A forward pass is a third of the arithmetic of a training step.
+TEST_WORK = 1 / 3
 # Characters per sub-word piece of XLM-R's vocabulary, over all languages; a rough mean.
 CHARACTERS_PER_TOKEN = 4.0
 # Arithmetic per second that training reaches, where nothing was measured yet: two cores with AVX2
@@ -30,7 +30,27 @@ RECORD_BYTES = 12_000
 TOKEN_BYTES = 20
 
 
-def rate(plan: Plan, store: Store | None = None) -> tuple[float, str]:
+class Planned(Protocol):
+    """What costs are computed of; a ``plans.Plan`` is one."""
+
+    @property
+    def profile(self) -> str:
+        """Return the size of the study."""
+
+    @property
+    def encoder(self) -> str:
+        """Return the name of the encoder."""
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """Return one row per run, with the columns ``plans.COLUMNS``."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return the device, the parameters of the encoder and whether checkpoints are kept."""
+
+
+def rate(plan: Planned, store: Store | None = None) -> tuple[float, str]:
     """Return the tokens per second that a plan's runs can expect, and where that is from.
 
     Args:
@@ -53,7 +73,7 @@ def rate(plan: Plan, store: Store | None = None) -> tuple[float, str]:
     return RATES[device] / (6 * parameters), f"computed for a {device}, not measured"
 
 
-def minutes(plan: Plan, store: Store | None = None) -> pd.Series:
+def minutes(plan: Planned, store: Store | None = None) -> pd.Series:
     """Return the estimated minutes of each run, in the plan's order."""
     speed, _ = rate(plan, store)
     work = plan.runs["train_tokens"] + plan.runs["test_tokens"] * TEST_WORK
@@ -61,7 +81,7 @@ def minutes(plan: Plan, store: Store | None = None) -> pd.Series:
 
 
 def cost(
-    plan: Plan, wanted: Iterable[str] | None = None, store: Store | None = None
+    plan: Planned, wanted: Iterable[str] | None = None, store: Store | None = None
 ) -> pd.DataFrame:
     """Return the cost of a plan, or of some of its runs.
 
@@ -91,20 +111,20 @@ def cost(
     return result.astype(whole).round({"minutes": 1, "megabytes": 1})
 
 
-def _megabytes(plan: Plan, keep: bool) -> pd.Series:
+def _megabytes(plan: Planned, keep: bool) -> pd.Series:
     """Return what each run leaves in the store; checkpoints that are not kept count nothing."""
     kept = float(plan.facts.get("trained_parameters", 0)) * 4 * keep
     return ((plan.runs["stage"] == "intermediate") * kept + RECORD_BYTES) / 1e6
 
 
-def tokenised_megabytes(plan: Plan) -> float:
+def tokenised_megabytes(plan: Planned) -> float:
     """Return the most that the tokenised rows of a plan take in the store."""
     sets = plan.runs.drop_duplicates(["data", "settings", "evaluation"])
     tokens = float((sets["train_tokens"] + sets["test_tokens"]).sum())
     return min(tokens * TOKEN_BYTES, LIMIT_BYTES) / 1e6
 
 
-def peak_megabytes(plan: Plan, wanted: Iterable[str], *, keep: bool, workers: int = 1) -> float:
+def peak_megabytes(plan: Planned, wanted: Iterable[str], *, keep: bool, workers: int = 1) -> float:
     """Return the disk that some runs need.
 
     Args:
@@ -124,7 +144,7 @@ def peak_megabytes(plan: Plan, wanted: Iterable[str], *, keep: bool, workers: in
     return float(kept + unfinished + tokenised_megabytes(plan))
 
 
-def sentence(plan: Plan, wanted: Iterable[str] | None = None, store: Store | None = None) -> str:
+def sentence(plan: Planned, wanted: Iterable[str] | None = None, store: Store | None = None) -> str:
     """Return the cost of a plan in one sentence."""
     total = cost(plan, wanted, store).iloc[-1]
     _, note = rate(plan, store)

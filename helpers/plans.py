@@ -19,13 +19,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers import costs
 from helpers.errors import BadRecord, UnknownName
 from helpers.files import write_atomic
 
 # Raise a stage's number by hand when a change of the code changes its results.
 CODE = {"intermediate": 1, "target": 2}
-# A forward pass is a third of the arithmetic of a training step.
-TEST_WORK = 1 / 3
 # Settings that decide how a result is reached, not which one.
 INCIDENTAL = ("checkpoint_seconds", "micro_tokens", "gradient_checkpointing", "offload")
 COLUMNS = {
@@ -169,26 +168,20 @@ class Plan:
             spec=spec,
             sources=sources,
             judged=facts["stage"] in self.facts.get("judged", ()),
-            work=float(row["train_tokens"] + row["test_tokens"] * TEST_WORK),
+            work=float(row["train_tokens"] + row["test_tokens"] * costs.TEST_WORK),
             **facts,
         )
 
     def cost(self, wanted: Iterable[str] | None = None) -> pd.DataFrame:
         """Return runs, tokens, minutes and disk by stage and condition; see ``helpers.costs``."""
-        from helpers.costs import cost
-
-        return cost(self, wanted)
+        return costs.cost(self, wanted)
 
     def _repr_html_(self) -> str:
-        from helpers.costs import sentence
-
-        return f"<p>{sentence(self)}</p>" + self.cost().to_html(index=False)
+        return f"<p>{costs.sentence(self)}</p>" + self.cost().to_html(index=False)
 
     def __repr__(self) -> str:
         """Return the plan's size and cost in one sentence."""
-        from helpers.costs import sentence
-
-        return sentence(self)
+        return costs.sentence(self)
 
     def save(self, folder: Path) -> Path:
         """Write the plan where other processes find it; return the file."""

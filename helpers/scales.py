@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers import costs, profiles, results
 from helpers.book import number
-from helpers.plans import TEST_WORK, Plan
+from helpers.plans import Plan
 from helpers.records import FINISHED
 from helpers.store import Store, read_export
 
@@ -98,7 +98,7 @@ def _paper(folder: Path) -> tuple[str, int, str, float, str]:
     passes = {"intermediate": paper.seeds}  # one stage per intermediate and seed
     # Every target has a run per intermediate and seed, and twice as many baselines as seeds.
     passes["target"] = passes["evaluation"] = paper.seeds * (len(paper.intermediates) + 2)
-    work = sets["stage"].map({"intermediate": 1, "target": 1, "evaluation": TEST_WORK})
+    work = sets["stage"].map({"intermediate": 1, "target": 1, "evaluation": costs.TEST_WORK})
     tokens = (sets["tokens"] * sets["epochs"] * sets["stage"].map(passes) * work).sum()
     unknown = sets.loc[sets["rows"].isna() & (sets["stage"] != "evaluation"), "task"]
     rate = figure(_RATE, "cuda", folder=folder)
