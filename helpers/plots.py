@@ -28,7 +28,7 @@ def heatmap(
     *,
     label: str,
     centre: float | None = 0.0,
-    digits: int = 1,
+    digits: int | None = 1,
     muted: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -38,13 +38,15 @@ def heatmap(
         table: numbers with row and column names.
         label: what the numbers are, with their unit.
         centre: value in the middle of a diverging scale; ``None`` for a scale from low to high.
-        digits: digits after the point of the written values.
+        digits: digits after the point of the written values; ``None`` for a large table: small
+            cells without values.
         muted: truth values of the table's shape; these cells get no colour and grey numbers.
         ax: where to draw; by default a new figure that fits the table.
     """
     if table.empty:
         return nothing(table, ax)
-    ax = ax or _sized(1.6 + 0.75 * table.shape[1], 0.9 + 0.36 * table.shape[0])
+    width = 0.3 if digits is None else 0.75
+    ax = ax or _sized(1.6 + width * table.shape[1], 0.9 + 0.36 * table.shape[0])
     values = table.to_numpy(float)
     low, high = _limits(values, centre)
     name = SEQUENTIAL if centre is None else DIVERGING
@@ -55,12 +57,15 @@ def heatmap(
     )
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
     for (row, column), value in np.ndenumerate(values):
+        if digits is None:
+            break
         known = np.isfinite(value)
         dark = known and not plain[row, column] and _is_dark(image.cmap(image.norm(value)))
         text = number(value, digits) if known else "–"
         colour = "0.35" if plain[row, column] else "white" if dark else "black"
         ax.text(column, row, text, ha="center", va="center", color=colour)
-    ax.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if width > 0.5 else {"rotation": 90}
+    ax.set_xticks(range(table.shape[1]), table.columns, **turned)
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.grid(False)
     return ax

@@ -24,6 +24,8 @@ __all__ = [
     "panels",
 ]
 
+COMMON = 5  # dyads that a correlation of two measures needs
+
 
 def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -> pd.DataFrame:
     """Spearman correlations between measures over dyads.
@@ -35,7 +37,8 @@ def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -
         language: language of the target's rows.
 
     Returns:
-        A square table over the measures that vary; a pair with fewer than 5 common dyads is NaN.
+        A square table over the measures that vary over at least 5 dyads; a pair with fewer common
+        dyads is NaN.
 
     Raises:
         BadRows: fewer than two measures vary.
@@ -46,13 +49,13 @@ def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -
     if centred:
         names = [list(wide.index.get_level_values(level)) for level in (0, 1)]
         wide = wide.apply(lambda column: within(column.to_numpy(), *names))
-    varies = [name for name in wide if wide[name].nunique() > 1]
+    varies = [n for n in wide if wide[n].nunique() > 1 and wide[n].count() >= COMMON]
     if len(varies) < 2:
         raise BadRows(
-            f"{len(varies)} measures vary over the dyads; at least two are needed. With one "
+            f"{len(varies)} measures vary over {COMMON} dyads or more; at least two are needed. With one "
             "intermediate or one target nothing is left once their effects are removed."
         )
-    return wide[varies].corr(method="spearman", min_periods=5)
+    return wide[varies].corr(method="spearman", min_periods=COMMON)
 
 
 def order(correlations: pd.DataFrame) -> list[str]:

@@ -505,18 +505,19 @@ def export(table: pd.DataFrame, folder: str | Path) -> list[Path]:
     Returns:
         The files: ``table.parquet``, and ``<measure>.csv`` (``<measure>.<language>.csv`` for rows
         that are not English; a measure per language has intermediates in rows, languages in columns).
+        A measure without any value has no file.
     """
     place = Path(folder)
     files = [place / "table.parquet"]
     write_atomic(files[0], table.to_parquet(index=False, compression="zstd"))
-    per_language = table[table["target"] == ""]
-    for name, part in per_language.groupby("measure", sort=False):
+    known = table[table["value"].notna()]  # a matrix of nothing would say nothing
+    for name, part in known[known["target"] == ""].groupby("measure", sort=False):
         wide = part.pivot(index="intermediate", columns="language", values="value")
         files.append(_csv(wide, place / f"{name}.csv"))
-    dyads = table[table["target"] != ""]
-    for name, language in dyads[["measure", "language"]].drop_duplicates().itertuples(index=False):
+    dyads = known.loc[known["target"] != "", ["measure", "language"]].drop_duplicates()
+    for name, language in dyads.itertuples(index=False):
         suffix = "" if language == "en" else f".{language}"
-        wide = matrix(dyads, name, language=language)
+        wide = matrix(table[table["target"] != ""], name, language=language)
         files.append(_csv(wide, place / f"{name}{suffix}.csv"))
     return files
 

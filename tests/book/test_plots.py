@@ -43,6 +43,14 @@ def test_heatmap_writes_every_value_and_marks_missing_ones():
     assert (image.norm.vmin, image.norm.vmax) == (-2.0, 2.0)  # no sign is drawn stronger
 
 
+def test_heatmap_of_many_cells_writes_no_values():
+    table = pd.DataFrame(np.eye(20))
+    small, written = (plots.heatmap(table, label="x", digits=d) for d in (None, 1))
+    assert not small.texts and len(written.texts) == 400
+    widths = [ax.figure.get_size_inches()[0] for ax in (small, written)]
+    assert widths[0] < widths[1]
+
+
 def test_heatmap_text_can_be_read_on_its_cell():
     table = pd.DataFrame(np.linspace(-1, 1, 9).reshape(3, 3))
     ax = plots.heatmap(table, label="x")

@@ -47,6 +47,14 @@ def test_agreement_removes_the_effects_of_targets(table):
     assert "flat" not in centred and "void" not in centred
 
 
+def test_agreement_leaves_out_what_is_known_of_few_dyads(table):
+    rows = table.index[table["measure"] == "c"]
+    table.loc[rows[4:], "value"] = np.nan
+    assert "c" not in figures.agreement(table, centred=False)
+    table.loc[rows[4], "value"] = 0.5
+    assert "c" in figures.agreement(table, centred=False)
+
+
 def test_order_puts_those_that_agree_together(table):
     names = figures.order(figures.agreement(table))
     places = sorted(names.index(name) for name in "abc")

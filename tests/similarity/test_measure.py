@@ -398,6 +398,9 @@ class TestExport:
         drift = pd.read_csv(tmp_path / "out" / "alignment_cka.csv", index_col=0)
         assert drift.columns.tolist() == ["qaa"]
         pd.testing.assert_frame_equal(similarity.read(tmp_path / "out"), table)
+        unknown = table.assign(value=table["value"].where(table["measure"] != "logme"))
+        names = {path.name for path in similarity.export(unknown, tmp_path / "none")}
+        assert names == {"table.parquet", "alignment_cka.csv"}
 
     def test_reading_what_is_no_table(self, tmp_path):
         with pytest.raises(BadRecord, match="is not there"):
