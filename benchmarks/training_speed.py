@@ -502,8 +502,9 @@ def profile(work: Workload) -> list[Measurement]:
     ]
     passes = outcome.tokens / len(encoded.tokens)
     flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
-    rate = flops / (spent["matmul"] * seconds) / peak
-    note = "while matrix products run"
+    multiplying = (spent["matmul"] + spent["attention"]) * seconds
+    rate = flops / multiplying / peak
+    note = "while matrix products and attention run"
     name = f"train_{work.name}_matmul_rate"
     return [*rows, Measurement(name, rate, "share", PRODUCT, peak, rate, note=note, **facts)]
 
