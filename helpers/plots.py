@@ -22,6 +22,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DIVERGING, SEQUENTIAL = "PuOr_r", "Blues"  # both are told apart by readers with any colour vision
 GREY = "0.6"
 
+_SLANTED: dict[str, Any] = {"rotation": 30, "ha": "right"}
+
 
 def heatmap(
     table: pd.DataFrame,
@@ -45,7 +47,8 @@ def heatmap(
     """
     if table.empty:
         return nothing(table, ax)
-    width = 0.3 if digits is None else 0.75
+    # Cells that hold no values can be narrow, and then names need to stand.
+    width, turned = (0.3, {"rotation": 90}) if digits is None else (0.75, _SLANTED)
     ax = ax or _sized(1.6 + width * table.shape[1], 0.9 + 0.36 * table.shape[0])
     values = table.to_numpy(float)
     low, high = _limits(values, centre)
@@ -56,19 +59,22 @@ def heatmap(
         np.where(plain, np.nan, values), cmap=name, vmin=low, vmax=high, aspect="auto"
     )
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
-    for (row, column), value in np.ndenumerate(values):
-        if digits is None:
-            break
-        known = np.isfinite(value)
-        dark = known and not plain[row, column] and _is_dark(image.cmap(image.norm(value)))
-        text = number(value, digits) if known else "–"
-        colour = "0.35" if plain[row, column] else "white" if dark else "black"
-        ax.text(column, row, text, ha="center", va="center", color=colour)
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if width > 0.5 else {"rotation": 90}
+    if digits is not None:
+        _write_values(image, values, digits, plain)
     ax.set_xticks(range(table.shape[1]), table.columns, **turned)
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.grid(False)
     return ax
+
+
+def _write_values(image: Any, values: np.ndarray, digits: int, plain: np.ndarray) -> None:
+    """Write each value on its cell, in a colour that can be read there."""
+    for (row, column), value in np.ndenumerate(values):
+        known = np.isfinite(value)
+        dark = known and not plain[row, column] and _is_dark(image.cmap(image.norm(value)))
+        text = number(value, digits) if known else "–"
+        colour = "0.35" if plain[row, column] else "white" if dark else "black"
+        image.axes.text(column, row, text, ha="center", va="center", color=colour)
 
 
 def forest(
