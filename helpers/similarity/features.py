@@ -51,6 +51,8 @@ __all__ = [
 _EVIDENCE_FLOOR = 1e-5
 # Smallest class variance relative to the overall one; keeps duplicated rows from giving log 0.
 _VARIANCE_FLOOR = 1e-4
+# Rows whose distances to all others are held at a time.
+_CHUNK = 2048
 
 
 def logme(
@@ -407,14 +409,14 @@ def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> fl
         raise BadRows(f"{neighbours} neighbours from {len(array)} rows; expected 1 to rows - 1.")
     array = array - array.mean(axis=0)
     right = 0
-    for start in range(0, len(array), 2048):
-        distance = squared_distances(array[start : start + 2048], array)
+    for start in range(0, len(array), _CHUNK):
+        distance = squared_distances(array[start : start + _CHUNK], array)
         rows = np.arange(len(distance))
         distance[rows, start + rows] = np.inf
         near = np.argpartition(distance, neighbours - 1, axis=1)[:, :neighbours]
         order = np.take_along_axis(distance, near, axis=1).argsort(axis=1, kind="stable")
         votes = codes[np.take_along_axis(near, order, axis=1)]
-        right += int((_majority(votes, len(counts)) == codes[start : start + 2048]).sum())
+        right += int((_majority(votes, len(counts)) == codes[start : start + _CHUNK]).sum())
     return right / len(array)
 
 
