@@ -69,6 +69,10 @@ JOBS = {
             "resume_100k_runs_first_look_seconds",
         ),
     ),
+    "tatoeba": Job(
+        "tatoeba_speed --store",
+        ("tatoeba_36_pairs_xtreme_layer", "tatoeba_36_pairs_last_layer"),
+    ),
     "tokenised": Job("tokenised_speed", ("tokenised_rows_vs_tokenising",)),
     "spans": Job(
         "spans_speed --store",

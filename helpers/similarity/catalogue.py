@@ -234,6 +234,8 @@ NEEDS: Mapping[str, str] = {
     "plain.weights": "parameters of the plain encoder, by component",
     "common.intermediate": "the intermediate's encoder on the common sentences, (rows, D)",
     "common.target": "the target's encoder on the common sentences, shape (rows, D)",
+    "common.intermediate_axes": "the first of these on its leading principal axes",
+    "common.target_axes": "the second of these on its leading principal axes",
     "study.centre": "mean over the tasks of the study of their mean embedding, shape (D,)",
     "study.whitening": "inverse root of the covariance of embeddings within tasks, (D, D)",
     "study.sentence_centre": "as study.centre, by the sentence encoder",
@@ -342,6 +344,7 @@ _TUNED = ("tuned.features", "target.labels")
 _HEAD = ("tuned.probabilities", "target.labels")
 _LABELS = ("intermediate.labels", "target.labels")
 _COMMON = ("common.intermediate", "common.target")
+_COMMON_AXES = ("common.intermediate_axes", "common.target_axes")
 _WEIGHTS = ("plain.weights", "intermediate.weights", "target.weights")
 _PARALLEL = ("parallel.tuned", "parallel.plain")
 
@@ -448,12 +451,12 @@ _BUILT_IN: tuple[Measure, ...] = (
         directed=True,
     ),
     *(
-        Measure(name, "representations", _COMMON, function, source, directed, ceiling=True)
-        for name, function, source, directed in (
-            ("cka", representations.linear_cka, "Kornblith et al. 2019, debiased", False),
-            ("rsa", _rsa, "Kriegeskorte et al. 2008", False),
-            ("svcca", partial(representations.svcca, dimensions=AXES), "Raghu et al. 2017", False),
-            ("pwcca", partial(representations.pwcca, dimensions=AXES), "Morcos et al. 2018", True),
+        Measure(name, "representations", needs, function, source, directed, ceiling=True)
+        for name, needs, function, source, directed in (
+            ("cka", _COMMON, representations.linear_cka, "Kornblith et al. 2019, debiased", False),
+            ("rsa", _COMMON, _rsa, "Kriegeskorte et al. 2008", False),
+            ("svcca", _COMMON_AXES, representations.svcca, "Raghu et al. 2017", False),
+            ("pwcca", _COMMON_AXES, representations.pwcca, "Morcos et al. 2018", True),
         )
     ),
     Measure(

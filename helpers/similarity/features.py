@@ -413,11 +413,19 @@ def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> fl
         distance = squared_distances(array[start : start + _CHUNK], array)
         rows = np.arange(len(distance))
         distance[rows, start + rows] = np.inf
-        near = np.argpartition(distance, neighbours - 1, axis=1)[:, :neighbours]
-        order = np.take_along_axis(distance, near, axis=1).argsort(axis=1, kind="stable")
-        votes = codes[np.take_along_axis(near, order, axis=1)]
+        votes = codes[_smallest(distance, neighbours)]
         right += int((_majority(votes, len(counts)) == codes[start : start + _CHUNK]).sum())
     return right / len(array)
+
+
+def _smallest(distance: Floats, count: int) -> Integers:
+    """Places of the smallest entries of each row, the smallest first; they are then infinite."""
+    rows = np.arange(len(distance))
+    places = np.empty((len(distance), count), dtype=np.int64)
+    for place in range(count):  # for a handful, a third of the time of a partition
+        places[:, place] = distance.argmin(axis=1)
+        distance[rows, places[:, place]] = np.inf
+    return places
 
 
 def _majority(votes: Integers, count: int) -> Integers:

@@ -23,9 +23,10 @@ from helpers.formats.tokenise import piece_ids
 from helpers.similarity import checkpoints as points
 from helpers.similarity import gradients
 from helpers.similarity.arrays import Floats
-from helpers.similarity.catalogue import NEEDS, Undefined, _code
+from helpers.similarity.catalogue import AXES, NEEDS, Undefined, _code
 from helpers.similarity.features import knn_probe, linear_probe
 from helpers.similarity.format import segments
+from helpers.similarity.representations import leading_axes
 from helpers.similarity.samples import Sample, halves, parallel, sample, subset
 from helpers.similarity.shelf import Cache, Parts, Wanted
 from helpers.similarity.text import piece_counts, whitening
@@ -564,6 +565,22 @@ def _common(g: Gatherer, side: Side) -> Wanted:
     return Wanted("common", facts, lambda: _timed(make, len(texts)))
 
 
+def _common_axes(g: Gatherer, side: Side) -> Wanted:
+    common = _common(g, side)
+
+    def make() -> Parts:
+        found = g.cache.get(common)
+        cut = _timed(lambda: _axes_of(found), found.passes)
+        return replace(cut, seconds=found.seconds + cut.seconds)
+
+    return Wanted("common axes", (common.key, AXES), make, keep=False)
+
+
+def _axes_of(parts: Parts) -> Parts:
+    whole, first, second = (leading_axes(parts.get(part), AXES) for part in ("all", "a", "b"))
+    return Parts(whole, halves=(first, second), entries=len(parts.values))
+
+
 def _common_texts(g: Gatherer) -> tuple[list[str], str]:
     """English texts drawn evenly from the tasks of the study: the inputs on which encoders differ."""
     # One set for all seeds: two encoders are only comparable on the same inputs.
@@ -654,11 +671,12 @@ def _texts_with(g: Gatherer, dyad: Dyad) -> Wanted:
         totals = {part: np.zeros(size, dtype=np.int64) for part in ("all", "a", "b")}
         for wanted in each:
             parts = g.cache.get(wanted)
-            pairs = np.unique(np.stack([np.asarray(parts.rows), parts.values]), axis=1)
-            in_second = np.asarray(parts.second)[pairs[0]]
-            totals["all"] += np.bincount(pairs[1], minlength=size)
-            totals["a"] += np.bincount(pairs[1][~in_second], minlength=size)
-            totals["b"] += np.bincount(pairs[1][in_second], minlength=size)
+            rows = np.asarray(parts.rows, dtype=np.int64)
+            row, piece = np.divmod(np.unique(rows * size + parts.values), size)
+            in_second = np.asarray(parts.second)[row]
+            totals["all"] += np.bincount(piece, minlength=size)
+            totals["a"] += np.bincount(piece[~in_second], minlength=size)
+            totals["b"] += np.bincount(piece[in_second], minlength=size)
         return Parts(totals["all"], halves=(totals["a"], totals["b"]))
 
     return Wanted("texts with", (size, *(w.key for w in each)), make, keep=False)
@@ -791,6 +809,8 @@ _OF_DYAD: Mapping[str, Callable[[Gatherer, Dyad], Wanted]] = {
     "plain.weights": _plain_weights,
     "common.intermediate": lambda g, dyad: _common(g, dyad.intermediate),
     "common.target": lambda g, dyad: _common(g, g.target(dyad)),
+    "common.intermediate_axes": lambda g, dyad: _common_axes(g, dyad.intermediate),
+    "common.target_axes": lambda g, dyad: _common_axes(g, g.target(dyad)),
     "study.centre": _study_centre,
     "study.whitening": _whitening,
     "study.sentence_centre": _sentence_centre,

@@ -15,7 +15,8 @@ import pandas as pd
 
 from helpers.errors import HelpfulError
 from helpers.similarity import catalogue
-from helpers.similarity.catalogue import Measure
+from helpers.similarity.catalogue import AXES, Measure
+from helpers.similarity.representations import leading_axes
 
 __all__ = ["NOISE", "Shape", "independence"]
 
@@ -92,6 +93,10 @@ def _parameters(random: np.random.Generator, shape: Shape) -> Any:
     return {f"layer.{place}": random.normal(size=(60, 60)) for place in range(12)}
 
 
+def _axes(random: np.random.Generator, shape: Shape) -> Any:
+    return leading_axes(_features(random, shape), AXES)
+
+
 def _pairs(random: np.random.Generator, shape: Shape) -> Any:
     return random.normal(size=(2, shape.rows, shape.columns))
 
@@ -125,6 +130,8 @@ NOISE: Mapping[str, Draw] = {
     },
     "common.intermediate": _features,
     "common.target": _features,
+    "common.intermediate_axes": _axes,
+    "common.target_axes": _axes,
     "study.centre": _nothing,
     "study.sentence_centre": _nothing,
     "study.whitening": lambda random, shape: np.eye(shape.columns),

@@ -1,19 +1,69 @@
 """Representation measures: how alike two encoders see the same inputs.
 
 Each function takes two arrays whose rows describe the same inputs in the same order, one array per
-encoder, and returns a float; larger means more alike.
+encoder, and returns a float; larger means more alike. Canonical correlations also take the arrays'
+``leading_axes``, so that an encoder compared with many others is decomposed once.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from helpers.errors import BadRows
-from helpers.similarity.arrays import Floats, eigen, paired
+from helpers.similarity.arrays import Floats, eigen, matrix, paired
 
-__all__ = ["canonical_correlations", "linear_cka", "pwcca", "rsa", "svcca"]
+__all__ = ["Axes", "canonical_correlations", "leading_axes", "linear_cka", "pwcca", "rsa", "svcca"]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A representation on its leading principal axes, the one of largest variance first.
+
+    Attributes:
+        scores: orthonormal scores of the rows, shape (N, k).
+        loadings: weight of each column in each axis, times the axis' scale, shape (k, D).
+        share: share of the variance that the axes up to each explain, shape (k,).
+    """
+
+    scores: Floats
+    loadings: Floats
+    share: Floats
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self.scores.nbytes + self.loadings.nbytes + self.share.nbytes
+
+    def up_to(self, variance: float, dimensions: int) -> Axes:
+        """Return the first axes that explain a share of the variance, at most so many (0: all)."""
+        keep = min(int(np.searchsorted(self.share, variance - 1e-12)) + 1, len(self.share))
+        keep = min(keep, dimensions) if dimensions else keep
+        return Axes(self.scores[:, :keep], self.loadings[:keep], self.share[:keep])
+
+
+def leading_axes(values: ArrayLike, dimensions: int = 0) -> Axes:
+    """Decompose a representation once, for canonical correlations with many others.
+
+    Args:
+        values: shape (N, D).
+        dimensions: most axes to keep; 0 sets no limit.
+
+    Returns:
+        The representation on its axes.
+
+    Raises:
+        BadRows: NaN, fewer than 4 rows, or a constant representation.
+    """
+    centred = _centred(matrix(values, "representation", rows=4))
+    variances, axes = eigen(centred.T @ centred, max(centred.shape))
+    share = np.cumsum(variances[::-1]) / variances.sum()
+    keep = min(dimensions or len(variances), len(variances))
+    scale, axes = np.sqrt(variances[::-1][:keep]), axes[:, ::-1][:, :keep]
+    return Axes(centred @ (axes / scale), scale[:, None] * axes.T, share[:keep])
 
 
 def linear_cka(a: ArrayLike, b: ArrayLike, debiased: bool = True) -> float:
@@ -106,15 +156,17 @@ def _dissimilarities(values: Floats, centred: bool) -> Floats:
     return 1.0 - (unit @ unit.T)[np.triu_indices(len(unit), 1)]
 
 
-def svcca(a: ArrayLike, b: ArrayLike, variance: float = 0.99, dimensions: int = 0) -> float:
+def svcca(
+    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 0.99, dimensions: int = 0
+) -> float:
     """Mean canonical correlation of the leading principal axes of two representations.
 
-    Cost: O(N D^2). Invariant to rotation and to scale. Independent representations score about
+    Cost: O(N D^2), or O(N k^2) from k axes. Invariant to rotation and to scale. Independent representations score about
     sqrt(D1 + D2) / sqrt(N) rather than 0, so keep few dimensions.
 
     Args:
-        a: shape (N, D1).
-        b: shape (N, D2), the same rows.
+        a: shape (N, D1), or its leading axes.
+        b: shape (N, D2), the same rows, or its leading axes.
         variance: share of the variance that the kept axes explain.
         dimensions: most axes to keep; 0 sets no limit.
 
@@ -130,15 +182,17 @@ def svcca(a: ArrayLike, b: ArrayLike, variance: float = 0.99, dimensions: int = 
     return float(correlations.mean())
 
 
-def pwcca(a: ArrayLike, b: ArrayLike, variance: float = 1.0, dimensions: int = 0) -> float:
+def pwcca(
+    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0, dimensions: int = 0
+) -> float:
     """Canonical correlations weighted by how much of the first representation they carry.
 
-    Cost: O(N D^2). Directed: weights come from ``a``. Directions of ``a`` without a counterpart in
+    Cost: O(N D^2), or O(N k^2) from k axes. Directed: weights come from ``a``. Directions of ``a`` without a counterpart in
     ``b`` count with correlation 0.
 
     Args:
-        a: shape (N, D1), the representation that gives the weights.
-        b: shape (N, D2), the same rows.
+        a: shape (N, D1), or its leading axes; the representation that gives the weights.
+        b: shape (N, D2), the same rows, or its leading axes.
         variance: share of the variance that the kept axes explain.
         dimensions: most axes to keep; 0 sets no limit.
 
@@ -155,13 +209,13 @@ def pwcca(a: ArrayLike, b: ArrayLike, variance: float = 1.0, dimensions: int = 0
 
 
 def canonical_correlations(
-    a: ArrayLike, b: ArrayLike, variance: float = 1.0, dimensions: int = 0
+    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0, dimensions: int = 0
 ) -> tuple[Floats, Floats]:
     """Canonical correlations of two representations and the weights of the first one's directions.
 
     Args:
-        a: shape (N, D1).
-        b: shape (N, D2), the same rows.
+        a: shape (N, D1), or its leading axes.
+        b: shape (N, D2), the same rows, or its leading axes.
         variance: share of the variance that the kept axes explain.
         dimensions: most axes to keep on each side; 0 sets no limit.
 
@@ -175,28 +229,21 @@ def canonical_correlations(
 
     Source: Hotelling 1936; weights as in Morcos et al. 2018.
     """
-    first, second = (_centred(values) for values in paired(a, b))
-    (values_a, axes_a), (values_b, axes_b) = (
-        _leading(values, variance, dimensions) for values in (first, second)
-    )
-    kept = len(values_a) + len(values_b)
-    if len(first) <= kept + 1:
+    first, second = (values.up_to(variance, dimensions) for values in _decomposed(a, b))
+    rows, kept = len(first.scores), len(first.share) + len(second.share)
+    if rows <= kept + 1:
         raise BadRows(
-            f"{len(first)} rows for {kept} axes: canonical correlations would be 1 for any data. "
+            f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
             "Use more rows or fewer dimensions."
         )
-    cross = axes_a.T @ (first.T @ second) @ axes_b
-    cross /= np.sqrt(values_a)[:, None] * np.sqrt(values_b)
-    directions, correlations, _ = np.linalg.svd(cross)
-    loadings = directions.T @ (np.sqrt(values_a)[:, None] * axes_a.T)
-    return np.clip(correlations, 0.0, 1.0), np.abs(loadings).sum(axis=1)
+    directions, correlations, _ = np.linalg.svd(first.scores.T @ second.scores)
+    weights = np.abs(directions.T @ first.loadings).sum(axis=1)
+    return np.clip(correlations, 0.0, 1.0), weights
 
 
-def _leading(centred: Floats, variance: float, dimensions: int) -> tuple[Floats, Floats]:
-    """Eigenvalues (k,) and axes (D, k) of the scatter that explain a share of the variance."""
-    values, axes = eigen(centred.T @ centred, max(centred.shape))
-    values, axes = values[::-1], axes[:, ::-1]
-    share = np.cumsum(values) / values.sum()
-    keep = min(int(np.searchsorted(share, variance - 1e-12)) + 1, len(values))
-    keep = min(keep, dimensions) if dimensions else keep
-    return values[:keep], axes[:, :keep]
+def _decomposed(a: ArrayLike | Axes, b: ArrayLike | Axes) -> tuple[Axes, Axes]:
+    """Return both representations on their axes, rows checked to be the same."""
+    rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
+    paired(rows_a, rows_b)
+    first, second = (v if isinstance(v, Axes) else leading_axes(v) for v in (a, b))
+    return first, second

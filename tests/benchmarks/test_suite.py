@@ -13,11 +13,13 @@ from benchmarks import (
     plans_speed,
     spans_speed,
     table,
+    tatoeba_speed,
     tokenised_speed,
     training_speed,
 )
 from benchmarks.table import Measurement, not_measured
 from benchmarks.workloads import Workload
+from helpers import encoders, tasks
 from helpers.settings import Settings
 
 # Names that other pages rely on.
@@ -139,6 +141,27 @@ def test_plans(tmp_path):
 def test_tokenised_rows():
     rows = tokenised_speed.measure(20)
     assert names(rows) == sorted(suite.JOBS["tokenised"].rows) and rows[0].rows == 20
+
+
+def test_tatoeba_is_measured_with_its_products():
+    rows = tatoeba_speed.measure(encoders.load("tiny"), tasks.get("messages"), ["de", "fr"])
+    assert names(rows) == sorted(suite.JOBS["tatoeba"].rows)
+    middle, last = rows
+    assert "hidden state 1 of 2" in middle.note and "hidden state 2 of 2" in last.note
+    assert last.rows == middle.rows > 0 and 0 < last.ratio < 1
+    # A second layer costs as much as the first; the peak differs a little from run to run.
+    assert 1 < last.reference_value / middle.reference_value < 4
+
+
+def test_tatoeba_without_its_rows_is_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
+    rows = tatoeba_speed.measure(encoders.load("tiny"), tasks.get("tatoeba"), ["af"])
+    assert all(math.isnan(row.value) and row.note.startswith("not measured") for row in rows)
+    assert names(rows) == sorted(suite.JOBS["tatoeba"].rows)
+
+
+def test_xtreme_reads_fixed_layers_of_two_depths():
+    assert [tatoeba_speed.xtreme_layer(depth) for depth in (12, 24, 2)] == [8, 14, 1]
 
 
 def test_metrics():

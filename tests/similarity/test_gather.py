@@ -7,6 +7,7 @@ from helpers import tasks, training
 from helpers.similarity.catalogue import NEEDS, Undefined
 from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Dyad, Gatherer, Side
+from helpers.similarity.representations import leading_axes
 from helpers.similarity.views import Reader, encode, row_means
 
 STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
@@ -174,6 +175,16 @@ def test_common_sentences_are_the_same_for_all_encoders_and_seeds(gather):
     assert one.count == two.count <= gather.options.common_rows
     np.testing.assert_array_equal(one.second, two.second)
     assert np.abs(one.values - two.values).max() > 1e-3
+
+
+def test_common_axes_are_those_of_the_same_rows(gather):
+    states, axes = (gather.get(f"common.target{end}", dyad()) for end in ("", "_axes"))
+    assert axes.count == states.count and axes.passes == states.passes
+    for part in ("all", "a", "b"):
+        expected = leading_axes(states.get(part))
+        kept = len(axes.get(part).share)
+        assert 1 < kept <= 50
+        np.testing.assert_allclose(axes.get(part).loadings, expected.loadings[:kept])
 
 
 def test_parallel_text_is_read_by_both_encoders(gather):

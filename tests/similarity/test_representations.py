@@ -9,6 +9,7 @@ from helpers.errors import BadRows
 from helpers.similarity import features
 from helpers.similarity.representations import (
     canonical_correlations,
+    leading_axes,
     linear_cka,
     pwcca,
     rsa,
@@ -108,6 +109,29 @@ class TestCca:
         a = noise(200, 4)
         assert pwcca(a[:, :2], a) == pytest.approx(1.0)
         assert pwcca(a, a[:, :2]) < 0.7
+
+    @pytest.mark.parametrize("dimensions", [0, 5])
+    def test_axes_that_were_cut_before_give_the_same(self, dimensions):
+        a, b = noise(200, 30), noise(200, 20, 1)
+        b += a[:, :20]
+        cut = [leading_axes(values, dimensions) for values in (a, b)]
+        for measure in (svcca, pwcca):
+            expected = measure(a, b, dimensions=dimensions)
+            assert measure(*cut, dimensions=dimensions) == pytest.approx(expected, rel=1e-10)
+            assert measure(*cut) == pytest.approx(expected, rel=1e-10)
+            assert measure(cut[0], b, dimensions=dimensions) == pytest.approx(expected, rel=1e-10)
+
+    def test_axes_are_orthonormal_and_rebuild_the_representation(self):
+        a = noise(50, 6) * [5.0, 4, 3, 2, 1, 0.1]
+        axes = leading_axes(a)
+        np.testing.assert_allclose(axes.scores.T @ axes.scores, np.eye(6), atol=1e-12)
+        rebuilt, centred = axes.scores @ axes.loadings, a - a.mean(axis=0)
+        np.testing.assert_allclose(rebuilt / rebuilt.std(), centred / centred.std(), atol=1e-12)
+        assert (np.diff(axes.share) > 0).all() and axes.share[-1] == pytest.approx(1)
+
+    def test_axes_of_other_rows_are_refused(self):
+        with pytest.raises(BadRows, match="49 and 50 rows"):
+            svcca(leading_axes(noise(49, 3)), leading_axes(noise(50, 3)))
 
     def test_svcca_drops_axes_of_little_variance(self):
         a = noise(300, 3)
