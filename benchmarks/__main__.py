@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python -m benchmarks [--list] [name ...]``.
 
 A name is that of a benchmark or of a row of ``data/benchmarks.csv``. Without one, all are run but those
-that take long for what they say, ``processes`` and ``similarity``; two quiet processor cores need less
-than half an hour. Each runs in a process of its own, so that none warms another, and writes its rows
+that take long for what they say, ``processes``, ``similarity`` and ``tatoeba``; two quiet processor
+cores need less than half an hour. Each runs in a process of its own, so that none warms another, and writes its rows
 when it is done.
 """
 
@@ -36,7 +36,7 @@ def _training(workload: str) -> Job:
     return Job(f"training_speed --workload {workload}", rows)
 
 
-LONG = ("processes", "similarity")
+LONG = ("processes", "similarity", "tatoeba")
 _TWO = ("train", "evaluate")
 _PARTS = ("matmul", "attention", "elementwise", "optimiser", "rest")
 _LOGME = (
