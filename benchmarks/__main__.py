@@ -2,8 +2,8 @@
 
 A name is that of a benchmark or of a row of ``data/benchmarks.csv``. Without one, all are run but those
 that take long for what they say, ``processes``, ``similarity`` and ``tatoeba``; two quiet processor
-cores need less than half an hour. Each runs in a process of its own, so that none warms another, and writes its rows
-when it is done.
+cores need less than half an hour. Each runs in a process of its own, so that none warms another, and
+writes its rows when it is done.
 """
 
 from __future__ import annotations
