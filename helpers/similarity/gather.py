@@ -213,6 +213,12 @@ def _timed(make: Callable[[], Parts], passes: int) -> Parts:
     return replace(parts, passes=passes, seconds=time.perf_counter() - start)
 
 
+def _each_part(value: Callable[[str], Any]) -> Parts:
+    """Return what a function makes of all rows, and of each half."""
+    whole, first, second = (value(part) for part in ("all", "a", "b"))
+    return Parts(whole, halves=(first, second))
+
+
 # Arrays of one task.
 
 
@@ -253,8 +259,7 @@ def _counts(g: Gatherer, side: Side, language: str) -> Wanted:
 
     def make() -> Parts:
         pieces = g.cache.get(source)
-        whole, first, second = (piece_counts(pieces.get(p), size) for p in ("all", "a", "b"))
-        return Parts(whole, halves=(first, second))
+        return _each_part(lambda part: piece_counts(pieces.get(part), size))
 
     return Wanted("counts", (source.key, size), make, keep=False)
 
@@ -336,10 +341,9 @@ def _plain_probe(
 
     def make() -> Parts:
         inputs = g.cache.get(features), g.cache.get(labels)
-        whole, *half = (
-            _or_nan(score, *(parts.get(part) for parts in inputs)) for part in ("all", "a", "b")
+        return _each_part(
+            lambda part: np.float64(_or_nan(score, *(parts.get(part) for parts in inputs)))
         )
-        return Parts(np.float64(whole), halves=(np.float64(half[0]), np.float64(half[1])))
 
     return Wanted(score.__name__, (features.key, labels.key, _code(score)), make)
 
@@ -543,11 +547,9 @@ def _tuned_map(g: Gatherer, dyad: Dyad) -> Wanted:
 
     def make() -> Parts:
         before, after = g.cache.get(plain), g.cache.get(tuned)
-        whole, first, second = (
-            embedding_map(before.get(part), after.get(part)) for part in ("all", "a", "b")
-        )
+        made = _each_part(lambda part: embedding_map(before.get(part), after.get(part)))
         passes, seconds = before.passes + after.passes, before.seconds + after.seconds
-        return Parts(whole, halves=(first, second), passes=passes, seconds=seconds)
+        return replace(made, passes=passes, seconds=seconds)
 
     return Wanted("tuned map", (plain.key, tuned.key), make, keep=False)
 
@@ -570,15 +572,12 @@ def _common_axes(g: Gatherer, side: Side) -> Wanted:
 
     def make() -> Parts:
         found = g.cache.get(common)
-        cut = _timed(lambda: _axes_of(found), found.passes)
-        return replace(cut, seconds=found.seconds + cut.seconds)
+        cut = _timed(
+            lambda: _each_part(lambda part: leading_axes(found.get(part), AXES)), found.passes
+        )
+        return replace(cut, entries=len(found.values), seconds=found.seconds + cut.seconds)
 
     return Wanted("common axes", (common.key, AXES), make, keep=False)
-
-
-def _axes_of(parts: Parts) -> Parts:
-    whole, first, second = (leading_axes(parts.get(part), AXES) for part in ("all", "a", "b"))
-    return Parts(whole, halves=(first, second), entries=len(parts.values))
 
 
 def _common_texts(g: Gatherer) -> tuple[list[str], str]:
@@ -627,11 +626,9 @@ def _centre(provider: Callable[..., Wanted], kind: str, g: Gatherer, dyad: Dyad)
         raise Undefined(f"{len(each)} tasks of the study have English rows; centring needs three.")
 
     def make() -> Parts:
-        means = {
-            part: np.mean([g.cache.get(w).get(part).mean(axis=0) for w in each], axis=0)
-            for part in ("all", "a", "b")
-        }
-        return Parts(means["all"], halves=(means["a"], means["b"]))
+        return _each_part(
+            lambda part: np.mean([g.cache.get(w).get(part).mean(axis=0) for w in each], axis=0)
+        )
 
     return Wanted(kind, tuple(w.key for w in each), make, keep=False)
 
@@ -648,11 +645,11 @@ def _whitening(g: Gatherer, dyad: Dyad) -> Wanted:
     each = _defined(g, _embeddings, dyad.intermediate.seed)
 
     def make() -> Parts:
-        whole, first, second = (
-            whitening(np.mean([_spread(g.cache.get(w).get(part)) for w in each], axis=0))
-            for part in ("all", "a", "b")
+        return _each_part(
+            lambda part: whitening(
+                np.mean([_spread(g.cache.get(w).get(part)) for w in each], axis=0)
+            )
         )
-        return Parts(whole, halves=(first, second))
 
     return Wanted("whitening", tuple(w.key for w in each), make, keep=False)
 

@@ -40,8 +40,8 @@ class Axes:
 
     def up_to(self, variance: float, dimensions: int) -> Axes:
         """Return the first axes that explain a share of the variance, at most so many (0: all)."""
-        keep = min(int(np.searchsorted(self.share, variance - 1e-12)) + 1, len(self.share))
-        keep = min(keep, dimensions) if dimensions else keep
+        keep = int(np.searchsorted(self.share, variance - 1e-12)) + 1
+        keep = min(keep, dimensions or keep)
         return Axes(self.scores[:, :keep], self.loadings[:keep], self.share[:keep])
 
 
@@ -61,9 +61,9 @@ def leading_axes(values: ArrayLike, dimensions: int = 0) -> Axes:
     centred = _centred(matrix(values, "representation", rows=4))
     variances, axes = eigen(centred.T @ centred, max(centred.shape))
     share = np.cumsum(variances[::-1]) / variances.sum()
-    keep = min(dimensions or len(variances), len(variances))
-    scale, axes = np.sqrt(variances[::-1][:keep]), axes[:, ::-1][:, :keep]
-    return Axes(centred @ (axes / scale), scale[:, None] * axes.T, share[:keep])
+    kept = slice(dimensions or None)
+    scale, axes = np.sqrt(variances[::-1][kept]), axes[:, ::-1][:, kept]
+    return Axes(centred @ (axes / scale), scale[:, None] * axes.T, share[kept])
 
 
 def linear_cka(a: ArrayLike, b: ArrayLike, debiased: bool = True) -> float:
@@ -161,8 +161,8 @@ def svcca(
 ) -> float:
     """Mean canonical correlation of the leading principal axes of two representations.
 
-    Cost: O(N D^2), or O(N k^2) from k axes. Invariant to rotation and to scale. Independent representations score about
-    sqrt(D1 + D2) / sqrt(N) rather than 0, so keep few dimensions.
+    Cost: O(N D^2), or O(N k^2) from k axes. Invariant to rotation and to scale. Independent
+    representations score about sqrt(D1 + D2) / sqrt(N) rather than 0, so keep few dimensions.
 
     Args:
         a: shape (N, D1), or its leading axes.
@@ -187,8 +187,8 @@ def pwcca(
 ) -> float:
     """Canonical correlations weighted by how much of the first representation they carry.
 
-    Cost: O(N D^2), or O(N k^2) from k axes. Directed: weights come from ``a``. Directions of ``a`` without a counterpart in
-    ``b`` count with correlation 0.
+    Cost: O(N D^2), or O(N k^2) from k axes. Directed: weights come from ``a``. Directions of ``a``
+    without a counterpart in ``b`` count with correlation 0.
 
     Args:
         a: shape (N, D1), or its leading axes; the representation that gives the weights.
