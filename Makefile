@@ -9,8 +9,8 @@ BIN := $(strip $(VENV))/bin
 RUN := $(BIN)/python -m
 READY := $(strip $(VENV))/.transfer-book-ready
 
-# Choices for `make study`, empty ones are left to the profile; make study PROFILE=small SEEDS=5
-PROFILE ?= embedded
+# Choices for `make study`, empty ones are left to the profile; make study PROFILE=pilot SEEDS=5
+PROFILE ?= demo
 SEEDS ?=
 ENGINE ?= local
 MODE ?= missing
@@ -19,8 +19,8 @@ STUDY = --profile $(PROFILE) --engine $(ENGINE) --mode $(MODE) $(if $(SEEDS),--s
 .PHONY: book test lab chapter study status bench check-hub test-slurm lint pair setup clean help
 .DEFAULT_GOAL := help
 
-book: $(READY)  ## run the embedded study where it is not done yet, and build the book
-	$(RUN) helpers.study --profile embedded --engine processes
+book: $(READY)  ## run the demo study where it is not done yet, and build the book
+	$(RUN) helpers.study --profile demo --engine processes
 	$(RUN) helpers.pages build
 
 test: lint  ## lint, types, tests, pairs, and a strict build of the book from a tiny live study
@@ -38,17 +38,17 @@ lab: $(READY)  ## open JupyterLab with the chapters as notebooks
 chapter: $(READY)  ## run one chapter: make chapter NAME=03 PARAMS="seeds=2 languages=de,fr"
 	$(RUN) helpers.pages run "$(NAME)" $(PARAMS)
 
-study: $(READY)  ## run a study: make study PROFILE=small SEEDS=5 ENGINE=processes MODE=missing
+study: $(READY)  ## run a study: make study PROFILE=pilot SEEDS=5 ENGINE=processes MODE=missing
 	$(RUN) helpers.study $(STUDY)
 
 status: $(READY)  ## what is done, running and missing of a study
-	$(RUN) helpers.status --profile $(PROFILE)
+	$(RUN) helpers.study.status --profile $(PROFILE)
 
 bench: $(READY)  ## time training and similarity against the stock way
 	$(RUN) benchmarks
 
 check-hub: $(READY)  ## compare every pinned data set and encoder with the hub (needs a connection)
-	$(RUN) helpers.check_hub
+	$(RUN) helpers.data.check_hub
 
 test-slurm: $(READY)  ## start a two-node SLURM here and run the cluster tests on it (needs root)
 	tests/slurm/run.sh $(BIN)/python

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from benchmarks.workloads import Workload, prepared
-from helpers import devices, training
 from helpers.formats import Batch
 from helpers.formats.encoded import sorted_batches
-from helpers.network import Network
-from helpers.settings import Settings
+from helpers.models import devices, training
+from helpers.models.network import Network
+from helpers.models.settings import Settings
 
 WORK = Workload(
     "check", "large-random", "generated-pair", Settings(train_rows=64, max_length=128, dev_rows=1)

@@ -22,10 +22,10 @@ import pandas as pd
 from benchmarks.table import Measurement, store
 from helpers import study
 from helpers.machine import cores
-from helpers.plans import Plan
-from helpers.store import Store
+from helpers.study.plans import Plan
+from helpers.study.store import Store
 
-SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "embedded": {"intermediates": ["mrpc-val"]}}
+SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "demo": {"intermediates": ["mrpc-val"]}}
 
 
 def as_plan(profile: str, folder: Path, engine: str = "local") -> float:
@@ -43,7 +43,7 @@ def as_cells(plan: Plan, folder: Path) -> float:
     for number, run in enumerate(targets):
         cell = folder / str(number)
         path = plan.save(cell / "plans")
-        seconds += _run(["-m", "helpers.run", "--plan", str(path), run], cell)
+        seconds += _run(["-m", "helpers.study.run", "--plan", str(path), run], cell)
     return seconds
 
 
@@ -90,13 +90,13 @@ def measure(profile: str, processes: bool = False) -> list[Measurement]:
 
 
 def _named(name: str, profile: str) -> str:
-    return name if profile == "embedded" else f"{name}_{profile}"
+    return name if profile == "demo" else f"{name}_{profile}"
 
 
 def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=list(SIZES), default="embedded")
+    parser.add_argument("--profile", choices=list(SIZES), default="demo")
     parser.add_argument("--processes", action="store_true", help="compare with several processes")
     options = parser.parse_args()
     found = measure(options.profile, options.processes)

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import profiles, tasks
-from helpers.costs import CHARACTERS_PER_TOKEN
+from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
-from helpers.surveys import Survey, Surveys
+from helpers.study import profiles
+from helpers.study.costs import CHARACTERS_PER_TOKEN
+from helpers.study.surveys import Survey, Surveys
 from helpers.tasks import Task
 
 TARGET = Path(__file__).resolve().parent.parent / "data" / "paper_tokens.csv"

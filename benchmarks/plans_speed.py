@@ -13,10 +13,10 @@ from typing import Any
 
 from benchmarks.table import Measurement, store
 from helpers import study
-from helpers.plans import Plan
-from helpers.records import Attempt, Record, to_bytes
-from helpers.resuming import missing
-from helpers.store import Store
+from helpers.study.plans import Plan
+from helpers.study.records import Attempt, Record, to_bytes
+from helpers.study.resuming import missing
+from helpers.study.store import Store
 
 RUNS = 100_000
 # A target of the study has about this many languages; their scores are most of a record.

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from benchmarks.table import Measurement, store
-from helpers import devices, encoders, formats, similarity, training
+from helpers import formats, similarity
+from helpers.models import devices, encoders, training
 from helpers.similarity import features, text, transport
 from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Options

@@ -18,10 +18,11 @@ import torch
 
 from benchmarks.table import Measurement, machine, not_measured, store
 from benchmarks.training_speed import matmul_flops, matmul_peak
-from helpers import data, devices, encoders, evaluation, formats, tasks
-from helpers.encoders import Encoder
+from helpers import data, evaluation, formats, tasks
+from helpers.models import devices, encoders
+from helpers.models.encoders import Encoder
+from helpers.models.training import Tuned
 from helpers.tasks import Task
-from helpers.training import Tuned
 
 NAMES = ("tatoeba_36_pairs_xtreme_layer", "tatoeba_36_pairs_last_layer")
 NO_DATA = "rows of some language are not on the machine that ran the benchmarks"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.table import Measurement, store
-from helpers import data, encoders, formats, tasks, tokenised
+from helpers import data, formats, tasks
+from helpers.models import encoders, tokenised
 
 TASK, LONGEST = "hellaswag-val", 96
 

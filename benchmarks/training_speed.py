@@ -31,14 +31,14 @@ import torch
 
 from benchmarks.table import Measurement, machine, not_measured, store
 from benchmarks.workloads import Workload, prepared
-from helpers import devices, training
 from helpers.formats import Encoded
 from helpers.formats.encoded import IGNORE
-from helpers.network import Network
-from helpers.packing import suits
+from helpers.models import devices, training
+from helpers.models.network import Network
+from helpers.models.packing import suits
+from helpers.models.preparing import Prepared
+from helpers.models.settings import Settings
 from helpers.predicting import outputs
-from helpers.preparing import Prepared
-from helpers.settings import Settings
 
 ARMS = ("stock", "tuned", "ours")
 PRODUCT = "largest matrix product, operations/s"

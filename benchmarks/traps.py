@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import data, encoders, evaluation, metrics, mining, sources, tasks
+from helpers import data, evaluation, metrics, tasks
+from helpers.data import sources
+from helpers.metrics import mining
+from helpers.models import encoders
+from helpers.models.settings import Settings
+from helpers.models.training import Tuned, fine_tune
 from helpers.provenance import provenance
-from helpers.settings import Settings
 from helpers.tasks import Source
-from helpers.training import Tuned, fine_tune
 
 PATH = Path(__file__).resolve().parent.parent / "data" / "results" / "traps.csv"
 COLUMNS = ("trap", "task", "language", "rule", "official", "metric", "value", "n", "reader")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from helpers import encoders, formats, tasks
-from helpers.encoders import Encoder
+from helpers import formats, tasks
 from helpers.formats import Encoded
-from helpers.preparing import Prepared, prepare
-from helpers.settings import Settings
+from helpers.models import encoders
+from helpers.models.encoders import Encoder
+from helpers.models.preparing import Prepared, prepare
+from helpers.models.settings import Settings
 from helpers.tasks import Source, Task
 
 THINGS = (

@@ -21,7 +21,7 @@ _EXAMPLE_LENGTH = 220
 def groups() -> dict[str, list[str]]:
     """Return the tasks of the book by where they belong; generated test tasks are left out."""
     found: dict[str, list[str]] = {
-        "embedded": [],
+        "demo": [],
         "paper": [],
         "xtreme": [],
         "xtreme-r": [],

@@ -7,9 +7,9 @@ import pandas as pd
 from helpers import findings, results, tasks
 from helpers.book import interval, number
 from helpers.errors import BadFit, HelpfulError
-from helpers.profiles import Profile, get
 from helpers.stats import gains, prediction
 from helpers.stats.confirmatory import PRIMARY, RANDOM
+from helpers.study.profiles import Profile, get
 
 COLUMNS = ("rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity")
 

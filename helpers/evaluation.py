@@ -9,21 +9,22 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from helpers import devices, formats, metrics, tokenised
+from helpers import formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
-from helpers.encoders import Encoder, can_trim, trim
 from helpers.errors import HelpfulError, MissingData, unknown
 from helpers.formats import Encoded
 from helpers.formats.encoded import join
-from helpers.neighbours import Taken
-from helpers.network import Network
-from helpers.packing import suits
+from helpers.metrics.neighbours import Taken
+from helpers.metrics.submissions import score_submission, write_submission
+from helpers.models import devices, tokenised
+from helpers.models.encoders import Encoder, can_trim, trim
+from helpers.models.network import Network
+from helpers.models.packing import suits
+from helpers.models.training import Tuned, training_task
 from helpers.predicting import outputs, task_scores
 from helpers.retrieving import retrieval_scores
-from helpers.submissions import score_submission, write_submission
 from helpers.tasks import Task
-from helpers.training import Tuned, training_task
 
 __all__ = [
     "Prediction",

@@ -11,11 +11,11 @@ import pandas as pd
 
 from helpers import study
 from helpers.errors import BadRecord, MissingData, unknown
-from helpers.profiles import PROFILES
-from helpers.store import Store, read_export
+from helpers.study.profiles import PROFILES
+from helpers.study.store import Store, read_export
 
 if TYPE_CHECKING:
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
 SIMILARITY = FOLDER.parent / "similarity"
@@ -40,7 +40,7 @@ def load(
     """Return the scores of a profile, one row per score.
 
     Args:
-        profile: ``"tiny"``, ``"embedded"``, ``"small"`` or ``"paper"``. Scores that are committed
+        profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``. Scores that are committed
             under ``data/results`` are read; otherwise the study of that profile is run here, as
             far as ``mode`` says.
         seeds: seeds of a live study; ``None``: as the profile says.
@@ -48,7 +48,7 @@ def load(
         progress: whether a live study shows its progress.
 
     Returns:
-        The columns of ``helpers.store.SCORE_COLUMNS``; failed and collapsed runs among them.
+        The columns of ``helpers.study.store.SCORE_COLUMNS``; failed and collapsed runs among them.
 
     Raises:
         UnknownName: no such profile or mode.
@@ -70,7 +70,7 @@ def stages(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
 
     Returns:
         One row per intermediate stage with one task, with the columns of
-        ``helpers.store.SCORE_COLUMNS``; failed and collapsed ones among them.
+        ``helpers.study.store.SCORE_COLUMNS``; failed and collapsed ones among them.
 
     Raises:
         UnknownName: no such profile.
@@ -102,7 +102,7 @@ def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
     Raises:
         UnknownName: no such profile.
     """
-    from helpers.profiles import MARGIN
+    from helpers.study.profiles import MARGIN
 
     found = stages(profile, seeds=seeds)
     known = floors(profile, found).set_index("intermediate")["floor"]
@@ -124,7 +124,7 @@ def floors(profile: str, found: pd.DataFrame, folder: Path = FOLDER) -> pd.DataF
         Columns intermediate, metric, floor; NaN where the rows are not at hand.
     """
     from helpers import evaluation, tasks
-    from helpers.profiles import get
+    from helpers.study.profiles import get
 
     file = folder / f"{profile}-floors.csv"
     if file.exists():
@@ -200,7 +200,8 @@ def sampled_rows(profile: str) -> int:
 
 def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
-    from helpers import encoders, similarity
+    from helpers import similarity
+    from helpers.models import encoders
     from helpers.similarity.gather import Options
 
     chosen = PROFILES[profile]

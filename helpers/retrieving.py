@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers import metrics
 from helpers.errors import unknown
-from helpers.mining import (
+from helpers.metrics.mining import (
     apply_threshold,
     fit_space,
     in_first_half,
@@ -18,7 +18,7 @@ from helpers.mining import (
     nearest,
     tune_threshold,
 )
-from helpers.neighbours import Taken
+from helpers.metrics.neighbours import Taken
 from helpers.tasks import Task
 
 SPACES = ("raw", "centre", "whiten")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from helpers import costs, profiles, results
+from helpers import results
 from helpers.book import number
-from helpers.plans import Plan
-from helpers.records import FINISHED
-from helpers.store import Store, read_export
+from helpers.study import costs, profiles
+from helpers.study.plans import Plan
+from helpers.study.records import FINISHED
+from helpers.study.store import Store, read_export
 
 FOLDER = Path(__file__).resolve().parent.parent / "data"
 NOT_MEASURED = "not measured"

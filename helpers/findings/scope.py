@@ -10,7 +10,7 @@ from helpers.stats.confirmatory import PRIMARY
 
 BOTH = ("intermediate", "target")
 SEEDS, ROWS = 3, 2000  # per dyad, and per task for the primary similarity: the specification's
-ILLUSTRATIVE = ("tiny", "embedded")
+ILLUSTRATIVE = ("tiny", "demo")
 
 
 def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame, list[str]]:

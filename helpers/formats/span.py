@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from helpers.formats.base import Batch, FormatBase, Head
 from helpers.formats.encoded import Encoded
+from helpers.formats.spans import best_spans
 from helpers.formats.tokenise import Template, piece_ids, pieces_with_offsets
-from helpers.spans import best_spans
 from helpers.tasks import Task
 
 QUESTION_PIECES = 64

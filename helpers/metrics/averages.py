@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from helpers.errors import BadRows, unknown
-from helpers.metrics.benchmarks import benchmark
+from helpers.metrics.xtreme import benchmark
 
 
 def task_mean(by_language: Mapping[str, float]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Measure the similarities of a profile and write them where chapters read them.
 
-    python -m helpers.similarity embedded                 # what needs no training, and what is stored
-    python -m helpers.similarity embedded --train         # fine-tunes what a measure lacks
-    python -m helpers.similarity small --families text format
-    python -m helpers.similarity embedded --encoder bundled-random --families text   # a control
+    python -m helpers.similarity demo                 # what needs no training, and what is stored
+    python -m helpers.similarity demo --train         # fine-tunes what a measure lacks
+    python -m helpers.similarity pilot --families text format
+    python -m helpers.similarity demo --encoder bundled-random --families text   # a control
 
 Writes ``data/similarity/<name>.csv`` and one matrix per measure in ``data/similarity/<name>/``.
 """
@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from helpers import profiles, tasks
+from helpers import tasks
 from helpers.errors import MissingData
 from helpers.similarity import catalogue
 from helpers.similarity.measure import export, measure, to_csv
+from helpers.study import profiles
 
 if TYPE_CHECKING:
-    from helpers.encoders import Encoder
-    from helpers.profiles import Profile
-    from helpers.settings import Settings
+    from helpers.models.encoders import Encoder
+    from helpers.models.settings import Settings
+    from helpers.study.profiles import Profile
     from helpers.tasks.task import Task
 
 OUTPUT = Path(__file__).parents[2] / "data" / "similarity"
@@ -82,7 +83,7 @@ def _name(profile: Profile, options: argparse.Namespace) -> str:
 
 def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
     """Return the table of a profile, as the options ask."""
-    from helpers import encoders
+    from helpers.models import encoders
     from helpers.similarity.early import Early
     from helpers.similarity.gather import Options
 
@@ -109,7 +110,7 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
 def _checkpoints(profile: Profile, encoder: Encoder, options: argparse.Namespace) -> Any:
     """Return what the store of runs holds, and where asked for what is trained now."""
     from helpers.similarity.checkpoints import Trained, first_of, from_store
-    from helpers.store import default_folder
+    from helpers.study.store import default_folder
 
     try:
         stored: Any = from_store(encoder)

@@ -18,9 +18,9 @@ from helpers.similarity.catalogue import Undefined
 if TYPE_CHECKING:
     from torch import nn
 
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
+    from helpers.models.training import Settings, Tuned
     from helpers.tasks.task import Task
-    from helpers.training import Settings, Tuned
 
 __all__ = ["Checkpoint", "Trained", "fingerprint", "first_of", "from_store", "resolve"]
 
@@ -119,7 +119,7 @@ def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, 
     Raises:
         MissingData: the store has none.
     """
-    from helpers.store import Store
+    from helpers.study.store import Store
 
     store = Store(folder)
     scores = store.scores(stage="intermediate")
@@ -151,7 +151,8 @@ class _Stored:
     task: str
 
     def __call__(self) -> Tuned:
-        from helpers import data, training
+        from helpers import data
+        from helpers.models import training
 
         known = data.with_labels(tasks.get(self.task))
         encoder = training.load_encoder(self.encoder, self.folder)
@@ -163,7 +164,7 @@ def _heads(folder: Path, task: Task, width: int) -> tuple[dict[str, nn.Module], 
     """Heads kept beside an encoder, none where an older run kept none, and how they pool."""
     from helpers.files import load_tensors
     from helpers.formats import get
-    from helpers.training import Settings
+    from helpers.models.training import Settings
 
     path = folder / "heads.safetensors"
     if not path.exists():
@@ -205,7 +206,8 @@ class Trained:
         return Checkpoint(key, lambda: self._load(trainer.name, settings, seed, key))
 
     def _load(self, task: str, settings: Settings, seed: int, key: str) -> Tuned:
-        from helpers import data, training
+        from helpers import data
+        from helpers.models import training
 
         place = Path(self.folder) / key[:2] / key
         known = data.with_labels(tasks.get(task))

@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from helpers.settings import Settings
+from helpers.models.settings import Settings
 from helpers.similarity.catalogue import Undefined
 
 if TYPE_CHECKING:
+    from helpers.models.training import Tuned
     from helpers.tasks.task import Task
-    from helpers.training import Tuned
 
 __all__ = ["Early"]
 
@@ -50,7 +50,8 @@ class Early:
         Raises:
             Undefined: the short run collapsed.
         """
-        from helpers import data, training
+        from helpers import data
+        from helpers.models import training
 
         short = training.fine_tune(tuned.encoder, [data.with_labels(task)], self.settings, seed)
         if short.outcome.status != "done":

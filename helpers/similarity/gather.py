@@ -36,9 +36,9 @@ from helpers.similarity.weights import embedding_map
 if TYPE_CHECKING:
     from torch import nn
 
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
+    from helpers.models.training import Tuned
     from helpers.tasks.task import Task
-    from helpers.training import Tuned
 
 __all__ = ["Dyad", "Gatherer", "Options", "Side"]
 
@@ -693,7 +693,7 @@ def _text_count(g: Gatherer, dyad: Dyad) -> Wanted:
 def _losses(g: Gatherer, texts: list[str], second: Any, reader: Callable[[], Reader]) -> Parts:
     """Masked-language loss of each text that has a hidden piece."""
     from helpers.formats.masked import Masked
-    from helpers.network import Network
+    from helpers.models.network import Network
     from helpers.predicting import outputs
     from helpers.tasks.task import Source, Task
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from helpers import devices
-from helpers.encoders import Encoder
 from helpers.formats import Batch, Encoded, FormatBase
 from helpers.formats.encoded import IGNORE, sorted_batches
-from helpers.network import Network
+from helpers.models import devices
+from helpers.models.encoders import Encoder
+from helpers.models.network import Network
 from helpers.similarity.catalogue import Undefined
 from helpers.tasks.task import Task
 

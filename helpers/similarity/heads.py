@@ -10,7 +10,7 @@ from helpers.errors import MissingData
 if TYPE_CHECKING:
     from torch import nn
 
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
 
 __all__ = ["language_head"]
 
@@ -50,7 +50,7 @@ def language_head(encoder: Encoder) -> nn.Module:
 
 def _folder(encoder: Encoder) -> Path:
     """Where the files of an encoder lie."""
-    from helpers import encoders
+    from helpers.models import encoders
 
     if Path(encoder.name).is_dir():
         return Path(encoder.name)

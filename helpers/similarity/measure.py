@@ -27,11 +27,11 @@ from helpers.similarity.weights import noise_ceiling
 if TYPE_CHECKING:
     from torch import nn
 
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
+    from helpers.models.training import Tuned
     from helpers.similarity.checkpoints import Source
     from helpers.similarity.gather import Dyad, Gatherer, Options, Side
     from helpers.tasks.task import Task
-    from helpers.training import Tuned
 
 __all__ = ["COLUMNS", "export", "matrix", "measure", "read", "to_csv"]
 
@@ -177,7 +177,7 @@ def _task(value: Any) -> Task:
 
 
 def _encoder(value: Any) -> Encoder:
-    from helpers import encoders
+    from helpers.models import encoders
 
     return encoders.load(value) if isinstance(value, str) else value
 
@@ -189,7 +189,7 @@ def _chosen(measures: Collection[str | Measure] | None) -> list[Measure]:
 
 def default_place() -> Path:
     """Return where values and arrays are kept unless a caller says otherwise."""
-    from helpers.store import default_folder
+    from helpers.study.store import default_folder
 
     return default_folder() / "similarity"
 

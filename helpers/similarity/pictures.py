@@ -17,7 +17,7 @@ from helpers.similarity.gather import Dyad, Gatherer, Options, Side
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from helpers.encoders import Encoder
+    from helpers.models.encoders import Encoder
     from helpers.similarity.checkpoints import Source
 
 __all__ = ["pair_figure"]

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from helpers import devices, formats
-from helpers.encoders import Encoder
+from helpers import formats
 from helpers.formats import Batch, Encoded
 from helpers.formats.base import pool
 from helpers.formats.encoded import sorted_batches, token_index
-from helpers.network import Network
+from helpers.models import devices
+from helpers.models.encoders import Encoder
+from helpers.models.network import Network
 from helpers.similarity.arrays import Integers
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.samples import Sample, label_counts, subset

@@ -28,7 +28,7 @@ def gains(
     """Compute the gain of every scored run over the mean baseline of its target and language.
 
     Args:
-        scores: tidy score table (``helpers.store.SCORE_COLUMNS``; columns not needed are ignored).
+        scores: tidy score table (``helpers.study.store.SCORE_COLUMNS``; columns not needed are ignored).
         split: rows of this split count.
         metrics: main metric per target; default: what the task facts say, or the only metric.
         chance: score of guessing per target, 0 to 1; default: what the task facts say, or 0.

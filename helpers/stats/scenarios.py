@@ -14,7 +14,7 @@ Similarity = Literal["independent", "nodes", "interactions", "blocks", "confound
 # Formats of a grid like that of the study: 9 intermediates, 10 targets, 4 x 5 formats.
 PAPER = ((0, 0, 0, 1, 1, 2, 2, 2, 3), (0, 2, 3, 3, 1, 1, 1, 4, 4, 4))
 WIDE = (tuple(k % 4 for k in range(20)), PAPER[1])
-EMBEDDED = ((0, 0, 0, 0, 1, 1, 1), (1, 2, 3))
+DEMO = ((0, 0, 0, 0, 1, 1, 1), (1, 2, 3))
 SMALLEST = ((0, 0, 1, 1), (1, 2, 3))
 # Number of languages per XTREME-R target, 202 cells in all.
 XTREME_R = (15, 11, 38, 48, 11, 7, 9, 41, 11, 11)
@@ -84,8 +84,8 @@ SCENARIOS = {
         Scenario("20 x 10, none", "Twenty intermediates.", WIDE, block=0),
         Scenario("20 x 10, half", "Twenty intermediates, moderate blocks.", WIDE, block=0.5),
         Scenario("20 x 10", "Twenty intermediates, strong blocks.", WIDE),
-        Scenario("7 x 3", "The size of the embedded study with all its intermediates.", EMBEDDED),
-        Scenario("4 x 3", "The size of the embedded study by default.", SMALLEST),
+        Scenario("7 x 3", "The size of the demo study with all its intermediates.", DEMO),
+        Scenario("4 x 3", "The size of the demo study by default.", SMALLEST),
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.tasks import embedded, intermediate, translated, xtreme, xtreme_r
+from helpers.tasks import demo, intermediate, translated, xtreme, xtreme_r
 from helpers.tasks.registry import get, names, register
 from helpers.tasks.relations import relation
 from helpers.tasks.task import FORMATS, About, Source, Task
@@ -16,7 +16,7 @@ __all__ = [
     "About",
     "Source",
     "Task",
-    "embedded",
+    "demo",
     "get",
     "intermediate",
     "names",

@@ -54,7 +54,7 @@ class Source:
         revision: pinned commit of a hub data set.
         url: for ``files``: address that ``config`` is appended to.
         read: reader of the raw rows, ``read(language, split)``; needed for ``rows``, and for
-            ``package`` where the package has no reader in ``helpers.packages``.
+            ``package`` where the package has no reader in ``helpers.data.packages``.
         counts: expected rows, keyed ``"split"`` or ``"language/split"``; checked on the hub.
         licence: licence as stated by the publisher.
         parts: sources read one after another in place of this one (SNLI + MNLI + ANLI).
@@ -151,7 +151,7 @@ class Task:
         max_length: longest input in sub-tokens.
         settings: training settings that differ from the profile's.
         about: what a reader wants to know.
-        group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``embedded``); several by comma.
+        group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
         origin: text collections it is built from, for ``relation``'s ``same_source``.
         holds: training sets whose rows its own training rows contain, for ``identity_pair``;
             empty: its own name.

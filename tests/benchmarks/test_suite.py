@@ -19,8 +19,9 @@ from benchmarks import (
 )
 from benchmarks.table import Measurement, not_measured
 from benchmarks.workloads import Workload
-from helpers import encoders, tasks
-from helpers.settings import Settings
+from helpers import tasks
+from helpers.models import encoders
+from helpers.models.settings import Settings
 
 # Names that other pages rely on.
 PROMISED = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import book, pages, provenance
 from helpers.errors import HelpfulError, UnknownName
-from helpers.store import SCORE_COLUMNS
+from helpers.study.store import SCORE_COLUMNS
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import choosing, findings, profiles, results, tasks
+from helpers import choosing, findings, results, tasks
 from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import COLUMNS
 from helpers.stats import gains, prediction, reml
+from helpers.study import profiles
 from helpers.tasks import registry
 from tests.stats import tables
 
@@ -43,7 +44,7 @@ def study(monkeypatch, own):
 
 def test_the_ranking_is_the_model_of_the_study(study):
     scores, table = study
-    found = choosing.rank("own", "embedded")
+    found = choosing.rank("own", "demo")
     assert list(found.columns) == list(choosing.COLUMNS)
     assert list(found["rank"]) == [1, 2, 3, 4] and found["predicted"].is_monotonic_decreasing
     dyads = gains.dyads(gains.gains(scores), similarity=table)
@@ -64,15 +65,15 @@ def test_the_ranking_is_the_model_of_the_study(study):
 
 def test_a_target_of_the_study_is_predicted_without_its_own_gains(study, monkeypatch):
     scores, _ = study
-    before = choosing.rank("intents", "embedded")
+    before = choosing.rank("intents", "demo")
     changed = scores.copy()
     changed.loc[changed["target"] == "intents", "value"] *= 0.5
     monkeypatch.setattr(results, "load", lambda *_, **__: changed)
-    pd.testing.assert_frame_equal(choosing.rank("intents", "embedded"), before)
+    pd.testing.assert_frame_equal(choosing.rank("intents", "demo"), before)
 
 
 def test_advice_is_the_first_row_in_words_or_why_there_is_none(study):
-    found = choosing.rank("own", "embedded")
+    found = choosing.rank("own", "demo")
     said = choosing.advice(found)
     assert said.startswith(f"The first of the list is {found['intermediate'].iloc[0]}, with")
     assert f"a probability of {100 * found['best'].iloc[0]:.0f} %" in said
@@ -83,7 +84,7 @@ def test_a_study_too_small_says_so(study, monkeypatch):
     scores, _ = study
     few = scores[scores["target"] == "intents"]
     monkeypatch.setattr(results, "load", lambda *_, **__: few)
-    found = choosing.rank("own", "embedded")
+    found = choosing.rank("own", "demo")
     assert found.empty and found.attrs["note"].startswith("Nothing can be predicted: 4 rows")
 
 

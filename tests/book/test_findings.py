@@ -79,21 +79,21 @@ def test_targets_without_a_baseline_are_left_out_and_named():
     gains.gains(rest)
     assert len(findings.usable(table, collapsed=True)[0]) == len(table)
     few = ["1 of 1 trained baselines have fewer than 6 seeds (the fewest: 4)."]
-    assert findings.departures(table, "small") == notes + few
-    assert findings.departures(table.assign(rows_trained=0), "small") == notes
+    assert findings.departures(table, "pilot") == notes + few
+    assert findings.departures(table.assign(rows_trained=0), "pilot") == notes
     none = findings.controls(dyads())
-    said = findings.departures(table, "small", controls=none)
+    said = findings.departures(table, "pilot", controls=none)
     assert said[-2:] == ["No negative control was measured.", "No positive control was measured."]
     negative = pd.DataFrame({"kind": ["negative"]})
-    said = findings.departures(table, "small", controls=negative)
+    said = findings.departures(table, "pilot", controls=negative)
     assert said[-1] == "No positive control was measured." and "negative" not in said[-2]
     table = table.assign(rows_trained=0)
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
-    said = findings.departures(table, "embedded")
+    said = findings.departures(table, "demo")
     assert "illustrative" in said[0]
     assert said[-1] == "1 of 2 dyads have fewer than 3 seeds (the fewest: 1)."
     table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
-    assert findings.departures(table, "small")[-1] == "1 of 2 dyads have no finished run."
+    assert findings.departures(table, "pilot")[-1] == "1 of 2 dyads have no finished run."
 
 
 def test_one_run_in_all_arms_has_no_interval():
@@ -115,12 +115,12 @@ def test_a_baseline_that_trains_nothing_adds_no_noise():
 
 def test_standing_says_what_a_study_can_prove():
     table = tables.scores(baseline_seeds=6)
-    assert findings.standing(table, "small") == "These are 4 dyads, run as the specification asks."
-    assert "illustration, not evidence" in findings.standing(table, "embedded")
+    assert findings.standing(table, "pilot") == "These are 4 dyads, run as the specification asks."
+    assert "illustration, not evidence" in findings.standing(table, "demo")
     few = table[(table["seed"] == 0) | (table["condition"] == "none")]
-    assert "fall short of the specification: 4 of 4" in findings.standing(few, "small")
+    assert "fall short of the specification: 4 of 4" in findings.standing(few, "pilot")
     similarity = pd.DataFrame({"measure": [NAME, "tfidf"], "n": [160, 5000]})
-    said = findings.standing(table, "small", similarity)
+    said = findings.standing(table, "pilot", similarity)
     assert said.endswith("Similarity was measured on 160 rows a task, not 2,000.")
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from helpers import scales
-from helpers.profiles import PAPER
-from helpers.store import Store
+from helpers.study.profiles import PAPER
+from helpers.study.store import Store
 from tests.engines import fake
 
 RATE = "train_pair_vs_tuned_trainer"
@@ -61,7 +61,8 @@ def test_without_a_rate_there_are_no_hours(folder):
 
 
 def test_a_study_here_is_measured_once_it_is_done(tmp_path, folder, monkeypatch):
-    from helpers import execution, study
+    from helpers import study
+    from helpers.study import execution
 
     monkeypatch.setattr(execution, "default_worker", lambda: fake.work)
     plan, store = fake.make_plan(parameters=1e6), Store(tmp_path / "store")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from helpers import cards, data, examples, generated, tasks  # noqa: F401  (registers toys)
+from helpers import cards, data, examples, tasks
 from helpers.tasks import Source, Task
 
 NAMES = [name for names in cards.groups().values() for name in names]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import check_hub, sources
+from helpers.data import check_hub, sources
 
 
 def test_the_table_says_what_loads_and_what_does_not(mirror: Path) -> None:

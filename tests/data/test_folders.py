@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers import data
+from helpers.data.texts import TEXT_VARIABLE
 from helpers.errors import BadRows, MissingData
-from helpers.texts import TEXT_VARIABLE
 from tests.fixtures.generate import ccgbank, meaning_bank
 
 

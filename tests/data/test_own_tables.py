@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from helpers import data, own_tables, tasks
+from helpers import data, tasks
+from helpers.data import own_tables
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
 from helpers.tasks import Source, Task
 from helpers.tasks.task import FORMATS

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import data, shaping, sources, tasks
+from helpers import data, tasks
+from helpers.data import shaping, sources
+from helpers.data.standard import _find
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
-from helpers.standard import _find
 from helpers.tasks import Source, Task
 
 
@@ -199,7 +200,7 @@ def test_a_set_missing_from_the_mirror_lists_three_ways(mirror: Path) -> None:
         with pytest.raises(MissingData) as caught:
             data.rows("mnli")
     text = str(caught.value)
-    assert all(way in text for way in ("(1)", "(2)", "(3)", "hf download nyu-mll/glue", "embedded"))
+    assert all(way in text for way in ("(1)", "(2)", "(3)", "hf download nyu-mll/glue", "demo"))
     assert tasks.get("mnli").source.revision in text
 
 

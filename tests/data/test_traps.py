@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import data, shaping, tasks
+from helpers import data, tasks
+from helpers.data import shaping
 from helpers.errors import BadRows
 
 pytestmark = pytest.mark.usefixtures("mirror")

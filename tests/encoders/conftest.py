@@ -2,8 +2,8 @@
 
 import pytest
 
-from helpers import bundled, encoders
 from helpers.errors import MissingData
+from helpers.models import bundled, encoders
 
 
 @pytest.fixture(scope="session")

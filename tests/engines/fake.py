@@ -8,10 +8,10 @@ import os
 import time
 from pathlib import Path
 
-from helpers.execution import Progress, Stop, Stopped, Work
 from helpers.files import write_atomic
-from helpers.plans import Builder, Job, Plan
-from helpers.records import Attempt
+from helpers.study.execution import Progress, Stop, Stopped, Work
+from helpers.study.plans import Builder, Job, Plan
+from helpers.study.records import Attempt
 
 STEPS = 5
 

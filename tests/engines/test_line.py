@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from helpers.engines import line as lines
-from helpers.engines.line import Line
+from helpers.study.engines import line as lines
+from helpers.study.engines.line import Line
 
 
 class Terminal(io.StringIO):

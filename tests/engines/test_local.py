@@ -8,10 +8,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from helpers import costs, study, tokenised
+from helpers import study
 from helpers.errors import BadPlan, BadRecord, HelpfulError, StoreFull
-from helpers.resuming import missing
-from helpers.store import SCORE_COLUMNS, Store
+from helpers.models import tokenised
+from helpers.study import costs
+from helpers.study.resuming import missing
+from helpers.study.store import SCORE_COLUMNS, Store
 from tests.engines import fake
 
 
@@ -113,7 +115,7 @@ def test_the_same_failure_over_and_over_ends_the_plan(
     def broken(*_: object, **__: object) -> None:
         raise ImportError("no module named torch")
 
-    monkeypatch.setattr("helpers.execution.default_worker", lambda: broken)
+    monkeypatch.setattr("helpers.study.execution.default_worker", lambda: broken)
     with pytest.raises(HelpfulError, match="5 runs in a row.*no module named torch"):
         run(plan, store)
     assert len(store.index()) == 5
@@ -163,7 +165,7 @@ def test_a_damaged_checkpoint_is_redone(store: Store) -> None:
 
 def _run_with_check(plan, store: Store):
     """The real worker compares checksums when it loads; let the quick one do so too."""
-    from helpers import execution
+    from helpers.study import execution
 
     def checked(job, start, state, **options):
         if start is not None and execution._damaged(start):
@@ -171,7 +173,7 @@ def _run_with_check(plan, store: Store):
         return fake.work(job, start, state, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.execution.default_worker", lambda: checked)
+        patch.setattr("helpers.study.execution.default_worker", lambda: checked)
         return run(plan, store)
 
 
@@ -230,7 +232,7 @@ def test_a_retry_that_succeeds_is_the_result(store: Store) -> None:
         return work if seed >= 10_000 else type(work)(work.attempt, {"t": 2.0})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.execution.default_worker", lambda: moody)
+        patch.setattr("helpers.study.execution.default_worker", lambda: moody)
         scores = run(plan, store)
     by_attempt = scores.groupby("seed")["status"].first()
     assert by_attempt[0] == by_attempt[1] == "collapsed"
@@ -292,7 +294,7 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> 
     run(plan, store)
     narrow = fake.make_plan()
     part = next(key for key, value in narrow.parts.items() if set(value) == {"de", "fr"})
-    from helpers.plans import digest
+    from helpers.study.plans import digest
 
     builder_rows = narrow.runs.copy()
     parts = dict(narrow.parts) | {"only-de": {"de": narrow.parts[part]["de"]}}

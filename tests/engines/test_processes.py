@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.engines import processes
 from helpers.errors import HelpfulError
-from helpers.plans import Plan
-from helpers.resuming import missing
-from helpers.store import Store
+from helpers.study.engines import processes
+from helpers.study.plans import Plan
+from helpers.study.resuming import missing
+from helpers.study.store import Store
 from tests.engines import fake
 
 COLUMNS = ["run", "language", "seed", "value", "status"]
@@ -39,7 +39,7 @@ def reference(plan: Plan, tmp_path: Path) -> pd.DataFrame:
 
 def start(plan: Plan, store: Store, *arguments: str) -> subprocess.Popen[bytes]:
     path = plan.save(store.folder / "plans")
-    command = [sys.executable, "-m", "helpers.run", "--plan", str(path), "--store"]
+    command = [sys.executable, "-m", "helpers.study.run", "--plan", str(path), "--store"]
     command += [str(store.folder), "--keep", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -144,7 +144,7 @@ def test_sigterm_writes_the_state_and_the_next_start_goes_on(
 def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time(tmp_path: Path) -> None:
     code = (
         "import time\n"
-        "from helpers.engines import signals\n"
+        "from helpers.study.engines import signals\n"
         "signals.GRACE = 0.5\n"
         "with signals.terminated():\n"
         "    print('ready', flush=True)\n"
@@ -178,7 +178,7 @@ def test_a_run_is_found_without_naming_its_plan(store: Store) -> None:
     plan = fake.make_plan()
     plan.save(store.folder / "plans")
     fake.make_plan(seeds=2).save(store.folder / "plans")
-    command = [sys.executable, "-m", "helpers.run", "--store", str(store.folder)]
+    command = [sys.executable, "-m", "helpers.study.run", "--store", str(store.folder)]
     run = plan.runs["run"][0]
     assert subprocess.run([*command, run], capture_output=True).returncode == 0
     lost = subprocess.run([*command, "0123456789abcdef"], capture_output=True, text=True)
@@ -205,7 +205,7 @@ def test_shares_of_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_jobs_side_by_side_take_different_gpus(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from helpers.engines.pinning import pin
+    from helpers.study.engines.pinning import pin
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(processes, "DEVICES", tmp_path)
@@ -213,7 +213,7 @@ def test_jobs_side_by_side_take_different_gpus(
     (tmp_path / "nvidia1").touch()
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from helpers.engines import pinning, processes\n"
+        "from helpers.study.engines import pinning, processes\n"
         "processes.DEVICES = Path(sys.argv[1])\n"
         "with pinning.pin(Path(sys.argv[1]) / 'claims', True) as number:\n"
         "    print(number, flush=True); time.sleep(60)\n"

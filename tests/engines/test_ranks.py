@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import study
-from helpers.store import Store
+from helpers.study.store import Store
 
 
 def test_two_processes_share_a_run_and_record_it_once(
@@ -21,7 +21,7 @@ def test_two_processes_share_a_run_and_record_it_once(
     path = plan.save(store.folder / "plans")
     runs = plan.runs.loc[plan.runs["intermediate"] == "toy-same", "run"].tolist()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "helpers.run", "--plan", str(path), "--store", str(store.folder), *runs]
+    command += ["-m", "helpers.study.run", "--plan", str(path), "--store", str(store.folder), *runs]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.engines import workflow
-from helpers.engines.workflow import batches
 from helpers.errors import BadPlan
-from helpers.resuming import missing
-from helpers.store import Store
+from helpers.study.engines import workflow
+from helpers.study.engines.workflow import batches
+from helpers.study.resuming import missing
+from helpers.study.store import Store
 from tests.engines import fake
 
 COLUMNS = ["run", "language", "seed", "value", "status"]
@@ -110,7 +110,7 @@ def test_a_killed_driver_is_simply_started_again(
     monkeypatch.setenv("FAKE_STEP", "0.1")
     plan = fake.make_plan(intermediates=3, targets=2)
     code = (
-        "import sys; from helpers import study; from helpers.store import Store\n"
+        "import sys; from helpers import study; from helpers.study.store import Store\n"
         "from tests.engines import fake\n"
         "study.run(fake.make_plan(intermediates=3, targets=2), engine='snakemake', workers=1,"
         " store=Store(sys.argv[1]), progress=False)\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers import encoders
+from helpers.models import encoders
 from tests.training.conftest import same_chance  # noqa: F401
 
 

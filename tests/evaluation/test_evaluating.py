@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import encoders, evaluation, metrics, tasks
+from helpers import evaluation, metrics, tasks
 from helpers.errors import HelpfulError, MissingData, UnknownName
 from helpers.evaluation import choose_layer, evaluate, floor, layer_scores, predict
-from helpers.network import Network
-from helpers.training import Tuned, fine_tune
+from helpers.models import encoders
+from helpers.models.network import Network
+from helpers.models.training import Tuned, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

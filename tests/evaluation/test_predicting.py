@@ -7,7 +7,7 @@ import torch
 from helpers import formats, predicting
 from helpers.errors import HelpfulError
 from helpers.formats.encoded import IGNORE
-from helpers.network import Network
+from helpers.models.network import Network
 from helpers.predicting import outputs, task_scores
 from tests.training import toys
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import UnknownName
-from helpers.mining import in_first_half
+from helpers.metrics.mining import in_first_half
 from helpers.retrieving import retrieval_scores
 from tests.training import toys
 

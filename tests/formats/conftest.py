@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import bundled, encoders
 from helpers.errors import MissingData
+from helpers.models import bundled, encoders
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ from helpers.formats.base import Head
 from helpers.formats.choice import segment_logsumexp
 from helpers.formats.encoded import IGNORE
 from helpers.formats.masked import Masked
-from helpers.network import Network
+from helpers.models.network import Network
 from helpers.tasks import Source, Task
 
 WORDS = "the people find their way over many other words and he will call".split()

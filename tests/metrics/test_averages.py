@@ -2,7 +2,7 @@ import pytest
 
 from helpers.errors import BadRows, UnknownName
 from helpers.metrics import overall, task_mean
-from helpers.metrics.benchmarks import BENCHMARKS, benchmark
+from helpers.metrics.xtreme import BENCHMARKS, benchmark
 
 
 def test_english_counts_in_the_mean_and_is_left_out_beside_it():

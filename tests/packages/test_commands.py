@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import data, packages, tasks
+from helpers import data, tasks
 from helpers.copying import copied, copy_score
+from helpers.data import packages
+from helpers.data.packages import commands
+from helpers.data.packages.fillers import ENGLISH, FILLERS
 from helpers.errors import HelpfulError, MissingData
-from helpers.packages import commands
-from helpers.packages.fillers import ENGLISH, FILLERS
-from helpers.tasks import embedded
+from helpers.tasks import demo
 
 pytestmark = pytest.mark.usefixtures("package_data")
-NAME = embedded.COMMANDS
+NAME = demo.COMMANDS
 
 
 def test_english_templates_of_train_dev_and_test_are_disjoint() -> None:
@@ -81,18 +82,18 @@ def test_labels_are_those_the_rule_gives() -> None:
     spread = {
         intent: sum(
             any(s.intent == intent for s in commands.draw(NAME, code)["test"])
-            for code in embedded.COMMAND_LANGUAGES
+            for code in demo.COMMAND_LANGUAGES
         )
         for intent in set(train)
     }
-    half = len(embedded.COMMAND_LANGUAGES) / 2
+    half = len(demo.COMMAND_LANGUAGES) / 2
     expected = {i for i in spread if train.count(i) >= 20 and spread[i] >= half}
-    assert set(embedded.INTENTS) == expected
+    assert set(demo.INTENTS) == expected
 
 
 def test_languages_have_at_least_ten_of_the_intents_five_times() -> None:
-    assert len(embedded.COMMAND_LANGUAGES) >= 23
-    for language in embedded.COMMAND_LANGUAGES:
+    assert len(demo.COMMAND_LANGUAGES) >= 23
+    for language in demo.COMMAND_LANGUAGES:
         labels = [row["label"] for row in data.rows("intents", language, "test")]
         assert sum(labels.count(label) >= 5 for label in set(labels)) >= 10, language
 
@@ -104,7 +105,7 @@ def test_no_other_language_of_xtreme_r_has_ten_of_the_intents() -> None:
             pools = commands.templates(NAME, language)
         except MissingData:
             continue
-        assert sum(bool(pools.get(intent)) for intent in embedded.INTENTS) < 10, language
+        assert sum(bool(pools.get(intent)) for intent in demo.INTENTS) < 10, language
 
 
 def test_slots_are_those_the_rule_gives() -> None:
@@ -112,18 +113,18 @@ def test_slots_are_those_the_rule_gives() -> None:
     spread = {
         slot: sum(
             any(f"B-{slot}" in s.slots for s in commands.draw(NAME, code)["test"])
-            for code in embedded.COMMAND_LANGUAGES
+            for code in demo.COMMAND_LANGUAGES
         )
         for slot in set(train)
     }
-    half = len(embedded.COMMAND_LANGUAGES) / 2
-    assert set(embedded.SLOTS) == {
+    half = len(demo.COMMAND_LANGUAGES) / 2
+    assert set(demo.SLOTS) == {
         slot for slot in spread if train.count(slot) >= 10 and spread[slot] >= half
     }
 
 
 def test_every_language_has_words_of_its_own_for_every_slot() -> None:
-    assert set(FILLERS) == set(embedded.COMMAND_LANGUAGES)
+    assert set(FILLERS) == set(demo.COMMAND_LANGUAGES)
     for language, lists in FILLERS.items():
         for kind, english in ENGLISH.items():
             found = lists[kind]
@@ -182,4 +183,4 @@ def test_a_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
     with pytest.raises(MissingData, match="is 1.0, but its data were checked for 5.2.19"):
-        packages.read(embedded.DJANGO, "", "de", "other-split")
+        packages.read(demo.DJANGO, "", "de", "other-split")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.data.packages.templates import Piece, Sampler, Unusable, parse
 from helpers.errors import BadRows
-from helpers.packages.templates import Piece, Sampler, Unusable, parse
 
 
 def words(name: str, slot: str, random: Random) -> str:

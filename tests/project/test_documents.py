@@ -75,7 +75,7 @@ def test_adding_a_task_works_as_it_is_described(tmp_path, monkeypatch):
         Path(f"my_data/{name}.csv").write_text("\n".join(["text,kind", *lines]), "utf-8")
     task, adapt = _blocks("CONTRIBUTING.md", "Add a task")
     here = {}
-    exec(task.replace('"embedded"', '"tiny"'), here)
+    exec(task.replace('"demo"', '"tiny"'), here)
     assert set(here["scores"]["status"]) == {"done"}
     assert set(here["scores"]["language"]) == {"en", "de"}
     exec(adapt, here)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from helpers import encoders, generated
-from helpers.settings import Settings
+from helpers.data import generated
+from helpers.models import encoders
+from helpers.models.settings import Settings
 from helpers.similarity.checkpoints import Trained
 from helpers.similarity.gather import Options
 

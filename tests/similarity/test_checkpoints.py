@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from helpers import tasks, training
+from helpers import tasks
 from helpers.errors import MissingData
+from helpers.models import training
 from helpers.similarity import checkpoints
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.checkpoints import Checkpoint, Trained, fingerprint, resolve
@@ -92,7 +93,7 @@ class TestFromStore:
     def test_finds_the_latest_finished_run(self, trained, tmp_path, monkeypatch):
         import pandas as pd
 
-        from helpers import store as stores
+        from helpers.study import store as stores
 
         tuned = trained("toy-same", 0).load()
         place = stores.Store(tmp_path)

@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from helpers import profiles
 from helpers.similarity import __main__ as command
 from helpers.similarity.measure import COLUMNS, to_csv
+from helpers.study import profiles
 
 
 def run(tmp_path, *arguments):

@@ -1,5 +1,6 @@
-from helpers import tasks, training
-from helpers.settings import Settings
+from helpers import tasks
+from helpers.models import training
+from helpers.models.settings import Settings
 from helpers.similarity.early import Early
 from helpers.similarity.gather import Dyad, Gatherer, Side
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers import tasks, training
+from helpers import tasks
+from helpers.models import training
 from helpers.similarity.catalogue import NEEDS, Undefined
 from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Dyad, Gatherer, Side

@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from helpers import encoders
 from helpers.errors import MissingData
+from helpers.models import encoders
 from helpers.similarity.heads import language_head
 
 

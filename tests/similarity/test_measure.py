@@ -152,7 +152,7 @@ class TestTable:
         assert set(drift["status"]) == {"done"} and len(drift) == 4
 
     def test_a_random_encoder_can_be_measured_for_a_control(self, call, options, trained, tmp_path):
-        from helpers import encoders
+        from helpers.models import encoders
 
         other = encoders.load("tiny", seed=7)
         first = call(["text_embedding"])

@@ -18,9 +18,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from helpers import execution, study
-from helpers.resuming import missing
-from helpers.store import Store
+from helpers import study
+from helpers.study import execution
+from helpers.study.resuming import missing
+from helpers.study.store import Store
 from tests.engines import fake
 
 CLUSTER = os.environ.get("TRANSFER_TEST_SLURM", "")
@@ -71,7 +72,7 @@ def on_slurm(store: Store) -> pd.DataFrame:
 
 DRIVER = (
     "import sys\n"
-    "from helpers.store import Store\n"
+    "from helpers.study.store import Store\n"
     "from tests.slurm.test_slurm import on_slurm\n"
     "on_slurm(Store(sys.argv[1]))\n"
 )

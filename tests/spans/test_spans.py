@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import spans
 from helpers.errors import BadRows
-from helpers.spans import best_spans
+from helpers.formats import spans
+from helpers.formats.spans import best_spans
 
 
 def slow(begin, end, offsets, example, contexts, n_best, longest, reference):

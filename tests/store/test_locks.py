@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers import locks
+from helpers.study import locks
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from helpers import locks
+from helpers.study import locks
 claim = locks.claim(Path(sys.argv[1]))
 print("held" if claim else "refused", flush=True)
 time.sleep(60)
@@ -156,7 +156,7 @@ def test_holders_beat(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 _RACE = """
 import sys, time
 from pathlib import Path
-from helpers import locks
+from helpers.study import locks
 path, out = Path(sys.argv[1]), Path(sys.argv[2])
 while not (path.parent / "go").exists():
     time.sleep(0.001)

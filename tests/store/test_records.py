@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.errors import BadRecord
-from helpers.records import SCORE_COLUMNS, Attempt, Record, from_bytes, summary_of, to_bytes
+from helpers.study.records import SCORE_COLUMNS, Attempt, Record, from_bytes, summary_of, to_bytes
 
 
 def make_record(run: str = "ab12", status: str = "done", **changes: object) -> Record:

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from helpers import files
-from helpers import store as stores
 from helpers.errors import BadRecord, StoreFull
-from helpers.store import SCORE_COLUMNS, Store, read_export
+from helpers.study import store as stores
+from helpers.study.store import SCORE_COLUMNS, Store, read_export
 from tests.store.test_records import make_record
 
 
@@ -226,7 +226,7 @@ def test_summary_counts_what_is_missing(store: Store) -> None:
 
 _WRITER = """
 import sys
-from helpers.store import Store
+from helpers.study.store import Store
 from tests.store.test_records import make_record
 store = Store(sys.argv[1])
 while True:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.store import Store
+from helpers.study.store import Store
 
 
 @pytest.fixture

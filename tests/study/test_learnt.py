@@ -4,7 +4,7 @@ import pytest
 
 from helpers import data, evaluation, results, study, tasks
 from helpers.errors import MissingData
-from helpers.store import Store
+from helpers.study.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import study, tasks
 from helpers.errors import BadPlan
-from helpers.store import Store
+from helpers.study.store import Store
 from helpers.tasks import Source, Task, registry
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from helpers import plans, profiles, study, tasks
+from helpers import study, tasks
 from helpers.errors import BadPlan, BadRecord, UnknownName
-from helpers.profiles import TINY
-from helpers.settings import Settings
-from helpers.store import Store
+from helpers.models.settings import Settings
+from helpers.study import plans, profiles
+from helpers.study.profiles import TINY
+from helpers.study.store import Store
 from helpers.tasks import Source, Task
 
 
@@ -136,7 +137,7 @@ def test_targets_change_with_their_intermediate_stage(
         monkeypatch.setitem(plans.CODE, "intermediate", 99)
         after = runs(shared)
     elif "encoder" in change:
-        from helpers import planning
+        from helpers.study import planning
 
         facts = planning.describe_encoder("tiny")
         other = {"identity": {"sha256": "another"}, "facts": facts["facts"]}
@@ -226,7 +227,8 @@ def test_cost_adds_up_and_says_where_it_is_from(shared: Store, store: Store) -> 
 
 
 def test_estimated_tokens_are_near_the_true_ones(shared: Store) -> None:
-    from helpers import data, encoders
+    from helpers import data
+    from helpers.models import encoders
 
     plan = study.plan("tiny", store=shared, intermediates=[], targets=["intents"])
     tokenizer = encoders.load("bundled").tokenizer
@@ -317,7 +319,7 @@ def test_profiles_are_complete() -> None:
 def test_a_plan_loads_a_packaged_encoder_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helpers import planning
+    from helpers.study import planning
 
     first = study.plan("tiny", encoder="bundled", store=store)
     monkeypatch.setattr(planning, "describe_encoder", lambda name: pytest.fail("loaded again"))
@@ -331,7 +333,7 @@ def test_a_plan_loads_a_packaged_encoder_once(
 def test_surveys_are_remembered_and_forgotten_when_they_may_be_wrong(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helpers import surveys
+    from helpers.study import surveys
 
     calls: list[str] = []
     real = surveys._survey

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.engines import local
-from helpers.profiles import TINY
-from helpers.resuming import missing
-from helpers.store import Store
+from helpers.study.engines import local
+from helpers.study.profiles import TINY
+from helpers.study.resuming import missing
+from helpers.study.store import Store
 
 COLUMNS = ["run", "language", "metric", "seed", "value", "n", "status"]
 
@@ -68,7 +68,15 @@ def test_killed_and_resumed_gives_the_same_scores(
 ) -> None:
     plan = study.plan("tiny", store=undisturbed[0])
     path = plan.save(store.folder / "plans")
-    command = [sys.executable, "-m", "helpers.run", "--plan", str(path), "--missing", "--keep"]
+    command = [
+        sys.executable,
+        "-m",
+        "helpers.study.run",
+        "--plan",
+        str(path),
+        "--missing",
+        "--keep",
+    ]
     process = subprocess.Popen([*command, "--store", str(store.folder)], stdout=subprocess.DEVNULL)
     while len(store.runs()) < 3 and process.poll() is None:
         time.sleep(0.2)
@@ -87,7 +95,7 @@ def test_an_interrupted_run_goes_on_from_its_state(
     steps: list[int] = []
     asked = iter([False] * 9 + [True] * 3)
 
-    from helpers.execution import Stopped, execute
+    from helpers.study.execution import Stopped, execute
 
     with pytest.raises(Stopped):
         execute(plan, run, store, stop=lambda: next(asked), progress=lambda n, _: steps.append(n))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import execution, status, study
-from helpers.store import Store
+from helpers import study
+from helpers.study import execution, status
+from helpers.study.store import Store
 from tests.engines import fake
 
 

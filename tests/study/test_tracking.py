@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import tracking
+from helpers.study import tracking
 from tests.store.test_records import make_record
 
 

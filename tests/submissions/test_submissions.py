@@ -7,8 +7,13 @@ import pytest
 import seqeval.metrics
 
 from helpers.errors import BadRows, MissingData, UnknownName
-from helpers.metrics.benchmarks import BENCHMARKS
-from helpers.submissions import score_submission, tatoeba_order, write_labels, write_submission
+from helpers.metrics.submissions import (
+    score_submission,
+    tatoeba_order,
+    write_labels,
+    write_submission,
+)
+from helpers.metrics.xtreme import BENCHMARKS
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET NOUN PUNCT SCONJ VERB".split()
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import encoders
+from helpers.models import encoders
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from helpers import encoders
-from helpers.training import Interrupted, Tuned, fine_tune
+from helpers.models import encoders
+from helpers.models.training import Interrupted, Tuned, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

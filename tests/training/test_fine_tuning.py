@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import generated, tasks  # noqa: F401  (registers the tasks of the tiny profile)
+from helpers import tasks
 from helpers.errors import BadRows, HelpfulError, UnknownName
 from helpers.evaluation import evaluate
-from helpers.preparing import prepare
-from helpers.settings import Settings
-from helpers.training import _Run, fine_tune, train
+from helpers.models.preparing import prepare
+from helpers.models.settings import Settings
+from helpers.models.training import _Run, fine_tune, train
 from tests.training import toys
 from tests.training.toys import QUICK
 

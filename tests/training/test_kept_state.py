@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from helpers import training
 from helpers.files import load_tensors
 from helpers.formats import Batch
-from helpers.preparing import prepare
-from helpers.training import Interrupted, _Run, fine_tune
+from helpers.models import training
+from helpers.models.preparing import prepare
+from helpers.models.training import Interrupted, _Run, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import tokenised
 from helpers.errors import BadRows, MissingData
 from helpers.evaluation import evaluate
-from helpers.preparing import MLM, prepare
-from helpers.training import _Run, fine_tune
+from helpers.models import tokenised
+from helpers.models.preparing import MLM, prepare
+from helpers.models.training import _Run, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

@@ -11,8 +11,8 @@ from transformers import (
 )
 
 from helpers.formats import Batch, Encoded
-from helpers.network import Network
-from helpers.packing import packed_attention, suits, use_packing
+from helpers.models.network import Network
+from helpers.models.packing import packed_attention, suits, use_packing
 
 SIZES = {
     "vocab_size": 60,

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import bundled, encoders, packages, tasks
+from helpers import tasks
+from helpers.data import packages
 from helpers.errors import MissingData
 from helpers.evaluation import evaluate
 from helpers.formats import Batch
-from helpers.network import Network
-from helpers.preparing import prepare
-from helpers.settings import Settings
-from helpers.tasks import embedded
-from helpers.training import fine_tune
+from helpers.models import bundled, encoders
+from helpers.models.network import Network
+from helpers.models.preparing import prepare
+from helpers.models.settings import Settings
+from helpers.models.training import fine_tune
+from helpers.tasks import demo
 
 SETTINGS = Settings(
     epochs=1,
@@ -33,8 +35,8 @@ def encoder():
         bundled.path()
     except MissingData as error:
         pytest.skip(str(error))
-    if not packages.is_installed(embedded.COMMANDS):
-        pytest.skip(packages.pip_line(embedded.COMMANDS))
+    if not packages.is_installed(demo.COMMANDS):
+        pytest.skip(packages.pip_line(demo.COMMANDS))
     return encoders.load("bundled", layers=3)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.files import load_tensors, save_tensors
-from helpers.settings import Settings
-from helpers.training import Interrupted, fine_tune
+from helpers.models.settings import Settings
+from helpers.models.training import Interrupted, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 
@@ -43,7 +43,7 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def straight(tasks):
-    from helpers import encoders
+    from helpers.models import encoders
 
     with torch.random.fork_rng(devices=[]):
         return fine_tune(encoders.load("tiny"), tasks, SETTINGS, 0)
@@ -127,7 +127,7 @@ def other_rows(language, split):
     ["rows", "seed", "settings", "encoder"],
 )
 def test_a_state_of_another_run_is_left_aside_with_a_note(other, tiny, tmp_path):
-    from helpers import encoders
+    from helpers.models import encoders
 
     pair = toys.task("pair")
     settings = replace(SETTINGS, epochs=2)

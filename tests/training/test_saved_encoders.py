@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import encoders
 from helpers.errors import BadRecord
 from helpers.evaluation import evaluate
 from helpers.files import load_tensors, save_tensors
-from helpers.training import Tuned, fine_tune, load_encoder
+from helpers.models import encoders
+from helpers.models.training import Tuned, fine_tune, load_encoder
 from tests.training import toys
 from tests.training.toys import QUICK
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.formats import Encoded
-from helpers.schedule import mixture, rate, schedule
-from helpers.settings import Settings
+from helpers.models.schedule import mixture, rate, schedule
+from helpers.models.settings import Settings
 
 SIZES = {"large": 900, "middle": 90, "small": 10}
 

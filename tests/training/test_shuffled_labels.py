@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from helpers.errors import HelpfulError
-from helpers.preparing import prepare
-from helpers.training import fine_tune
+from helpers.models.preparing import prepare
+from helpers.models.training import fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers import encoders, formats, tokenised
+from helpers import formats
 from helpers.evaluation import evaluate
-from helpers.preparing import prepare
-from helpers.training import fine_tune
+from helpers.models import encoders, tokenised
+from helpers.models.preparing import prepare
+from helpers.models.training import fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 
@@ -132,7 +133,7 @@ def test_where_rows_came_from_and_what_they_are_called_does_not(tiny, folder):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "drop", "sums", "empty"])
 def test_a_damaged_set_is_named_and_made_again(damage, tiny, folder, counted, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("helpers.run"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("helpers.study.run"), "propagate", True)
     task = toys.task("tagging")
     whole = coded(task, tiny)
     expected = np.array(whole.tokens)
@@ -153,7 +154,7 @@ def test_a_damaged_set_is_named_and_made_again(damage, tiny, folder, counted, ca
 
 
 def test_a_full_disk_only_costs_time(tiny, folder, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("helpers.run"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("helpers.study.run"), "propagate", True)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import devices, training
 from helpers.errors import HelpfulError, UnknownName
 from helpers.evaluation import evaluate
-from helpers.network import Network
-from helpers.training import Interrupted, fine_tune
+from helpers.models import devices, training
+from helpers.models.network import Network
+from helpers.models.training import Interrupted, fine_tune
 from tests.training import toys
 from tests.training.toys import QUICK
 

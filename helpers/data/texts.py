@@ -1,0 +1,152 @@
+"""Unlabelled text of a language, for masked language modelling and text similarity."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+from helpers.data import sources
+from helpers.data.packages import catalogues
+from helpers.errors import BadRows, MissingData
+from helpers.tasks.task import Source
+
+TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
+DJANGO = "django"
+WIKIPEDIA = Source(
+    kind="hub",
+    id="wikimedia/wikipedia",
+    config="20231101.{language}",
+    splits={"train": "train"},
+    revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+    licence="CC BY-SA 3.0 and GFDL",
+)
+# Shorter lines of an article are headings and list items.
+_MIN_CHARACTERS = 40
+_DEFAULT_LINES = 10_000
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """Paragraphs of one language.
+
+    Attributes:
+        language: code of the language.
+        source: where they were read.
+        lines: the paragraphs.
+    """
+
+    language: str
+    source: str
+    lines: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of paragraphs."""
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        """Return one paragraph, or several for a slice."""
+        return self.lines[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 of the paragraphs."""
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+
+def texts(language: str, limit: int | None = None, folder: str | Path | None = None) -> Texts:
+    """Read paragraphs of a language.
+
+    Args:
+        language: code of the language.
+        limit: at most this many paragraphs, from the beginning; by default 10,000.
+        folder: where to read; by default what ``TRANSFER_TEXT_ROOT`` names, else Wikipedia at a
+            pinned snapshot, from the mirror or the hub. A folder holds ``<language>.txt``,
+            ``<language>/*.txt`` (one paragraph a line) or ``<language>.tsv`` (column ``text``).
+            ``"django"`` stands for the messages of Django's catalogues, which need no download.
+
+    Returns:
+        Paragraphs without repetition, in the order of their source.
+
+    Raises:
+        MissingData: no text in that language, or the hub is not reachable.
+        BadRows: a TSV file without a column ``text``.
+    """
+    where = str(folder or os.environ.get(TEXT_VARIABLE, ""))
+    if where == DJANGO:
+        origin, lines = "package django==5.2.19", _messages(language)
+    elif where:
+        path = Path(where).expanduser()
+        origin, lines = f"folder {path}", _from_folder(path, language)
+    else:
+        origin, lines = _wikipedia(language, limit or _DEFAULT_LINES)
+    unique = dict.fromkeys(line.strip() for line in lines if line.strip())
+    found = tuple(islice(unique, limit or _DEFAULT_LINES))
+    if not found:
+        raise MissingData(f"no text in {language!r} in {origin}")
+    return Texts(language, origin, found)
+
+
+def _messages(language: str) -> Iterable[str]:
+    pairs = catalogues.messages("django==5.2.19", "de" if language == "en" else language)
+    return pairs if language == "en" else pairs.values()
+
+
+def _from_folder(folder: Path, language: str) -> Iterator[str]:
+    table = folder / f"{language}.tsv"
+    files = [folder / f"{language}.txt", *sorted((folder / language).glob("*.txt"))]
+    files = [file for file in files if file.is_file()]
+    if table.is_file() and not files:
+        yield from _column(table)
+        return
+    if not files:
+        raise MissingData(
+            f"no text in {language!r} below {folder}: expected {language}.txt, {language}/*.txt "
+            f"or {language}.tsv"
+        )
+    for file in files:
+        with file.open(encoding="utf-8") as lines:
+            yield from lines
+
+
+def _column(table: Path) -> Iterator[str]:
+    with table.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if "text" not in (reader.fieldnames or ()):
+            raise BadRows(f"{table}: no column 'text'; columns are {reader.fieldnames}")
+        for row in reader:
+            yield row["text"] or ""
+
+
+def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
+    """Read articles from the beginning of the snapshot until there are enough paragraphs."""
+    lines: list[str] = []
+    articles = max(16, limit // 8)
+    while True:
+        try:
+            raw = sources.load(WIKIPEDIA, language, "train", first=articles)
+        except MissingData as error:
+            raise MissingData(
+                f"{error} Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django' "
+                "for the messages of an installed package."
+            ) from error
+        lines = [
+            line
+            for row in raw.rows
+            for line in row["text"].splitlines()
+            if len(line) >= _MIN_CHARACTERS
+        ]
+        if len(lines) >= limit or len(raw.rows) < articles:
+            return raw.origin, lines
+        articles *= 4

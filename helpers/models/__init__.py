@@ -1,0 +1,1 @@
+"""Encoders, the network around them, and training."""
