@@ -27,7 +27,7 @@ from helpers.metrics.submission_files import (
     read,
 )
 from helpers.metrics.xtreme import BENCHMARKS, Benchmark, OfficialTask
-from helpers.metrics.xtreme import benchmark as facts_of
+from helpers.metrics.xtreme import benchmark as rules
 
 COLUMNS = (
     "benchmark",
@@ -85,7 +85,7 @@ def score_submission(
         XTREME's ``evaluate.py``, revision 838c13b. LAReQA, which it lists and cannot score, is
         scored by its mAP@20 from a layout of our own: ranked candidates by question id.
     """
-    facts = facts_of(benchmark)
+    facts = rules(benchmark)
     given, right = Path(predictions_dir), Path(labels_dir)
     tasks, notes = _tasks_of(facts, given, right)
     scores = [_score_task(task, given, right, strict, variant) for task in tasks]
@@ -424,7 +424,7 @@ class _Files:
 def _checked(
     values: Mapping[str, Mapping[str, Any]], benchmark: str, partial: bool
 ) -> list[tuple[OfficialTask, Mapping[str, Any]]]:
-    facts = facts_of(benchmark)
+    facts = rules(benchmark)
     if not values:
         raise BadRows("nothing to write: give values by task and language.")
     checked = []
