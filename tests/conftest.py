@@ -10,7 +10,10 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests import hub as loopback  # before the hub's clients, which read its address once
+
 import datasets
+import huggingface_hub
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -48,6 +51,21 @@ def mirror(generated_mirror: Path, data_cache: Path, monkeypatch: pytest.MonkeyP
     """Let tasks read the generated mirror."""
     monkeypatch.setenv(ROOT_VARIABLE, str(generated_mirror))
     return generated_mirror
+
+
+@pytest.fixture
+def hub(
+    generated_mirror: Path, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[loopback.Hub]:
+    """Serve the generated mirror and an empty folder of models, to clients with an empty cache."""
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    (tmp_path / "models").mkdir()
+    with loopback.serving(generated_mirror, tmp_path / "models") as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ characters of the text that was given.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -37,6 +38,7 @@ from transformers import (
 from helpers.errors import BadEncoder, HelpfulError, MissingData, unknown
 from helpers.models import bundled
 
+MINILM = "microsoft/Multilingual-MiniLM-L12-H384"
 # Hub encoders at the commits this project was written against: name -> (id, revision, tokenizer id).
 # An empty revision is resolved when the encoder is loaded, and recorded.
 HUB = {
@@ -51,11 +53,7 @@ HUB = {
         "",
     ),
     # Its repository has no fast tokenizer; the vocabulary is that of XLM-R.
-    "microsoft/Multilingual-MiniLM-L12-H384": (
-        "microsoft/Multilingual-MiniLM-L12-H384",
-        "",
-        "xlm-roberta-base",
-    ),
+    MINILM: (MINILM, "", "xlm-roberta-base"),
 }
 LOCAL = ("bundled", "bundled-random", "tiny")
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -396,34 +394,60 @@ def _from_hub(name: str) -> Encoder:
 
 
 def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
-    """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
+    """Fetch the safe files of a hub repository; the folder's name is the resolved commit.
+
+    Raises:
+        UnknownName: the hub knows no such repository or revision.
+        MissingData: the hub refuses it or cannot be reached, and it is not in the local cache.
+    """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
     fetch = functools.partial(
-        snapshot_download, identifier, allow_patterns=wanted, ignore_patterns=["*/*"]
+        snapshot_download,
+        identifier,
+        revision=revision or None,
+        allow_patterns=wanted,
+        ignore_patterns=["*/*"],
     )
     try:
         # Asked first, because this answers at once where there is no connection; a download retries.
-        commit = HfApi().model_info(identifier, revision=revision or None, timeout=20).sha
-        return Path(fetch(revision=commit))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise unknown(
-            "encoder on the hub", f"{identifier}@{revision or 'main'}", names()
-        ) from error
+        HfApi().model_info(identifier, revision=revision or None, timeout=20)
+        return Path(fetch())
     except Exception as error:  # the hub's client lets the errors of several libraries through
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    try:
-        return Path(fetch(revision=revision or None, local_files_only=True))
-    except FileNotFoundError:
-        pin = f" --revision {revision}" if revision else ""
-        raise MissingData(
-            f"cannot get the encoder {identifier} from the hub ({reason}), and it is not in the local "
-            f"cache. Three ways to get it: (1) connect and try again; (2) on a connected machine run "
-            f"`hf download {identifier}{pin} --local-dir DIR`, copy DIR here and pass its path as "
-            f"the encoder; (3) use the encoder 'bundled', which pip alone brings."
-        ) from None
+        refusal = error
+    # What was fetched once is used whatever the hub says today, if it is whole.
+    with contextlib.suppress(FileNotFoundError):
+        folder = Path(fetch(local_files_only=True))
+        if (folder / "config.json").is_file() and (
+            not weights or any(folder.glob("*.safetensors"))
+        ):
+            return folder
+    status = refusal.response.status_code if isinstance(refusal, HfHubHTTPError) else 0
+    absent = isinstance(refusal, RepositoryNotFoundError | RevisionNotFoundError)
+    if absent and status not in (401, 403):
+        wanted_name = f"{identifier}@{revision or 'main'}"
+        raise unknown("encoder on the hub", wanted_name, names()) from refusal
+    reason = f"{type(refusal).__name__}: {str(refusal).splitlines()[0]}"
+    first = "connect and try again"
+    if status in (401, 403):
+        reason = f"it answers {status}: there is no such encoder, or it is private or gated"
+        first = (
+            f"check the name, accept its terms at https://huggingface.co/{identifier} and log in "
+            "with `hf auth login`"
+        )
+    pin = f" --revision {revision}" if revision else ""
+    raise MissingData(
+        f"cannot get the encoder {identifier} from the hub ({reason}), and it is not whole in the "
+        f"local cache. Three ways to get it: (1) {first}; (2) on a connected machine run "
+        f"`hf download {identifier}{pin} --local-dir DIR`, copy DIR here and pass its path as the "
+        "encoder; (3) use the encoder 'bundled', which pip alone brings."
+    ) from refusal
 
 
 def _from_folder(

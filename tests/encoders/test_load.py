@@ -2,7 +2,7 @@
 
 import json
 import logging
-import types
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from helpers.errors import BadEncoder, MissingData, UnknownName
 from helpers.models import encoders
+from tests.hub import HEAD
 
 TEXTS = ["A first sentence.", "Ein zweiter, längerer Satz!", "第三句话", "وجملة رابعة طويلة قليلا"]
 
@@ -245,70 +246,67 @@ def test_unknown_names_list_the_nearest():
 
 
 @pytest.fixture()
-def hub(monkeypatch, roberta_folder):
-    """A hub that answers with a folder, and notes what it was asked for."""
-    asked = []
-
-    def info(self, identifier, *, revision=None, timeout=None):
-        return types.SimpleNamespace(sha=revision or "c0ffee")
-
-    def download(identifier, *, revision, allow_patterns, **rest):
-        asked.append((identifier, revision, "*.safetensors" in allow_patterns))
-        return str(roberta_folder)
-
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    return asked
+def on_hub(hub, roberta_folder):
+    """The hub of ``tests.hub``, with one small XLM-R under several names."""
+    for name in ("FacebookAI/xlm-roberta-base", "me/tiny", encoders.MINILM):
+        shutil.copytree(roberta_folder, hub.models / name)
+    (hub.models / encoders.MINILM / "tokenizer.json").unlink()
+    return hub
 
 
-def test_known_hub_encoders_are_asked_for_at_their_pin(hub):
+def test_known_hub_encoders_are_fetched_at_their_pin(on_hub):
     encoder = encoders.load("xlm-roberta-base")
     assert encoder.name == "xlm-roberta-base" and encoder.dimension == 16
-    revision = "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"
-    assert hub == [("FacebookAI/xlm-roberta-base", revision, True)]
+    assert encoder.revision == "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"
+    assert any(f"/resolve/{encoder.revision}/model.safetensors" in r for r in on_hub.requests)
 
 
-def test_minilm_borrows_the_tokenizer_of_xlm_r(hub):
-    encoders.load("microsoft/Multilingual-MiniLM-L12-H384")
-    assert [(name, weights) for name, _, weights in hub] == [
-        ("microsoft/Multilingual-MiniLM-L12-H384", True),
-        ("FacebookAI/xlm-roberta-base", False),
-    ]
+def test_minilm_borrows_the_tokenizer_of_xlm_r(on_hub):
+    assert encoders.load(encoders.MINILM).tokenizer("one two")["input_ids"]
+    fetched = [r for r in on_hub.requests if "FacebookAI" in r and "/resolve/" in r]
+    assert fetched and not any("safetensors" in request for request in fetched)
 
 
-def test_unknown_hub_ids_are_resolved_and_recorded(hub):
-    encoders.load("someone/encoder")
-    assert hub == [("someone/encoder", "c0ffee", True)]
+@pytest.mark.parametrize("name", ["xlm-roberta-base", "me/tiny"])
+def test_what_was_fetched_once_needs_no_hub(on_hub, name):
+    first = encoders.load(name)
+    assert name != "me/tiny" or first.revision == HEAD
+    for answer in ((403, "GatedRepo"), (401, "RepoNotFound"), (404, "RepoNotFound")):
+        on_hub.answers[""] = answer
+        assert encoders.load(name).revision == first.revision
+    on_hub.stop()
+    again = encoders.load(name)
+    assert (again.revision, again.sha256) == (first.revision, first.sha256)
 
 
-def test_unreachable_hub_names_the_three_ways(monkeypatch, tmp_path):
-    def fails(*arguments, **settings):
-        raise ConnectionError("no route to host")
+def test_a_cache_that_holds_only_a_part_does_not_pass_for_the_whole(on_hub):
+    encoders.snapshot(*encoders.HUB["xlm-roberta-base"][:2], weights=False)
+    on_hub.stop()
+    with pytest.raises(MissingData, match="not whole in the local cache"):
+        encoders.load("xlm-roberta-base")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        ((404, "RepoNotFound"), UnknownName, "unknown encoder on the hub 'me/tiny@main'"),
+        ((401, "RepoNotFound"), MissingData, "private or gated.*check the name.*hf auth login"),
+        ((403, "GatedRepo"), MissingData, "accept its terms at https://huggingface.co/me/tiny"),
+        ((403, ""), MissingData, "answers 403"),
+        ((500, ""), MissingData, "Server Error.*connect and try again"),
+    ],
+)
+def test_the_hub_is_quoted_when_it_says_no(on_hub, answer, error, said):
+    on_hub.answers["me/tiny"] = answer
+    with pytest.raises(error, match=said):
+        encoders.load("me/tiny")
+
+
+def test_unreachable_hub_names_the_three_ways():
     with pytest.raises(MissingData) as caught:
         encoders.load("nobody-at-all/no-such-encoder")
-    for way in (
-        "no route to host",
-        "(1) connect",
-        "(2) on a connected",
-        "--local-dir",
-        "'bundled'",
-    ):
+    for way in ("Connect", "(1) connect", "(2) on a connected", "--local-dir", "'bundled'"):
         assert way in str(caught.value)
-
-
-def test_cached_hub_encoder_is_used_without_a_connection(monkeypatch, roberta_folder):
-    def fails(*arguments, **settings):
-        raise ConnectionError("no route to host")
-
-    def cached(identifier, *, revision, local_files_only=False, **rest):
-        assert local_files_only
-        return str(roberta_folder)
-
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
-    assert encoders.load("someone/encoder").dimension == 16
 
 
 def test_names_can_be_listed():
