@@ -10,8 +10,6 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests import hub as loopback  # before the hub's clients, which read its address once
-
 import datasets
 import huggingface_hub
 import pytest
@@ -20,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from helpers.data import packages
 from helpers.data.sources import ROOT_VARIABLE
 from helpers.tasks import demo
+from tests import hub as loopback
 from tests.fixtures.generate import generate
 
 # A busy machine must not fail a property by its clock.
