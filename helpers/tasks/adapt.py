@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from helpers.tasks.task import Row
+from helpers.errors import BadRows
+from helpers.tasks import Row
 
 # Sentence ends for SQuAD passages, whose hub copy has no sentence breaks.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
@@ -92,7 +93,7 @@ def bitext(row: Row, language: str) -> list[Row]:
     number = row["_number"]
     return [
         {"id": f"en-{number}", "side": "query", "text": english, "gold": [f"{language}-{number}"]},
-        {"id": f"{language}-{number}", "side": "candidate", "text": foreign, "gold": []},
+        _candidate(f"{language}-{number}", foreign),
     ]
 
 
@@ -105,28 +106,41 @@ def corpora(half: Callable[[str], str]) -> Callable[[Row, str], list[Row]]:
     """
 
     def adapt(row: Row, language: str) -> list[Row]:
+        foreign, english = row["sentence1"], row["sentence2"]
         gold: dict[int, list[int]] = {}
-        owner: dict[int, int] = {}
-        for foreign, english in row["gold"]:
-            gold.setdefault(foreign - 1, []).append(english - 1)
-            owner.setdefault(english - 1, foreign - 1)
+        # A sentence of several pairs takes all of them into the half of its first one.
+        half_of, owner = list(range(len(foreign))), dict[int, int]()
+        for one, other in row["gold"]:
+            if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
+                raise BadRows(
+                    f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, up to "
+                    f"{len(foreign)} foreign and {len(english)} English sentences. This copy counts "
+                    "from 0, swaps the sides or is cut: use another one."
+                )
+            i, j = one - 1, other - 1
+            gold.setdefault(i, []).append(j)
+            first = half_of[owner.setdefault(j, i)]
+            half_of = half_of if half_of[i] == first else _merged(half_of, half_of[i], first)
         rows = [
             {
                 "id": f"{language}-{i + 1}",
                 "side": "query",
                 "text": text.strip(),
                 "gold": [f"en-{j + 1}" for j in gold.get(i, [])],
-                "_split": half(f"{language}-{i}"),
+                "_split": half(f"{language}-{half_of[i]}"),
             }
-            for i, text in enumerate(row["sentence1"])
+            for i, text in enumerate(foreign)
         ]
-        for j, text in enumerate(row["sentence2"]):
-            key = f"{language}-{owner[j]}" if j in owner else f"en-{j}"
-            candidate = {"id": f"en-{j + 1}", "side": "candidate", "text": text.strip()}
-            rows.append(candidate | {"gold": [], "_split": half(key)})
+        for j, text in enumerate(english):
+            key = f"{language}-{half_of[owner[j]]}" if j in owner else f"en-{j}"
+            rows.append(_candidate(f"en-{j + 1}", text.strip()) | {"_split": half(key)})
         return rows
 
     return adapt
+
+
+def _merged(groups: list[int], one: int, other: int) -> list[int]:
+    return [other if group == one else group for group in groups]
 
 
 def answer_sentences(row: Row, language: str) -> list[Row]:
@@ -141,30 +155,18 @@ def answer_sentences(row: Row, language: str) -> list[Row]:
     if "qas" not in row:
         return _training_pair(row, language)
     context = row["context"]
-    rows: list[Row] = [
-        {
-            "id": f"{language}-{qa['id']}",
-            "side": "query",
-            "text": qa["question"],
-            "gold": [qa["id"]],
-        }
-        for qa in row["qas"]
-    ]
+    rows: list[Row] = []
+    for qa in row["qas"]:
+        query = {"id": f"{language}-{qa['id']}", "side": "query", "text": qa["question"]}
+        rows.append(query | {"gold": [qa["id"]]})
     for number, (start, end) in enumerate(row["sentence_breaks"]):
         answered = [
             qa["id"]
             for qa in row["qas"]
             if any(start <= answer["answer_start"] < end for answer in qa["answers"])
         ]
-        rows.append(
-            {
-                "id": f"{language}-{row['_number']}-{number}",
-                "side": "candidate",
-                "text": _one_line(f"{context[start:end]} {context}"),
-                "gold": [],
-                "_answers": answered,
-            }
-        )
+        name, text = f"{language}-{row['_number']}-{number}", f"{context[start:end]} {context}"
+        rows.append(_candidate(name, _one_line(text)) | {"_answers": answered})
     return rows
 
 
@@ -182,12 +184,7 @@ def _training_pair(row: Row, language: str) -> list[Row]:
     name = row["id"]
     return [
         {"id": f"q-{name}", "side": "query", "text": row["question"], "gold": [f"c-{name}"]},
-        {
-            "id": f"c-{name}",
-            "side": "candidate",
-            "text": _one_line(f"{sentence} {context}"),
-            "gold": [],
-        },
+        _candidate(f"c-{name}", _one_line(f"{sentence} {context}")),
     ]
 
 
@@ -198,23 +195,16 @@ def _one_line(text: str) -> str:
 def entities(row: Row, language: str) -> list[Row] | Row:
     """Make Mewsli-X mentions queries and entity descriptions candidates.
 
-    Training pairs (``mention``, ``entity``) give one of each.
+    Training pairs (``mention``, ``entity``) give one of each, told apart by their row: one entity
+    is mentioned in many of them.
     """
     number = row["_number"]
     if "description" in row:
-        return {
-            "id": str(row["entity_id"]),
-            "side": "candidate",
-            "text": row["description"],
-            "gold": [],
-        }
-    gold = str(row.get("entity_id", f"c-{number}"))
-    query = {
-        "id": f"{language}-{number}",
-        "side": "query",
-        "text": row["mention"],
-        "gold": [gold],
-    }
-    if "entity" not in row:
-        return query
-    return [query, {"id": gold, "side": "candidate", "text": row["entity"], "gold": []}]
+        return _candidate(str(row["entity_id"]), row["description"])
+    gold = f"c-{number}" if "entity" in row else str(row["entity_id"])
+    query = {"id": f"{language}-{number}", "side": "query", "text": row["mention"], "gold": [gold]}
+    return [query, _candidate(gold, row["entity"])] if "entity" in row else query
+
+
+def _candidate(name: str, text: str) -> Row:
+    return {"id": name, "side": "candidate", "text": text, "gold": []}

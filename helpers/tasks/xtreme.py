@@ -1,6 +1,7 @@
-"""The nine target tasks of XTREME, from the hub or a mirror of it.
+"""The target tasks of XTREME and of XTREME-R, from the hub or a mirror of it.
 
-Where the hub's ``google/xtreme`` copy is damaged, another copy is read; the traps say which and why.
+Where the hub's ``google/xtreme`` copy is damaged, another copy is read; the traps in data/tasks.yaml
+say which and why.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from helpers.tasks import adapt
-from helpers.tasks.intermediate import NLI, XNLI_REVISION
-from helpers.tasks.registry import register
-from helpers.tasks.task import About, Source, Task
+from helpers.tasks import Format, Source, Task, adapt, register
+from helpers.tasks.intermediate import COPA, NLI, SQUAD1, XNLI_REVISION
 
 XTREME = "google/xtreme"
 XTREME_REVISION = "ec5f1f46e9af79639a90684a7a70a956c4998f04"
@@ -34,6 +33,10 @@ PANX_LANGUAGES = tuple(
 )
 XQUAD_LANGUAGES = tuple("en ar de el es hi ru th tr vi zh".split())
 MLQA_LANGUAGES = tuple("en ar de es hi vi zh".split())
+BUCC_LANGUAGES = ("de", "fr", "ru", "zh")
+XCOPA_LANGUAGES = tuple("et ht id it qu sw ta th tr vi zh".split())
+MEWSLIX_LANGUAGES = tuple("ar de en es fa ja pl ro ta tr uk".split())
+# TyDi QA is one mixed set whose ids begin with the name of a language.
 TYDIQA_PREFIXES = {
     "english": "en",
     "arabic": "ar",
@@ -45,21 +48,18 @@ TYDIQA_PREFIXES = {
     "swahili": "sw",
     "telugu": "te",
 }
-BUCC_LANGUAGES = ("de", "fr", "ru", "zh")
-# Three-letter codes of Tatoeba's files, by language code.
+# Language code to the three-letter code of Tatoeba's files.
 TATOEBA_CODES = {
     code: name
-    for name, code in (
+    for code, name in (
         pair.split(":")
-        for pair in "afr:af ara:ar ben:bn bul:bg cmn:zh deu:de ell:el est:et eus:eu fin:fi fra:fr "
-        "heb:he hin:hi hun:hu ind:id ita:it jav:jv jpn:ja kat:ka kaz:kk kor:ko mal:ml mar:mr nld:nl "
-        "pes:fa por:pt rus:ru spa:es swh:sw tam:ta tel:te tgl:tl tha:th tur:tr urd:ur vie:vi".split()
+        for pair in "af:afr ar:ara bn:ben bg:bul zh:cmn de:deu el:ell et:est eu:eus fi:fin fr:fra "
+        "he:heb hi:hin hu:hun id:ind it:ita jv:jav ja:jpn ka:kat kk:kaz ko:kor ml:mal mr:mar nl:nld "
+        "fa:pes pt:por ru:rus es:spa sw:swh ta:tam te:tel tl:tgl th:tha tr:tur ur:urd vi:vie".split()
     )
 }
-TATOEBA_LANGUAGES = tuple(sorted(TATOEBA_CODES))
-_TATOEBA_COUNTS = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234}
 
-# Published sizes of PAN-X: train, and validation = test.
+# Published sizes of PAN-X: train, and validation = test; then those of WikiANN's other languages.
 _PANX_SIZES = {
     (20000, 10000): "ar bg de el en es fa fi fr he hu id it ja ko nl pt ru th tr vi zh",
     (15000, 10000): "et",
@@ -71,20 +71,36 @@ _PANX_SIZES = {
     (1000, 1000): "kk sw te",
     (100, 100): "jv my yo",
 }
+_WIKIANN_SIZES = {
+    (10000, 1000): "az",
+    (100, 100): "gu pa qu",
+    (10000, 10000): "lt",
+    (20000, 10000): "pl ro uk",
+}
+_WIKIANN_LANGUAGES = tuple("az gu lt pa pl qu ro uk".split())
+_TATOEBA_COUNTS = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234}
+_TATOEBA_COUNTS |= {"th": 548}
+_MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
+_MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
+_MENTIONS = {"ar": 1501, "de": 1551, "en": 1490, "es": 1552, "fa": 458, "ja": 1519, "pl": 1562}
+_MENTIONS |= {"ro": 672, "ta": 1567, "tr": 1215, "uk": 1537}
+
+_ALL = {"train": "train", "dev": "validation", "test": "test"}
+_HELD = {"dev": "validation", "test": "test"}
 
 
-def zero_shot(source: Source, languages: tuple[str, ...]) -> Source:
-    """Offer a source's train split in English only: elsewhere it is no part of the task."""
-    others = {split: name for split, name in source.splits.items() if split != "train"}
+def _task(name: str, format: Format, source: Source, group: str, **facts: object) -> Task:
+    return register(Task(name, "target", format, source, group=group, **facts))  # type: ignore[arg-type]
+
+
+def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
+    """Offer all splits of a source in English, and some of them elsewhere: no training rows."""
     rest = tuple(code for code in languages if code != "en")
-    parts = (
-        replace(source, languages=("en",)),
-        replace(source, languages=rest, splits=others),
-    )
-    return replace(source, parts=parts)
+    others = replace(source, languages=rest, splits=splits)
+    return replace(source, parts=(replace(source, languages=("en",)), others))
 
 
-def panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
+def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
     """Return expected rows keyed ``language/split`` from train and evaluation sizes."""
     counts: dict[str, int] = {}
     for (train, held), codes in sizes.items():
@@ -98,407 +114,241 @@ def half(key: str) -> str:
     return "dev" if hashlib.sha256(key.encode()).digest()[0] < 128 else "test"
 
 
-XNLI = register(
-    Task(
-        name="xnli",
-        role="target",
-        format="pair",
-        source=Source(
-            kind="hub",
-            id="facebook/xnli",
-            config="{language}",
-            splits={"dev": "validation", "test": "test"},
-            revision=XNLI_REVISION,
-            counts={"dev": 2490, "test": 5010},
-            licence="not stated on the hub",
-        ),
-        columns={"first": "premise", "second": "hypothesis"},
-        labels=NLI,
-        languages=XNLI_LANGUAGES,
-        train_with="mnli",
-        chance=1 / 3,
-        about=About(
-            question="Does the premise entail, contradict or say nothing of the hypothesis?",
-            genre="ten genres of English, translated by people",
-            citation="conneau2018xnli",
-            traps=(
-                "The training split of other languages is machine-translated MNLI: it is not the "
-                "target's training set (see the condition 'translated').",
-                "Two Russian test rows (2805, 2806) have swapped hypotheses: labels follow the "
-                "text, so no label is taken from another language by row number.",
-                "google/xtreme orders labels as text and XTREME's code by another order of ids: "
-                "names decide.",
-            ),
-        ),
-        group="xtreme,xtreme-r",
-        origin=("mnli",),
-    )
+XNLI = _task(
+    "xnli",
+    "pair",
+    Source(
+        "hub",
+        "facebook/xnli",
+        "{language}",
+        splits=_HELD,
+        revision=XNLI_REVISION,
+        counts={"dev": 2490, "test": 5010},
+        licence="not stated on the hub",
+    ),
+    "xtreme,xtreme-r",
+    columns={"first": "premise", "second": "hypothesis"},
+    labels=NLI,
+    languages=XNLI_LANGUAGES,
+    train_with="mnli",
+    chance=1 / 3,
+    origin=("mnli",),
 )
 
-PAWSX = register(
-    Task(
-        name="pawsx",
-        role="target",
-        format="pair",
-        source=zero_shot(
-            Source(
-                kind="hub",
-                id="google-research-datasets/paws-x",
-                config="{language}",
-                splits={"train": "train", "dev": "validation", "test": "test"},
-                revision="4cd8187c404bda33cb1f62b49b001115862acf37",
-                counts={"train": 49401, "dev": 2000, "test": 2000},
-                licence="free use with attribution",
-            ),
-            PAWSX_LANGUAGES,
-        ),
-        columns={"first": "sentence1", "second": "sentence2"},
-        labels=("0", "1"),
-        languages=PAWSX_LANGUAGES,
-        adapt=adapt.placeholder,
-        chance=0.5,
-        about=About(
-            question="Do two sentences that share their words say the same?",
-            genre="Wikipedia sentences with swapped words, translated by people",
-            citation="yang2019pawsx",
-            traps=(
-                "google/xtreme's copy was read with a quoting reader and lost rows (1,961 of 2,000 "
-                "in Spanish validation): the original set is used, 2,000 everywhere.",
-                "Labels of a few ids differ between languages: each language keeps its own.",
-                'Some sentences are the placeholder "NS" or empty: kept, as in published scores, '
-                "and counted.",
-                "Training rows of other languages are machine translated: English only.",
-            ),
-        ),
-        group="xtreme",
-        origin=("paws",),
-    )
+_PAWSX = Source(
+    "hub",
+    "google-research-datasets/paws-x",
+    "{language}",
+    splits=_ALL,
+    revision="4cd8187c404bda33cb1f62b49b001115862acf37",
+    counts={"train": 49401, "dev": 2000, "test": 2000},
+    licence="free use with attribution",
+)
+PAWSX = _task(
+    "pawsx",
+    "pair",
+    _zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
+    "xtreme",
+    columns={"first": "sentence1", "second": "sentence2"},
+    labels=("0", "1"),
+    languages=PAWSX_LANGUAGES,
+    adapt=adapt.placeholder,
+    chance=0.5,
+    origin=("paws",),
 )
 
-UDPOS_SOURCE = Source(
-    kind="hub",
-    id="izhx/xtreme-r-udpos",
-    config="{language}",
-    splits={"train": "train", "dev": "validation", "test": "test"},
+_UDPOS = Source(
+    "hub",
+    "izhx/xtreme-r-udpos",
+    "{language}",
+    splits=_ALL,
     revision="7e002378cc5704114200c479db0c592c7f77f8f8",
     # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809.
     counts={"el/test": 456},
     licence="UD 2.7, a licence per treebank",
 )
-UDPOS_TRAPS = (
-    "google/xtreme's udpos mixes Ancient Greek, Classical Chinese, Old French and Old Russian "
-    "treebanks into Greek, Chinese, French and Russian (84 % of its Greek test set): another copy "
-    "is used, and Greek sentences with polytonic letters are dropped and counted.",
-    "XTREME keeps multiword tokens fused (French 'du'), google/xtreme splits them ('de le'): token "
-    "counts and scores differ.",
-    "XTREME scores bare tags with a span F1: reported beside token accuracy.",
-    "Development rows exist in English only, as checkpoints are chosen on English only.",
-)
 
 
-def udpos(name: str, languages: tuple[str, ...], group: str) -> Task:
-    """Register UD POS over a list of languages."""
-    english = replace(UDPOS_SOURCE, languages=("en",))
-    others = replace(
-        UDPOS_SOURCE,
-        languages=tuple(code for code in languages if code != "en"),
-        splits={"test": "test"},
-    )
-    return register(
-        Task(
-            name=name,
-            role="target",
-            format="tagging",
-            source=replace(UDPOS_SOURCE, parts=(english, others)),
-            columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
-            labels=UPOS,
-            languages=languages,
-            train_with="" if name == "udpos" else "udpos",
-            adapt=adapt.modern,
-            metric="span_f1",
-            about=About(
-                question="Which part of speech is each word?",
-                genre="treebanks: news, Wikipedia, web, fiction",
-                citation="nivre2020ud",
-                traps=UDPOS_TRAPS,
-            ),
-            group=group,
-            origin=("ud-ewt", "ud"),
-        )
+def _udpos(name: str, languages: tuple[str, ...], group: str, **facts: object) -> Task:
+    return _task(
+        name,
+        "tagging",
+        # Checkpoints are chosen on English only, so no other language offers development rows.
+        _zero_shot(_UDPOS, languages, {"test": "test"}),
+        group,
+        columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
+        labels=UPOS,
+        languages=languages,
+        adapt=adapt.modern,
+        metric="span_f1",
+        origin=("ud-ewt", "ud"),
+        **facts,
     )
 
 
-UDPOS = udpos("udpos", UDPOS_LANGUAGES, "xtreme")
+UDPOS = _udpos("udpos", UDPOS_LANGUAGES, "xtreme")
 
-PANX_TRAPS = (
-    "Tags are silver: they come from Wikipedia links, not from annotators.",
-    "The raw files' 'en:' prefix is already cut in both hub copies: a token such as ':' stays.",
-    "Japanese, Chinese and Thai tokens are single characters.",
-    "Sizes run from 100 (Javanese, Burmese, Yoruba) to 10,000 test sentences.",
+_PANX = Source(
+    "hub",
+    XTREME,
+    "PAN-X.{language}",
+    splits=_ALL,
+    revision=XTREME_REVISION,
+    counts=_panx_counts(_PANX_SIZES),
+    licence="not stated",
 )
 
-PANX = register(
-    Task(
-        name="panx",
-        role="target",
-        format="tagging",
-        source=zero_shot(
-            Source(
-                kind="hub",
-                id=XTREME,
-                config="PAN-X.{language}",
-                splits={"train": "train", "dev": "validation", "test": "test"},
-                revision=XTREME_REVISION,
-                counts=panx_counts(_PANX_SIZES),
-                licence="not stated",
-            ),
-            PANX_LANGUAGES,
-        ),
+
+def _panx(name: str, source: Source, group: str, languages: tuple[str, ...], **facts: str) -> Task:
+    return _task(
+        name,
+        "tagging",
+        source,
+        group,
         columns={"tags": "ner_tags"},
         labels=NER,
-        languages=PANX_LANGUAGES,
+        languages=languages,
         metric="span_f1",
-        about=About(
-            question="Which words name a person, an organisation or a place?",
-            genre="Wikipedia",
-            citation="pan2017wikiann",
-            traps=PANX_TRAPS,
-        ),
-        group="xtreme",
         origin=("wikiann",),
-    )
-)
-
-XQUAD_TRAPS = (
-    "Both hub copies strip passages but keep answer offsets (100 of 1,190 shifted in Chinese): "
-    "each answer is searched for near its offset, and mends are counted.",
-    "The one split, called validation, is the test set; there is no development split.",
-    "XTREME normalises answers as in English for every language: a Thai or Chinese answer is one "
-    "token.",
-)
-
-
-def xquad(name: str, languages: tuple[str, ...], group: str) -> Task:
-    """Register XQuAD over a list of languages."""
-    return register(
-        Task(
-            name=name,
-            role="target",
-            format="span",
-            source=Source(
-                kind="hub",
-                id="google/xquad",
-                config="xquad.{language}",
-                splits={"test": "validation"},
-                revision="51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
-                counts={"test": 1190},
-                licence="CC BY-SA 4.0",
-            ),
-            languages=languages,
-            train_with="squad1",
-            metric="squad",
-            max_length=384,
-            about=About(
-                question="Which stretch of the passage answers the question?",
-                genre="Wikipedia passages of SQuAD, translated by people",
-                citation="artetxe2020xquad",
-                traps=XQUAD_TRAPS,
-            ),
-            group=group,
-            origin=("squad",),
-        )
+        **facts,
     )
 
 
-XQUAD = xquad("xquad", XQUAD_LANGUAGES, "xtreme")
+PANX = _panx("panx", _zero_shot(_PANX, PANX_LANGUAGES, _HELD), "xtreme", PANX_LANGUAGES)
 
-_MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
-_MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
 
-MLQA = register(
-    Task(
-        name="mlqa",
-        role="target",
-        format="span",
-        source=Source(
-            kind="hub",
-            id=XTREME,
-            config="MLQA.{language}.{language}",
-            splits={"dev": "validation", "test": "test"},
-            revision=XTREME_REVISION,
-            counts={f"{code}/dev": n for code, n in _MLQA_DEV.items()}
-            | {f"{code}/test": n for code, n in _MLQA_TEST.items()},
-            licence="CC BY-SA 3.0",
-        ),
-        languages=MLQA_LANGUAGES,
+def _xquad(name: str, languages: tuple[str, ...], group: str) -> Task:
+    source = Source(
+        "hub",
+        "google/xquad",
+        "xquad.{language}",
+        splits={"test": "validation"},
+        revision="51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
+        counts={"test": 1190},
+        licence="CC BY-SA 4.0",
+    )
+    return _task(
+        name,
+        "span",
+        source,
+        group,
+        languages=languages,
         train_with="squad1",
-        metric="mlqa",
-        max_length=384,
-        about=About(
-            question="Which stretch of the passage answers the question?",
-            genre="Wikipedia passages in each language, questions translated by people",
-            citation="lewis2020mlqa",
-            traps=(
-                "facebook/mlqa is a script repository without data: the copy in google/xtreme is "
-                "used, with passage and question in one language, as XTREME does.",
-                "Passages are stripped: shifted offsets are searched for and counted.",
-                "Answers are normalised per language (articles, punctuation, Chinese characters).",
-            ),
-        ),
-        group="xtreme,xtreme-r",
-    )
-)
-
-TYDIQA = register(
-    Task(
-        name="tydiqa",
-        role="target",
-        format="span",
-        source=Source(
-            kind="hub",
-            id=XTREME,
-            config="tydiqa",
-            # English dev is English test, as in XTREME; no other language is looked at before
-            # the end.
-            splits={"test": "validation"},
-            revision=XTREME_REVISION,
-            licence="Apache-2.0",
-            parts=(
-                Source(
-                    kind="hub",
-                    id=XTREME,
-                    config="tydiqa",
-                    splits={"train": "train", "dev": "validation", "test": "validation"},
-                    revision=XTREME_REVISION,
-                    counts={"train": 49881, "dev": 5077, "test": 5077},
-                    languages=("en",),
-                    licence="Apache-2.0",
-                ),
-                Source(
-                    kind="hub",
-                    id=XTREME,
-                    config="tydiqa",
-                    splits={"test": "validation"},
-                    revision=XTREME_REVISION,
-                    counts={"test": 5077},
-                    languages=tuple(c for c in TYDIQA_PREFIXES.values() if c != "en"),
-                    licence="Apache-2.0",
-                ),
-            ),
-        ),
-        languages=tuple(TYDIQA_PREFIXES.values()),
-        adapt=adapt.by_id_prefix(TYDIQA_PREFIXES),
         metric="squad",
         max_length=384,
-        about=About(
-            question="Which stretch of the passage answers the question?",
-            genre="Wikipedia, questions asked by people who did not know the answer",
-            citation="clark2020tydiqa",
-            traps=(
-                "One configuration mixes nine languages: the id's prefix says which; some ids have "
-                "a double dash. A public reproduction trained 'English' on all nine.",
-                "Passages and answers are stripped, offsets are not: searched for and counted.",
-                "XTREME's own copy of the development set has blank answers: a set whose answers "
-                "are all blank is refused.",
-                "English dev and English test are the same rows, as in XTREME; only other languages "
-                "are untouched by the choice of a checkpoint.",
-            ),
-        ),
-        group="xtreme,xtreme-r",
-        origin=("tydiqa",),
+        origin=("squad",),
     )
+
+
+XQUAD = _xquad("xquad", XQUAD_LANGUAGES, "xtreme")
+
+MLQA = _task(
+    "mlqa",
+    "span",
+    Source(
+        "hub",
+        XTREME,
+        "MLQA.{language}.{language}",
+        splits=_HELD,
+        revision=XTREME_REVISION,
+        counts={f"{code}/dev": n for code, n in _MLQA_DEV.items()}
+        | {f"{code}/test": n for code, n in _MLQA_TEST.items()},
+        licence="CC BY-SA 3.0",
+    ),
+    "xtreme,xtreme-r",
+    languages=MLQA_LANGUAGES,
+    train_with="squad1",
+    metric="mlqa",
+    max_length=384,
 )
 
-BUCC = register(
-    Task(
-        name="bucc2018",
-        role="target",
-        format="retrieval",
-        source=Source(
-            kind="hub",
-            id="mteb/BUCC",
-            config="{language}-en",
-            splits={"dev": "test", "test": "test"},
-            revision="414572247440f0ccacf7eb0bb70a31533a0e5443",
-            counts={"dev": 1, "test": 1},
-            licence="not stated",
+# English dev is English test, as in XTREME; no other language is looked at before the end.
+_TYDIQA = Source(
+    "hub",
+    XTREME,
+    "tydiqa",
+    splits={"test": "validation"},
+    revision=XTREME_REVISION,
+    licence="Apache-2.0",
+)
+TYDIQA = _task(
+    "tydiqa",
+    "span",
+    replace(
+        _TYDIQA,
+        parts=(
+            replace(
+                _TYDIQA,
+                splits={"train": "train", "dev": "validation", "test": "validation"},
+                counts={"train": 49881, "dev": 5077, "test": 5077},
+                languages=("en",),
+            ),
+            replace(
+                _TYDIQA,
+                counts={"test": 5077},
+                languages=tuple(code for code in TYDIQA_PREFIXES.values() if code != "en"),
+            ),
         ),
-        languages=BUCC_LANGUAGES,
-        adapt=adapt.corpora(half),
-        metric="pair_f1",
+    ),
+    "xtreme,xtreme-r",
+    languages=tuple(TYDIQA_PREFIXES.values()),
+    adapt=adapt.by_id_prefix(TYDIQA_PREFIXES),
+    metric="squad",
+    max_length=384,
+    origin=("tydiqa",),
+)
+
+BUCC = _task(
+    "bucc2018",
+    "retrieval",
+    Source(
+        "hub",
+        "mteb/BUCC",
+        "{language}-en",
+        splits={"dev": "test", "test": "test"},
+        revision="414572247440f0ccacf7eb0bb70a31533a0e5443",
+        counts={"dev": 1, "test": 1},
+        licence="not stated",
+    ),
+    "xtreme",
+    languages=BUCC_LANGUAGES,
+    adapt=adapt.corpora(half),
+    metric="pair_f1",
+    max_length=512,
+)
+
+
+def _tatoeba(name: str, codes: Mapping[str, str], source: Source, group: str) -> Task:
+    return _task(
+        name,
+        "retrieval",
+        source,
+        group,
+        languages=tuple(sorted(codes)),
+        adapt=adapt.bitext,
         max_length=512,
-        about=About(
-            question="Which sentences of two corpora translate each other?",
-            genre="Wikipedia and news",
-            citation="zweigenbaum2018bucc",
-            traps=(
-                "google/xtreme holds gold pairs without distractors, far easier than BUCC: the "
-                "full corpora are used.",
-                "Gold pairs count from 1.",
-                "The hub lacks the small development corpora: the one corpus is divided by hash "
-                "into dev (which chooses the layer) and test, gold pairs together; of the test "
-                "sentences, one half tunes the threshold and the other is scored. Scores are not "
-                "those of the official split.",
-                "Corpora repeat sentences: XTREME drops repeated ones, another code base keeps all.",
-            ),
-        ),
-        group="xtreme",
-    )
-)
-
-TATOEBA_TRAPS = (
-    "In google/xtreme every sentence ends with a line break: cut.",
-    "source_lang there may be a fragment of a file name: not used.",
-    "Row i answers row i; ids, not positions, say what is right.",
-    "The English side differs between languages, so scores of two languages have different queries.",
-    "There is no development split: the layer is chosen on another retrieval task.",
-)
-
-
-def tatoeba(name: str, codes: Mapping[str, str], source: Source, group: str) -> Task:
-    """Register Tatoeba over a list of languages."""
-    return register(
-        Task(
-            name=name,
-            role="target",
-            format="retrieval",
-            source=source,
-            languages=tuple(sorted(codes)),
-            adapt=adapt.bitext,
-            max_length=512,
-            about=About(
-                question="Which sentence is the translation of this English one?",
-                genre="short sentences for language learners",
-                citation="artetxe2019laser",
-                traps=TATOEBA_TRAPS,
-            ),
-            group=group,
-            origin=("tatoeba",),
-        )
+        origin=("tatoeba",),
     )
 
 
-TATOEBA = tatoeba(
+TATOEBA = _tatoeba(
     "tatoeba",
     TATOEBA_CODES,
     Source(
-        kind="hub",
-        id=XTREME,
+        "hub",
+        XTREME,
         configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
         splits={"test": "validation"},
         revision=XTREME_REVISION,
-        counts={
-            f"{code}/test": _TATOEBA_COUNTS.get(code, 548 if code == "th" else 1000)
-            for code in TATOEBA_CODES
-        },
+        counts={f"{code}/test": _TATOEBA_COUNTS.get(code, 1000) for code in TATOEBA_CODES},
         licence="CC BY 2.0",
     ),
     "xtreme",
 )
 
 
-def on_dev(task: Task) -> Task:
-    """Return a target that is evaluated on its development rows, for where test is not at hand.
+def _on_dev(task: Task) -> Task:
+    """Register a target that is evaluated on its development rows, where test is not at hand.
 
     Its name says so, because the scores are not those of the test split; nothing is trained or
     chosen on a language other than English all the same.
@@ -508,9 +358,150 @@ def on_dev(task: Task) -> Task:
     splits = {**source.splits, "test": source.splits["dev"]}
     source = replace(source, parts=parts, splits=splits, counts={})
     trap = "Scored on the published development rows: not comparable with test scores."
-    about = replace(task.about, traps=(*task.about.traps, trap))
-    return replace(task, name=f"{task.name}-dev", source=source, about=about, group="on-dev")
+    about = replace(task.about, traps=(*task.about.traps, trap), examples={})
+    name = f"{task.name}-dev"
+    return register(replace(task, name=name, source=source, about=about, group="on-dev"))
 
 
-PANX_DEV = register(on_dev(PANX))
-MLQA_DEV = register(on_dev(MLQA))
+PANX_DEV = _on_dev(PANX)
+MLQA_DEV = _on_dev(MLQA)
+
+# What XTREME-R adds: three tasks and longer language lists.
+XCOPA = _task(
+    "xcopa",
+    "choice",
+    Source(
+        "hub",
+        "cambridgeltl/xcopa",
+        "{language}",
+        splits=_HELD,
+        revision="042f78955ba48e6404616762fa6e05e839c3907a",
+        counts={"dev": 100, "test": 500},
+        borrow={"question": "et"},
+        licence="CC BY 4.0",
+    ),
+    "xtreme-r",
+    columns=COPA.columns,
+    labels=COPA.labels,
+    languages=XCOPA_LANGUAGES,
+    train_with="copa",
+    adapt=adapt.copa,
+    chance=0.5,
+    origin=("copa",),
+)
+UDPOS_XR = _udpos(
+    "udpos-xr", (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split()), "xtreme-r", train_with="udpos"
+)
+_WIKIANN = Source(
+    "hub",
+    "unimelb-nlp/wikiann",
+    "{language}",
+    splits=_HELD,
+    counts=_panx_counts(_WIKIANN_SIZES),
+    languages=_WIKIANN_LANGUAGES,
+    licence="not stated",
+)
+PANX_XR = _panx(
+    "panx-xr",
+    Source(
+        "hub",
+        "google/xtreme PAN-X + unimelb-nlp/wikiann",
+        licence="not stated",
+        parts=(*PANX.source.parts, _WIKIANN),
+    ),
+    "xtreme-r",
+    (*PANX_LANGUAGES, *_WIKIANN_LANGUAGES),
+    train_with="panx",
+)
+XQUAD_XR = _xquad("xquad-xr", (*XQUAD_LANGUAGES, "ro"), "xtreme-r")
+_TATOEBA_XR = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron", "uk": "ukr"}
+TATOEBA_XR = _tatoeba(
+    "tatoeba-xr",
+    _TATOEBA_XR,
+    Source(
+        "hub",
+        "mteb/tatoeba-bitext-mining",
+        configs={code: f"{name}-eng" for code, name in _TATOEBA_XR.items()},
+        splits={"test": "test"},
+        revision="69e8f12da6e31d59addadda9a9c8a2e601a0e282",
+        licence="CC BY 2.0",
+    ),
+    "xtreme-r",
+)
+
+_LAREQA_REVISION = "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c"
+_LAREQA = Source(
+    "files",
+    "google-research-datasets/lareqa",
+    "xquad-r/{language}.json",
+    splits={"test": "test"},
+    revision=_LAREQA_REVISION,
+    url=f"https://raw.githubusercontent.com/google-research-datasets/lareqa/{_LAREQA_REVISION}/",
+    licence="CC BY-SA 4.0",
+)
+LAREQA = _task(
+    "lareqa",
+    "retrieval",
+    Source(
+        "files",
+        _LAREQA.id,
+        licence=_LAREQA.licence,
+        parts=(
+            replace(_LAREQA, side="query"),
+            *(
+                replace(_LAREQA, side="candidate", language=code, optional=True)
+                for code in XQUAD_LANGUAGES
+            ),
+            replace(SQUAD1.source, languages=("en",)),
+        ),
+    ),
+    "xtreme-r",
+    languages=XQUAD_LANGUAGES,
+    adapt=adapt.answer_sentences,
+    metric="map@20",
+    max_length=256,
+    origin=("squad",),
+    holds=("squad1",),
+)
+
+_MEWSLIX = Source(
+    "hub",
+    "izhx/mewsli-x",
+    "{language}",
+    splits={"test": "test"},
+    revision="7e3723faa15c6d84cfd56d66cf6cd347be8ad00e",
+    counts={f"{code}/test": n for code, n in _MENTIONS.items()},
+    side="query",
+    licence="Apache-2.0",
+)
+_ENTITIES = replace(
+    _MEWSLIX,
+    config="candidate_entities",
+    # One pool for all: standardised once, not once per language asked for.
+    language="en",
+    counts={"test": 1003893},
+    side="candidate",
+)
+_WIKIPEDIA_PAIRS = replace(
+    _MEWSLIX,
+    config="wikipedia_pairs",
+    splits={"train": "train", "dev": "validation"},
+    counts={"train": 167719, "dev": 14051},
+    languages=("en",),
+    side="",
+)
+MEWSLIX = _task(
+    "mewslix",
+    "retrieval",
+    Source(
+        "hub",
+        _MEWSLIX.id,
+        licence=_MEWSLIX.licence,
+        parts=(_MEWSLIX, _ENTITIES, _WIKIPEDIA_PAIRS),
+    ),
+    "xtreme-r",
+    languages=MEWSLIX_LANGUAGES,
+    adapt=adapt.entities,
+    metric="mrr@20",
+    max_length=64,
+)
