@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helpers.tasks.task import Row, Task
+from helpers.tasks import Row, Task
 
 Example = Mapping[str, Row]
 

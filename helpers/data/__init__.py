@@ -20,7 +20,7 @@ from helpers.data.sources import Raw
 from helpers.data.standard import Standard
 from helpers.data.texts import Texts, texts
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
-from helpers.tasks.task import Row, Source, Task
+from helpers.tasks import Row, Source, Task
 
 __all__ = [
     "Rows",

@@ -17,7 +17,7 @@ import pyarrow.compute as compute
 from helpers.data import standard
 from helpers.data.sources import quiet
 from helpers.data.standard import FIELDS, Standard
-from helpers.tasks.task import Row
+from helpers.tasks import Row
 
 
 def listed(

@@ -26,7 +26,7 @@ from huggingface_hub import constants as hub_constants
 
 from helpers.data import folders, own_tables, packages
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
-from helpers.tasks.task import Row, Source
+from helpers.tasks import Row, Source
 
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
 # Share of the content groups of a published split that becomes our dev split.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from helpers.errors import BadRows, HelpfulError
-from helpers.tasks.task import FIELDS, Row, Task
+from helpers.tasks import FIELDS, Row, Task
 
 IGNORED = -100
 # How far from its stated start an answer is searched for; published shifts are the few

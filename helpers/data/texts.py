@@ -14,7 +14,7 @@ from typing import overload
 from helpers.data import sources
 from helpers.data.packages import catalogues
 from helpers.errors import BadRows, MissingData
-from helpers.tasks.task import Source
+from helpers.tasks import Source
 
 TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
 DJANGO = "django"

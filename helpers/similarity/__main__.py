@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
     from helpers.models.settings import Settings
     from helpers.study.profiles import Profile
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
 OUTPUT = Path(__file__).parents[2] / "data" / "similarity"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from helpers.models.encoders import Encoder
     from helpers.models.training import Settings, Tuned
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
 __all__ = ["Checkpoint", "Trained", "fingerprint", "first_of", "from_store", "resolve"]
 

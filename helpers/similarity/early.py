@@ -12,7 +12,7 @@ from helpers.similarity.catalogue import Undefined
 
 if TYPE_CHECKING:
     from helpers.models.training import Tuned
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
 __all__ = ["Early"]
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from helpers.errors import BadRows
 from helpers.similarity.arrays import classes, matrix
-from helpers.tasks.task import Task
+from helpers.tasks import Task
 
 __all__ = [
     "label_count_similarity",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from helpers.models.encoders import Encoder
     from helpers.models.training import Tuned
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
 __all__ = ["Dyad", "Gatherer", "Options", "Side"]
 
@@ -695,7 +695,7 @@ def _losses(g: Gatherer, texts: list[str], second: Any, reader: Callable[[], Rea
     from helpers.formats.masked import Masked
     from helpers.models.network import Network
     from helpers.predicting import outputs
-    from helpers.tasks.task import Source, Task
+    from helpers.tasks import Source, Task
 
     task = Task("text", "target", "retrieval", Source("rows", "text"), max_length=512)
     rows = [{"id": str(place), "text": line} for place, line in enumerate(texts)]

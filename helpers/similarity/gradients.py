@@ -20,7 +20,7 @@ from helpers.models import devices
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network
 from helpers.similarity.catalogue import Undefined
-from helpers.tasks.task import Task
+from helpers.tasks import Task
 
 __all__ = ["Probe", "fisher", "fit_head", "mean_gradient", "parameters"]
 

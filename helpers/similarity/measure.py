@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from helpers.models.training import Tuned
     from helpers.similarity.checkpoints import Source
     from helpers.similarity.gather import Dyad, Gatherer, Options, Side
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
 __all__ = ["COLUMNS", "export", "matrix", "measure", "read", "to_csv"]
 
@@ -165,7 +165,7 @@ def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
 
 
 def _is_task(value: object) -> bool:
-    from helpers.tasks.task import Task
+    from helpers.tasks import Task
 
     return isinstance(value, str | Task)
 

@@ -14,7 +14,7 @@ from helpers import tasks
 from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.similarity.arrays import Integers
 from helpers.similarity.catalogue import Undefined
-from helpers.tasks.task import Row, Task
+from helpers.tasks import Row, Task
 
 __all__ = ["Sample", "halves", "parallel", "row_text", "sample"]
 

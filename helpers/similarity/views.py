@@ -227,6 +227,6 @@ def row_means(states: Single, rows: Integers, count: int) -> Single:
 
 
 def _plain_text_task() -> formats.base.Task:
-    from helpers.tasks.task import Source, Task
+    from helpers.tasks import Source, Task
 
     return Task("texts", "target", "retrieval", Source("rows", "texts"), max_length=512)

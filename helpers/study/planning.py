@@ -261,7 +261,7 @@ class _Maker:
 
     def _text(self, settings: Settings) -> dict[str, str]:
         """Return the fingerprints of the text for masked language modelling."""
-        from helpers.data.texts import texts
+        from helpers.data import texts
 
         found = {}
         for language in settings.mlm_languages:

@@ -9,7 +9,6 @@ from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import COLUMNS
 from helpers.stats import gains, prediction, reml
 from helpers.study import profiles
-from helpers.tasks import registry
 from tests.stats import tables
 
 INTERMEDIATES = ("socialiqa-val", "boolq-val", "mrpc-val", "hellaswag-val")
@@ -22,7 +21,7 @@ def own():
     source = tasks.Source("rows", "own", read=lambda language, split: rows)
     task = tasks.Task("own", "target", "pair", source, labels=("a", "b"))
     yield tasks.register(task, replace=True)
-    registry._TASKS.pop("own")
+    tasks._TASKS.pop("own")
 
 
 @pytest.fixture

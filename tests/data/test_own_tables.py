@@ -14,8 +14,7 @@ import pytest
 from helpers import data, tasks
 from helpers.data import own_tables
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
-from helpers.tasks import Source, Task
-from helpers.tasks.task import FORMATS
+from helpers.tasks import FORMATS, Source, Task
 
 SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 # One raw row per format, with the columns that `COLUMNS` maps, and the standard row it becomes.

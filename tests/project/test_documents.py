@@ -8,8 +8,7 @@ import yaml
 
 from helpers import tasks
 from helpers.pages import ROOT
-from helpers.tasks import registry
-from helpers.tasks.task import FIELDS, FORMATS, METRICS
+from helpers.tasks import FIELDS, FORMATS, METRICS
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 BIBLIOGRAPHY = (ROOT / "book" / "references.bib").read_text("utf-8")
@@ -66,7 +65,7 @@ def _blocks(document, heading):
 
 
 def test_adding_a_task_works_as_it_is_described(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     Path("my_data").mkdir()

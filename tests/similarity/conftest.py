@@ -4,14 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.data import generated
 from helpers.models import encoders
 from helpers.models.settings import Settings
 from helpers.similarity.checkpoints import Trained
 from helpers.similarity.gather import Options
-
-# Its import registers the made-up tasks of the tiny profile.
-assert generated.LANGUAGES == ("en", "qaa", "qab")
 
 SMALL = Options(
     rows=90, units=200, common_rows=60, parallel_rows=40, gradient_rows=12, heads=2, max_length=32

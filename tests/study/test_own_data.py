@@ -9,12 +9,12 @@ import pytest
 from helpers import study, tasks
 from helpers.errors import BadPlan
 from helpers.study.store import Store
-from helpers.tasks import Source, Task, registry
+from helpers.tasks import Source, Task
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
 
 
 def table(path: Path, label: str = "yes") -> None:

@@ -182,9 +182,7 @@ def test_ids_change_with_the_rows(shared: Store) -> None:
         assert made("x") == made("x")  # a task of a notebook is surveyed anew every time
         assert made("x").isdisjoint(made("y"))
     finally:
-        from helpers.tasks import registry
-
-        registry._TASKS.pop("mine")
+        tasks._TASKS.pop("mine")
 
 
 def test_fewer_languages_are_another_run_of_the_same_core(shared: Store) -> None:
@@ -270,10 +268,8 @@ def test_all_missing_data_and_the_encoder_are_named_at_once(
         with pytest.raises(BadPlan) as caught:
             study.plan("tiny", ["lost-a", "lost-b"], encoder="no-such-encoder", store=shared)
     finally:
-        from helpers.tasks import registry
-
         for name in ("lost-a", "lost-b"):
-            registry._TASKS.pop(name)
+            tasks._TASKS.pop(name)
     text = str(caught.value)
     assert all(part in text for part in ("lost-a", "lost-b", "no-such-encoder", "nobody/nothing"))
 

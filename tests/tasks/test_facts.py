@@ -8,11 +8,9 @@ import pytest
 
 from helpers import metrics, tasks
 from helpers.errors import HelpfulError, UnknownName
-from helpers.tasks import FORMATS, Source, Task, relation, translated, xtreme, xtreme_r
-from helpers.tasks.task import METRICS
+from helpers.tasks import FORMATS, METRICS, Source, Task, intermediate, relation, xtreme
 
-# Made-up tasks are registered too where another test has asked for a study.
-ALL = [name for name in tasks.names() if name in tasks.SHIPPED]
+ALL = [name for name in tasks.names() if name in tasks.SHIPPED and tasks.get(name).group != "tiny"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -72,8 +70,8 @@ def test_languages_of_panx_have_published_sizes() -> None:
     counts = tasks.get("panx").source.counts
     assert {key.split("/")[0] for key in counts} == set(xtreme.PANX_LANGUAGES)
     assert counts["en/train"] == 20000 and counts["sw/test"] == 1000 and counts["yo/dev"] == 100
-    both = {key.split("/")[0] for leaf in xtreme_r.PANX_XR.source.flat() for key in leaf.counts}
-    assert both == set(xtreme_r.PANX_XR.languages)
+    both = {key.split("/")[0] for leaf in xtreme.PANX_XR.source.flat() for key in leaf.counts}
+    assert both == set(xtreme.PANX_XR.languages)
 
 
 def test_configurations_follow_the_hubs_names() -> None:
@@ -110,11 +108,11 @@ def test_identity_pairs_and_shared_sources(
 
 
 def test_a_twin_keeps_what_its_task_holds() -> None:
-    twin = translated.mnli(("fr",))
+    twin = intermediate.translated_mnli(("fr",))
     assert twin.name == "mnli-translated" and twin.holds == ("mnli",)
     assert twin.source.serving("en", "train")[0].config_for("fr") == "fr"
     with pytest.raises(HelpfulError, match="is a target"):
-        translated.from_folder("xnli")
+        intermediate.translated_by_user("xnli")
 
 
 def test_the_metric_of_a_format_is_the_default() -> None:
@@ -142,6 +140,14 @@ def test_the_metric_of_a_format_is_the_default() -> None:
         ({"name": "a+b"}, "its name is empty or holds"),
         ({"source": Source("rows", "x")}, "needs read=function(language, split)"),
         ({"source": Source("tables", "x")}, "needs config='file-{language}-{split}.csv'"),
+        ({"metric": "acuracy"}, "unknown metric 'acuracy'. Did you mean 'accuracy'"),
+        (
+            {"source": Source("tables", "x", config="{lang}-{split}.csv")},
+            "'{lang}-{split}.csv' holds {lang}; source kind 'tables' knows {language} and {split}",
+        ),
+        ({"source": Source("tables", "x", config="a{b/x.csv")}, "a brace that is text is written"),
+        ({"source": Source("hub", "x", configs={"en": "{split}"})}, "kind 'hub' knows {language}."),
+        ({"source": Source("hub", "x", config="{}")}, "'{}' holds {};"),
         ({"train_with": "squad1"}, "whose format is span, not pair"),
         ({"train_with": "mnli"}, "whose labels are ('entailment', 'neutral', 'contradiction')"),
     ],
