@@ -46,9 +46,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         if name:
             Path(name).unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Free some space" if full else "Make its folder writable"
         raise (StoreFull if full else HelpfulError)(
-            f"could not write {path}: {error.strerror or error}. Free some space or choose another "
-            "folder; what was already stored is untouched."
+            f"could not write {path}: {error.strerror or error}. {advice} or choose another folder "
+            "(the store is where TRANSFER_STORE says); what was already stored is untouched."
         ) from error
 
 

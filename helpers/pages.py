@@ -304,6 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the pages that were there stay, and the same command goes on.")
+        return 130
 
 
 def _do(options: argparse.Namespace, start: float) -> int:

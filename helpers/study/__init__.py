@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,14 +23,20 @@ from helpers import tasks
 from helpers.errors import BadPlan, HelpfulError, unknown
 from helpers.study import costs, engines, planning
 from helpers.study.engines.line import Line
+from helpers.study.engines.signals import exit_code
 from helpers.study.execution import Stopped
 from helpers.study.plans import Plan
 from helpers.study.profiles import PROFILES, Profile
 from helpers.study.resuming import MODES, missing, set_aside, stand_ins
+from helpers.study.run import register_tasks
 from helpers.study.store import FINISHED, Store, free_bytes
 from helpers.study.surveys import Surveys
 
 __all__ = ["Plan", "plan", "run"]
+
+# The module ``run`` is imported above, so that the name below stays the function; Python would warn
+# where the module is then executed, as ``python -m helpers.study.run``.
+warnings.filterwarnings("ignore", ".*'helpers.study.run' found in sys.modules", RuntimeWarning)
 
 
 def plan(
@@ -191,19 +198,20 @@ def _no_room(plan: Plan, wanted: Sequence[str], store: Store, keep: bool) -> lis
         return []
     return [
         f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
-        f"TRANSFER_STORE to a folder on a larger disk{', or run it with keep=False' * keep}."
+        f"TRANSFER_STORE to a folder on a larger disk{', or run it with keep=False (--keep no)' * keep}."
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan and run a study from the command line; return the exit code."""
-    from helpers.study.run import register_tasks
-
     options = _parser().parse_args(arguments)
-    register_tasks()
     try:
+        register_tasks()
         chosen = _planned(options)
         print(costs.sentence(chosen, store=Store()), file=sys.stderr)
+        left = missing(chosen, Store(), bool(chosen.facts.get("keep", True)))
+        if options.mode == "missing" and len(left) < len(chosen):
+            print(f"  {len(chosen) - len(left)} of them are stored already.", file=sys.stderr)
         for target, absent in chosen.facts.get("absent", {}).items():
             if absent:
                 print(f"  {target}: no data in {', '.join(absent)}", file=sys.stderr)
@@ -217,7 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except Stopped as error:
         print(error, file=sys.stderr)
-        return 143
+        return exit_code()
+    except KeyboardInterrupt:
+        print("stopped; what was stored stays, and the same command goes on.", file=sys.stderr)
+        return 130
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from helpers import tasks
-from helpers.errors import BadRecord, HelpfulError, StoreFull
+from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
+from helpers.files import write_atomic
 from helpers.models import tokenised
 from helpers.provenance import provenance
 from helpers.study import profiles, tracking
 from helpers.study.plans import Job, Plan
 from helpers.study.records import FINISHED, Attempt, Record
 from helpers.study.store import Store
+from helpers.study.surveys import Surveys
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
     from helpers.models.training import Tuned
 
+# In place of weights, in the checkpoint of a stage whose loss was no longer a number.
+NO_ENCODER = "no-encoder.txt"
 log = logging.getLogger("helpers.study.run")
 Stop = Callable[[], bool]
 Progress = Callable[[int, int], None]
@@ -110,6 +114,10 @@ def execute(
     start = _start(job, store)
     with _logged(job, store), tokenised.kept_in(store.tokenised):
         try:
+            refuse_changed_rows(job, Surveys(store.folder / "surveys.json"))
+            if start is not None and (start / NO_ENCODER).exists():
+                store.write(_record(job, [_nothing_to_start_from(job)]))
+                return "collapsed"
             record = _attempted(job, start, store, stop, progress, worker or default_worker())
         except (Stopped, StoreFull, MissingParent, KeyboardInterrupt):
             raise
@@ -159,8 +167,54 @@ def _attempted(
             break
         log.warning("collapsed with seed %d: %s", seed, "; ".join(attempt.notes))
     if work.save is not None and job.stage == "intermediate":
-        store.save_checkpoint(job.run, work.save)
+        # Where the loss was no number there is no encoder; a mark in its place says so.
+        learnt = work.attempt.status == "done"
+        store.save_checkpoint(job.run, work.save if learnt else _mark_nothing)
     return _record(job, attempts)
+
+
+def _mark_nothing(folder: Path) -> None:
+    write_atomic(folder / NO_ENCODER, b"the loss was no longer a number: no encoder was kept\n")
+
+
+def _nothing_to_start_from(job: Job) -> Attempt:
+    """Return what is recorded of a target whose intermediate stage left no encoder.
+
+    The weights before that stage would give the baseline's scores, and so a gain of exactly 0.
+    """
+    note = f"its intermediate stage {job.parent} collapsed: the loss was no longer a number"
+    return Attempt("collapsed", job.seed, notes=[f"{note}, so there is no encoder to start from"])
+
+
+def refuse_changed_rows(job: Job, surveys: Surveys) -> None:
+    """Compare the rows that a run would read now with those that its id stands for.
+
+    Raises:
+        BadRows: some differ; the text names them.
+    """
+    data, tested = job.spec["data"], job.spec["evaluation"]
+    asked = [
+        (tasks.get(tasks.get(name).train_with or name), "en", split, facts[split])
+        for name, facts in data["tasks"].items()
+        for split in ("train", "dev")
+        if split in facts
+    ]
+    asked += [
+        (tasks.get(job.target), language, split, tested[language])
+        for split, languages in data.get("splits", {}).items()
+        for language in languages
+        if language in tested
+    ]
+    changed = [
+        f"{task.name!r} ({language}, {split})"
+        for task, language, split, known in asked
+        if surveys.of(task, language, split).fingerprint != known
+    ]
+    if changed:
+        raise BadRows(
+            f"rows changed since the plan was made: {', '.join(changed)}. Nothing was trained or "
+            "scored; plan again, and what did not change is kept."
+        )
 
 
 def _judged(work: Work, job: Job) -> Attempt:

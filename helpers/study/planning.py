@@ -24,6 +24,7 @@ from helpers.tasks import Task
 AVAILABLE = "available"
 # The intermediate stage of these conditions is one run per intermediate task.
 _PER_TASK = ("single", "mlm", "translated", "shuffled")
+_SHOWN = 15  # data sets that lack rows, so that the list of problems fits on a screen
 # Where Linux shows the drivers of NVIDIA's and AMD's GPUs, and of those behind Windows.
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -65,8 +66,9 @@ def make(wish: Wish, surveys: Surveys) -> Plan:
     maker = _Maker(wish, surveys)
     plan = maker.plan()
     surveys.save()
-    if maker.problems:
-        raise BadPlan(listed("this plan cannot run", maker.problems))
+    problems = maker.problems + maker.by_data_set()
+    if problems:
+        raise BadPlan(listed("this plan cannot run", problems))
     return plan
 
 
@@ -146,6 +148,7 @@ class _Maker:
         self.wish = wish
         self.surveys = surveys
         self.problems: list[str] = []
+        self.lacking: dict[tuple[str, ...], list[tuple[str, str]]] = {}
         self.sources: dict[str, dict[str, str]] = {}
         self.absent: dict[str, list[str]] = {}
         self.encoder = self._encoder()
@@ -348,12 +351,33 @@ class _Maker:
         try:
             return self.surveys.of(task, language, split)
         except HelpfulError as error:
-            self._problem(f"task {task.name!r}, {language} {split}: {error}")
+            held = tuple(sorted({source.id for source in task.source.serving(language, split)}))
+            places = self.lacking.setdefault(held or (task.name,), [])
+            entry = (f"{task.name!r} {language} {split}", " ".join(str(error).split()))
+            if entry not in places:
+                places.append(entry)
             return None
+
+    def by_data_set(self) -> list[str]:
+        """Return one problem per data set that lacks rows: what is asked of it, and why it fails."""
+        found = []
+        for number, entries in enumerate(self.lacking.values()):
+            places = ", ".join(place for place, _ in entries[:4])
+            more = f" and {len(entries) - 4} more" if len(entries) > 4 else ""
+            # The first says in full what to do; the same advice need not fill the screen.
+            text = entries[0][1] if not number else _shortened(entries[0][1], 160)
+            found.append(f"task {places}{more}: {text}")
+        if len(found) > _SHOWN:
+            found[_SHOWN:] = [f"and {len(found) - _SHOWN} more data sets that are not at hand."]
+        return found
 
     def _problem(self, text: str) -> None:
         if text not in self.problems:
             self.problems.append(text)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " ..."
 
 
 def test_split(task: Task, language: str) -> str:

@@ -23,7 +23,7 @@ from helpers.study import plans
 from helpers.study.engines import ranks
 from helpers.study.engines.local import Queue
 from helpers.study.engines.pinning import pin
-from helpers.study.engines.signals import EXIT, terminated
+from helpers.study.engines.signals import exit_code, terminated
 from helpers.study.execution import Stop, Stopped, Worker, rank
 from helpers.study.resuming import missing
 from helpers.study.store import Store
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     options = _parser().parse_args(arguments)
     store = Store(options.store)
-    register_tasks()
     try:
+        register_tasks()
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
             if rank():
@@ -45,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _work(_queue(options, plan, store, stop, worker))
     except Stopped as error:
         print(error, file=sys.stderr)
-        return EXIT
+        return exit_code()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def register_tasks() -> None:
     """Import the modules that ``TRANSFER_TASKS`` names, so that their tasks can be planned."""
     for module in filter(None, os.environ.get("TRANSFER_TASKS", "").split(",")):
-        importlib.import_module(module.strip())
+        try:
+            importlib.import_module(module.strip())
+        except ModuleNotFoundError as error:
+            raise HelpfulError(
+                f"TRANSFER_TASKS names module {module.strip()!r}, and {error}. Name modules that "
+                "register tasks, separated by commas, in a folder on PYTHONPATH."
+            ) from error
 
 
 def _queue(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -146,8 +147,9 @@ def _run(order: Order, arguments: Sequence[str], jobs: int) -> None:
     command += ["--directory", str(folder), "--config", f"batches={listing}", *arguments]
     # No lock: a driver that was killed leaves one, and claims in the store keep two drivers apart.
     command += ["--nolock", "--rerun-incomplete", "--keep-going", "--retries", "1"]
-    command += ["--rerun-triggers", "mtime", "--quiet", "all", *order.extra]
+    command += ["--rerun-triggers", "mtime", *order.extra]
     log = folder / "snakemake.log"
+    began = log.stat().st_size if log.exists() else 0
     with open(log, "ab") as stream, terminated() as stop:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
         try:
@@ -159,8 +161,16 @@ def _run(order: Order, arguments: Sequence[str], jobs: int) -> None:
         lost = len(order.line.waiting)
         raise HelpfulError(
             f"Snakemake ended with exit code {process.returncode} and {lost} runs have no record; "
-            f"see {log}. The same command goes on from what is done."
+            f"the same command goes on from what is done. See {log}:\n{_complaints(log, began)}"
         )
+
+
+def _complaints(log: Path, began: int) -> str:
+    """Return the lines of Snakemake's log that speak of an error, each once, else its last lines."""
+    lines = log.read_bytes()[began:].decode(errors="replace").splitlines()
+    spoken = [line.strip() for line in lines if re.search(r"error|fail|denied|invalid", line, re.I)]
+    chosen = list(dict.fromkeys(spoken)) or [line.strip() for line in lines if line.strip()][-10:]
+    return "\n".join(f"  {line}" for line in chosen[:10])
 
 
 def _wait(order: Order, process: subprocess.Popen[bytes], stop: Any) -> None:

@@ -1,0 +1,152 @@
+"""What goes wrong between a plan and its scores: each refusal or mark says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import study, tasks
+from helpers.errors import BadPlan, HelpfulError
+from helpers.study.engines import ENGINES
+from helpers.study.profiles import TINY
+from helpers.study.store import Store
+from helpers.tasks import Source, Task
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+
+
+def write(folder: Path, *names: str, swapped: bool = False) -> None:
+    rows = [f"text number {n} is here,{'ab'[(n + swapped) % 2]}" for n in range(40)]
+    for name in names:
+        (folder / f"{name}.csv").write_text("\n".join(["text,kind", *rows]), encoding="utf-8")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A target in files of its own, beside the generated ones."""
+    write(tmp_path, "en-train", "en-dev", "en-test", "de-test")
+    splits = {split: split for split in ("train", "dev", "test")}
+    source = Source("tables", str(tmp_path), config="{language}-{split}.csv", splits=splits)
+    columns = {"first": "text", "label": "kind"}
+    facts = {"languages": ("en", "de"), "chance": 0.5, "columns": columns, "labels": ("a", "b")}
+    tasks.register(Task("own", "target", "pair", source, **facts))
+    return tmp_path
+
+
+@pytest.mark.parametrize("changed", ["en-train", "en-dev", "de-test"])
+def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
+    own: Path, store: Store, changed: str
+) -> None:
+    options = {"targets": ["own", "toy-messages"], "conditions": ["none"], "store": store}
+    plan = study.plan("tiny", **options)
+    write(own, changed, swapped=True)
+    language, split = changed.split("-")
+    scores = study.run(plan, store=store, progress=False)
+    failed = scores[scores["target"] == "own"]
+    assert failed["value"].isna().all() and not store.outcomes(failed["run"])["steps"].any()
+    text = f"rows changed since the plan was made: 'own' ({language}, {split})"
+    assert all(text in why and "plan again" in why for why in failed["status"])
+    assert set(scores.loc[scores["target"] == "toy-messages", "status"]) == {"done"}
+    # The new rows are another run; the old ones, put back, are the old run and are done now.
+    again = study.plan("tiny", **options)
+    assert not set(again.runs.loc[again.runs["target"] == "own", "run"]) & set(failed["run"])
+    assert set(study.run(again, store=store, progress=False)["status"]) == {"done"}
+    write(own, changed)
+    assert set(study.run(plan, store=store, progress=False)["status"]) == {"done"}
+
+
+def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store: Store) -> None:
+    hot = replace(TINY.intermediate, learning_rate=1e30, clip=0.0)
+    profile = replace(TINY, intermediate=hot)
+    plan = study.plan(profile, ["toy-same"], ["toy-intents", "toy-messages"], store=store)
+    scores = study.run(plan, store=store, progress=False)
+    after = scores[scores["condition"] == "single"]
+    assert set(after["status"]) == {"collapsed"} and after["value"].isna().all()
+    assert set(scores.loc[scores["condition"] == "none", "status"]) == {"done"}
+    notes = store.outcomes(after["run"])["notes"]
+    assert notes.str.contains("the loss was no longer a number, so there is no encoder").all()
+    before = store.outcomes()["seconds"].tolist()
+    study.run(plan, store=Store(store.folder), progress=False)
+    assert store.outcomes()["seconds"].tolist() == before  # nothing is tried again
+
+
+def test_data_that_are_not_at_hand_are_named_once_per_data_set(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
+    with pytest.raises(BadPlan) as caught:
+        study.plan("paper", encoder="tiny", store=store)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 20 and len(text) < 6000
+    assert "facebook/xnli" in text and "and 1" in text and "more" in text
+
+
+def test_a_misspelt_module_of_tasks_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRANSFER_TASKS", "no_such_module")
+    assert study.main(["--profile", "tiny"]) == 2
+    assert "TRANSFER_TASKS names module 'no_such_module'" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_names_the_variable(store: Store) -> None:
+    plan = study.plan("tiny", targets=["toy-messages"], conditions=["none"], store=store)
+    shutil.rmtree(store.folder)
+    store.folder.write_text("a file in its place")
+    with pytest.raises(HelpfulError, match="TRANSFER_STORE"):
+        study.run(plan, store=store, progress=False)
+
+
+@pytest.mark.skipif(bool(ENGINES["snakemake"].problems()), reason="Snakemake is not installed")
+def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = "Requested node configuration is not available"
+    for name, script in {
+        "sbatch": f"echo 'sbatch: error: Batch job submission failed: {refused}' >&2; exit 1",
+        "scontrol": "echo AccountingStorageType = accounting_storage/none",
+        **dict.fromkeys(("squeue", "sinfo", "sacct", "sacctmgr", "sshare"), "exit 0"),
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755 | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    plan = study.plan("tiny", ["toy-same"], ["toy-messages"], conditions=["none"], store=store)
+    with pytest.raises(HelpfulError, match=refused):
+        study.run(plan, store=store, engine="slurm", progress=False)
+    (log,) = store.folder.glob("workflow/*/snakemake.log")
+    assert refused in log.read_text()
+
+
+@pytest.mark.parametrize("engine", ["local", "processes"])
+def test_ctrl_c_keeps_the_state_and_ends_in_one_line(tmp_path: Path, engine: str) -> None:
+    store = Store(tmp_path / "store")
+    command = [sys.executable, "-m", "helpers.study", "--profile", "tiny", "--engine", engine]
+    environment = os.environ | {
+        "TRANSFER_STORE": str(store.folder),
+        "TRANSFER_TASKS": "tests.engines.fake",
+        "FAKE_STEP": "0.5",
+        "FAKE_TRACE": str(tmp_path / "trace"),
+        "TRANSFER_WORKER": "tests.engines.fake:work",
+        "TRANSFER_TEXT_ROOT": "django",
+    }
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "trace").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said and said.strip().splitlines()[-1].startswith("stopped")
+    assert list(store.folder.glob("progress/*/*/state.json"))
