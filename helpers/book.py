@@ -1,4 +1,4 @@
-"""What a chapter needs around its results: settings, numbers for its prose, figures, downloads, origin.
+"""What a chapter needs around its results: settings, numbers for its prose, tables, origin.
 
 Works in four places: a Jupyter Book build, JupyterLab, Colab (no ``myst_nb`` there) and Binder (no
 torch there). Nothing here computes a result.
@@ -11,22 +11,25 @@ import base64
 import hashlib
 import html
 import math
+import numbers
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
 from helpers import provenance as origin
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import BadFit, HelpfulError, unknown
 
 REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.yml
-PARAMETERS = "TRANSFER_PARAMETERS"  # "seeds=2 languages=de,fr", set by `make chapter`
+PARAMETERS = "TRANSFER_PARAMETERS"  # "profile=demo examples=en,de", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
 WORD_JOINER = "\u2060"
+MISSING = "not available"
 # Colours that stay apart for readers who do not see red and green apart (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
@@ -36,30 +39,16 @@ def building() -> bool:
     return bool(os.environ.get(BUILDING))
 
 
-@dataclass(frozen=True)
-class Parameters:
+class Parameters(SimpleNamespace):
     """The settings of a chapter; read them as attributes."""
 
-    values: dict[str, Any]
-    changed: tuple[str, ...]
-
     def __getattr__(self, name: str) -> Any:
-        """Return a setting."""
-        values = self.__dict__.get("values", {})
-        if name not in values:
-            raise AttributeError(f"no parameter {name!r}; there are {', '.join(values)}")
-        return values[name]
-
-    def __repr__(self) -> str:
-        """List the settings, marking those that were changed from outside."""
-        return "\n".join(
-            f"{name} = {value!r}" + ("  (changed)" if name in self.changed else "")
-            for name, value in self.values.items()
-        )
+        """Refuse a setting that is not there, and name those that are."""
+        raise AttributeError(f"no parameter {name!r}; there are {', '.join(vars(self))}")
 
 
 def parameters(**defaults: Any) -> Parameters:
-    """Declare a chapter's settings; ``make chapter NAME=... PARAMS="seeds=2"`` overrides them.
+    """Declare a chapter's settings; ``make chapter NAME=04 PARAMS="profile=demo"`` overrides them.
 
     Args:
         **defaults: name and value of each setting. A value from outside is read as the type of the
@@ -74,37 +63,31 @@ def parameters(**defaults: Any) -> Parameters:
             built, settings are meant for the chapters that have them).
         HelpfulError: a value that cannot be read as its setting's type.
     """
-    given = split_parameters(os.environ.get(PARAMETERS, ""))
     values = dict(defaults)
-    for name, text in given.items():
+    for name, text in split_parameters(os.environ.get(PARAMETERS, "")).items():
         if name in defaults:
             values[name] = _read(name, text, defaults[name])
         elif not building():
             raise unknown("parameter", name, defaults)
-    return Parameters(values, tuple(name for name in given if name in defaults))
+    return Parameters(**values)
 
 
 def split_parameters(text: str) -> dict[str, str]:
-    """Split ``"seeds=2 languages=de,fr"`` into names and texts.
-
-    Raises:
-        HelpfulError: a part without ``=``.
-    """
+    """Split ``"profile=demo examples=en,de"`` into names and texts."""
     pairs = [part.partition("=") for part in shlex.split(text)]
-    for name, mark, _ in pairs:
-        if not (name and mark):
-            raise HelpfulError(
-                f'parameters are written as "seeds=2 languages=de,fr", not {text!r}.'
-            )
+    if not all(name and mark for name, mark, _ in pairs):
+        raise HelpfulError(
+            f'parameters are written as "profile=demo examples=en,de", not {text!r}.'
+        )
     return {name: value for name, _, value in pairs}
 
 
 def _read(name: str, text: str, default: Any) -> Any:
+    """Read a setting from outside as the type of its default."""
+    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     try:
         if isinstance(default, bool):
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
-                text.lower()
-            ]
+            return truths[text.lower()]
         if isinstance(default, (int, float)):
             return type(default)(text)
         if isinstance(default, (tuple, list)):
@@ -119,22 +102,19 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 def begin() -> None:
     """Set the figure style: crisp, opaque on dark pages, the same on every machine."""
-    import matplotlib
     import seaborn as sns
 
-    sns.set_theme(context="notebook", style="whitegrid", palette=list(COLOURS))
-    matplotlib.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "figure.figsize": (7.0, 3.8),
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "axes.titlelocation": "left",
-            "svg.hashsalt": "transfer-book",
-            "svg.fonttype": "path",
-        }
-    )
+    own = {
+        "figure.dpi": 110,
+        "figure.figsize": (7.0, 3.8),
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "axes.titlelocation": "left",
+        "svg.hashsalt": "transfer-book",
+        "svg.fonttype": "path",
+    }
+    sns.set_theme(context="notebook", style="whitegrid", palette=list(COLOURS), rc=own)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # outside a notebook
@@ -143,12 +123,12 @@ def begin() -> None:
 
 
 def number(
-    value: float, digits: int = 1, *, scale: float = 1.0, unit: str = "", sign: bool = False
+    value: Any, digits: int = 1, *, scale: float = 1.0, unit: str = "", sign: bool = False
 ) -> str:
     """Write a number as prose shows it.
 
     Args:
-        value: the number.
+        value: a number, also as an array or tensor without dimensions.
         digits: digits after the point.
         scale: factor before writing, such as 100 for percentage points.
         unit: what follows, such as ``" points"`` or ``"%"``.
@@ -158,12 +138,20 @@ def number(
         For example ``"+1,234.5 points"``, with a real minus sign; ``"not available"`` for a missing
         value, so that prose never shows a wrong one.
     """
+    value = _scalar(value)
     if value is None or not math.isfinite(value):
-        return "not available"
+        return MISSING
     text = f"{value * scale:{'+' if sign else ''},.{digits}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("+-")
     return text.replace("-", MINUS) + unit
+
+
+def _scalar(value: Any) -> Any:
+    """Return the number in an array or tensor without dimensions, and None for a missing value."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
 
 
 def interval(
@@ -171,17 +159,30 @@ def interval(
 ) -> str:
     """Write an interval, such as ``"−0.3 to 1.2 points"``."""
     ends = [number(end, digits, scale=scale) for end in (low, high)]
-    if "not available" in ends:
-        return "not available"
-    return " to ".join(ends) + unit
+    return MISSING if MISSING in ends else " to ".join(ends) + unit
+
+
+def p_value(p: float) -> str:
+    """Write what follows the letter p: ``"= 0.021"``, or ``"< 0.001"`` for a small one."""
+    if not math.isfinite(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with the unit that suits it: ``"45 s"``, ``"12 min"``, ``"3.4 h"``."""
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class _Said(str):
     """A text whose plain form has no quotation marks and survives the role ``{glue:text}``.
 
     The role evaluates a plain form that is a Python literal, which would turn ``1,500`` into
-    ``(1, 500)``, ``+2.0`` into ``2.0`` and ``0.50`` into ``0.5``. An invisible word joiner at the
-    end keeps it from doing so.
+    ``(1, 500)`` and ``0.50`` into ``0.5``. An invisible word joiner at the end keeps it from that.
     """
 
     def __repr__(self) -> str:
@@ -198,15 +199,17 @@ def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
 
     Args:
         name: the name; one name has one value in a chapter.
-        value: a number (written by ``number``), a text, or anything that can be displayed.
+        value: a number (written by `number`, whole ones without a point), a text, or anything that
+            can be displayed.
         digits: digits after the point, 0 for whole numbers.
-        **style: further arguments of ``number``.
+        **style: further arguments of `number`.
     """
+    value = _scalar(value)
     if isinstance(value, str):
         value = _Said(value)
-    elif isinstance(value, (int, float)) or hasattr(value, "__float__"):
-        whole = hasattr(value, "__index__")
-        value = _Said(number(float(value), 0 if whole else digits, **style))
+    elif value is None or isinstance(value, numbers.Real):
+        whole = isinstance(value, numbers.Integral)
+        value = _Said(number(value, 0 if whole else digits, **style))
     if isinstance(value, str) and not building():  # a notebook's prose cannot take it: show it here
         print(f"{name}: {value}")
     _paste(name, value)
@@ -221,8 +224,39 @@ def _paste(name: str, value: Any) -> None:
 
 
 def glue_interval(name: str, low: float, high: float, digits: int = 1, **style: Any) -> None:
-    """Give an interval to the prose (see ``glue`` and ``interval``)."""
+    """Give an interval to the prose (see `glue` and `interval`)."""
     glue(name, interval(low, high, digits, **style))
+
+
+def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.DataFrame:
+    """Return the table that an analysis returns, or one without rows that says why there is none.
+
+    A chapter must read as well for six dyads as for ninety: `table` and ``helpers.plots`` show the
+    sentence, `at` gives a missing value, which prose writes as "not available".
+
+    Args:
+        function: an analysis that returns a table, or a column of named values (made one row).
+        *arguments, **options: what it takes.
+    """
+    try:
+        found = function(*arguments, **options)
+    except BadFit as error:
+        return nothing(str(error))
+    return found.to_frame().T if isinstance(found, pd.Series) else found
+
+
+def nothing(note: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a table without rows that says why, in ``attrs["note"]``."""
+    table = pd.DataFrame({column: pd.Series(dtype=float) for column in columns})
+    table.attrs["note"] = note
+    return table
+
+
+def at(table: pd.DataFrame, row: Any, column: str, otherwise: Any = math.nan) -> Any:
+    """Return one value of a table, or ``otherwise`` where table, row or column is not there."""
+    if row not in table.index or column not in table.columns:
+        return otherwise
+    return table[column].to_dict()[row]
 
 
 @dataclass(frozen=True)
@@ -234,13 +268,9 @@ class Page:
     def _repr_html_(self) -> str:
         return self.source
 
-    def __repr__(self) -> str:
-        """Return what a terminal shows instead."""
-        return "(shown as HTML)"
-
 
 def paragraph(text: str) -> Page:
-    """Return a paragraph for ``glue`` that another page can show with ``{glue:any}`` and ``:doc:``."""
+    """Return a paragraph for `glue` that another page can show with ``{glue:any}`` and ``:doc:``."""
     return Page(f"<p>{html.escape(text)}</p>")
 
 
@@ -276,14 +306,8 @@ def table(
     """
     if frame.empty and "note" in frame.attrs:
         return Page(f"<p>{html.escape(frame.attrs['note'])}</p>")
-    shown = frame.head(rows)
-    written = shown.to_html(
-        index=index,
-        border=0,
-        classes="results",
-        na_rep="–",
-        float_format=lambda value: number(value, digits),
-    )
+    form: dict[str, Any] = {"index": index, "border": 0, "classes": "results", "na_rep": "–"}
+    written = frame.head(rows).to_html(**form, float_format=lambda value: number(value, digits))
     if len(frame) > rows:
         written += f"<p>The first {rows:,} of {len(frame):,} rows.</p>"
     link = download(frame, file, index).source if file else ""
@@ -304,99 +328,8 @@ def folded(parts: Mapping[str, Page]) -> Page:
     )
 
 
-def provenance(
-    scores: pd.DataFrame | None = None,
-    *,
-    similarities: pd.DataFrame | None = None,
-    hardware: str = "",
-) -> Page:
-    """Return the table of where a page's numbers come from, and glue what stands at its top.
-
-    Args:
-        scores: the score table that the chapter shows, with the columns of the store.
-        similarities: the table of similarities that it shows instead of scores.
-        hardware: what the chapter itself needs to run, such as ``"CPU"``; by default that.
-
-    Returns:
-        A table: time, code, versions, encoders, data with checksums, seeds, device, cost. The line
-        at the top of a page takes ``hardware``, ``compute``, ``last-run`` and ``built`` from here.
-    """
-    facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
-    if scores is not None and len(scores):
-        facts |= _of_scores(scores)
-    elif similarities is not None and len(similarities):
-        facts |= _of_similarities(similarities)
-    top = {"hardware": hardware or "CPU", "built": facts["executed"][:10]}
-    top |= {
-        "compute": facts.get("compute", "nothing"),
-        "last-run": facts.get("last run", "never").split("T")[0],
-    }
-    for name, value in top.items():
-        _paste(name, _Said(value))
-    rows = "".join(
-        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-        for key, value in facts.items()
-    )
-    link = ""
-    if scores is not None and len(scores):
-        link = download(_sources(scores), "data-sources.csv").source
-    return Page(f'<table class="provenance"><tbody>{rows}</tbody></table>{link}')
-
-
-def _of_scores(scores: pd.DataFrame) -> dict[str, str]:
-    """Sum up the origin columns of a score table."""
-    runs = scores.drop_duplicates("run")
-    ok = scores["status"].eq("done")
-    facts = {
-        "encoder": _listed(scores["encoder"]),
-        "scores": f"{len(scores):,} of {len(runs):,} runs; {int(ok.sum()):,} done, "
-        f"{int((~ok).sum()):,} with another status",
-        "seeds": _listed(scores["seed"]),
-        "data": _data(_sources(scores)),
-        "run by code": _listed(scores["commit"]),
-        "run with": _listed(scores["versions"]),
-        "device": _listed(scores["device"]),
-        "compute": duration(float(runs["seconds"].sum())),
-        "last run": str(scores["utc"].max()),
-    }
-    peak = scores["peak_memory_mb"].max()
-    if math.isfinite(peak) and peak > 0:
-        facts["peak memory"] = f"{peak / 1000:.1f} GB"
-    return facts
-
-
-def _of_similarities(table: pd.DataFrame) -> dict[str, str]:
-    """Sum up a table of similarities."""
-    done = table[table["status"] == "done"]
-    dyads = len(table[["intermediate", "target"]].drop_duplicates())
-    return {
-        "encoder": _listed(table["encoder"]),
-        "similarities": f"{len(done):,} values of {done['measure'].nunique()} measures on {dyads} "
-        f"dyads; {len(table) - len(done):,} with another status",
-        "compute": f"{duration(float(done['seconds'].sum()))} beyond reading with the encoder",
-        "last run": "time not kept",
-    }
-
-
-def _sources(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return which data every target and language was scored on."""
-    columns = ["target", "language", "split", "data_source", "data_hash"]
-    found = scores.loc[scores["data_source"].astype(bool), columns]
-    return found.drop_duplicates().sort_values(columns, ignore_index=True)
-
-
-def _data(sources: pd.DataFrame) -> str:
-    digest = hashlib.sha256("\n".join(sorted(set(sources["data_hash"].astype(str)))).encode())
-    count = sources["data_hash"].nunique()
-    return f"{_listed(sources['data_source'])}; {count:,} sets of rows, sha256 {digest.hexdigest()[:16]}"
-
-
 def commits(file: str) -> Page:
-    """Return the list of commits that changed a file, each linked to the repository, oldest first.
-
-    Args:
-        file: path from the root of the project.
-    """
+    """Return the list of commits that changed a file, each linked to the repository, oldest first."""
     found = origin.history(file)
     if not found:
         return Page(f"<p>The history of {html.escape(file)} is not at hand here.</p>")
@@ -407,13 +340,74 @@ def commits(file: str) -> Page:
     return Page(f'<ul class="commits">{items}</ul>')
 
 
-def duration(seconds: float) -> str:
-    """Write a time with the unit that suits it: ``"45 s"``, ``"12 min"``, ``"3.4 h"``."""
-    if not math.isfinite(seconds):
-        return "not available"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def provenance(
+    scores: pd.DataFrame | None = None,
+    *,
+    similarities: pd.DataFrame | None = None,
+    hardware: str = "CPU",
+) -> Page:
+    """Return the table of where a page's numbers come from, and glue what stands at its top.
+
+    Args:
+        scores: the score table that the chapter shows, with the columns of the store.
+        similarities: the table of similarities that it shows instead of scores.
+        hardware: what the chapter itself needs to run.
+
+    Returns:
+        A table: time, code, versions, encoders, data with checksums, seeds, device, cost. The line
+        at the top of a page takes ``hardware``, ``compute``, ``last-run`` and ``built`` from here.
+    """
+    facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
+    link = ""
+    if scores is not None and len(scores):
+        columns = ["target", "language", "split", "data_source", "data_hash"]
+        sources = scores.loc[scores["data_source"].astype(bool), columns]
+        sources = sources.drop_duplicates().sort_values(columns, ignore_index=True)
+        facts |= _of_scores(scores, sources)
+        link = download(sources, "data-sources.csv").source
+    elif similarities is not None and len(similarities):
+        done = similarities[similarities["status"] == "done"]
+        dyads = len(similarities[["intermediate", "target"]].drop_duplicates())
+        facts |= {
+            "encoder": _listed(similarities["encoder"]),
+            "similarities": f"{len(done):,} values of {done['measure'].nunique()} measures on "
+            f"{dyads} dyads; {len(similarities) - len(done):,} with another status",
+            "compute": f"{duration(done['seconds'].sum())} beyond reading with the encoder",
+            "last run": "time not kept",
+        }
+    for name, value in {
+        "hardware": hardware,
+        "built": facts["executed"][:10],
+        "compute": facts.get("compute", "nothing"),
+        "last-run": facts.get("last run", "never").split("T")[0],
+    }.items():
+        _paste(name, _Said(value))
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
+        for key, value in facts.items()
+    )
+    return Page(f'<table class="provenance"><tbody>{rows}</tbody></table>{link}')
+
+
+def _of_scores(scores: pd.DataFrame, sources: pd.DataFrame) -> dict[str, str]:
+    """Sum up the origin columns of a score table, and the sets of rows it was scored on."""
+    runs, ok = scores.drop_duplicates("run"), int(scores["status"].eq("done").sum())
+    digest = hashlib.sha256("\n".join(sorted(set(sources["data_hash"].astype(str)))).encode())
+    facts = {
+        "encoder": _listed(scores["encoder"]),
+        "scores": f"{len(scores):,} of {len(runs):,} runs; {ok:,} done, "
+        f"{len(scores) - ok:,} with another status",
+        "seeds": _listed(scores["seed"]),
+        "data": f"{_listed(sources['data_source'])}; {sources['data_hash'].nunique():,} sets of rows, "
+        f"sha256 {digest.hexdigest()[:16]}",
+        "run by code": _listed(scores["commit"]),
+        "run with": _listed(scores["versions"]),
+        "device": _listed(scores["device"]),
+        "compute": duration(float(runs["seconds"].sum())),
+        "last run": str(scores["utc"].max()),
+    }
+    peak = scores["peak_memory_mb"].max()
+    return facts | ({"peak memory": f"{peak / 1000:.1f} GB"} if peak > 0 else {})
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -1,19 +1,19 @@
 """The chapters as files: pair them with notebooks, run one, build the book.
 
-    python -m helpers.pages pair            write the notebook beside every chapter
-    python -m helpers.pages check           say which pairs differ; exit code 1 if any
-    python -m helpers.pages run 03 seeds=2  run one chapter with other settings
-    python -m helpers.pages build           build the book, strictly, where anything changed
+    python -m helpers.pages pair                   write the notebook beside every chapter
+    python -m helpers.pages check                  say which pairs differ; exit code 1 if any
+    python -m helpers.pages run 04 profile=demo    run one chapter with other settings
+    python -m helpers.pages build                  build the book, strictly, where anything changed
 
 A chapter is a MyST Markdown file with a jupytext header; it is the one that is edited, reviewed and
-built. The notebook of the same name beside it has no outputs and serves JupyterLab, Colab, Binder and
-GitHub.
+built. The notebook beside it serves JupyterLab, Colab, Binder and GitHub.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import copy
 import hashlib
 import json
@@ -22,39 +22,43 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jupytext
+import nbclient
 import nbformat
 import yaml
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
-from helpers.chapter_runs import execute, execute_missing
 from helpers.errors import HelpfulError, unknown
 from helpers.files import drop_folder, write_atomic
+from helpers.machine import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"\A---\n(?:.*\n)*?jupytext:\n", re.MULTILINE)
+CONFLICT = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # What a built page depends on, besides the environment: changed, and every page is built anew.
 SHARED = ("_config.yml", "_toc.yml", "constraints.txt", "helpers", "data", "book/_static")
-_GLUED = "application/papermill.record/"  # how a notebook keeps what is meant for its prose
 FROM_OUTSIDE = (book.PARAMETERS, "TRANSFER_STORE", "TRANSFER_DATA_ROOT")
+_GLUED = "application/papermill.record/"  # how a notebook keeps what is meant for its prose
+_AT_ONCE = 4  # more chapters at once would want more memory than a laptop has
+_THREADS = "OMP_NUM_THREADS"
 
 
 def chapters(folder: Path | None = None) -> list[Path]:
     """Return the chapters with code cells, in the order of their names."""
-    folder = folder or ROOT / "book"
-    return [file for file in sorted(folder.glob("*.md")) if HEADER.match(file.read_text("utf-8"))]
+    files = sorted((folder or ROOT / "book").glob("*.md"))
+    return [file for file in files if HEADER.match(_text(file))]
 
 
 def find(name: str, folder: Path | None = None) -> Path:
-    """Return the chapter whose name is, starts with or ends with ``name``.
-
-    Raises:
-        UnknownName: none or several; the error lists all chapters.
-    """
+    """Return the chapter whose name is, starts with or ends with ``name``."""
     files = {file.stem: file for file in chapters(folder)}
     stem = Path(name).stem
     if stem in files:
@@ -66,18 +70,16 @@ def find(name: str, folder: Path | None = None) -> Path:
 
 
 def notebook(chapter: Path) -> nbformat.NotebookNode:
-    """Return a chapter as a notebook without outputs, the same bytes for the same text.
-
-    Cell ids come from the cells' content, since a text file holds none and random ones would change
-    the committed notebook at every writing.
-    """
-    made = jupytext.read(chapter)
+    """Return a chapter as a notebook without outputs, the same bytes for the same text."""
+    made = jupytext.reads(_text(chapter), fmt="md:myst")
+    # A text file holds no cell ids, and random ones would change the notebook at every writing.
     for place, cell in enumerate(made.cells):
         content = f"{chapter.stem}/{place}/{cell.cell_type}/{cell.source}"
         cell["id"] = hashlib.sha256(content.encode()).hexdigest()[:12]
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     made.metadata["language_info"] = {"name": "python"}
+    made.metadata["transfer-book"] = {"paired": _cells(made)}
     made.nbformat, made.nbformat_minor = 4, 5
     return made
 
@@ -89,53 +91,85 @@ def differing(folder: Path | None = None) -> list[str]:
         twin = chapter.with_suffix(".ipynb")
         if not twin.is_file():
             wrong.append(f"{twin.name} is missing")
-        elif _cells(notebook(chapter)) != _cells(nbformat.read(twin, as_version=4)):
+        elif _cells(notebook(chapter)) != _cells(_read_notebook(twin)):
             wrong.append(f"{chapter.name} and {twin.name} differ")
     return wrong
 
 
-def pair(folder: Path | None = None) -> list[Path]:
+def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
     """Write the notebook beside every chapter where it differs; return those written.
 
+    A notebook keeps the checksum of the text that both had when they last agreed, so whether it was
+    edited since does not depend on a clock.
+
+    Args:
+        folder: where the chapters are.
+        clear: whether to take out the outputs that a session left, as a commit needs it.
+
     Raises:
-        HelpfulError: a notebook is newer and differs: an edit there would be lost.
+        HelpfulError: a notebook was edited and its chapter says something else.
     """
     written = []
     for chapter in chapters(folder):
-        twin = chapter.with_suffix(".ipynb")
-        text = nbformat.writes(notebook(chapter), version=4) + "\n"
-        if twin.is_file() and twin.read_text("utf-8") == text:
-            continue
-        if twin.is_file() and _edited_later(twin, chapter):
-            raise HelpfulError(
-                f"{twin.name} was edited after {chapter.name} and says something else. To keep the "
-                f"notebook's version run: jupytext --to md:myst {twin}; to keep the chapter's, "
-                f"delete {twin.name}. Then run this again."
-            )
-        write_atomic(twin, text.encode())
-        written.append(twin)
+        twin, made = chapter.with_suffix(".ipynb"), notebook(chapter)
+        common = made.metadata["transfer-book"]
+        if twin.is_file():
+            there = _read_notebook(twin)
+            before = there.metadata.get("transfer-book", {})
+            if _cells(there) == common["paired"]:
+                # Outputs that somebody saved are theirs; they go only where the text changed.
+                if any(cell.get("outputs") for cell in there.cells) and not clear:
+                    if before == common:
+                        continue
+                    there.metadata["transfer-book"], made = common, there
+            elif _cells(there) != before.get("paired"):
+                edited = "both" if common != before else f"{twin.name} alone"
+                raise HelpfulError(
+                    f"{twin.name} and {chapter.name} differ, and since they last agreed "
+                    f"{edited} changed. To keep the notebook's version run: jupytext --to md:myst "
+                    f"{twin}; to keep the chapter's, delete {twin.name}. Then run this again."
+                )
+        content = (nbformat.writes(made, version=4) + "\n").encode()
+        if not twin.is_file() or twin.read_bytes() != content:
+            write_atomic(twin, content)
+            written.append(twin)
     return written
 
 
-def _edited_later(twin: Path, chapter: Path) -> bool:
-    if twin.stat().st_mtime <= chapter.stat().st_mtime + 1:  # a checkout writes both at once
-        return False
-    return _cells(notebook(chapter)) != _cells(nbformat.read(twin, as_version=4))
+def _text(file: Path) -> str:
+    """Return a file's text; what hides a chapter's header or is no text of anybody is refused."""
+    text = file.read_text("utf-8")
+    if text.startswith("\ufeff"):
+        raise HelpfulError(
+            f"{file.name} begins with a byte order mark (BOM), which hides its header. Save it as "
+            "UTF-8 without one and run this again."
+        )
+    if mark := CONFLICT.search(text):
+        raise HelpfulError(
+            f"{file.name}, line {text.count(chr(10), 0, mark.start()) + 1}: a conflict mark of git. "
+            "Resolve it (a notebook can be deleted, it is written from its chapter) and run this again."
+        )
+    return text
 
 
-def _cells(made: nbformat.NotebookNode) -> list[tuple[str, str, list[str]]]:
-    return [
-        (cell.cell_type, cell.source.strip(), cell.metadata.get("tags", [])) for cell in made.cells
-    ]
+def _read_notebook(file: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.reads(_text(file), as_version=4)
+    except nbformat.reader.NotJSONError:
+        raise HelpfulError(f"{file.name} is not a notebook. Delete it and run: make pair") from None
+
+
+def _cells(made: nbformat.NotebookNode) -> str:
+    """Return a checksum of what a chapter and its notebook have in common."""
+    common = [(c.cell_type, c.source.strip(), list(c.metadata.get("tags", []))) for c in made.cells]
+    return hashlib.sha256(json.dumps(common).encode()).hexdigest()[:16]
 
 
 def settings_of(chapter: Path) -> list[str]:
     """Return the names of a chapter's settings, read from its cell tagged ``parameters``."""
     for cell in notebook(chapter).cells:
         if "parameters" in cell.metadata.get("tags", []):
-            calls = [
-                node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
-            ]
+            calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
             return [keyword.arg for call in calls for keyword in call.keywords if keyword.arg]
     return []
 
@@ -145,7 +179,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
 
     Args:
         name: the chapter, such as ``"03"`` or ``"03_gains"``.
-        parameters: settings such as ``"seeds=2"``.
+        parameters: settings such as ``"profile=demo"``.
         folder: where the chapters are.
 
     Returns:
@@ -155,6 +189,8 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
         UnknownName: no such chapter or setting.
         HelpfulError: a cell failed; the text is its error.
     """
+    from nbconvert import HTMLExporter
+
     chapter = find(name, folder)
     known = settings_of(chapter)
     for given in book.split_parameters(" ".join(parameters)):
@@ -162,31 +198,26 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
             raise unknown(f"parameter of {chapter.stem}", given, known)
     made = notebook(chapter)
     failure = execute(made, chapter.parent, {book.PARAMETERS: " ".join(parameters)})
-    target = _keep(made, ROOT / "_build" / "chapters" / chapter.stem)
+    target = ROOT / "_build" / "chapters" / f"{chapter.stem}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, nbformat.writes(made).encode())
+    page, _ = HTMLExporter().from_notebook_node(_told(made))
+    write_atomic(target.with_suffix(".html"), page.encode())
     if failure:
         raise HelpfulError(f"{chapter.name} failed; what it did is in {target}\n{failure}")
     return target
-
-
-def _keep(made: nbformat.NotebookNode, stem: Path) -> Path:
-    from nbconvert import HTMLExporter
-
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(stem.with_suffix(".ipynb"), nbformat.writes(made).encode())
-    page, _ = HTMLExporter().from_notebook_node(_told(made))
-    write_atomic(stem.with_suffix(".html"), page.encode())
-    return stem.with_suffix(".ipynb")
 
 
 def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a copy whose prose has the numbers that the cells gave it, as a built page does."""
     told, values = copy.deepcopy(made), {}
     for cell in told.cells:
+        shown = []
         for output in cell.get("outputs", []):
-            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name:
+            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
                 values[name] = output.data.get(f"{_GLUED}text/plain", "")
-        shown = [o for o in cell.get("outputs", []) if not any(map(_is_glued, o.get("data", {})))]
+            if not any(kind.startswith(_GLUED) for kind in output.get("data", {})):
+                shown.append(output)
         if "outputs" in cell:
             cell.outputs = shown
     for cell in told.cells:
@@ -197,8 +228,73 @@ def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return told
 
 
-def _is_glued(kind: str) -> bool:
-    return kind.startswith(_GLUED)
+def execute(
+    made: nbformat.NotebookNode, folder: Path, environment: Mapping[str, str] | None = None
+) -> str:
+    """Execute a notebook in place, in its folder; return the error of the cell that failed, or "" ."""
+    client = nbclient.NotebookClient(
+        made,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": folder}},
+        record_timing=False,  # or a cell would no longer be what the cache knows
+        extra_arguments=["--IPKernelApp.log_level=40"],
+    )
+    # Kernels choose the backend of figures themselves.
+    mine = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    try:
+        # A loop of its own, closed at the end, also in a thread.
+        asyncio.run(client.async_execute(env=mine | dict(environment or {})))
+    except nbclient.exceptions.CellExecutionError as error:
+        return re.sub("\x1b\\[[0-9;]*m", "", str(error))
+    return ""
+
+
+def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
+    """Execute every chapter whose code a cache of myst-nb does not know, several at once.
+
+    jupyter-cache's own parallel executor knows no bound on processes and no environment per kernel.
+
+    Args:
+        files: chapter files.
+        folder: the cache. It knows a chapter by its code cells; whoever calls empties it when helpers
+            or data changed.
+
+    Returns:
+        The names of the chapters that were executed.
+
+    Raises:
+        HelpfulError: cells failed; the text has the error of each chapter that did.
+    """
+    cache, missing = get_cache(folder), {}
+    for file in files:
+        made = myst_nb_reader_plugin(str(file))
+        try:
+            cache.match_cache_notebook(made)
+        except KeyError:
+            missing[file] = made
+    # Each chapter has its share of the processor.
+    workers = max(1, min(_AT_ONCE, cores(), len(missing)))
+    threads = os.environ.get(_THREADS) or str(max(1, cores() // workers))
+
+    def work(file: Path) -> tuple[str, float]:
+        began = time.monotonic()
+        failure = execute(missing[file], file.parent, {book.BUILDING: "1", _THREADS: threads})
+        seconds = time.monotonic() - began
+        print(f"{file.stem}: {'failed after ' * bool(failure)}{book.duration(seconds)}", flush=True)
+        return failure, seconds
+
+    failures = []
+    with ThreadPoolExecutor(workers) as pool:
+        for file, (failure, seconds) in zip(missing, pool.map(work, missing), strict=True):
+            if failure:
+                failures.append(f"{file.name}: {failure}")
+                continue
+            bundle = CacheBundleIn(missing[file], str(file), data={"execution_seconds": seconds})
+            cache.cache_notebook_bundle(bundle, overwrite=True)
+    if failures:
+        raise HelpfulError("\n\n".join(["the book was not built:", *failures]))
+    return [file.stem for file in missing]
 
 
 def build(root: Path | None = None, *, force: bool = False) -> Path:
@@ -232,56 +328,43 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
         drop_folder(cache)
     listed = (root / "_toc.yml").read_text("utf-8")
     execute_missing([c for c in chapters(root / "book") if f"book/{c.stem}" in listed], cache)
-    config = _write_config(root, cache)
+    # The configuration that is built has this clone's address and the executed chapters.
+    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    config["execute"] |= {"execute_notebooks": "cache", "cache": str(cache)}
+    config["repository"]["url"] = repository(root)
+    file = root / "_build" / "_config.yml"
+    write_atomic(file, yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode())
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    command += [str(root), "--config", str(config), "-W", "-n", "--keep-going", "-q"]
-    done = subprocess.run(command + ["--all"] * everything, cwd=root)
-    if done.returncode:
+    command += [str(root), "--config", str(file), "-W", "-n", "--keep-going", "-q"]
+    if subprocess.run(command + ["--all"] * everything, cwd=root).returncode:
         raise HelpfulError("the book was not built; the warnings above say why.")
     write_atomic(stamp, json.dumps(now).encode())
     return front
 
 
 def _digest(root: Path, places: Sequence[str]) -> str:
-    """Return a checksum of all files under some places, and of the settings from outside."""
+    """Return a checksum of all that matters to a page under some places, and of outside settings."""
     total = hashlib.sha256(repr([os.environ.get(name, "") for name in FROM_OUTSIDE]).encode())
-    for file in _files(root, places):
-        total.update(f"{file.relative_to(root)}\0".encode())
-        total.update(hashlib.sha256(file.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def _files(root: Path, places: Sequence[str]) -> Iterator[Path]:
-    """Give the files that matter to a page; of the results only the records do."""
     store = root / "data" / "store"
     for place in places:
         found = [root / place] if (root / place).is_file() else sorted((root / place).rglob("*"))
         for file in found:
-            in_store = store in file.parents and "records" not in file.parts
-            if file.is_file() and file.suffix not in {".pyc", ".ipynb"} and not in_store:
-                yield file
+            # Of the results only the records say something.
+            passing = store in file.parents and "records" not in file.parts
+            if file.is_file() and file.suffix not in {".pyc", ".ipynb"} and not passing:
+                total.update(f"{file.relative_to(root)}\0".encode())
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def repository(root: Path | None = None) -> str:
     """Return the address that launch buttons point at: this clone's origin where it is on GitHub."""
     root = root or ROOT
-    done = subprocess.run(
-        ["git", "-C", str(root), "remote", "get-url", "origin"], capture_output=True, text=True
-    )
+    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    done = subprocess.run(command, capture_output=True, text=True)
     match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", done.stdout.strip())
     config: dict[str, Any] = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
     return f"https://github.com/{match[1]}" if match else str(config["repository"]["url"])
-
-
-def _write_config(root: Path, cache: Path) -> Path:
-    """Write the configuration that is built: with this clone's address and the executed chapters."""
-    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-    config["execute"] |= {"execute_notebooks": "cache", "cache": str(cache)}
-    config["repository"]["url"] = repository(root)
-    file = root / "_build" / "_config.yml"
-    file.parent.mkdir(exist_ok=True)
-    write_atomic(file, yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode())
-    return file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -290,38 +373,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m helpers.pages", formatter_class=argparse.RawTextHelpFormatter
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("pair", help="write the notebook beside every chapter")
+    pairer = actions.add_parser("pair", help="write the notebook beside every chapter")
+    pairer.add_argument("--clear", action="store_true", help="take out outputs of a session")
     actions.add_parser("check", help="say which pairs differ")
     runner = actions.add_parser("run", help="run one chapter")
-    runner.add_argument("name", help="such as 03 or 03_gains")
-    runner.add_argument("parameters", nargs="*", help="such as seeds=2 languages=de,fr")
+    runner.add_argument("name", help="such as 04 or 04_measure_the_gains")
+    runner.add_argument("parameters", nargs="*", help="such as profile=demo")
     builder = actions.add_parser("build", help="build the book")
     builder.add_argument("--force", action="store_true", help="build every page in any case")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
-        return _do(options, start)
+        if options.action == "check":
+            wrong = differing()
+            print("\n".join([*wrong, "Run: make pair"]) if wrong else "every pair agrees")
+            return int(bool(wrong))
+        if options.action == "pair":
+            for file in pair(clear=options.clear):
+                print(f"wrote {file.relative_to(ROOT)}")
+            return 0
+        if options.action == "run":
+            shown = run(options.name, options.parameters).with_suffix(".html")
+        else:
+            shown = build(force=options.force)
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the pages that were there stay, and the same command goes on.")
         return 130
-
-
-def _do(options: argparse.Namespace, start: float) -> int:
-    if options.action == "check":
-        wrong = differing()
-        print("\n".join([*wrong, "Run: make pair"]) if wrong else "every pair agrees")
-        return int(bool(wrong))
-    if options.action == "pair":
-        for file in pair():
-            print(f"wrote {file.relative_to(ROOT)}")
-        return 0
-    if options.action == "run":
-        shown = run(options.name, options.parameters).with_suffix(".html")
-    else:
-        shown = build(force=options.force)
     print(f"{shown}  ({book.duration(time.perf_counter() - start)})")
     return 0
 

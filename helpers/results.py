@@ -56,9 +56,20 @@ def load(
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
-        found = read_export(file)
+        found = _export(file)
         return found[found["stage"] == "target"].reset_index(drop=True)
     return study.run(study.plan(profile, seeds=seeds), mode, progress=progress)
+
+
+def _export(file: Path) -> pd.DataFrame:
+    """Read committed scores; a file that is cut or damaged is named with what to do."""
+    try:
+        return read_export(file)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
+        raise BadRecord(
+            f"{file} cannot be read ({str(error).splitlines()[0]}). Restore the committed file with: "
+            f"git checkout {file.parent.parent.name}/{file.parent.name}"
+        ) from None
 
 
 def stages(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
@@ -79,7 +90,7 @@ def stages(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
 
     file = FOLDER / f"{profile}.parquet"
     if file.exists():
-        found = read_export(file)
+        found = _export(file)
     else:
         runs = study.plan(profile, seeds=seeds).runs["run"]
         found = Store().scores(runs, stage="intermediate")
@@ -128,7 +139,7 @@ def floors(profile: str, found: pd.DataFrame, folder: Path = FOLDER) -> pd.DataF
 
     file = folder / f"{profile}-floors.csv"
     if file.exists():
-        return pd.read_csv(file)
+        return pd.read_csv(file, keep_default_na=False, na_values=[""])
     rows = []
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
@@ -237,11 +248,13 @@ def controls(profile: str, folder: Path = SIMILARITY) -> pd.DataFrame:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """Read a committed table; an empty text stays a text."""
+    """Read a committed table: only an empty cell is missing, names such as "nan" or "None" are names."""
     from helpers.similarity.measure import COLUMNS
 
-    texts = ["target", "status", "reason", "reliability_note", "record"]
-    table = pd.read_csv(file, dtype=dict.fromkeys(texts, str))
+    texts = ["intermediate", "target", "language", "measure", "family", "encoder"]
+    texts += ["status", "reason", "reliability_note", "record"]
+    types = dict.fromkeys(texts, str)
+    table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=[""])
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise BadRecord(

@@ -23,7 +23,7 @@ _RATE = "train_pair_vs_tuned_trainer"
 
 def figures(folder: Path = FOLDER) -> pd.DataFrame:
     """Return the table of the benchmarks, one row per figure and device."""
-    return pd.read_csv(folder / "benchmarks.csv")
+    return pd.read_csv(folder / "benchmarks.csv", keep_default_na=False, na_values=[""])
 
 
 def figure(name: str, kind: str, column: str = "value", folder: Path = FOLDER) -> float:

@@ -4,9 +4,9 @@ import pytest
 from jupyter_cache import get_cache
 
 from helpers import book
-from helpers.chapter_runs import execute_missing
 from helpers.errors import HelpfulError
 from helpers.machine import cores
+from helpers.pages import execute_missing
 from tests.book.test_pages import CELL, HEADER
 
 MEET = """

@@ -59,27 +59,79 @@ def test_a_changed_cell_or_tag_is_a_difference(project):
     assert pages.differing(project / "book") == ["01_sample.ipynb is missing"]
 
 
-def test_an_edit_in_the_notebook_is_not_overwritten(project):
-    (twin,) = pages.pair(project / "book")
+def edited(twin, by=-1, source="\n# mine", outputs=()):
+    """Change a notebook as a session would."""
     notebook = nbformat.read(twin, as_version=4)
-    notebook.cells[-1].source += "\n# mine"
+    notebook.cells[by].source += source
+    if outputs:
+        next(cell for cell in notebook.cells if cell.cell_type == "code").outputs = list(outputs)
     nbformat.write(notebook, twin)
-    os.utime(twin, (time.time() + 60, time.time() + 60))
-    with pytest.raises(HelpfulError, match="jupytext --to md:myst"):
+
+
+@pytest.mark.parametrize("later", ["notebook", "chapter", "neither"])
+@pytest.mark.parametrize("both", [True, False])
+def test_an_edit_in_the_notebook_is_not_overwritten_whatever_the_clock_says(project, later, both):
+    (twin,) = pages.pair(project / "book")
+    chapter = chapter_of(project)
+    edited(twin)
+    if both:
+        chapter.write_text(EXAMPLE.read_text("utf-8").replace("Does a", "Has a"), "utf-8")
+    for file, name in ((twin, "notebook"), (chapter, "chapter")):
+        os.utime(file, (1, time.time() + 60 if name == later else 1))
+    said = "both changed" if both else "01_sample.ipynb alone changed"
+    with pytest.raises(HelpfulError, match=f"{said}(.|\n)*jupytext --to md:myst"):
         pages.pair(project / "book")
     assert "# mine" in twin.read_text("utf-8")
+    twin.unlink()
+    assert pages.pair(project / "book") == [twin]
 
 
-def test_outputs_of_a_session_are_taken_out(project):
+def test_an_edit_in_the_chapter_alone_is_written_to_an_older_or_newer_notebook(project):
     (twin,) = pages.pair(project / "book")
-    clean = twin.read_bytes()
-    notebook = nbformat.read(twin, as_version=4)
-    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    code.outputs = [nbformat.v4.new_output("stream", text="noise")]
-    nbformat.write(notebook, twin)
     os.utime(twin, (time.time() + 60, time.time() + 60))
-    pages.pair(project / "book")
+    chapter_of(project).write_text(EXAMPLE.read_text("utf-8").replace("Does a", "Has a"), "utf-8")
+    assert pages.pair(project / "book") == [twin] and "Has a" in twin.read_text("utf-8")
+
+
+def test_outputs_of_a_session_stay_until_the_text_changes(project):
+    (twin,) = pages.pair(project / "book")
+    clean, noise = twin.read_bytes(), nbformat.v4.new_output("stream", text="noise")
+    edited(twin, source="", outputs=[noise])
+    before = twin.read_bytes()
+    assert pages.pair(project / "book") == [] and twin.read_bytes() == before
+    # What JupyterLab saved on both sides is common text from now on.
+    edited(twin)
+    code = EXAMPLE.read_text("utf-8").replace('hardware="CPU")', 'hardware="CPU")\n# mine')
+    chapter_of(project).write_text(code, "utf-8")
+    assert pages.pair(project / "book") == [twin] and "noise" in twin.read_text("utf-8")
+    chapter_of(project).write_text(EXAMPLE.read_text("utf-8"), "utf-8")
+    assert pages.pair(project / "book") == [twin] and twin.read_bytes() == clean
+    edited(twin, source="", outputs=[noise])
+    pages.pair(project / "book", clear=True)
     assert twin.read_bytes() == clean
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("---\njupytext", "\ufeff---\njupytext", "byte order mark"),
+        ("Does a", "<<<<<<< HEAD\nHas a\n=======\nDoes a\n>>>>>>> other", "conflict mark"),
+    ],
+)
+def test_a_chapter_that_is_no_chapter_of_anybody_is_named(project, old, new, said):
+    text = EXAMPLE.read_text("utf-8").replace(old, new, 1)
+    chapter_of(project).write_text(text, "utf-8")
+    with pytest.raises(HelpfulError, match=rf"01_sample.md.*{said}"):
+        pages.pair(project / "book")
+
+
+@pytest.mark.parametrize(("start", "said"), [("<<<<<<< HEAD\n", "line 1"), ("{", "not a notebook")])
+def test_a_notebook_that_cannot_be_read_is_named(project, start, said):
+    (twin,) = pages.pair(project / "book")
+    twin.write_text(start + twin.read_text("utf-8"), "utf-8")
+    for action in (pages.pair, pages.differing):
+        with pytest.raises(HelpfulError, match=f"01_sample.ipynb.*{said}"):
+            action(project / "book")
 
 
 def test_settings_are_read_from_the_tagged_cell(project):

@@ -92,6 +92,26 @@ def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, t
         results.similarities("tinny")
 
 
+def test_names_that_other_programs_take_for_missing_stay_names(measured, tmp_path):
+    odd = {"intermediate": "null", "target": "None", "language": "nan", "measure": "NA"}
+    written = measured.assign(**odd, value=[None, *measured["value"][1:]])
+    written.to_csv(tmp_path / "tiny.csv", index=False)
+    read = results.similarities("tiny", progress=False, folder=tmp_path)
+    assert {name: set(read[name]) for name in odd} == {k: {v} for k, v in odd.items()}
+    assert read["value"].isna()[0] and pd.api.types.is_float_dtype(read["value"])
+
+
+def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch):
+    whole = (results.FOLDER / "pilot.parquet").read_bytes()
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "data" / "results")
+    results.FOLDER.mkdir(parents=True)
+    for content in (b"", whole[:2000], whole[: len(whole) // 2]):
+        (results.FOLDER / "pilot.parquet").write_bytes(content)
+        for read in (results.load, results.stages):
+            with pytest.raises(BadRecord, match=r"pilot\.parquet.*git checkout data/results"):
+                read("pilot")
+
+
 def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile(tmp_path):
     for file in sorted(results.SIMILARITY.glob("*-controls.csv")):
         profile = file.stem.removesuffix("-controls")

@@ -1,12 +1,15 @@
 """What the documents say exists, exists."""
 
+import importlib.util
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from helpers import tasks
+from helpers import book, pages, study, tasks
 from helpers.pages import ROOT
 from helpers.tasks import FIELDS, FORMATS, METRICS
 
@@ -87,3 +90,65 @@ def test_the_table_of_formats_names_their_fields_and_default_metric(format_):
     row = re.search(rf"^\| `{format_}` \|.*$", text, re.MULTILINE)[0]
     assert {f"`{name}`" in row for name in FIELDS[format_] if name != "id"} == {True}
     assert row.split("|")[-2].strip().startswith(f"`{METRICS[format_][0]}`")
+
+
+PLACES = [ROOT / name for name in (*DOCUMENTS, "Makefile", "helpers/pages.py", "helpers/book.py")]
+PLACES += sorted((ROOT / "book").glob("*.md"))
+SAID = re.compile(r"(?:^|`|: |&& )((?:make|python -m helpers)\b[^`#\n&]*)", re.MULTILINE)
+COMMANDS = sorted(
+    {
+        command.strip()
+        for file in PLACES
+        for command in SAID.findall(file.read_text("utf-8"))
+        if re.match(r"make (chapter|study|status)\b.*=|python -m", command) and "..." not in command
+    }
+)
+
+
+def spelt_out(command):
+    """What the shell would start, without the program's own name."""
+    if command.startswith("make"):
+        dry = f"{command} --dry-run --no-print-directory READY=/dev/null"
+        done = subprocess.run(dry, shell=True, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        command = done.stdout.splitlines()[-1]  # what comes before sets the environment up
+    _, _, module, *arguments = shlex.split(command, comments=True)
+    return module, [word for word in arguments if not re.fullmatch(r"\[.*\]|<.*>", word)]
+
+
+def test_documents_show_commands():
+    shown = {" ".join(command.split()[:2]) for command in COMMANDS}
+    assert {"make chapter", "make study", "make status", "python -m"} <= shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_does_what_the_documents_say(command, monkeypatch, capsys):
+    def parameters_alone(made, folder, environment):
+        """Stand in for a kernel: run the cell that reads the settings from outside."""
+        monkeypatch.setenv(book.PARAMETERS, environment[book.PARAMETERS])
+        (cell,) = [c for c in made.cells if "parameters" in c.metadata.get("tags", [])]
+        exec(cell.source, {"book": book})
+        return ""
+
+    module, arguments = spelt_out(command)
+    if module == "helpers.pages":
+        for name in ("pair", "build"):
+            monkeypatch.setattr(pages, name, lambda **_: [])
+        monkeypatch.setattr(pages, "execute", parameters_alone)
+        assert pages.main(arguments) == 0, capsys.readouterr().err
+    elif module == "helpers.study":
+        options = study._parser().parse_args(arguments)
+        assert options.engine in study.engines.ENGINES
+        # The larger profiles need data that are not everywhere; a smaller one stands in.
+        stand_in = options.profile if options.profile in ("tiny", "demo") else "tiny"
+        assert len(study.plan(stand_in, seeds=options.seeds))
+    else:
+        assert importlib.util.find_spec(module)
+
+
+def test_the_study_of_the_front_page_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
+    (snippet,) = _blocks("README.md", "Three ways to use it")
+    here = {}
+    exec(snippet.replace('"demo", seeds=3', '"tiny", seeds=1'), here)
+    assert set(here["scores"]["status"]) <= {"done", "collapsed"} and len(here["scores"])
