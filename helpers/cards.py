@@ -10,27 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from helpers import data, examples, tasks
+from helpers import data, tasks
 from helpers.book import Page
-from helpers.tasks import Task
+from helpers.tasks import Row, Task
 
 _ROWS = ("train", "dev", "test", "candidates")
+_EXAMPLES = 3
 _EXAMPLE_LENGTH = 220
 
 
 def groups() -> dict[str, list[str]]:
     """Return the tasks of the book by where they belong; generated test tasks are left out."""
-    found: dict[str, list[str]] = {
-        "demo": [],
-        "paper": [],
-        "xtreme": [],
-        "xtreme-r": [],
-        "extra": [],
-    }
-    for name in tasks.names():
-        for group in tasks.get(name).group.split(","):
-            if group in found:
-                found[group].append(name)
+    found = {g: tasks.names(group=g) for g in ("demo", "paper", "xtreme", "xtreme-r", "extra")}
     found["xtreme-r"] = [name for name in found["xtreme-r"] if name not in found["xtreme"]]
     return found
 
@@ -44,21 +35,19 @@ def summary(names: Iterable[str]) -> pd.DataFrame:
     Returns:
         Columns task, role, format, languages (how many), metric, chance (percent), rows and licence.
     """
-    return pd.DataFrame([_summary(tasks.get(name)) for name in names])
-
-
-def _summary(task: Task) -> dict[str, Any]:
-    leaves = task.source.flat()
-    return {
-        "task": task.name,
-        "role": task.role,
-        "format": task.format,
-        "languages": len(task.languages),
-        "metric": task.metric,
-        "chance": f"{100 * task.chance:.0f} %" if task.chance else "",
-        "rows": size(task),
-        "licence": "; ".join(dict.fromkeys(leaf.licence for leaf in leaves if leaf.licence)),
-    }
+    return pd.DataFrame(
+        {
+            "task": task.name,
+            "role": task.role,
+            "format": task.format,
+            "languages": len(task.languages),
+            "metric": task.metric,
+            "chance": f"{100 * task.chance:.0f} %" if task.chance else "",
+            "rows": size(task),
+            "licence": "; ".join(dict.fromkeys(s.licence for s in task.source.flat() if s.licence)),
+        }
+        for task in map(tasks.get, names)
+    )
 
 
 def size(task: Task) -> str:
@@ -96,13 +85,14 @@ def _range(task: Task, counts: Mapping[tuple[str, str], int]) -> str:
 def _counted(name: str) -> dict[str, str]:
     """Count the rows at hand of a task's first language; of a retrieval task, its queries."""
     task = tasks.get(name)
+    where = f" ({task.languages[0]})" if len(task.languages) > 1 else ""
     counts = {}
     for language, split in data.at_hand(task):
         if language == task.languages[0]:
             rows = data.rows(task, language, split)
-            counts[split] = len(rows.side("query") if task.format == "retrieval" else rows)
-    where = f" ({task.languages[0]})" if len(task.languages) > 1 else ""
-    return {split: f"{count:,}{where}" for split, count in counts.items()}
+            count = len(rows.side("query") if task.format == "retrieval" else rows)
+            counts[split] = f"{count:,}{where}"
+    return counts
 
 
 def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFrame:
@@ -117,22 +107,18 @@ def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFr
         ``helpers.tasks.relation``, and ``shares``, the strongest of them in a word:
         ``"rows"`` (an identity pair), ``"source"``, ``"format"`` or ``"nothing"``.
     """
-    then = list(targets)
-    return pd.DataFrame([_dyad(first, second) for first in intermediates for second in then])
-
-
-def _dyad(intermediate: str, target: str) -> dict[str, Any]:
-    flags = tasks.relation(intermediate, target)
     words = {"identity_pair": "rows", "same_source": "source", "same_format": "format"}
-    strongest = next((word for flag, word in words.items() if flags[flag]), "nothing")
-    return {
-        "intermediate": intermediate,
-        "target": target,
-        "intermediate_format": tasks.get(intermediate).format,
-        "target_format": tasks.get(target).format,
-        **flags,
-        "shares": strongest,
-    }
+    dyads, then = [], list(targets)
+    for first, second in ((first, second) for first in intermediates for second in then):
+        flags = tasks.relation(first, second)
+        formats = {
+            "intermediate_format": tasks.get(first).format,
+            "target_format": tasks.get(second).format,
+        }
+        shares = next((word for flag, word in words.items() if flags[flag]), "nothing")
+        pair = {"intermediate": first, "target": second}
+        dyads.append({**pair, **formats, **flags, "shares": shares})
+    return pd.DataFrame(dyads)
 
 
 def card(name: str, languages: Sequence[str] = ("en", "de", "sw")) -> Page:
@@ -143,26 +129,28 @@ def card(name: str, languages: Sequence[str] = ("en", "de", "sw")) -> Page:
         languages: languages whose first rows are preferred as examples.
     """
     task = tasks.get(name)
-    facts = data.describe(task, languages)
-    real = bool(facts["examples"])
-    shown = facts["examples"] if real else examples.written(task)
-    origin = (
-        "first rows of the data at hand" if real else "written for this book, not from the data"
-    )
+    trainer = tasks.get(task.train_with) if task.train_with else task
+    trained = any("train" in source.splits for source in trainer.source.flat())
+    guessing = f"; guessing scores {100 * task.chance:.0f} %" if task.chance else ""
+    leaves = task.source.flat()
+    pinned = (f"{s.id} at {s.revision[:8]}" if s.revision else s.id for s in leaves)
     lines = {
-        "text": facts["genre"],
+        "text": task.about.genre,
         "languages": ", ".join(task.languages),
-        "score": _score(task),
-        "trained on": f"English rows of {facts['train_with']}" if _is_trained(task) else "nothing",
+        "score": f"{task.metric}{guessing}",
+        "trained on": f"English rows of {trainer.name}" if trained else "nothing",
         "rows": size(task) or "not stated",
-        "source": "; ".join(_source(source) for source in facts["sources"]),
-        "licence": "; ".join(dict.fromkeys(s["licence"] or "not stated" for s in facts["sources"])),
+        "source": "; ".join(dict.fromkeys(pinned)),
+        "licence": "; ".join(dict.fromkeys(s.licence or "not stated" for s in leaves)),
     }
     body = "".join(f"<dt>{key}</dt><dd>{_safe(text)}</dd>" for key, text in lines.items())
-    body += _examples(task, shown, origin) + _traps(facts["traps"])
-    kind = f"{task.role}, {task.format}, {_many(len(task.languages), 'language')}"
-    head = f"<b>{_safe(name)}</b> <span>{kind}</span><br>{_safe(facts['question'])}"
-    head = f"<summary>{head}</summary>"
+    body += _examples(task, languages)
+    if task.about.traps:
+        traps = "".join(f"<li>{_safe(trap)}</li>" for trap in task.about.traps)
+        body += f"<dt>traps</dt><dd><ul>{traps}</ul></dd>"
+    many = f"{len(task.languages)} language{'s' * (len(task.languages) != 1)}"
+    head = f"<b>{_safe(name)}</b> <span>{task.role}, {task.format}, {many}</span>"
+    head = f"<summary>{head}<br>{_safe(task.about.question)}</summary>"
     return Page(f'<details class="task">{head}<dl>{body}</dl></details>')
 
 
@@ -171,52 +159,39 @@ def cards(names: Iterable[str], languages: Sequence[str] = ("en", "de", "sw")) -
     return Page("".join(card(name, languages).source for name in names))
 
 
-def _is_trained(task: Task) -> bool:
-    return task.role == "intermediate" or any("train" in s.splits for s in _training(task))
+def examples(task: Task, languages: Sequence[str]) -> dict[str, Row]:
+    """Return a first row per language where rows are at hand, at most three, preferred ones first."""
+    splits = dict(data.at_hand(task))
+    order = [code for code in dict.fromkeys((*languages, *splits)) if code in splits]
+    found = {code: data.first_rows(task, code, splits[code]) for code in order[:_EXAMPLES]}
+    # Bitext also has English rows, told by their ids: the language itself is preferred.
+    return {
+        code: next((row for row in rows if row["id"].startswith(f"{code}-")), rows[0])
+        for code, rows in found.items()
+    }
 
 
-def _training(task: Task) -> Sequence[Any]:
-    return (tasks.get(task.train_with) if task.train_with else task).source.flat()
-
-
-def _score(task: Task) -> str:
-    guessing = f"; guessing scores {100 * task.chance:.0f} %" if task.chance else ""
-    return f"{task.metric}{guessing}"
-
-
-def _source(source: Mapping[str, Any]) -> str:
-    revision = str(source["revision"])
-    pinned = "" if revision == "not pinned" else f" at {revision[:8]}"
-    return f"{source['id']}{pinned}"
-
-
-def _examples(task: Task, shown: Mapping[str, Any], origin: str) -> str:
+def _examples(task: Task, languages: Sequence[str]) -> str:
+    shown: Mapping[str, Row] = examples(task, languages)
+    origin = "first rows of the data at hand"
     if not shown:
-        return ""
+        shown, origin = task.about.examples, "written for this book, not from the data"
     rows = "".join(
         f'<div class="example" lang="{_safe(code)}" dir="auto"><b>{_safe(code)}</b> '
         f"{_row(task, row)}</div>"
         for code, row in shown.items()
     )
-    return f"<dt>example</dt><dd>{rows}<small>{_safe(origin)}</small></dd>"
-
-
-def _traps(traps: Sequence[str]) -> str:
-    if not traps:
-        return ""
-    return f"<dt>traps</dt><dd><ul>{''.join(f'<li>{_safe(trap)}</li>' for trap in traps)}</ul></dd>"
+    return f"<dt>example</dt><dd>{rows}<small>{origin}</small></dd>" if shown else ""
 
 
 def _row(task: Task, row: Mapping[str, Any]) -> str:
     """Return one row as a line of HTML."""
     if "tokens" in row:
-        tags = [_name(task, tag) for tag in row["tags"]]
-        pairs = zip(row["tokens"], tags, strict=True)
-        return " ".join(f"{_safe(word)}<sub>{_safe(tag)}</sub>" for word, tag in list(pairs)[:30])
+        pairs = list(zip(row["tokens"], row["tags"], strict=True))[:30]
+        return " ".join(f"{_safe(word)}<sub>{_name(task, tag)}</sub>" for word, tag in pairs)
     if "choices" in row:
-        right = int(row["label"])
         options = [
-            f"<b>{_cut(text)}</b>" if place == right else _cut(text)
+            f"<b>{_cut(text)}</b>" if place == int(row["label"]) else _cut(text)
             for place, text in enumerate(row["choices"])
         ]
         return f"{_cut(row['context'])} [{' | '.join(options)}]"
@@ -226,14 +201,13 @@ def _row(task: Task, row: Mapping[str, Any]) -> str:
     if "side" in row:
         return f"({_safe(row['side'])}) {_cut(row['text'])}"
     second = f" / {_cut(row['second'])}" if row["second"] else ""
-    return f"{_cut(row['first'])}{second} <b>{_safe(_name(task, row['label']))}</b>"
+    return f"{_cut(row['first'])}{second} <b>{_name(task, row['label'])}</b>"
 
 
 def _name(task: Task, label: Any) -> str:
-    if isinstance(label, str):
-        return label
-    labels = data.with_labels(task).labels
-    return labels[int(label)]
+    """Return the name of a label, which an example may state; an ignored tag has none."""
+    known = label if isinstance(label, str) else data.with_labels(task).labels[int(label)]
+    return _safe(known if isinstance(label, str) or label >= 0 else "")
 
 
 def _cut(text: str) -> str:
@@ -242,7 +216,3 @@ def _cut(text: str) -> str:
 
 def _safe(text: Any) -> str:
     return html.escape(str(text))
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,30 +17,36 @@ import numpy as np
 import pyarrow.compute as compute
 
 from helpers import tasks
-from helpers.data import shaping, sources
+from helpers.data import sources, standard
 from helpers.data.sources import Raw
-from helpers.data.standard import Standard
+from helpers.data.standard import BLANK, IGNORED, Standard
 from helpers.data.texts import Texts, texts
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
-from helpers.tasks import Row, Source, Task
+from helpers.tasks import FIELDS, Row, Source, Task
 
-__all__ = [
-    "Rows",
-    "Texts",
-    "at_hand",
-    "describe",
-    "first_rows",
-    "rows",
-    "texts",
-    "with_labels",
-]
+__all__ = ["SPLITS", "Rows", "Texts", "at_hand", "first_rows", "rows", "texts", "with_labels"]
 
 SPLITS = ("train", "dev", "test")
-# Sets with more raw rows than this are standardised once, into a memory-mapped file.
+# Hub sets with more raw rows than this are standardised once, into a memory-mapped file.
 IN_MEMORY = 20_000
-# A set this large with a single label is a placeholder, not gold.
-_ENOUGH = 50
+# Gold that chance would give less often than this is no gold.
+_NO_CHANCE = 1e-6
 _LEARNT_LABELS = ("pair", "choice", "tagging")
+
+_TEXT, _NUMBER = datasets.Value("string"), datasets.Value("int64")
+_PLACES = datasets.List(datasets.Value("int32"))
+FEATURES: dict[str, dict[str, Any]] = {
+    "pair": {"id": _TEXT, "first": _TEXT, "second": _TEXT, "label": _NUMBER},
+    "choice": {"id": _TEXT, "context": _TEXT, "choices": datasets.List(_TEXT), "label": _NUMBER},
+    "tagging": {"id": _TEXT, "tokens": datasets.List(_TEXT), "tags": _PLACES},
+    "span": {
+        "id": _TEXT,
+        "context": _TEXT,
+        "question": _TEXT,
+        "answers": {"text": datasets.List(_TEXT), "start": _PLACES},
+    },
+    "retrieval": {"id": _TEXT, "side": _TEXT, "text": _TEXT, "gold": datasets.List(_TEXT)},
+}
 
 
 @dataclass
@@ -109,19 +117,10 @@ class Rows(Sequence[Row]):
         return replace(self, _data=[self._data[int(i)] for i in indices])
 
     def side(self, side: str) -> Rows:
-        """Return the queries or the candidates of a retrieval task.
-
-        Args:
-            side: ``"query"`` or ``"candidate"``.
-        """
-        return self.take(np.flatnonzero(self._is_side(side)).tolist())
-
-    def _is_side(self, side: str) -> np.ndarray:
-        """Say of each row whether it is of a side, without decoding memory-mapped texts."""
-        if isinstance(self._data, datasets.Dataset):
-            column = self._data.select_columns("side").with_format("arrow")[:]["side"]
-            return compute.equal(column, side).to_numpy()
-        return np.array([row["side"] == side for row in self._data], bool)
+        """Return the rows of a retrieval task that are a ``"query"`` or a ``"candidate"``."""
+        return self.take(
+            [i for i, found in enumerate(_column(self._data, "side")) if found == side]
+        )
 
 
 def rows(
@@ -148,11 +147,21 @@ def rows(
     Raises:
         UnknownName: no such task, language or split; the error lists the nearest.
         MissingData: the data are neither there nor reachable; the error says how to get them.
-        BadRows: a column or label does not fit; the error gives task, column and first row.
+        BadRows: a column, a label or the gold does not fit; the error gives the file and its row.
     """
     task = tasks.get(task) if isinstance(task, str) else task
     found = _load(task, language, split, _serving(task, language, split))
-    return found if limit is None else _sample(found, limit, seed)
+    if limit is None:
+        return found
+    if limit < 1:
+        raise BadRows(f"limit {limit} of task {found.task!r}: expected at least 1, or None for all")
+    drawn = np.ones(len(found), bool)
+    if found.format == "retrieval":
+        drawn = np.array([side == "query" for side in _column(found._data, "side")])
+    pool, rest = np.flatnonzero(drawn), np.flatnonzero(~drawn)
+    # The legacy generator's stream is frozen by NumPy's policy, so samples outlive upgrades.
+    order = np.random.RandomState(seed).permutation(len(pool))[:limit]
+    return found.take(np.sort(np.concatenate([pool[order], rest])).tolist())
 
 
 def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> Rows:
@@ -188,13 +197,10 @@ def with_labels(task: Task | str) -> Task:
 
 
 def at_hand(task: Task | str) -> list[tuple[str, str]]:
-    """List the languages and splits of a task whose rows can be loaded without the network.
+    """List the pairs (language, split) of a task whose rows can be loaded without the network.
 
     Args:
-        task: a task or its name.
-
-    Returns:
-        Pairs ``(language, split)``. Rows are not read: a damaged file is still listed.
+        task: a task or its name. Its rows are not read: a damaged file is still listed.
     """
     task = tasks.get(task) if isinstance(task, str) else task
     return [
@@ -206,76 +212,6 @@ def at_hand(task: Task | str) -> list[tuple[str, str]]:
     ]
 
 
-def describe(
-    task: Task | str, languages: Sequence[str] = ("en", "de", "sw"), examples: int = 3
-) -> dict[str, Any]:
-    """Return the facts of a task's card.
-
-    Args:
-        task: a task or its name.
-        languages: languages to prefer for first rows.
-        examples: first rows to show, each in another language, where they are at hand.
-
-    Returns:
-        ``name, role, format, question, genre, citation, metric, chance, labels, languages,
-        train_with, traps``; ``sources``: per source ``id, config, revision, licence, counts``
-        (published rows by split); ``at_hand``: languages and splits; ``examples``: language ->
-        first row.
-    """
-    task = tasks.get(task) if isinstance(task, str) else task
-    here = at_hand(task)
-    return {
-        "name": task.name,
-        "role": task.role,
-        "format": task.format,
-        "question": task.about.question,
-        "genre": task.about.genre,
-        "citation": task.about.citation,
-        "metric": task.metric,
-        "chance": task.chance,
-        "labels": task.labels,
-        "languages": task.languages,
-        "train_with": task.train_with or task.name,
-        "sources": _sources(task.source.flat()),
-        "traps": task.about.traps,
-        "at_hand": here,
-        "examples": _examples(task, here, languages, examples),
-    }
-
-
-def _sources(leaves: Sequence[Source]) -> list[dict[str, Any]]:
-    """Return each source once, whatever languages and sides of it are read."""
-    facts: dict[tuple[str, str], dict[str, Any]] = {}
-    for leaf in leaves:
-        config = leaf.config or ", ".join(sorted(leaf.configs.values()))
-        entry = facts.setdefault(
-            (leaf.id, config),
-            {
-                "id": leaf.id,
-                "config": config,
-                "revision": leaf.revision or "not pinned",
-                "licence": leaf.licence,
-                "counts": {},
-            },
-        )
-        entry["counts"] |= leaf.counts
-    return list(facts.values())
-
-
-def _examples(
-    task: Task, here: Sequence[tuple[str, str]], preferred: Sequence[str], count: int
-) -> dict[str, Row]:
-    """Return a first row per language, from the last split that is at hand."""
-    splits = dict(here)
-    order = [code for code in dict.fromkeys((*preferred, *splits)) if code in splits]
-    return {code: _example(first_rows(task, code, splits[code]), code) for code in order[:count]}
-
-
-def _example(found: Rows, language: str) -> Row:
-    """Prefer a row in the language itself: bitext also has English ones, told by their ids."""
-    return next((row for row in found if row["id"].startswith(f"{language}-")), found[0])
-
-
 _LEARNT: dict[str, tuple[str, ...]] = {}
 
 
@@ -284,57 +220,67 @@ def _learnt(task: Task) -> tuple[str, ...]:
     serving = _serving(task, "en", "train")
     raws = [sources.load(source, "en", "train") for source in serving]
     key = f"{task.name}|{'|'.join(f'{raw.origin}:{len(raw.rows)}' for raw in raws)}"
-    if any(source.kind in ("rows", "tables") for source in serving):
-        return _count_labels(task, raws)  # The user's own may change at any time.
-    if key not in _LEARNT:
-        _LEARNT[key] = _count_labels(task, raws)
+    # The user's own rows may change at any time: read off each time.
+    if key not in _LEARNT or any(source.kind in ("rows", "tables") for source in serving):
+        _LEARNT[key] = _ordered(task, _counted_labels(task, raws))
     return _LEARNT[key]
 
 
-def _count_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
+def _counted_labels(task: Task, raws: Sequence[Raw]) -> Counter[Any]:
     name = "tags" if task.format == "tagging" else "label"
+    options = task.columns.get(name, name).split("|")
     counts: Counter[Any] = Counter()
     for raw in raws:
+        seen = len(raw.rows) == 0
         for row in raw.rows:
-            column = next((c for c in task.columns.get(name, name).split("|") if c in row), None)
+            column = next((option for option in options if option in row), None)
             if column is None:
-                raise BadRows(
-                    f"task {task.name!r} states no labels, and {raw.origin} has no column "
-                    f"{task.columns.get(name, name)!r} to read them off; state labels=(...)."
-                )
-            names = raw.class_names.get(column, ())
+                continue  # The row itself is refused, by its place, when it is read.
+            seen, names = True, raw.class_names.get(column, ())
             for value in row[column] if isinstance(row[column], list) else [row[column]]:
                 known = isinstance(value, int) and 0 <= value < len(names)
                 counts[names[value] if known else value] += 1
-    return _ordered(task, counts)
+        if not seen:
+            raise BadRows(
+                f"task {task.name!r} states no labels, and {raw.origin} has no column "
+                f"{task.columns.get(name, name)!r} to read them off; state labels=(...)."
+            )
+    return counts
 
 
 def _ordered(task: Task, counts: Counter[Any]) -> tuple[str, ...]:
     """Return label names by frequency; numbers keep their value as their place."""
     numbers = [value for value in counts if isinstance(value, int)]
-    texts: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     for value, count in counts.items():
         if isinstance(value, str) and value.strip():
-            texts[value.strip()] += count
-    if numbers and not texts:
+            names[value.strip()] += count
+    if numbers and not names:
         return tuple(map(str, range(max(numbers) + 1)))
-    if numbers or not texts or task.format == "choice":
+    if numbers or not names or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
         raise BadRows(
             f"task {task.name!r} states no labels, and they cannot be read off its training rows "
             f"({found}); state labels=(...), for choice in the order of the choices."
         )
-    return tuple(sorted(texts, key=lambda name: (-texts[name], name)))
+    return tuple(sorted(names, key=lambda name: (-names[name], name)))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     """Return the sources that serve a language and split, or say why there are none."""
     if language not in task.languages:
-        raise unknown(f"language of task {task.name!r}", language, task.languages)
+        error = tasks.unknown_language(f"language of task {task.name!r}", language, task.languages)
+        if language == "en" and split in ("train", "dev"):
+            raise UnknownName(
+                f"{error} It trains on English rows, which it lacks: register them as a task of "
+                "their own, with languages=('en',), and name that one in train_with."
+            )
+        raise error
     serving = task.source.serving(language, split)
     if serving:
         return serving
-    valid = {s for leaf in task.source.flat() for s in leaf.splits if _serves(leaf, language)}
+    served = (s for s in task.source.flat() if not s.languages or language in s.languages)
+    valid = {name for source in served for name in source.splits}
     error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
     if split in ("train", "dev") and (task.train_with or language != "en"):
         trainer = task.train_with or task.name
@@ -346,59 +292,14 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     )
 
 
-def _serves(source: Source, language: str) -> bool:
-    return not source.languages or language in source.languages
-
-
 def _load(
     task: Task, language: str, split: str, serving: Sequence[Source], first: int | None = None
 ) -> Rows:
+    """Read the sources of a language and split one after another and standardise their rows."""
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     labels = with_labels(task).labels
-    loaded = _load_raw(serving, language, split, first, notes)
-    makers = [
-        Standard(
-            task,
-            source.language or language,
-            split,
-            raw.origin,
-            raw.class_names,
-            labels,
-            source.side,
-            f"{source.language or language}-{split}-" + (f"{number}-" if len(loaded) > 1 else ""),
-        )
-        for number, (source, raw) in enumerate(loaded)
-    ]
-    raws = [raw.rows for _, raw in loaded]
-    # Rows of single files are in memory already, and answers are joined across them there.
-    whole = any(source.kind == "files" for source, _ in loaded)
-    if sum(map(len, raws)) > IN_MEMORY and not whole:
-        data: Any = shaping.mapped(makers, raws, dropped, notes)
-    else:
-        data = shaping.listed(makers, raws, dropped, notes)
-    if split == "train" and task.exclude and first is None:
-        data = _excluded(task, data, dropped)
-    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
-    _check(task, language, split, data, origin, dropped, sum(map(len, raws)))
-    return Rows(
-        task=task.name,
-        language=language,
-        split=split,
-        source=origin,
-        labels=labels,
-        dropped=dict(dropped),
-        notes=dict(notes),
-        total=len(data),
-        format=task.format,
-        _data=data,
-    )
-
-
-def _load_raw(
-    serving: Sequence[Source], language: str, split: str, first: int | None, notes: Counter[str]
-) -> list[tuple[Source, Raw]]:
-    loaded = []
+    loaded: list[tuple[Source, Raw]] = []
     for source in serving:
         try:
             loaded.append((source, sources.load(source, language, split, first)))
@@ -407,40 +308,210 @@ def _load_raw(
                 raise
             config = source.config_for(source.language or language)
             notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
-    return loaded
-
-
-def _check(
-    task: Task,
-    language: str,
-    split: str,
-    data: Any,
-    origin: str,
-    dropped: Counter[str],
-    raw_rows: int,
-) -> None:
+    makers = []
+    for number, (source, raw) in enumerate(loaded):
+        code = source.language or language
+        prefix = f"{code}-{split}-" + (f"{number}-" if len(loaded) > 1 else "")
+        facts = (raw.origin, raw.class_names, labels, source.side, prefix)
+        makers.append(Standard(task, code, split, *facts))
+    raws = [raw.rows for _, raw in loaded]
+    # Rows of the user's own and of packages are in memory already.
+    large = sum(map(len, raws)) > IN_MEMORY
+    if large and all(isinstance(raw, datasets.Dataset) for raw in raws):
+        data: Any = _mapped(makers, raws, dropped, notes)
+    else:
+        data = _listed(makers, raws, dropped, notes)
+    if split == "train" and task.exclude and first is None:
+        data = _excluded(task, data, dropped)
+    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
     what = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
-    if not len(data) and not dropped and raw_rows:
+    found = sum(map(len, raws))
+    if not len(data) and not dropped and found:
         raise MissingData(
-            f"{what}: the set holds {raw_rows} rows, none of them in {language!r}. "
-            f"{sources.three_ways(task.source.serving(language, split)[0])}"
+            f"{what}: the set holds {found} rows, none of them in {language!r}. "
+            f"{sources.three_ways(serving[0])}"
         )
     if not len(data):
         raise BadRows(
             f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden "
             "test labels and blank answers stay hidden: use split 'dev' where it exists."
         )
-    if task.format in ("pair", "choice") and len(data) >= _ENOUGH and len(task.labels) > 1:
-        found = set(data["label"] if isinstance(data, datasets.Dataset) else _column(data, "label"))
-        if len(found) == 1:
-            raise BadRows(
-                f"{what}: all {len(data)} labels are {task.labels[found.pop()]!r}: a placeholder "
-                "for hidden labels, not gold. Use a copy with labels, or another split."
-            )
+    if first is None:
+        _check_gold(replace(task, labels=labels), what, data)
+    return Rows(
+        task=task.name,
+        language=language,
+        split=split,
+        source=origin,
+        labels=labels,
+        dropped=dict(dropped),
+        notes=_checked_blanks(task, what, notes, len(data)),
+        total=len(data),
+        format=task.format,
+        _data=data,
+    )
 
 
-def _column(data: Sequence[Row], name: str) -> list[Any]:
+def _listed(
+    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
+) -> list[Row]:
+    """Standardise in memory; count in ``dropped`` and ``notes``."""
+    kept: list[Row] = []
+    for maker, raw in zip(makers, raws, strict=True):
+        for number, row in enumerate(raw):
+            outcome = maker(row, number)
+            kept += outcome.rows
+            dropped.update(outcome.dropped)
+            notes.update(outcome.notes)
+    # Where candidates name the questions they answer, each query gets its right candidates.
+    right: dict[str, list[str]] = {}
+    for row in kept:
+        for question in row.get("_answers", ()):
+            right.setdefault(question, []).append(row["id"])
+    for row in kept if right else ():
+        if row["side"] == "query":
+            row["gold"] = [name for key in row["gold"] for name in right.get(key, [key])]
+    fields = FIELDS[makers[0].task.format]
+    return [{name: row[name] for name in fields} for row in kept]
+
+
+def _mapped(
+    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
+) -> datasets.Dataset:
+    """Standardise into memory-mapped files, once per content of the source and of the task."""
+    parts = []
+    for maker, raw in zip(makers, raws, strict=True):
+        part = _map_one(maker, raw)
+        extra = part.select_columns(["_dropped", "_notes"]).with_format("arrow")[:]
+        reasons, found = extra["_dropped"], compute.list_flatten(extra["_notes"])
+        for counter, values in ((dropped, reasons), (notes, found)):
+            counts = compute.value_counts(values).to_pylist()
+            counter.update({item["values"]: item["counts"] for item in counts if item["values"]})
+        keep = np.flatnonzero(compute.equal(reasons, "").to_numpy())
+        part = part if len(keep) == len(part) else part.select(keep)
+        parts.append(part.remove_columns(["_dropped", "_notes"]))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _map_one(maker: Standard, raw: datasets.Dataset) -> datasets.Dataset:
+    """Standardise one source; a row that is left out becomes a blank one that says why."""
+    fields = FIELDS[maker.task.format]
+    extra = {"_dropped": _TEXT, "_notes": datasets.List(_TEXT)}
+    features = datasets.Features(FEATURES[maker.task.format] | extra)
+    blank: Row = {"_dropped": "", "_notes": [], "label": 0, "answers": {"text": [], "start": []}}
+    blank |= {name: "" for name, feature in features.items() if feature == _TEXT}
+    blank |= {name: [] for name in ("choices", "tokens", "tags", "gold")}
+
+    def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        made: list[Row] = []
+        for number, *values in zip(numbers, *columns.values(), strict=True):
+            outcome = maker(dict(zip(columns, values, strict=True)), number)
+            made += [blank | {name: row[name] for name in fields} for row in outcome.rows]
+            made += [blank | {"_dropped": reason} for reason in outcome.dropped]
+            if outcome.notes and made:
+                made[-1] = made[-1] | {"_notes": outcome.notes}
+        return {name: [row[name] for row in made] for name in features}
+
+    with sources.quiet():
+        return raw.map(
+            batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=raw.column_names,
+            features=features,
+            new_fingerprint=_map_key(maker, raw),
+        )
+
+
+def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
+    """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
+    code, adapt = [inspect.getsource(standard)], maker.task.adapt
+    if adapt is not None:
+        # A function of this package is known to `datasets` by its name only.
+        own = adapt.__module__.startswith("helpers.")
+        code.append(inspect.getsource(sys.modules[adapt.__module__]) if own else "")
+        code.append(datasets.fingerprint.Hasher.hash(adapt))
+    facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
+    names = {name: list(value) for name, value in maker.class_names.items()}
+    where = (maker.language, maker.split, maker.side, maker.prefix, names)
+    content = repr((raw._fingerprint, raw.cache_files, facts, where, code))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _column(data: Any, name: str) -> list[Any]:
+    """Return one field of all rows, without decoding the others of a memory-mapped set."""
+    if isinstance(data, datasets.Dataset):
+        return data.select_columns(name).with_format("arrow")[:][name].to_pylist()
     return [row[name] for row in data]
+
+
+def _check_gold(task: Task, what: str, data: Any) -> None:
+    """Refuse gold that only stands in for hidden gold, and gold that no answer could meet."""
+    if task.format == "retrieval":
+        _check_retrieval(task, what, data)
+        return
+    answers: list[Any]
+    if task.format == "span":
+        # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
+        answers, kinds = [bool(answer["text"]) for answer in _column(data, "answers")], 2
+        constant = not any(answers)
+        shown = "questions have no answer"
+    elif task.format == "tagging":
+        answers, kinds = _column(data, "tags"), len(task.labels)
+        used = {tag for tags in answers for tag in tags} - {IGNORED}
+        if not used:
+            raise BadRows(f"{what}: every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}")
+        constant = len(used) == 1
+        shown = f"sentences hold no other tag than {task.labels[next(iter(used))]!r}"
+    else:
+        answers, kinds = _column(data, "label"), len(task.labels)
+        constant = len(set(answers)) == 1
+        shown = f"labels are {task.labels[answers[0]]!r}"
+    if constant and kinds > 1 and float(kinds) ** (1 - len(answers)) < _NO_CHANCE:
+        raise BadRows(
+            f"{what}: all {len(answers)} {shown}: a placeholder for hidden gold. {_OTHER_COPY}"
+        )
+
+
+_OTHER_COPY = "Use a copy with labels, or another split."
+
+
+def _check_retrieval(task: Task, what: str, data: Any) -> None:
+    """Refuse ids that come twice on a side, gold that is no candidate, an empty side."""
+    names, sides, golds = (_column(data, name) for name in ("id", "side", "gold"))
+    seen: dict[str, set[str]] = {"query": set(), "candidate": set()}
+    for name, side in zip(names, sides, strict=True):
+        if name in seen[side]:
+            raise BadRows(f"{what}: two rows are {side} {name!r}; ids of a side must differ.")
+        seen[side].add(name)
+    for side, found in seen.items():
+        if not found:
+            raise BadRows(f"{what}: no row is a {side}; each set needs both sides.")
+    asked = 0
+    for name, side, gold in zip(names, sides, golds, strict=True):
+        if side == "candidate":
+            continue
+        lost = next((right for right in gold if right not in seen["candidate"]), None)
+        if lost is not None:
+            raise BadRows(
+                f"{what}: gold {lost!r} of query {name!r} is the id of no candidate; the first "
+                f"candidates are {', '.join(map(repr, sorted(seen['candidate'])[:3]))}."
+            )
+        # Of two corpora to be mined most sentences have no translation on the other side.
+        if not gold and task.metric != "pair_f1":
+            raise BadRows(f"{what}: query {name!r} has no gold; name its right candidates.")
+        asked += bool(gold)
+    if not asked:
+        raise BadRows(f"{what}: no query has gold: it is hidden. {_OTHER_COPY}")
+
+
+def _checked_blanks(task: Task, what: str, notes: Counter[str], count: int) -> dict[str, int]:
+    """Return the notes; a set of single texts has no second one, and no set has blank texts only."""
+    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format, "")
+    if notes[f"{BLANK}{main!r}"] >= count:
+        raise BadRows(f"{what}: {main!r} is blank in all {count} rows; name its column in columns.")
+    single = f"{BLANK}'second'"
+    return {note: n for note, n in notes.items() if not (note == single and n >= count)}
 
 
 def _excluded(task: Task, data: Any, dropped: Counter[str]) -> Any:
@@ -456,24 +527,10 @@ def _excluded(task: Task, data: Any, dropped: Counter[str]) -> Any:
     if not removed:
         return data
     dropped[f"also in the evaluation rows of {', '.join(task.exclude)}"] += removed
-    if isinstance(data, datasets.Dataset):
-        return data.select(keep)
-    return [data[number] for number in keep]
+    return data.select(keep) if isinstance(data, datasets.Dataset) else [data[i] for i in keep]
 
 
 def _spelling(row: Row) -> str:
     """Return a row's text without spaces, so that another tokenisation cannot hide it."""
     texts = row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
     return "".join("".join(texts).split()).casefold()
-
-
-def _sample(found: Rows, limit: int, seed: int) -> Rows:
-    if limit < 1:
-        raise BadRows(f"limit {limit} of task {found.task!r}: expected at least 1, or None for all")
-    pool, rest = np.arange(len(found)), np.arange(0)
-    if found.format == "retrieval":
-        query = found._is_side("query")
-        pool, rest = np.flatnonzero(query), np.flatnonzero(~query)
-    # The legacy generator's stream is frozen by NumPy's policy, so samples outlive upgrades.
-    order = np.random.RandomState(seed).permutation(len(pool))[:limit]
-    return found.take(np.sort(np.concatenate([pool[order], rest])).tolist())

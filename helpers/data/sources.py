@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import socket
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,9 +22,11 @@ import pyarrow as pa
 import yaml
 from datasets.data_files import get_data_patterns
 from huggingface_hub import constants as hub_constants
+from huggingface_hub.utils import build_hf_headers, get_session
 
-from helpers.data import folders, own_tables, packages
+from helpers.data import packages, tables
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
+from helpers.files import write_atomic
 from helpers.tasks import Row, Source
 
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
@@ -49,11 +50,7 @@ class Raw:
 
 
 def root() -> Path | None:
-    """Return the mirror folder that ``TRANSFER_DATA_ROOT`` names, if any.
-
-    Raises:
-        MissingData: the variable names something that is not a folder.
-    """
+    """Return the mirror folder that ``TRANSFER_DATA_ROOT`` names, if any."""
     value = os.environ.get(ROOT_VARIABLE, "")
     if not value:
         return None
@@ -82,15 +79,21 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
         raw = replace(raw, rows=_borrowed(raw.rows, source, language, split, first))
     if source.divide:
         raw = replace(raw, rows=_divided(raw.rows, source, split))
-    if first is None:
-        _check_count(source, raw, language, split)
+    # A mirror may hold less than what was published, the hub may not.
+    expected = source.counts.get(f"{language}/{split}", source.counts.get(split))
+    on_hub = first is None and raw.origin.startswith("hub ")
+    if on_hub and expected is not None and len(raw.rows) != expected:
+        raise BadRows(
+            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are "
+            f"{expected}. The set has changed or the download is cut: delete its folder in "
+            f"{datasets.config.HF_DATASETS_CACHE} and try again, or correct the task's counts."
+        )
     return raw
 
 
 def at_hand(source: Source, language: str, split: str) -> bool:
     """Say whether a source's rows can be read without the network, without reading them."""
     language = source.language or language
-    folder = root()
     if source.kind == "package":
         return packages.is_installed(source.id)
     if source.kind == "folder":
@@ -98,19 +101,26 @@ def at_hand(source: Source, language: str, split: str) -> bool:
     if source.kind == "rows":
         return True
     if source.kind == "tables":
-        return _table(source, language, source.splits[split]).is_file()
+        return _path(source, language, source.splits[split]).is_file()
+    folder = root()
     if folder is None:
         return False
+    config = source.config_for(language, source.splits[split])
     if source.kind == "files":
-        return (folder / source.id / source.config_for(language)).is_file()
-    config = source.config_for(language) or "default"
-    return source.splits[split] in _configurations(folder / source.id).get(config, ())
+        return (folder / source.id / config).is_file()
+    return source.splits[split] in _configurations(folder / source.id).get(config or "default", ())
 
 
 def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return configuration -> splits, as a README states them or the names of the files say."""
     readme = folder / "README.md"
-    stated = _stated(readme, readme.stat().st_mtime_ns) if readme.is_file() else {}
+    stated: dict[str, tuple[str, ...]] = {}
+    for config in _header(readme, yaml.BaseLoader).get("configs", ()):
+        files = config.get("data_files", ())
+        files = [files] if isinstance(files, str | dict) else files
+        stated[config["config_name"]] = tuple(
+            file.get("split", "train") if isinstance(file, dict) else "train" for file in files
+        )
     if stated or not folder.is_dir():
         return stated
     try:
@@ -119,29 +129,28 @@ def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-@lru_cache(maxsize=64)
-def _stated(readme: Path, changed: int) -> dict[str, tuple[str, ...]]:
-    """Return configuration -> splits of a README's header, read again where it has changed."""
-    header = readme.read_text(encoding="utf-8").split("---")
+def _header(readme: Path, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
+    """Return the facts at the top of a README; the base loader leaves every value the text it is."""
+    stamp = readme.stat().st_mtime_ns if readme.is_file() else 0
+    return _parsed_header(readme, loader, stamp) if stamp else {}
+
+
+@lru_cache(maxsize=128)
+def _parsed_header(readme: Path, loader: Any, changed: int) -> dict[str, Any]:
+    parts = readme.read_text(encoding="utf-8").split("---")
     try:
-        facts = (yaml.safe_load(header[1]) if len(header) > 2 else {}) or {}
+        return (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
     except yaml.YAMLError as error:
         raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
-    return {
-        config["config_name"]: tuple(
-            data.get("split", "train") if isinstance(data, dict) else "train"
-            for data in _listed(config.get("data_files", ()))
-        )
-        for config in facts.get("configs", ())
-    }
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
 
 
 def three_ways(source: Source) -> str:
     """Return what to do where a data set is not at hand."""
+    if source.unpublished:
+        return (
+            f"No hub holds {source.id}. {source.unpublished}; copy it to ROOT/{source.id} and set "
+            f"{ROOT_VARIABLE}=ROOT."
+        )
     revision = f" --revision {source.revision}" if source.revision else ""
     command = f"hf download {source.id} --repo-type dataset{revision} --local-dir ROOT/{source.id}"
     if source.url:
@@ -156,14 +165,11 @@ def three_ways(source: Source) -> str:
 
 
 def _package(source: Source, language: str, split: str, first: int | None) -> Raw:
-    origin = f"package {source.id}"
-    if source.read is not None:
-        return Raw(source.read(language, split)[:first], origin)
     rows = packages.read(source.id, source.config_for(language), language, split)
+    names = packages.class_names(rows) if isinstance(rows, pa.Table) else {}
     if isinstance(rows, pa.Table):
-        kept = rows if first is None or source.divide else rows.slice(0, first)
-        return Raw(kept.to_pylist(), origin, packages.olmo.class_names(rows))
-    return Raw(rows[:first], origin)
+        rows = (rows if source.divide else rows.slice(0, first)).to_pylist()
+    return Raw(rows if source.divide else rows[:first], f"package {source.id}", names)
 
 
 def _function(source: Source, language: str, split: str, first: int | None) -> Raw:
@@ -175,43 +181,56 @@ def _function(source: Source, language: str, split: str, first: int | None) -> R
 def _folder(source: Source, language: str, split: str, first: int | None) -> Raw:
     value = os.environ.get(source.id, "")
     name, _, inner = source.config.partition("/")
-    if name not in folders.READERS:
-        raise unknown("folder reader", name, folders.READERS)
+    if name not in tables.FOLDERS:
+        raise unknown("folder reader", name, tables.FOLDERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
-    return Raw(folders.READERS[name](path / inner, split)[:first], f"folder {path / inner}")
+    return Raw(tables.FOLDERS[name](path / inner, split)[:first], f"folder {path / inner}")
 
 
 def _tables(source: Source, language: str, split: str, first: int | None) -> Raw:
-    path = _table(source, language, split)
+    path = _path(source, language, split)
     if not path.is_file():
         folder = next(parent for parent in path.parents if parent.is_dir())
         there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
+        alone = (
+            " A target that is trained on English rows and not tested in English is two tasks: one "
+            "with the English rows, and this one without 'en', with train_with=its name."
+        )
         raise MissingData(
             f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
-            f"config={source.config!r} of the task's source."
+            f"config={source.config!r} of the task's source.{alone if language == 'en' else ''}"
         )
-    return Raw(own_tables.read(path, first), f"file {path}")
+    return Raw(tables.read(path, first), f"file {path}")
 
 
-def _table(source: Source, language: str, split: str) -> Path:
+def _path(source: Source, language: str, split: str) -> Path:
     return (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
 
 
 def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
-    folder = root()
-    config = source.config_for(language) or None
+    """Read a data set in hub layout with `datasets`, from the mirror, the hub or its cache."""
+    folder, config = root(), source.config_for(language) or None
     options: dict[str, Any] = {}
+    refusal = ""
     if folder is None:
-        _guard_working_folder(source)
+        if Path(source.id).exists():  # `datasets` would open it in place of the hub
+            raise MissingData(
+                f"folder {Path(source.id).resolve()} would be read in place of the hub's "
+                f"{source.id}; rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it"
+            )
         where, origin = source.id, f"hub {source.id}@{source.revision or 'main'}"
         options = {"revision": source.revision} if source.revision else {}
+        refusal = _refusal(source)
     else:
         path = _mirrored(folder, source)
-        where, origin = str(path), f"mirror {path}"
-        options = {"cache_dir": _cache_of(path)}
-    with _explained(source, origin, config, split), quiet(), _without_retries():
+        cache = _cache_of(path)
+        where, origin, options = _view(path, cache), f"mirror {path}", {"cache_dir": cache}
+    with _explained(source, origin, config, split, refusal), quiet(), _offline(bool(refusal)):
         if first is None:
             data: Any = datasets.load_dataset(where, config, split=split, **options)
+            files = [file["filename"] for file in data.cache_files]
+            if refusal and source.revision and not all(source.revision in f for f in files):
+                raise ValueError("the cache holds another revision only")
             return Raw(data, origin, class_names(data.features))
         stream = datasets.load_dataset(where, config, split=split, streaming=True, **options)
         features = stream.features or datasets.Features()
@@ -237,37 +256,67 @@ def _cache_of(path: Path) -> str:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest)
 
 
-def _guard_working_folder(source: Source) -> None:
-    """`datasets` opens a folder named like the id in place of the hub; never do that unasked."""
-    if Path(source.id).exists():
-        raise MissingData(
-            f"folder {Path(source.id).resolve()} would be read in place of the hub's {source.id}; "
-            f"rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it"
-        )
+def _view(path: Path, cache: str) -> str:
+    """Return a folder, or a view of it whose README has every configuration name in quotes.
+
+    Without them YAML reads a language ``no`` as false and a year as a number, and `datasets` then
+    opens no configuration of the folder at all.
+    """
+    readme = path / "README.md"
+    facts, names = _header(readme), _header(readme, yaml.BaseLoader)
+    configs = facts.get("configs", ())
+    if all(isinstance(config.get("config_name"), str) for config in configs):
+        return str(path)
+    quoted = dict(facts)
+    for key in ("configs", "dataset_info"):
+        both = zip(_listed(facts.get(key, ())), _listed(names.get(key, ())), strict=True)
+        quoted[key] = [fact | {"config_name": text["config_name"]} for fact, text in both]
+    view = Path(cache) / "view" / path.name
+    view.mkdir(parents=True, exist_ok=True)
+    for entry in path.iterdir():
+        if entry != readme and not (view / entry.name).exists():
+            (view / entry.name).symlink_to(entry)
+    header = yaml.safe_dump(quoted, allow_unicode=True)
+    write_atomic(view / "README.md", f"---\n{header}---\n".encode())
+    return str(view)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
 
 
 @contextmanager
-def _explained(source: Source, origin: str, config: str | None, split: str) -> Iterator[None]:
-    """Turn the errors of `datasets` into ones that say what to do next."""
+def _explained(
+    source: Source, origin: str, config: str | None, split: str, refusal: str
+) -> Iterator[None]:
+    """Turn the errors of `datasets` into ones that say what happened and what to do next."""
     what = f"configuration {config!r}, split {split!r}"
     ways = three_ways(source)
     try:
         yield
-    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise MissingData(
-            f"cannot reach {source.id}, {what}, on the hub ({_first_line(error)}). {ways}"
-        ) from error
-    except (
-        OSError,
-        pa.ArrowException,
-        yaml.YAMLError,
-        datasets.exceptions.DatasetGenerationError,
-    ) as error:
+    except (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError) as error:
         raise BadRows(
             f"{origin}, {what}: a file is damaged ({_first_line(error.__cause__ or error)}); "
             "fetch it again"
         ) from error
-    except (ValueError, RuntimeError) as error:
+    except TypeError as error:
+        raise BadRows(
+            f"{origin}: its README names a configuration that YAML reads as no text "
+            f"({_first_line(error)}): put names such as no, on and 2018 in quotes. {ways}"
+        ) from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError) as error:
+        if refusal:
+            raise MissingData(
+                f"{source.id}, {what}: {refusal}, and the cache does not hold it "
+                f"({_first_line(error)}). {ways}"
+            ) from error
+        unreachable = (ConnectionError, datasets.exceptions.DatasetNotFoundError)
+        if isinstance(error, unreachable):
+            text = f"cannot reach {source.id}, {what}, on the hub ({_first_line(error)}). {ways}"
+            raise MissingData(text) from error
+        if isinstance(error, OSError):
+            text = f"{origin}, {what}: a file is damaged ({_first_line(error)}); fetch it again"
+            raise BadRows(text) from error
         raise MissingData(f"{origin} has no {what}: {_first_line(error)}. {ways}") from error
 
 
@@ -287,11 +336,52 @@ def hub_reachable() -> bool:
         return False
 
 
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """Where the hub cannot be reached, read its cache at once; it would retry for half a minute."""
-    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+_SERVED: set[tuple[str, str]] = set()
+
+
+def _refusal(source: Source) -> str:
+    """Say why the hub does not serve a data set now; "" where it does.
+
+    It is asked once, without the client's half minute of retries: where it does not serve, the
+    client's cache is read at once.
+    """
+    key = (source.id, source.revision or "main")
+    if key in _SERVED:
+        return ""
     if not hub_reachable():
+        return f"cannot reach {source.id} on the hub ({hub_constants.ENDPOINT} does not answer)"
+    page = f"{hub_constants.ENDPOINT}/datasets/{source.id}"
+    url = f"{hub_constants.ENDPOINT}/api/datasets/{key[0]}/revision/{key[1]}"
+    try:
+        reply = get_session().get(url, headers=build_hf_headers(), timeout=10)
+    except Exception as error:  # whatever the client's library calls a connection that fails
+        return f"cannot reach {source.id} on the hub ({type(error).__name__}: {error})"
+    status, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
+    if kind == "RevisionNotFound":
+        return f"the hub's {source.id} has no revision {key[1]} (any more)"
+    if kind == "GatedRepo" or status == 403:
+        return (
+            f"the hub refuses {source.id} ({status}): accept its terms at {page} and log in with "
+            "`hf auth login`"
+        )
+    if kind == "RepoNotFound" or status in (401, 404):
+        return (
+            f"the hub has no {source.id} for you ({status}): its name is wrong, or it is private "
+            "and needs `hf auth login`"
+        )
+    if status == 429:
+        return f"the hub asks to wait before it serves {source.id} (429, too many requests)"
+    if status >= 500:
+        return f"the hub is out of order ({status}) and does not serve {source.id}; try later"
+    _SERVED.add(key)
+    return ""
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Let `datasets` read its cache without asking the hub."""
+    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if wanted:
         hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         yield
@@ -328,8 +418,7 @@ def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
 
 def _files(source: Source, language: str, split: str, first: int | None) -> Raw:
     """Read SQuAD-style JSON: one raw row a paragraph."""
-    folder = root()
-    name = source.config_for(language)
+    folder, name = root(), source.config_for(language, split)
     if folder is None:
         path, origin = _fetched(source, name), f"{source.url}{name}"
     else:
@@ -350,21 +439,16 @@ def _fetched(source: Source, name: str) -> Path:
     path = Path(datasets.config.HF_CACHE_HOME) / "transfer" / source.id / source.revision / name
     if path.is_file():
         return path
+    address = f"{source.url}{name}"
     if not hub_reachable():
-        raise MissingData(
-            f"{source.url}{name} is not cached and the network is not reachable. {three_ways(source)}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+        text = f"{address} is not cached and the network is not reachable"
+        raise MissingData(f"{text}. {three_ways(source)}")
     try:
-        with urllib.request.urlopen(f"{source.url}{name}", timeout=60) as reply:
+        with urllib.request.urlopen(address, timeout=60) as reply:
             content = reply.read()
     except (urllib.error.URLError, TimeoutError) as error:
-        raise MissingData(
-            f"cannot reach {source.url}{name} ({error}). {three_ways(source)}"
-        ) from error
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
-        partial.write(content)
-    os.replace(partial.name, path)
+        raise MissingData(f"cannot reach {address} ({error}). {three_ways(source)}") from error
+    write_atomic(path, content)
     return path
 
 
@@ -384,17 +468,6 @@ def _borrowed(rows: Any, source: Source, language: str, split: str, first: int |
                 )
             row[f"{column}_published"], row[column] = row[column], lent[row["idx"]]
     return kept
-
-
-def _check_count(source: Source, raw: Raw, language: str, split: str) -> None:
-    """Compare the size with the published one; a mirror may hold less, the hub may not."""
-    expected = source.counts.get(f"{language}/{split}", source.counts.get(split))
-    if raw.origin.startswith("hub ") and expected is not None and len(raw.rows) != expected:
-        raise BadRows(
-            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are "
-            f"{expected}. The set has changed or the download is cut: delete its folder in "
-            f"{datasets.config.HF_DATASETS_CACHE} and try again, or correct the task's counts."
-        )
 
 
 def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:

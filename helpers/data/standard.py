@@ -12,6 +12,7 @@ from helpers.errors import BadRows, HelpfulError
 from helpers.tasks import FIELDS, Row, Task
 
 IGNORED = -100
+BLANK = "blank text kept in "
 # How far from its stated start an answer is searched for; published shifts are the few
 # characters of stripped white space.
 _SEARCH = 200
@@ -20,13 +21,7 @@ _OPTIONAL = {"second": "", "id": None}
 
 @dataclass
 class Outcome:
-    """What one raw row became.
-
-    Attributes:
-        rows: standard rows, possibly none.
-        dropped: reasons, one per row left out.
-        notes: what was mended or met, one per case.
-    """
+    """What one raw row became: standard rows, reasons of rows left out, notes of what was mended."""
 
     rows: list[Row] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -64,17 +59,26 @@ class Standard:
     def __call__(self, raw: Row, number: int) -> Outcome:
         """Standardise the raw row at a position of its source."""
         outcome = Outcome()
-        for adapted in self._adapt(raw, number, outcome):
+        make = getattr(self, f"_{self.task.format}")
+        for row in self._adapt(raw, number, outcome):
             try:
-                row = self._standard(adapted, number, outcome)
+                values = {name: self._value(row, name, number) for name in FIELDS[self.task.format]}
+                name = f"{self.prefix}{number}" if values["id"] is None else str(values["id"])
+                made = make(values | {"id": self._text(name, "id", number)}, number, outcome)
             except _Drop as reason:
                 outcome.dropped.append(str(reason))
                 continue
-            if not self.side or row["side"] == self.side:
-                outcome.rows.append(row)
+            if not self.side or made["side"] == self.side:
+                # Which questions a candidate answers is resolved when all rows are read.
+                kept = {"_answers": row["_answers"]} if "_answers" in row else {}
+                outcome.rows.append(made | kept)
+                if "_note" not in row:
+                    blank = (name for name, text in made.items() if _blank(text))
+                    outcome.notes += [f"{BLANK}{name!r}" for name in blank]
         return outcome
 
     def _adapt(self, raw: Row, number: int, outcome: Outcome) -> Iterable[Row]:
+        """Give the rows that the task's ``adapt`` makes of a raw row; count what it leaves out."""
         adapted: Any = raw
         if self.task.adapt is not None:
             try:
@@ -88,10 +92,11 @@ class Standard:
             return
         for row in adapted if isinstance(adapted, list) else [adapted]:
             if not isinstance(row, dict):
-                raise self.bad(number, f"adapt gave {row!r}", "a row, a list of rows or None")
-            if row.get("_language", self.language) != self.language:
-                continue
-            if row.get("_split", self.split) != self.split:
+                found = f"{'adapt gave ' if self.task.adapt else ''}{row!r}"
+                raise self.bad(number, found, "a row, a list of rows or None")
+            # Mixed sets hold rows of other languages and splits: they are no losses.
+            other = row.get("_language", self.language) != self.language
+            if other or row.get("_split", self.split) != self.split:
                 continue
             if "_dropped" in row:
                 outcome.dropped.append(row["_dropped"])
@@ -99,12 +104,6 @@ class Standard:
             if "_note" in row:
                 outcome.notes.append(row["_note"])
             yield row
-
-    def _standard(self, row: Row, number: int, outcome: Outcome) -> Row:
-        values = {name: self._value(row, name, number) for name in FIELDS[self.task.format]}
-        values["id"] = str(values["id"] if values["id"] is not None else f"{self.prefix}{number}")
-        made = getattr(self, f"_{self.task.format}")(values, number, outcome)
-        return made | {"_answers": row["_answers"]} if "_answers" in row else made
 
     def _value(self, row: Row, name: str, number: int) -> Any:
         column = self.task.columns.get(name, name)
@@ -120,7 +119,17 @@ class Standard:
             return row[name]
         if name in _OPTIONAL and name not in self.task.columns:
             return _OPTIONAL[name]
-        raise self.bad(number, f"no column {column!r} (for {name!r})", _one_of(row))
+        if name == "gold" and row.get("side") == "candidate":
+            return []
+        hint = ""
+        if self.origin.lower().endswith((".csv", ".tsv")):
+            hint = ". The first line of the file must name its columns"
+            if self.task.format == "tagging":
+                hint = (
+                    ". A file with one word a line and blank lines between sentences (CoNLL) is read "
+                    "by a function of yours: Source('rows', name, read=function(language, split))"
+                )
+        raise self.bad(number, f"no column {column!r} (for {name!r})", _one_of(row) + hint)
 
     def _pair(self, row: Row, number: int, outcome: Outcome) -> Row:
         for name in ("first", "second"):
@@ -132,10 +141,8 @@ class Standard:
         choices = self._texts(row["choices"], "choices", number)
         if len(choices) < 2:
             raise self.bad(number, f"{len(choices)} choices in 'choices'", "at least 2")
-        return row | {
-            "choices": choices,
-            "label": self._label(row["label"], number, min(len(choices), len(self.labels))),
-        }
+        label = self._label(row["label"], number, min(len(choices), len(self.labels)))
+        return row | {"choices": choices, "label": label}
 
     def _tagging(self, row: Row, number: int, outcome: Outcome) -> Row:
         tokens = self._texts(row["tokens"], "tokens", number)
@@ -154,16 +161,24 @@ class Standard:
         # Only SQuAD 2.0 asks questions without an answer; elsewhere the answer is missing.
         if not texts and self.task.metric != "squad2":
             raise _Drop("no answer")
-        found: dict[str, list[Any]] = {"text": [], "start": []}
+        found, lost = [], []
         for text, start in zip(texts, starts, strict=True):
-            place = _find(row["context"], text, int(start))
-            if place is None:
-                raise _Drop("answer is blank" if not text.strip() else "answer not in context")
-            if place != start:
-                outcome.notes.append("answer offset shifted: found again nearby")
-            found["text"].append(text)
-            found["start"].append(place)
-        return row | {"answers": found}
+            place, note = find(row["context"], text, int(start))
+            if place is not None:
+                found.append((text, place))
+                outcome.notes += [note] if note else []
+            elif text.strip():
+                lost.append((text, -1))
+        if texts and not found:
+            raise _Drop("answer not in context" if lost else "answer is blank")
+        # The official scripts compare texts only and take the best of all answers, in the passage
+        # or not: an answer without a place stays, behind those that training can point to.
+        if lost:
+            outcome.notes.append("answer not in context: kept for scoring beside one that is")
+        answers = found + lost
+        return row | {
+            "answers": {"text": [t for t, _ in answers], "start": [s for _, s in answers]}
+        }
 
     def _answers(self, given: Any, number: int) -> tuple[list[str], list[Any]]:
         """Return texts and starts of answers, in the hub's form or as SQuAD's own files have them."""
@@ -182,12 +197,25 @@ class Standard:
         if row["side"] not in ("query", "candidate"):
             raise self.bad(number, f"side {row['side']!r}", "'query' or 'candidate'")
         text = self._text(row["text"], "text", number)
-        gold = self._list(row["gold"], "gold", number)
-        return row | {"text": text, "gold": [str(name) for name in gold]}
+        gold = row["gold"]
+        if gold is None and row["side"] == "candidate":
+            gold = []
+        gold = [self._text(str(name), "gold", number) for name in self._list(gold, "gold", number)]
+        return row | {"text": text, "gold": gold}
 
     def _text(self, value: Any, name: str, number: int) -> str:
         if not isinstance(value, str):
             raise self.bad(number, f"{name!r} is {value!r}", "text")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                around = value[max(0, error.start - 20) : error.start + 20]
+                raise self.bad(
+                    number,
+                    f"{name!r} holds half of a character (a lone surrogate) in {around!r}",
+                    "whole characters, which UTF-8 can write; the text was cut inside one",
+                ) from error
         return value
 
     def _texts(self, values: Any, name: str, number: int) -> list[str]:
@@ -205,7 +233,7 @@ class Standard:
         if value is None or (isinstance(value, str) and not value.strip()):
             raise _Drop("no label")
         if isinstance(value, str):
-            value = value.strip()
+            value = self._text(value.strip(), column, number)
             if value not in self.labels[:size]:
                 expected = f"one of {', '.join(self.labels[:size])}"
                 raise self.bad(number, f"label {value!r} in column {column!r}", expected)
@@ -231,20 +259,17 @@ class Standard:
         for option in column.split("|"):
             value = self._named(value, option)
         if isinstance(value, str):
-            if value in self.labels:
+            if self._text(value, column, number) in self.labels:
                 return self.labels.index(value)
             if not self.task.labels:
                 outcome.notes.append("tag not in the training rows: ignored")
                 return IGNORED
-            raise self.bad(
-                number, f"tag {value!r} in column {column!r}", f"one of {', '.join(self.labels)}"
-            )
-        if not isinstance(value, int | np.integer) or (
-            not -1 <= value < len(self.labels) and value != IGNORED
-        ):
-            raise self.bad(
-                number, f"tag {value} in column {column!r}", f"0 to {len(self.labels) - 1}"
-            )
+            expected = f"one of {', '.join(self.labels)}"
+            raise self.bad(number, f"tag {value!r} in column {column!r}", expected)
+        known = isinstance(value, int | np.integer) and -1 <= value < len(self.labels)
+        if not known and value != IGNORED:
+            expected = f"0 to {len(self.labels) - 1}"
+            raise self.bad(number, f"tag {value} in column {column!r}", expected)
         return int(value) if int(value) >= 0 else IGNORED
 
     def bad(self, number: int, found: str, expected: str) -> BadRows:
@@ -256,23 +281,39 @@ class Standard:
         )
 
 
-def _one_of(row: Row) -> str:
-    return f"one of the columns {', '.join(sorted(name for name in row if name[0] != '_'))}"
+def _one_of(row: Any) -> str:
+    names = sorted(str(name) for name in row if str(name)[:1] != "_")
+    return f"one of the columns {', '.join(names)}"
 
 
-def _find(context: str, text: str, start: int) -> int | None:
-    """Return where an answer really starts: as stated, else the place nearest to it."""
+def _blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
+
+
+def find(context: str, text: str, start: int) -> tuple[int | None, str]:
+    """Return where an answer really starts, and a note where that is not the stated place.
+
+    Starts are meant in characters, but some tools count bytes (TyDi QA's own files) or UTF-16 units
+    (JavaScript): where the answer stands exactly there, it is taken; else the place nearest to the
+    stated one.
+    """
     if not text.strip():
-        return None
-    if context.startswith(text, start) and start >= 0:
-        return start
-    low = max(0, start - _SEARCH)
-    places = []
+        return None, ""
+    if start >= 0 and context.startswith(text, start):
+        return start, ""
+    if start >= 0 and not context.isascii():
+        for code, size, unit in (("utf-8", 1, "bytes"), ("utf-16-le", 2, "UTF-16 units")):
+            before = context.encode(code)[: size * start]
+            place = len(before.decode(code, "ignore"))
+            if context.startswith(text, place) and context[:place].encode(code) == before:
+                return place, f"answer offset counts {unit}: taken in characters"
+    note = "answer offset shifted: found again nearby"
+    low, places = max(0, start - _SEARCH), []
     place = context.find(text, low)
     while place != -1 and place <= start + _SEARCH:
         places.append(place)
         place = context.find(text, place + 1)
-    if not places:
-        place = context.find(text)
-        return None if place == -1 else place
-    return min(places, key=lambda p: abs(p - start))
+    if places:
+        return min(places, key=lambda p: abs(p - start)), note
+    place = context.find(text)
+    return (None, "") if place == -1 else (place, note)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import overload
 
-from helpers.data import sources
-from helpers.data.packages import catalogues
+from helpers.data import packages, sources
 from helpers.errors import BadRows, MissingData
 from helpers.tasks import Source
+from helpers.tasks.demo import DJANGO
 
 TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
-DJANGO = "django"
 WIKIPEDIA = Source(
-    kind="hub",
-    id="wikimedia/wikipedia",
-    config="20231101.{language}",
-    splits={"train": "train"},
+    "hub",
+    "wikimedia/wikipedia",
+    "20231101.{language}",
     revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
     licence="CC BY-SA 3.0 and GFDL",
 )
@@ -33,13 +31,7 @@ _DEFAULT_LINES = 10_000
 
 @dataclass(frozen=True)
 class Texts(Sequence[str]):
-    """Paragraphs of one language.
-
-    Attributes:
-        language: code of the language.
-        source: where they were read.
-        lines: the paragraphs.
-    """
+    """Paragraphs of one language, and where they were read."""
 
     language: str
     source: str
@@ -81,57 +73,53 @@ def texts(language: str, limit: int | None = None, folder: str | Path | None = N
 
     Raises:
         MissingData: no text in that language, or the hub is not reachable.
-        BadRows: a TSV file without a column ``text``.
+        BadRows: a file that is not UTF-8, or a TSV file without a column ``text``.
     """
     where = str(folder or os.environ.get(TEXT_VARIABLE, ""))
-    if where == DJANGO:
-        origin, lines = "package django==5.2.19", _messages(language)
+    limit = limit or _DEFAULT_LINES
+    if where == "django":
+        pairs = packages.messages(DJANGO, "de" if language == "en" else language)
+        origin, lines = f"package {DJANGO}", iter(pairs if language == "en" else pairs.values())
     elif where:
         path = Path(where).expanduser()
         origin, lines = f"folder {path}", _from_folder(path, language)
     else:
-        origin, lines = _wikipedia(language, limit or _DEFAULT_LINES)
-    unique = dict.fromkeys(line.strip() for line in lines if line.strip())
-    found = tuple(islice(unique, limit or _DEFAULT_LINES))
+        origin, lines = _wikipedia(language, limit)
+    found = tuple(islice(dict.fromkeys(line.strip() for line in lines if line.strip()), limit))
     if not found:
         raise MissingData(f"no text in {language!r} in {origin}")
     return Texts(language, origin, found)
 
 
-def _messages(language: str) -> Iterable[str]:
-    pairs = catalogues.messages("django==5.2.19", "de" if language == "en" else language)
-    return pairs if language == "en" else pairs.values()
-
-
 def _from_folder(folder: Path, language: str) -> Iterator[str]:
-    table = folder / f"{language}.tsv"
     files = [folder / f"{language}.txt", *sorted((folder / language).glob("*.txt"))]
     files = [file for file in files if file.is_file()]
-    if table.is_file() and not files:
-        yield from _column(table)
-        return
+    files = files or [file for file in [folder / f"{language}.tsv"] if file.is_file()]
     if not files:
         raise MissingData(
             f"no text in {language!r} below {folder}: expected {language}.txt, {language}/*.txt "
             f"or {language}.tsv"
         )
     for file in files:
-        with file.open(encoding="utf-8") as lines:
-            yield from lines
+        try:
+            with file.open(
+                encoding="utf-8", newline=None if file.suffix == ".txt" else ""
+            ) as lines:
+                yield from lines if file.suffix == ".txt" else _column(file, lines)
+        except UnicodeDecodeError as error:
+            raise BadRows(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def _column(table: Path) -> Iterator[str]:
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if "text" not in (reader.fieldnames or ()):
-            raise BadRows(f"{table}: no column 'text'; columns are {reader.fieldnames}")
-        for row in reader:
-            yield row["text"] or ""
+def _column(file: Path, lines: Iterator[str]) -> Iterator[str]:
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    if "text" not in (reader.fieldnames or ()):
+        raise BadRows(f"{file}: no column 'text'; columns are {reader.fieldnames}")
+    for row in reader:
+        yield row["text"] or ""
 
 
-def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
+def _wikipedia(language: str, limit: int) -> tuple[str, Iterator[str]]:
     """Read articles from the beginning of the snapshot until there are enough paragraphs."""
-    lines: list[str] = []
     articles = max(16, limit // 8)
     while True:
         try:
@@ -141,12 +129,8 @@ def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
                 f"{error} Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django' "
                 "for the messages of an installed package."
             ) from error
-        lines = [
-            line
-            for row in raw.rows
-            for line in row["text"].splitlines()
-            if len(line) >= _MIN_CHARACTERS
-        ]
+        lines = [line for row in raw.rows for line in row["text"].splitlines()]
+        lines = [line for line in lines if len(line) >= _MIN_CHARACTERS]
         if len(lines) >= limit or len(raw.rows) < articles:
-            return raw.origin, lines
+            return raw.origin, iter(lines)
         articles *= 4

@@ -1,7 +1,7 @@
 """Load the first rows of every task from the real hub and print a table.
 
-Run with ``python -m helpers.data.check_hub [TASK ...]``. Needs network; without it, it says so and stops
-with status 0, because an unreachable hub says nothing about the tasks.
+Run with ``python -m helpers.data [TASK ...]``. Needs network; without it, it says so and stops with
+status 0, because an unreachable hub says nothing about the tasks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from helpers import tasks
-from helpers.data import first_rows, sources
+from helpers.data import SPLITS, first_rows, sources
 from helpers.errors import HelpfulError
-from helpers.tasks import Task
 
 
 def check(names: Sequence[str] = (), rows: int = 3) -> pd.DataFrame:
@@ -28,25 +27,20 @@ def check(names: Sequence[str] = (), rows: int = 3) -> pd.DataFrame:
     Returns:
         One line per task, language and split: ``task, language, split, rows, status, first``.
     """
-    checked = [tasks.get(name) for name in names or tasks.names()]
-    lines = [
-        _line(task, language, split, rows)
-        for task in checked
-        if any(leaf.kind in ("hub", "files") for leaf in task.source.flat())
-        for language in task.languages
-        for split in ("train", "dev", "test")
-        if task.source.serving(language, split)
-    ]
+    lines = []
+    for task in map(tasks.get, names or tasks.names()):
+        if all(leaf.kind not in ("hub", "files") for leaf in task.source.flat()):
+            continue
+        for language in task.languages:
+            for split in (s for s in SPLITS if task.source.serving(language, s)):
+                line = {"task": task.name, "language": language, "split": split}
+                try:
+                    found = first_rows(task, language, split, rows)
+                    line |= {"rows": len(found), "status": "ok", "first": str(found[0])[:80]}
+                except HelpfulError as error:
+                    line |= {"rows": 0, "status": f"failed: {error}", "first": ""}
+                lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _line(task: Task, language: str, split: str, rows: int) -> dict[str, object]:
-    line: dict[str, object] = {"task": task.name, "language": language, "split": split}
-    try:
-        found = first_rows(task, language, split, rows)
-    except HelpfulError as error:
-        return line | {"rows": 0, "status": f"failed: {error}", "first": ""}
-    return line | {"rows": len(found), "status": "ok", "first": str(found[0])[:80]}
 
 
 def main(names: Sequence[str]) -> int:

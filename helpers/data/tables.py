@@ -1,0 +1,238 @@
+"""Readers of files that a user owns: CSV, TSV, JSON, JSON lines, Parquet; CCGbank, the Parallel
+Meaning Bank, folders of translations.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from helpers.errors import BadRows, MissingData, unknown
+from helpers.tasks import Row
+
+
+def read(file: Path, first: int | None = None) -> list[Row]:
+    """Read the rows of a table; its name says which form it has.
+
+    In a ``.csv`` a value may stand in quotes; in a ``.tsv`` quotes are text like any other, because
+    published sets are written so. Values of both are text: labels must be names. The columns of a
+    JSON file are those of all its rows.
+
+    Args:
+        file: a file whose name ends in one of ``READERS``, in small or capital letters.
+        first: only this many rows from the beginning.
+
+    Raises:
+        UnknownName: another ending.
+        BadRows: not text in UTF-8, not of the form that the name says, or no rows; the text gives
+            the line.
+    """
+    ending = file.suffix.lower()
+    if ending not in READERS:
+        error = unknown("kind of table", file.suffix or file.name, READERS)
+        hint = "Others (CoNLL, XML, Excel) are read by a function: Source('rows', name, read=...)."
+        raise type(error)(f"{error} {hint}")
+    try:
+        rows = list(islice(READERS[ending](file), first))
+    except UnicodeDecodeError as error:
+        raise BadRows(
+            f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, such "
+            f"as by: iconv -f latin1 -t utf-8 {file.name}"
+        ) from error
+    if not rows:
+        raise BadRows(
+            f"{file} holds no rows: expected one row a line{_HEADER.get(ending, '')}. Write it "
+            "again, or leave its language or split out of the task."
+        )
+    return rows
+
+
+_HEADER = {".csv": " below a line of column names", ".tsv": " below a line of column names"}
+
+
+def _no_repeats(file: Path, what: str, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BadRows(
+            f"{file}: {what} names {twice[0]!r} twice; give each column a name of its own."
+        )
+
+
+def _parsed(file: Path, text: str, what: str) -> Any:
+    """Parse JSON strictly: of two equal keys of an object the second would win in silence."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> Row:
+        _no_repeats(file, f"an object in {what}", [key for key, _ in pairs])
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except BadRows:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadRows(f"{file}: {what} is no JSON ({error}); is it whole? {text[:80]!r}") from error
+
+
+def _json_lines(file: Path) -> Iterator[Row]:
+    """Yield the objects of a file with one JSON object a line; blank lines are passed over."""
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream):
+            if line.strip():
+                row = _parsed(file, line, f"row {number}")
+                if not isinstance(row, dict):
+                    raise BadRows(f"{file}: row {number} is {line[:80]!r}; expected a JSON object")
+                yield row
+
+
+def _json(file: Path) -> Iterator[Row]:
+    content = _parsed(file, file.read_text(encoding="utf-8-sig"), "its content")
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise BadRows(f"{file}: expected a list of JSON objects, one a row")
+    yield from content
+
+
+def _separated(file: Path, delimiter: str, quoting: int) -> Iterator[Row]:
+    # Passages may be longer than the 128 KiB that the module allows by default.
+    csv.field_size_limit(2**31 - 1)
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        lines = csv.reader(stream, strict=True, delimiter=delimiter, quoting=quoting)
+        begin = 1
+        try:
+            header = next(lines, [])
+            _no_repeats(file, "its first line", header)
+            begin = lines.line_num + 1
+            for values in lines:
+                if len(values) == len(header):
+                    yield dict(zip(header, values, strict=True))
+                elif values:
+                    raise BadRows(
+                        f"{file}, line {lines.line_num}: {len(values)} values, but the first line "
+                        f"names {len(header)} columns ({', '.join(header[:8])}). A value that holds "
+                        "a separator, a quote or a line break must stand in quotes, in a .csv."
+                    )
+                begin = lines.line_num + 1
+        except csv.Error as error:
+            where = f"line {lines.line_num}: {error}"
+            raise BadRows(
+                f"{file}, {where}; the row begins in line {begin}. A quote that opens a value must "
+                "be closed, and one inside it is written twice."
+            ) from error
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    return _separated(file, ",", csv.QUOTE_MINIMAL)
+
+
+def _tsv(file: Path) -> Iterator[Row]:
+    return _separated(file, "\t", csv.QUOTE_NONE)
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    try:
+        with parquet.ParquetFile(file) as table:
+            _no_repeats(file, "its schema", table.schema_arrow.names)
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BadRows(f"{file} is damaged or cut ({error}); write or copy it again") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+
+# CCGbank's usual division by section of the Wall Street Journal.
+_SECTIONS = {"train": range(2, 22), "dev": range(0, 1), "test": range(23, 24)}
+# The Parallel Meaning Bank's division: the last digit of the part's number.
+_PARTS = {"train": "23456789", "dev": "0", "test": "1"}
+_LEAF = re.compile(r"\(<L (\S+) \S+ \S+ (\S+) \S+>\)")
+_BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LCB-": "{", "-RCB-": "}", "-LSB-": "[", "-RSB-": "]"}
+
+
+def ccgbank(root: Path, split: str) -> list[Row]:
+    """Read tokens and categories from CCGbank's ``AUTO/<section>/wsj_*.auto``, at any depth."""
+    wanted = {f"{section:02d}" for section in _SECTIONS[split]}
+    files = sorted(f for f in root.rglob("*.auto") if f.parent.name in wanted)
+    if not files:
+        raise MissingData(
+            f"no .auto files of sections {', '.join(sorted(wanted))} below {root}. CCGbank is sold "
+            "by the LDC (LDC2005T13): set CCGBANK_ROOT to its data folder. Free alternatives: task "
+            "'ccg-pmb' (Parallel Meaning Bank), or the stand-in 'xpos-ewt'."
+        )
+    return [row for file in files for row in _derivations(file)]
+
+
+def _derivations(file: Path) -> Iterator[Row]:
+    name = ""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("ID="):
+            name = line.split()[0].removeprefix("ID=")
+        elif line.strip():
+            leaves = _LEAF.findall(line)
+            if not leaves:
+                raise BadRows(
+                    f"{file}, line {number}: no leaf (<L category pos pos word category>) in "
+                    f"{line[:60]!r}; is this a CCGbank .auto file?"
+                )
+            tokens = [_BRACKETS.get(word, word) for _, word in leaves]
+            tags = [category for category, _ in leaves]
+            yield {"id": name or f"{file.stem}.{number}", "tokens": tokens, "tags": tags}
+
+
+def pmb(root: Path, split: str) -> list[Row]:
+    """Read tokens and categories of an unpacked release: ``data/en/gold/pXX/dYYYY/en.drs.xml``."""
+    found = sorted(root.glob("**/en/gold/p*/d*/en.drs.xml"))
+    files = [file for file in found if file.parent.parent.name[-1] in _PARTS[split]]
+    if not files:
+        raise MissingData(
+            f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}. Download a release "
+            "such as https://pmb.let.rug.nl/releases/pmb-4.0.0.zip, unpack it, and set PMB_ROOT "
+            "to it."
+        )
+    return [_document(file) for file in files]
+
+
+def _document(file: Path) -> Row:
+    try:
+        tree = ElementTree.parse(file)
+    except ElementTree.ParseError as error:
+        raise BadRows(f"{file} is not valid XML ({error}); unpack the release again") from error
+    tokens, tags = [], []
+    for tagged in tree.iter("tagtoken"):
+        found = {tag.get("type", ""): (tag.text or "") for tag in tagged.iter("tag")}
+        # The empty token stands for a pronoun that is not said.
+        if found.get("tok", "ø") != "ø" and "cat" in found:
+            tokens.append(found["tok"].replace("~", " "))
+            tags.append(found["cat"])
+    if not tokens:
+        raise BadRows(f"{file} has no tokens with a category; unpack the release again")
+    return {"id": f"{file.parent.parent.name}-{file.parent.name}", "tokens": tokens, "tags": tags}
+
+
+def translations(root: Path, split: str) -> list[Row]:
+    """Read ``<language>/<split>.jsonl`` of every language there, with the English set's columns."""
+    files = sorted(root.glob(f"*/{split}.jsonl"))
+    if not files:
+        raise MissingData(
+            f"no <language>/{split}.jsonl below {root}. Translate the English rows (same columns, "
+            "one JSON object a line), put them there, and set TRANSFER_TRANSLATIONS to the folder "
+            "above the task's. Only MNLI has published translations: task 'mnli-translated'."
+        )
+    return [row for file in files for row in read(file)]
+
+
+FOLDERS = {"ccgbank": ccgbank, "pmb": pmb, "translations": translations}
