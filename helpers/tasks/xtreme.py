@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from helpers.tasks import Format, Source, Task, adapt, register
+from helpers.tasks import About, Source, Task, adapt, register, shipped
 from helpers.tasks.intermediate import COPA, NLI, SQUAD1, XNLI_REVISION
 
 XTREME = "google/xtreme"
@@ -85,12 +87,9 @@ _MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi":
 _MENTIONS = {"ar": 1501, "de": 1551, "en": 1490, "es": 1552, "fa": 458, "ja": 1519, "pl": 1562}
 _MENTIONS |= {"ro": 672, "ta": 1567, "tr": 1215, "uk": 1537}
 
+_task = partial(shipped, role="target")
 _ALL = {"train": "train", "dev": "validation", "test": "test"}
 _HELD = {"dev": "validation", "test": "test"}
-
-
-def _task(name: str, format: Format, source: Source, group: str, **facts: object) -> Task:
-    return register(Task(name, "target", format, source, group=group, **facts))  # type: ignore[arg-type]
 
 
 def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
@@ -114,10 +113,11 @@ def half(key: str) -> str:
     return "dev" if hashlib.sha256(key.encode()).digest()[0] < 128 else "test"
 
 
-XNLI = _task(
+_task(
     "xnli",
-    "pair",
-    Source(
+    format="pair",
+    group="xtreme,xtreme-r",
+    source=Source(
         "hub",
         "facebook/xnli",
         "{language}",
@@ -126,12 +126,10 @@ XNLI = _task(
         counts={"dev": 2490, "test": 5010},
         licence="not stated on the hub",
     ),
-    "xtreme,xtreme-r",
     columns={"first": "premise", "second": "hypothesis"},
     labels=NLI,
     languages=XNLI_LANGUAGES,
     train_with="mnli",
-    chance=1 / 3,
     origin=("mnli",),
 )
 
@@ -144,16 +142,15 @@ _PAWSX = Source(
     counts={"train": 49401, "dev": 2000, "test": 2000},
     licence="free use with attribution",
 )
-PAWSX = _task(
+_task(
     "pawsx",
-    "pair",
-    _zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
-    "xtreme",
+    format="pair",
+    group="xtreme",
+    source=_zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
     columns={"first": "sentence1", "second": "sentence2"},
     labels=("0", "1"),
     languages=PAWSX_LANGUAGES,
     adapt=adapt.placeholder,
-    chance=0.5,
     origin=("paws",),
 )
 
@@ -167,26 +164,20 @@ _UDPOS = Source(
     counts={"el/test": 456},
     licence="UD 2.7, a licence per treebank",
 )
-
-
-def _udpos(name: str, languages: tuple[str, ...], group: str, **facts: object) -> Task:
-    return _task(
-        name,
-        "tagging",
-        # Checkpoints are chosen on English only, so no other language offers development rows.
-        _zero_shot(_UDPOS, languages, {"test": "test"}),
-        group,
-        columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
-        labels=UPOS,
-        languages=languages,
-        adapt=adapt.modern,
-        metric="span_f1",
-        origin=("ud-ewt", "ud"),
-        **facts,
-    )
-
-
-UDPOS = _udpos("udpos", UDPOS_LANGUAGES, "xtreme")
+# Checkpoints are chosen on English only, so no other language offers development rows.
+_TEST = {"test": "test"}
+UDPOS = _task(
+    "udpos",
+    format="tagging",
+    group="xtreme",
+    source=_zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
+    columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
+    labels=UPOS,
+    languages=UDPOS_LANGUAGES,
+    adapt=adapt.modern,
+    metric="span_f1",
+    origin=("ud-ewt", "ud"),
+)
 
 _PANX = Source(
     "hub",
@@ -197,28 +188,23 @@ _PANX = Source(
     counts=_panx_counts(_PANX_SIZES),
     licence="not stated",
 )
+PANX = _task(
+    "panx",
+    format="tagging",
+    group="xtreme",
+    source=_zero_shot(_PANX, PANX_LANGUAGES, _HELD),
+    columns={"tags": "ner_tags"},
+    labels=NER,
+    languages=PANX_LANGUAGES,
+    metric="span_f1",
+    origin=("wikiann",),
+)
 
-
-def _panx(name: str, source: Source, group: str, languages: tuple[str, ...], **facts: str) -> Task:
-    return _task(
-        name,
-        "tagging",
-        source,
-        group,
-        columns={"tags": "ner_tags"},
-        labels=NER,
-        languages=languages,
-        metric="span_f1",
-        origin=("wikiann",),
-        **facts,
-    )
-
-
-PANX = _panx("panx", _zero_shot(_PANX, PANX_LANGUAGES, _HELD), "xtreme", PANX_LANGUAGES)
-
-
-def _xquad(name: str, languages: tuple[str, ...], group: str) -> Task:
-    source = Source(
+XQUAD = _task(
+    "xquad",
+    format="span",
+    group="xtreme",
+    source=Source(
         "hub",
         "google/xquad",
         "xquad.{language}",
@@ -226,26 +212,18 @@ def _xquad(name: str, languages: tuple[str, ...], group: str) -> Task:
         revision="51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
         counts={"test": 1190},
         licence="CC BY-SA 4.0",
-    )
-    return _task(
-        name,
-        "span",
-        source,
-        group,
-        languages=languages,
-        train_with="squad1",
-        metric="squad",
-        max_length=384,
-        origin=("squad",),
-    )
-
-
-XQUAD = _xquad("xquad", XQUAD_LANGUAGES, "xtreme")
+    ),
+    languages=XQUAD_LANGUAGES,
+    train_with="squad1",
+    max_length=384,
+    origin=("squad",),
+)
 
 MLQA = _task(
     "mlqa",
-    "span",
-    Source(
+    format="span",
+    group="xtreme,xtreme-r",
+    source=Source(
         "hub",
         XTREME,
         "MLQA.{language}.{language}",
@@ -255,53 +233,37 @@ MLQA = _task(
         | {f"{code}/test": n for code, n in _MLQA_TEST.items()},
         licence="CC BY-SA 3.0",
     ),
-    "xtreme,xtreme-r",
     languages=MLQA_LANGUAGES,
     train_with="squad1",
     metric="mlqa",
     max_length=384,
 )
 
-# English dev is English test, as in XTREME; no other language is looked at before the end.
 _TYDIQA = Source(
     "hub",
     XTREME,
     "tydiqa",
-    splits={"test": "validation"},
+    splits={"train": "train", "dev": "validation", "test": "validation"},
     revision=XTREME_REVISION,
+    counts={"train": 49881, "dev": 5077, "test": 5077},
     licence="Apache-2.0",
 )
-TYDIQA = _task(
+_task(
     "tydiqa",
-    "span",
-    replace(
-        _TYDIQA,
-        parts=(
-            replace(
-                _TYDIQA,
-                splits={"train": "train", "dev": "validation", "test": "validation"},
-                counts={"train": 49881, "dev": 5077, "test": 5077},
-                languages=("en",),
-            ),
-            replace(
-                _TYDIQA,
-                counts={"test": 5077},
-                languages=tuple(code for code in TYDIQA_PREFIXES.values() if code != "en"),
-            ),
-        ),
-    ),
-    "xtreme,xtreme-r",
+    format="span",
+    group="xtreme,xtreme-r",
+    # English dev is English test, as in XTREME; no other language is looked at before the end.
+    source=_zero_shot(_TYDIQA, tuple(TYDIQA_PREFIXES.values()), {"test": "validation"}),
     languages=tuple(TYDIQA_PREFIXES.values()),
     adapt=adapt.by_id_prefix(TYDIQA_PREFIXES),
-    metric="squad",
     max_length=384,
-    origin=("tydiqa",),
 )
 
-BUCC = _task(
+_task(
     "bucc2018",
-    "retrieval",
-    Source(
+    format="retrieval",
+    group="xtreme",
+    source=Source(
         "hub",
         "mteb/BUCC",
         "{language}-en",
@@ -310,31 +272,17 @@ BUCC = _task(
         counts={"dev": 1, "test": 1},
         licence="not stated",
     ),
-    "xtreme",
     languages=BUCC_LANGUAGES,
     adapt=adapt.corpora(half),
     metric="pair_f1",
     max_length=512,
 )
 
-
-def _tatoeba(name: str, codes: Mapping[str, str], source: Source, group: str) -> Task:
-    return _task(
-        name,
-        "retrieval",
-        source,
-        group,
-        languages=tuple(sorted(codes)),
-        adapt=adapt.bitext,
-        max_length=512,
-        origin=("tatoeba",),
-    )
-
-
-TATOEBA = _tatoeba(
+TATOEBA = _task(
     "tatoeba",
-    TATOEBA_CODES,
-    Source(
+    format="retrieval",
+    group="xtreme",
+    source=Source(
         "hub",
         XTREME,
         configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
@@ -343,7 +291,10 @@ TATOEBA = _tatoeba(
         counts={f"{code}/test": _TATOEBA_COUNTS.get(code, 1000) for code in TATOEBA_CODES},
         licence="CC BY 2.0",
     ),
-    "xtreme",
+    languages=tuple(sorted(TATOEBA_CODES)),
+    adapt=adapt.bitext,
+    max_length=512,
+    origin=("tatoeba",),
 )
 
 
@@ -363,14 +314,22 @@ def _on_dev(task: Task) -> Task:
     return register(replace(task, name=name, source=source, about=about, group="on-dev"))
 
 
-PANX_DEV = _on_dev(PANX)
-MLQA_DEV = _on_dev(MLQA)
+_on_dev(PANX)
+_on_dev(MLQA)
+
 
 # What XTREME-R adds: three tasks and longer language lists.
-XCOPA = _task(
+def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
+    name = f"{task.name}-xr"
+    facts |= {"languages": languages, "group": "xtreme-r", "about": About()}
+    return register(replace(task, name=name, **facts))
+
+
+_task(
     "xcopa",
-    "choice",
-    Source(
+    format="choice",
+    group="xtreme-r",
+    source=Source(
         "hub",
         "cambridgeltl/xcopa",
         "{language}",
@@ -380,18 +339,15 @@ XCOPA = _task(
         borrow={"question": "et"},
         licence="CC BY 4.0",
     ),
-    "xtreme-r",
     columns=COPA.columns,
     labels=COPA.labels,
     languages=XCOPA_LANGUAGES,
     train_with="copa",
     adapt=adapt.copa,
-    chance=0.5,
     origin=("copa",),
 )
-UDPOS_XR = _udpos(
-    "udpos-xr", (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split()), "xtreme-r", train_with="udpos"
-)
+_UDPOS_XR = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
+_longer(UDPOS, _UDPOS_XR, source=_zero_shot(_UDPOS, _UDPOS_XR, _TEST), train_with="udpos")
 _WIKIANN = Source(
     "hub",
     "unimelb-nlp/wikiann",
@@ -401,32 +357,30 @@ _WIKIANN = Source(
     languages=_WIKIANN_LANGUAGES,
     licence="not stated",
 )
-PANX_XR = _panx(
-    "panx-xr",
-    Source(
+PANX_XR = _longer(
+    PANX,
+    (*PANX_LANGUAGES, *_WIKIANN_LANGUAGES),
+    source=Source(
         "hub",
         "google/xtreme PAN-X + unimelb-nlp/wikiann",
         licence="not stated",
         parts=(*PANX.source.parts, _WIKIANN),
     ),
-    "xtreme-r",
-    (*PANX_LANGUAGES, *_WIKIANN_LANGUAGES),
     train_with="panx",
 )
-XQUAD_XR = _xquad("xquad-xr", (*XQUAD_LANGUAGES, "ro"), "xtreme-r")
+_longer(XQUAD, (*XQUAD_LANGUAGES, "ro"))
 _TATOEBA_XR = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron", "uk": "ukr"}
-TATOEBA_XR = _tatoeba(
-    "tatoeba-xr",
-    _TATOEBA_XR,
-    Source(
+_longer(
+    TATOEBA,
+    tuple(sorted(_TATOEBA_XR)),
+    source=Source(
         "hub",
         "mteb/tatoeba-bitext-mining",
         configs={code: f"{name}-eng" for code, name in _TATOEBA_XR.items()},
-        splits={"test": "test"},
+        splits=_TEST,
         revision="69e8f12da6e31d59addadda9a9c8a2e601a0e282",
         licence="CC BY 2.0",
     ),
-    "xtreme-r",
 )
 
 _LAREQA_REVISION = "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c"
@@ -434,28 +388,21 @@ _LAREQA = Source(
     "files",
     "google-research-datasets/lareqa",
     "xquad-r/{language}.json",
-    splits={"test": "test"},
+    splits=_TEST,
     revision=_LAREQA_REVISION,
     url=f"https://raw.githubusercontent.com/google-research-datasets/lareqa/{_LAREQA_REVISION}/",
     licence="CC BY-SA 4.0",
 )
-LAREQA = _task(
+# The pool holds the sentences of all languages; a partial mirror may lack some of them.
+_POOL = tuple(
+    replace(_LAREQA, side="candidate", language=code, optional=True) for code in XQUAD_LANGUAGES
+)
+_SQUAD_PAIRS = replace(SQUAD1.source, languages=("en",))
+_task(
     "lareqa",
-    "retrieval",
-    Source(
-        "files",
-        _LAREQA.id,
-        licence=_LAREQA.licence,
-        parts=(
-            replace(_LAREQA, side="query"),
-            *(
-                replace(_LAREQA, side="candidate", language=code, optional=True)
-                for code in XQUAD_LANGUAGES
-            ),
-            replace(SQUAD1.source, languages=("en",)),
-        ),
-    ),
-    "xtreme-r",
+    format="retrieval",
+    group="xtreme-r",
+    source=replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS)),
     languages=XQUAD_LANGUAGES,
     adapt=adapt.answer_sentences,
     metric="map@20",
@@ -468,7 +415,7 @@ _MEWSLIX = Source(
     "hub",
     "izhx/mewsli-x",
     "{language}",
-    splits={"test": "test"},
+    splits=_TEST,
     revision="7e3723faa15c6d84cfd56d66cf6cd347be8ad00e",
     counts={f"{code}/test": n for code, n in _MENTIONS.items()},
     side="query",
@@ -490,16 +437,11 @@ _WIKIPEDIA_PAIRS = replace(
     languages=("en",),
     side="",
 )
-MEWSLIX = _task(
+_task(
     "mewslix",
-    "retrieval",
-    Source(
-        "hub",
-        _MEWSLIX.id,
-        licence=_MEWSLIX.licence,
-        parts=(_MEWSLIX, _ENTITIES, _WIKIPEDIA_PAIRS),
-    ),
-    "xtreme-r",
+    format="retrieval",
+    group="xtreme-r",
+    source=replace(_MEWSLIX, parts=(_MEWSLIX, _ENTITIES, _WIKIPEDIA_PAIRS)),
     languages=MEWSLIX_LANGUAGES,
     adapt=adapt.entities,
     metric="mrr@20",

@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from helpers import data, tasks
-from helpers.data import own_tables
+from helpers.data import tables
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
 from helpers.tasks import FORMATS, Source, Task
 
@@ -77,7 +77,7 @@ def test_every_format_comes_from_a_file(tmp_path: Path, format_: str) -> None:
     assert list(data.first_rows(task, "de", "dev")) == list(found)
 
 
-@pytest.mark.parametrize("ending", sorted(own_tables.READERS))
+@pytest.mark.parametrize("ending", sorted(tables.READERS))
 def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     rows = [{"text": f'say "{n}", twice\u2028please', "kind": "refund"} for n in ("one", "two")]
     texts = {
@@ -94,7 +94,7 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path, ending: str) ->
         path.write_bytes(texts[ending].encode())
     task = own(tmp_path, config="{language}-{split}" + ending)
     assert [row["first"] for row in data.rows(task)] == [row["text"] for row in rows]
-    assert own_tables.read(path, 1) == rows[:1]
+    assert tables.read(path, 1) == rows[:1]
 
 
 def test_one_file_may_hold_all_languages_if_adapt_tells_them(tmp_path: Path) -> None:
@@ -131,9 +131,9 @@ def test_other_encodings_and_endings_are_named(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes("text,kind\nMünze,refund\n".encode("latin-1"))
     write(tmp_path / "train.xlsx", "x")
     with pytest.raises(BadRows, match="not UTF-8 text"):
-        own_tables.read(tmp_path / "train.csv")
+        tables.read(tmp_path / "train.csv")
     with pytest.raises(UnknownName, match=r"kind of table '.xlsx'.*\.csv"):
-        own_tables.read(tmp_path / "train.xlsx")
+        tables.read(tmp_path / "train.xlsx")
 
 
 def test_an_absent_table_says_what_is_there(tmp_path: Path) -> None:

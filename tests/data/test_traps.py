@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from helpers import data, tasks
-from helpers.data import shaping
 from helpers.errors import BadRows
 
 pytestmark = pytest.mark.usefixtures("mirror")
@@ -245,8 +244,8 @@ def test_mewslix_standardises_its_pool_once_for_all_languages(
     mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[str] = []
-    real = shaping._map_key
-    monkeypatch.setattr(shaping, "_map_key", lambda *facts: keys.append(real(*facts)) or keys[-1])
+    real = data._map_key
+    monkeypatch.setattr(data, "_map_key", lambda *facts: keys.append(real(*facts)) or keys[-1])
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     task = tasks.get("mewslix")
     pool = task.source.serving("de", "test")[1:]

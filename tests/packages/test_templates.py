@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.packages.templates import Piece, Sampler, Unusable, parse
+from helpers.data.commands import Piece, Sampler, Unusable, parse
 from helpers.errors import BadRows
 
 
-def words(name: str, slot: str, random: Random) -> str:
+def words(name: str, random: Random) -> str:
     if name == "none":
         raise Unusable(name)
     return {"room": "(kitchen|hall)", "n": "7"}[name]

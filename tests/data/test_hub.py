@@ -1,0 +1,121 @@
+"""Rows through the real client, from a hub on loopback: served, cached, refused, and its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import data, tasks
+from helpers.data import __main__ as check_hub
+from helpers.data import sources
+from helpers.errors import BadRows, MissingData
+from helpers.tasks import Task
+from tests.hub import Hub
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> None:
+    sources.hub_reachable.cache_clear()
+    sources._SERVED.clear()
+
+
+def uncounted(name: str, **facts: str) -> Task:
+    """Return a task whose published sizes are not checked: the loopback hub holds a few rows."""
+    task = tasks.get(name)
+    parts = tuple(replace(part, counts={}) for part in task.source.parts)
+    return replace(task, source=replace(task.source, counts={}, parts=parts, **facts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "split"),
+    [("xnli", "de", "test"), ("squad2", "en", "train"), ("tatoeba", "de", "test")],
+)
+def test_rows_of_the_hub_are_those_of_a_mirror_of_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str, language: str, split: str
+) -> None:
+    task = uncounted(name)
+    found = data.rows(task, language, split)
+    assert found.source == f"hub {task.source.id}@{task.source.revision}"
+    first = data.first_rows(task, language, split, 1)
+    monkeypatch.setenv(sources.ROOT_VARIABLE, str(hub.datasets))
+    assert list(data.rows(task, language, split)) == list(found)
+    assert list(first) == list(found)[:1]
+
+
+def test_a_wrong_number_of_rows_is_explained(hub: Hub) -> None:
+    with pytest.raises(BadRows, match=r"'en', split 'dev' has \d+ rows; published are 40430"):
+        data.rows("qqp", "en", "dev")
+
+
+REFUSALS = {
+    (403, "GatedRepo"): r"the hub refuses facebook/xnli \(403\): accept its terms at http.*hf auth",
+    (401, "RepoNotFound"): r"no facebook/xnli for you \(401\): its name is wrong, or it is private",
+    (404, "RevisionNotFound"): r"has no revision b8dd5d7af51114dbda02c0e3f6133f332186418e",
+    (429, ""): r"asks to wait before it serves facebook/xnli \(429",
+    (503, ""): r"the hub is out of order \(503\)",
+    (0, ""): r"cannot reach facebook/xnli on the hub \(http://127.0.0.1:\d+ does not answer\)",
+}
+
+
+@pytest.mark.parametrize("answer", REFUSALS)
+def test_what_is_cached_is_read_and_what_is_not_says_why(hub: Hub, answer: tuple[int, str]) -> None:
+    task = uncounted("xnli")
+    served = list(data.rows(task, "de", "test"))
+    asked_before = len(hub.requests)
+    sources.hub_reachable.cache_clear()
+    sources._SERVED.clear()
+    if answer[0]:
+        hub.answers[""] = answer
+    else:
+        hub.stop()
+    assert list(data.rows(task, "de", "test")) == served
+    # Thai is in the set, but was never fetched: nothing may say that the set lacks it.
+    with pytest.raises(MissingData, match=REFUSALS[answer]) as caught:
+        data.rows(task, "th", "test")
+    assert "no configuration" not in str(caught.value) and "Three ways" in str(caught.value)
+    assert len(hub.requests) - asked_before <= 4, "no retries where the answer is known"
+    other = uncounted("xnli", revision="0" * 40)
+    with pytest.raises(MissingData, match="another revision only|has no revision 0000"):
+        data.rows(other, "de", "test")
+
+
+def test_an_unreachable_hub_lists_three_ways_at_once(hub: Hub) -> None:
+    hub.stop()
+    with pytest.raises(MissingData, match=r"cannot reach stanfordnlp/snli.*Three ways"):
+        data.rows("anli_plus")
+    with pytest.raises(MissingData, match=r"not cached.*Three ways"):
+        data.rows("lareqa", "de", "test")
+    with pytest.raises(
+        MissingData, match=r"No hub holds extra/ud-english-ewt.*'ccg-pmb'"
+    ) as caught:
+        data.rows("xpos-ewt")
+    assert "hf download" not in str(caught.value)
+
+
+def test_a_configuration_that_the_hub_lacks_is_named(hub: Hub) -> None:
+    with pytest.raises(MissingData, match="has no configuration 'tr', split 'test'"):
+        data.rows("xnli", "tr", "test")
+    assert data.at_hand("xnli") == []
+
+
+def test_the_table_says_what_loads_and_what_does_not(mirror: Path) -> None:
+    table = check_hub.check(["xnli", "xcopa", "tydiqa"])
+    status = {(r.task, r.language, r.split): r.status for r in table.itertuples()}
+    assert status["xnli", "de", "test"] == "ok"
+    assert status["xcopa", "th", "test"] == "ok"
+    assert status["xnli", "ar", "dev"].startswith("failed: ")
+    assert "answer is blank" in status["tydiqa", "sw", "test"]
+    assert set(table["rows"][table["status"] == "ok"]) <= {1, 2, 3}
+
+
+def test_the_table_is_made_from_the_hub_and_skipped_by_name_without(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_hub.main(["siqa"]) == 0
+    assert "2 of 2 loaded" in capsys.readouterr().out
+    hub.stop()
+    sources.hub_reachable.cache_clear()
+    assert check_hub.main(["xnli"]) == 0
+    assert capsys.readouterr().out.startswith("skipped: the hub is not reachable")
