@@ -213,6 +213,8 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     options: dict[str, Any] = {}
     refusal = ""
     if folder is None:
+        if source.unpublished:
+            raise MissingData(three_ways(source))
         if Path(source.id).exists():  # `datasets` would open it in place of the hub
             raise MissingData(
                 f"folder {Path(source.id).resolve()} would be read in place of the hub's "
