@@ -327,7 +327,7 @@ def hub_reachable() -> bool:
     """Say whether the hub's server answers; asked once per process, in at most three seconds."""
     if hub_constants.HF_HUB_OFFLINE:
         return False
-    if urllib.request.getproxies():
+    if set(urllib.request.getproxies()) - {"no"}:
         return True  # a proxy may know names that this machine does not
     server = urllib.parse.urlsplit(hub_constants.ENDPOINT)
     try:

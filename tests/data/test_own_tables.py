@@ -68,10 +68,13 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_format_comes_from_a_file(tmp_path: Path, format_: str) -> None:
-    write(tmp_path / "de" / "valid.jsonl", json.dumps(RAW[format_], ensure_ascii=False) + "\n\n")
+    # Only a set with both sides is a retrieval set; candidates need no gold.
+    more = [{"id": "c1", "side": "candidate", "text": "bonjour"}] * (format_ == "retrieval")
+    lines = [json.dumps(row, ensure_ascii=False) for row in (RAW[format_], *more)]
+    write(tmp_path / "de" / "valid.jsonl", "\n\n".join(lines) + "\n\n")
     task = own(tmp_path, format_)
     found = data.rows(task, "de", "dev")
-    assert list(found) == [STANDARD[format_]]
+    assert list(found) == [STANDARD[format_], *(row | {"gold": []} for row in more)]
     assert found.source == f"file {tmp_path / 'de' / 'valid.jsonl'}"
     assert data.at_hand(task) == [("de", "dev")]
     assert list(data.first_rows(task, "de", "dev")) == list(found)
