@@ -248,19 +248,10 @@ def controls(profile: str, folder: Path = SIMILARITY) -> pd.DataFrame:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """Read a committed table: only an empty cell is missing, names such as "nan" or "None" are names."""
-    from helpers.similarity.measure import COLUMNS
+    """Read a committed table; names such as "nan" stay texts."""
+    from helpers import similarity
 
-    texts = ["intermediate", "target", "language", "measure", "family", "encoder"]
-    texts += ["status", "reason", "reliability_note", "record"]
-    types = dict.fromkeys(texts, str)
-    table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=[""])
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise BadRecord(
-            f"{file} lacks the columns {', '.join(missing)}; measure and write it again."
-        )
-    return table[list(COLUMNS)].fillna(dict.fromkeys(texts, ""))
+    return similarity.read(file)
 
 
 def checkpoints(encoder: Encoder) -> Any:

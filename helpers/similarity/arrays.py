@@ -107,6 +107,11 @@ def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, 
         raise BadRows(
             f"labels have shape {array.shape} for {rows} rows; expected one label per row."
         )
+    if array.dtype.kind in "if" and (array == -100).any():
+        raise BadRows(
+            f"{int((array == -100).sum())} of {rows} labels are -100, the mark of what has no label; "
+            "leave those rows out of features and labels."
+        )
     values, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     if len(values) < 2:
         raise BadRows(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -134,22 +135,33 @@ def register(measure: Measure, *, replace: bool = False) -> Measure:
 
     Raises:
         UnknownName: a family or a needed array that does not exist.
-        HelpfulError: the name is taken and ``replace`` is false, or the function's arguments do not
-            fit the arrays it needs.
+        HelpfulError: the name is taken and ``replace`` is false, it could not name a file, or the
+            function's arguments do not fit the arrays it needs.
     """
-    if measure.family not in FAMILIES:
-        raise unknown("family of measures", measure.family, FAMILIES)
-    for need in measure.needs:
-        if need not in NEEDS:
-            raise unknown("array", need, NEEDS)
+    check(measure)
     if measure.name in _MEASURES and not replace:
         raise HelpfulError(f"measure {measure.name!r} exists; pass replace=True to overwrite it.")
-    _check_arguments(measure)
     _MEASURES[measure.name] = measure
     return measure
 
 
-def _check_arguments(measure: Measure) -> None:
+def check(measure: Measure) -> None:
+    """Refuse a measure that could never give a value; see ``register``."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", measure.name):
+        raise HelpfulError(
+            f"measure {measure.name!r} needs a name of lower-case letters, digits, '_', '-' and '.': "
+            "it names a column and a file."
+        )
+    if measure.family not in FAMILIES:
+        raise unknown("family of measures", measure.family, FAMILIES)
+    if isinstance(measure.needs, str):
+        raise HelpfulError(
+            f"needs of measure {measure.name!r} is the text {measure.needs!r}; a tuple was expected: "
+            f"({measure.needs!r},)."
+        )
+    for need in measure.needs:
+        if need not in NEEDS:
+            raise unknown("array", need, NEEDS)
     try:
         inspect.signature(measure.function).bind(*measure.needs)
     except TypeError as error:

@@ -61,8 +61,8 @@ def logme(
     """Log maximum evidence per row of a linear-Gaussian model of each class indicator.
 
     Cost: one eigendecomposition of the smaller Gram matrix, O(N D min(N, D)); all classes share it.
-    Features are not centred, as in the paper. Invariant to rotation and to row order; on noise it
-    rises with the number of classes, since rare indicators are easy to fit.
+    Features are not centred, as in the paper. Invariant to rotation, to scale and to row order; on
+    noise it rises with the number of classes, since rare indicators are easy to fit.
 
     Args:
         features: shape (N, D).
@@ -78,9 +78,11 @@ def logme(
 
     Source: You et al. 2021 (arXiv 2102.11005); the fixed point is that of You et al.
         2022 (arXiv 2110.10545). Directions without variance enter the determinant too, which the
-        authors' code leaves out when N < D.
+        authors' code leaves out when N < D, and features get a mean square of 1: the evidence does
+        not depend on their scale, but the authors' floor, an absolute number, would.
     """
     array, codes, counts = labelled(features, labels)
+    array = array / np.sqrt((array**2).mean())
     energy, fit, residual = _projections(array, one_hot(codes, len(counts)))
     ratio = np.ones(len(counts))
     for _ in range(iterations):

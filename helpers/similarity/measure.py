@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import time
@@ -67,6 +68,7 @@ _NUMBERS = (
     "value half_a half_b second ceiling reliability reliability_within seed_reliability "
     "seed_reliability_within seconds gather_seconds memory_mb"
 ).split()
+_COUNTED = (*_NUMBERS, "n", "passes", "seed")
 _PARTS = ("all", "a", "b")
 Names = Sequence["str | Task"]
 
@@ -184,7 +186,10 @@ def _encoder(value: Any) -> Encoder:
 
 def _chosen(measures: Collection[str | Measure] | None) -> list[Measure]:
     wanted = catalogue.names() if measures is None else measures
-    return [catalogue.get(m) if isinstance(m, str) else m for m in wanted]
+    chosen = [catalogue.get(m) if isinstance(m, str) else m for m in wanted]
+    for measure in chosen:
+        catalogue.check(measure)  # one that was never registered may ask for what does not exist
+    return chosen
 
 
 def default_place() -> Path:
@@ -535,20 +540,38 @@ def _csv(wide: pd.DataFrame, path: Path) -> Path:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``export`` wrote.
+    """Read a table that ``export`` or ``to_csv`` wrote.
 
     Args:
-        path: the file, or the folder it lies in.
+        path: the CSV or parquet file, or the folder that holds ``table.parquet``.
+
+    Returns:
+        The columns ``COLUMNS``. Names and reasons stay the texts they are, "nan" and "null" among
+        them; an empty number is NaN.
 
     Raises:
-        BadRecord: the file is missing, or a column of it is.
+        BadRecord: the file is missing, cut off or no table, or a column of it is missing.
     """
     file = Path(path)
     file = file / "table.parquet" if file.is_dir() else file
+    again = f"Take it from the repository, git checkout {file}, or measure and write it again."
     if not file.exists():
         raise BadRecord(f"{file} is not there; write it with helpers.similarity.export.")
-    table = pd.read_parquet(file)
+    try:
+        table = _from_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise of a damaged file
+        reason = str(error).splitlines()[0]
+        raise BadRecord(f"{file} is damaged or cut off ({reason}). {again}") from error
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise BadRecord(f"{file} lacks the columns {', '.join(missing)}; export it again.")
+        raise BadRecord(f"{file} lacks the columns {', '.join(missing)}. {again}")
     return table[list(COLUMNS)]
+
+
+def _from_csv(file: Path) -> pd.DataFrame:
+    content = file.read_bytes()
+    if not content.endswith(b"\n"):
+        raise ValueError("its last line does not end")
+    texts = dict.fromkeys((name for name in COLUMNS if name not in _COUNTED), str)
+    empty = dict.fromkeys(_COUNTED, [""])
+    return pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, na_values=empty)

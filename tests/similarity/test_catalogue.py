@@ -46,7 +46,9 @@ def test_a_taken_name_needs_replace(mine):
         ({"family": "texts"}, "family of measures 'texts'.*'text'"),
         ({"needs": ("target.label",)}, "array 'target.label'.*'target.labels'"),
         ({"needs": ("target.labels", "target.features")}, "cannot take 2 arrays"),
+        ({"needs": "target.labels"}, "a tuple was expected"),
         ({"name": "logme"}, "exists"),
+        ({"name": "my measure/1"}, "names a column and a file"),
     ],
 )
 def test_a_measure_that_cannot_work_is_refused_at_once(mine, change, message):

@@ -1,6 +1,7 @@
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, Unknow
 from helpers.similarity import features, text
 from helpers.similarity.checkpoints import Checkpoint
 from helpers.similarity.gather import Dyad, Gatherer, Side
-from helpers.similarity.measure import COLUMNS
+from helpers.similarity.measure import COLUMNS, to_csv
 from helpers.tasks import Source
 
 STUDY = ["toy-same", "toy-choice", "toy-intents", "toy-slots", "toy-messages"]
@@ -320,6 +321,10 @@ class TestStored:
 
 
 class TestOwnMeasures:
+    def test_one_that_was_never_registered_is_checked_too(self, call):
+        with pytest.raises(UnknownName, match="array 'target.lables'.*'target.labels'"):
+            call([similarity.Measure("mine", "custom", ("target.lables",), len)])
+
     def test_in_one_cell(self, call, custom):
         custom(lambda a, b: -abs(np.mean([len(t) for t in a]) - np.mean([len(t) for t in b])))
         table = call([*CHEAP, "mine"])
@@ -408,3 +413,22 @@ class TestExport:
         pd.DataFrame({"measure": ["x"]}).to_parquet(tmp_path / "table.parquet")
         with pytest.raises(BadRecord, match="lacks the columns"):
             similarity.read(tmp_path)
+
+    def test_words_that_pandas_takes_for_missing_stay_names(self, call, tmp_path):
+        table = call(["token_similarity"], seeds=(0,)).head(3)
+        table["language"] = ["nan", "en", "no"]
+        table["intermediate"], table["target"] = ["null", "NA", "x"], ["None", "", "n/a"]
+        path = to_csv(table, tmp_path / "own.csv")
+        names = ["intermediate", "target", "language", "reason"]
+        pd.testing.assert_frame_equal(similarity.read(path)[names], table[names])
+        assert np.isnan(similarity.read(path)["second"]).all()
+
+    @pytest.mark.parametrize("name", ["demo.csv", "pilot.csv", "demo", "pilot"])
+    def test_committed_tables_are_read_and_cut_ones_refused(self, tmp_path, name):
+        committed = Path(__file__).parents[2] / "data" / "similarity" / name
+        assert similarity.read(committed)["value"].notna().sum() > 100
+        whole = committed / "table.parquet" if committed.is_dir() else committed
+        cut = tmp_path / whole.name
+        cut.write_bytes(whole.read_bytes()[:-100])
+        with pytest.raises(BadRecord, match="cut off.*git checkout"):
+            similarity.read(cut)
