@@ -19,8 +19,9 @@ import scipy
 import threadpoolctl
 import torch
 
-from helpers import data, profiles, results, study, tasks
-from helpers.metrics.benchmarks import BENCHMARKS
+from helpers import data, results, study, tasks
+from helpers.metrics.submissions import score_submission, write_labels, write_submission
+from helpers.metrics.xtreme import BENCHMARKS
 from helpers.similarity import catalogue, features, languages
 from helpers.stats import (
     calibration,
@@ -31,11 +32,11 @@ from helpers.stats import (
     permutation,
     prediction,
 )
-from helpers.store import Store
-from helpers.submissions import score_submission, write_labels, write_submission
+from helpers.study import profiles
+from helpers.study.store import Store
 
 FOLDER = Path(__file__).parent
-STORED, LIVE = "small", "embedded"  # the profiles with committed scores, and with real text
+STORED, LIVE = "pilot", "demo"  # the profiles with committed scores, and with real text
 N = 99  # relabellings
 TASKS = ["intermediate", "target"]  # the roles, and the stages of a run
 BY_LANGUAGE = ["intermediate", "target", "block", "intermediate:target"]
