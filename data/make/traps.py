@@ -1,6 +1,6 @@
 """How far published-style scores move when one rule of scoring is missed, measured on real rows.
 
-Run: TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m benchmarks.traps [name ...]
+Run: TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m data.make.traps [name ...]
 
 Every trap scores the same predictions twice: as the official code does, and as somebody who fell
 into the trap would. The table ``data/results/traps.csv`` is what the book reads. Rows are those of
@@ -28,7 +28,7 @@ from helpers.models.training import Tuned, fine_tune
 from helpers.provenance import provenance
 from helpers.tasks import Source
 
-PATH = Path(__file__).resolve().parent.parent / "data" / "results" / "traps.csv"
+PATH = Path(__file__).resolve().parents[1] / "results" / "traps.csv"
 COLUMNS = ("trap", "task", "language", "rule", "official", "metric", "value", "n", "reader")
 OFFICIAL, READER_UD = "seqeval-0.0.12", "bundled encoder, 1,500 English sentences, 2 epochs"
 SENTENCES = 200  # per language; enough for differences of whole points

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import traps
+from data.make import traps
 
 FACTS = {"trap": "t", "task": "udpos", "language": "en", "n": 1, "reader": "r"}
 

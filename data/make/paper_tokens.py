@@ -1,6 +1,6 @@
 """Tokens that the ``paper`` profile trains on and reads, from stated row counts and measured lengths.
 
-    TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m benchmarks.paper_tokens
+    TRANSFER_DATA_ROOT=/folder/in/hub/layout python -m data.make.paper_tokens
 
 Row counts are those that the sources of the tasks state; lengths are means over the rows of the
 folder, which may hold only a part of a data set. A set whose count is not stated is left out, and the
@@ -26,7 +26,7 @@ from helpers.study.costs import CHARACTERS_PER_TOKEN
 from helpers.study.surveys import Survey, Surveys
 from helpers.tasks import Task
 
-TARGET = Path(__file__).resolve().parent.parent / "data" / "paper_tokens.csv"
+TARGET = Path(__file__).resolve().parents[1] / "paper_tokens.csv"
 
 
 def stated_rows(task: Task, language: str, split: str) -> float:
