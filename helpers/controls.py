@@ -17,8 +17,7 @@ import numpy as np
 
 from helpers.copying import copied
 from helpers.errors import BadRows
-from helpers.metrics.classification import accuracy
-from helpers.metrics.tagging import span_f1, token_accuracy
+from helpers.metrics import accuracy, span_f1, token_accuracy
 
 Row = dict[str, Any]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pytest
 from helpers import data, tasks
 from helpers.errors import HelpfulError
 from helpers.metrics.mining import mine_texts
-from helpers.metrics.submissions import score_submission
+from helpers.metrics.submissions import rules, score_submission, write_labels, write_submission
 from helpers.tasks import Source, Task
+from tests.metrics.test_submissions import SQUAD, one_task, squad_labels
 
 
 class Refusal(tuple[str, ...]):
@@ -36,10 +38,9 @@ def refused(*says: str) -> Refusal:
 Case = tuple[Callable[[Path], Any], Any]
 
 
-# Submissions: the files of one language, the others perfect.
+# Submissions: the first language as given, the others perfect; the value of that language.
 def submission(task: str, gold: str, given: str, benchmark: str = "xtreme") -> Callable[..., float]:
-    """Score one task whose first language is as given; the value of that language, 0 to 1."""
-    from tests.submissions.test_submissions import one_task
+    """Score one task; "XX" stands for the language."""
 
     def score(folder: Path) -> float:
         frame = score_submission(*one_task(folder, task, gold, given, benchmark), benchmark)
@@ -49,24 +50,327 @@ def submission(task: str, gold: str, given: str, benchmark: str = "xtreme") -> C
     return score
 
 
+def perfect(task: str, gold: str, write: Callable[[str], str]) -> Callable[..., float]:
+    """Score the labels themselves, each of them written in another way."""
+    return submission(
+        task, gold, "".join(f"{write(one) if one else one}\n" for one in gold.split("\n")[:-1])
+    )
+
+
+PANX = "B-PER\nI-PER\nO\n\nO\nB-LOC\n\n"
+UDPOS = "NOUN\nVERB\n\nPRON\nX\n_\n\n"
+XNLI = "neutral\nentailment\nneutral\ncontradiction\n"
+PAWSX = "1\n0\n0\n1\n"
+TATOEBA = "2\n0\n1\n3\n"
+BUCC = "XX-1\ten-1\nXX-2\ten-2\n"
+XCOPA = '{"label": 0}\n{"label": 1}\n'
+MEWSLI = '{"a": ["Q1"], "b": ["Q2"]}'
+LAREQA = '{"a": ["c1", "c2"], "b": ["c3"]}'
+HIDDEN = squad_labels(("a", [""]), ("b", ["", " "]))
+
 SUBMISSIONS: dict[str, Case] = {
-    "xnli as written": (submission("xnli", "neutral\n", "neutral\n"), 1.0),
-    "xnli ids": (submission("xnli", "neutral\n", "1\n"), refused("label '1'", "entailment")),
+    **{
+        f"{task} as it should be": (submission(task, gold, gold), 1.0)
+        for task, gold in (
+            *(("panx", PANX), ("udpos", UDPOS), ("xnli", XNLI), ("pawsx", PAWSX)),
+            *(("tatoeba", TATOEBA), ("bucc2018", BUCC)),
+        )
+    },
+    "panx with the token": (
+        perfect("panx", PANX, "Anna\t{}".format),
+        refused("line 1: 'Anna\\tB-PER'", "B-LOC"),
+    ),
+    "panx token, space, tag": (
+        perfect("panx", PANX, "Anna {}".format),
+        refused("line 1: 'Anna B-PER'"),
+    ),
+    "panx tag and confidence": (
+        perfect("panx", PANX, "{}\t0.9".format),
+        refused("line 1: 'B-PER\\t0.9'"),
+    ),
+    "panx labels with the token": (
+        submission("panx", "Anna\tB-PER\n\n", "B-PER\n\n"),
+        refused("labels", "line 1: 'Anna\\tB-PER'"),
+    ),
+    "panx tokens on both sides": (
+        submission("panx", "Anna\tB-PER\n\n", "Anna\tB-PER\n\n"),
+        refused("line 1"),
+    ),
+    "panx ids": (
+        perfect("panx", PANX, lambda tag: str("OBI".index(tag[0]))),
+        refused("line 1: '1'"),
+    ),
+    "panx ids on both sides": (submission("panx", "1\n2\n\n", "1\n2\n\n"), refused("line 1: '1'")),
+    "panx LABEL_1": (
+        perfect("panx", PANX, lambda tag: f"LABEL_{len(tag)}"),
+        refused("line 1: 'LABEL_5'"),
+    ),
+    "panx in lower case": (perfect("panx", PANX, str.lower), refused("line 1: 'b-per'")),
+    "panx with an underscore": (
+        perfect("panx", PANX, lambda tag: tag.replace("-", "_")),
+        refused("line 1: 'B_PER'"),
+    ),
+    "panx with the letter last": (
+        perfect("panx", PANX, lambda tag: "-".join(tag.split("-")[::-1])),
+        refused("line 1: 'PER-B'"),
+    ),
+    "panx with the language": (
+        perfect("panx", PANX, "en:{}".format),
+        refused("line 1: 'en:B-PER'"),
+    ),
+    "panx tags of another set": (
+        perfect("panx", PANX, lambda tag: tag.replace("LOC", "MISC")),
+        refused("line 6: 'B-MISC'"),
+    ),
+    "panx tags of parts of speech": (
+        perfect("panx", PANX, lambda tag: "NOUN"),
+        refused("line 1: 'NOUN'"),
+    ),
+    "panx one wrong line at the end": (
+        submission("panx", PANX, PANX[:-7] + "b-loc\n\n"),
+        refused("line 6: 'b-loc'"),
+    ),
+    "panx labels all O": (
+        submission("panx", "O\nO\n\nO\n\n", "O\nO\n\nO\n\n"),
+        refused("every gold of 3 rows is 'O'"),
+    ),
+    "udpos with the token": (perfect("udpos", UDPOS, "ein\t{}".format), refused("line 1")),
+    "udpos ids": (perfect("udpos", UDPOS, lambda tag: str(len(tag))), refused("line 1: '4'")),
+    "udpos tags of a treebank": (
+        perfect("udpos", UDPOS, lambda tag: "NN"),
+        refused("line 1: 'NN'"),
+    ),
+    "udpos labels hidden": (submission("udpos", "_\n" * 4, "X\n" * 4), refused("is '_'")),
+    "xnli ids": (
+        perfect("xnli", XNLI, lambda label: str(len(label))),
+        refused("line 1: '7'", "entailment"),
+    ),
+    "xnli capitals": (perfect("xnli", XNLI, str.title), refused("line 1: 'Neutral'")),
+    "xnli labels all one": (
+        submission("xnli", "neutral\n" * 20, "neutral\n" * 20),
+        refused("every gold of 20 rows is 'neutral'"),
+    ),
+    "xnli labels few and one": (submission("xnli", "neutral\n" * 9, "neutral\n" * 9), 1.0),
+    "pawsx as 1.0": (
+        perfect("pawsx", PAWSX, "{}.0".format),
+        refused("line 1: '1.0'", "expected 0, 1"),
+    ),
+    "pawsx as LABEL_1": (perfect("pawsx", PAWSX, "LABEL_{}".format), refused("line 1: 'LABEL_1'")),
+    "pawsx in quotes": (perfect("pawsx", PAWSX, '"{}"'.format), refused("line 1")),
+    "pawsx after an id": (perfect("pawsx", PAWSX, "7,{}".format), refused("line 1: '7,1'")),
+    "pawsx as truth": (
+        perfect("pawsx", PAWSX, lambda one: str(one == "1")),
+        refused("line 1: 'True'"),
+    ),
+    "pawsx counted from 1": (
+        perfect("pawsx", PAWSX, lambda one: str(int(one) + 1)),
+        refused("line 1: '2'"),
+    ),
+    "pawsx labels hidden": (
+        submission("pawsx", "-1\n-1\n", "1\n0\n"),
+        refused("labels", "line 1: '-1'"),
+    ),
+    "tatoeba as 2.0": (perfect("tatoeba", TATOEBA, "{}.0".format), refused("line 1: '2.0'")),
+    "tatoeba counted from 1": (
+        perfect("tatoeba", TATOEBA, lambda one: str(int(one) + 1)),
+        refused("line 4: '4'", "from 0 to 3"),
+    ),
+    "tatoeba counted from 1, half right": (
+        submission(
+            "tatoeba",
+            "".join(f"{i}\n" for i in range(20)),
+            "".join(f"{i % 10 + 1}\n" for i in range(20)),
+        ),
+        refused("count from 0 (10 of 20"),
+    ),
+    "tatoeba negative": (perfect("tatoeba", TATOEBA, "-{}".format), refused("line 1: '-2'")),
+    "tatoeba sentences": (
+        perfect("tatoeba", TATOEBA, "We sang {}.".format),
+        refused("line 1: 'We sang 2.'"),
+    ),
+    "tatoeba some of the rows": (submission("tatoeba", "41\n7\n", "41\n8\n"), 0.5),
+    "tatoeba labels all 0": (
+        submission("tatoeba", "0\n" * 20, "0\n" * 20),
+        refused("every gold of 20 rows is '0'"),
+    ),
+    "bucc English first": (
+        perfect("bucc2018", BUCC, lambda pair: "\t".join(pair.split("\t")[::-1])),
+        refused("line 1: ('en-1', 'de-1')"),
+    ),
+    "bucc bare numbers": (
+        perfect("bucc2018", BUCC, lambda pair: re.sub("[a-zX]+-", "", pair)),
+        refused("line 1: ('1', '1')"),
+    ),
+    "bucc with the score": (
+        perfect("bucc2018", BUCC, "{}\t1.2".format),
+        refused("line 1: ('de-1', 'en-1', '1.2')"),
+    ),
+    "bucc with a comma": (
+        perfect("bucc2018", BUCC, lambda pair: pair.replace("\t", ",")),
+        refused("line 1: ('de-1,en-1',)"),
+    ),
+    "bucc of another language": (
+        perfect("bucc2018", BUCC, lambda pair: pair.replace("XX", "fr")),
+        refused("line 1: ('fr-1'"),
+    ),
+    "bucc without a pair": (submission("bucc2018", BUCC, ""), 0.0),
+    "bucc labels without a pair": (submission("bucc2018", "", BUCC), refused("labels", "is empty")),
+    "xcopa": (submission("xcopa", XCOPA, XCOPA, "xtreme-r"), 1.0),
+    "xcopa as text": (
+        submission("xcopa", XCOPA, XCOPA.replace("0", '"0"'), "xtreme-r"),
+        refused("line 1: '0'"),
+    ),
+    "xcopa as 0.0": (
+        submission("xcopa", XCOPA, XCOPA.replace("0", "0.0"), "xtreme-r"),
+        refused("line 1: 0.0"),
+    ),
+    "xcopa as truth": (
+        submission("xcopa", XCOPA, XCOPA.replace("1", "true"), "xtreme-r"),
+        refused("line 2: True"),
+    ),
+    "xcopa counted from 1": (
+        submission("xcopa", XCOPA, XCOPA.replace("1", "2"), "xtreme-r"),
+        refused("line 2: 2", "from 0 to 1"),
+    ),
+    "xcopa label twice": (
+        submission("xcopa", XCOPA, XCOPA.replace("1", '1, "label": 0'), "xtreme-r"),
+        refused("line 2", "'label' comes twice"),
+    ),
+    "mewslix": (submission("mewslix", MEWSLI, MEWSLI, "xtreme-r"), 1.0),
+    "mewslix numbers": (
+        submission("mewslix", MEWSLI, MEWSLI.replace("Q", ""), "xtreme-r"),
+        refused("id 'a': ['1']"),
+    ),
+    "mewslix addresses": (
+        submission("mewslix", MEWSLI, MEWSLI.replace("Q", "wiki/Q"), "xtreme-r"),
+        refused("['wiki/Q1']"),
+    ),
+    "mewslix labels hidden": (
+        submission("mewslix", '{"a": [], "b": []}', MEWSLI, "xtreme-r"),
+        refused("id 'a': []"),
+    ),
+    "lareqa": (submission("lareqa", LAREQA, LAREQA, "xtreme-r"), 1.0),
+    "lareqa capitals": (
+        submission("lareqa", LAREQA, LAREQA.replace("c", "C"), "xtreme-r"),
+        refused("'C1'", "'c1'"),
+    ),
+    "xquad": (submission("xquad", SQUAD, '{"a": "x", "b": "y"}'), 1.0),
+    "xquad labels hidden": (
+        submission("xquad", HIDDEN, '{"a": "x", "b": "y"}'),
+        refused("id 'a': ['']", "not blank"),
+    ),
+    "xquad labels hidden, nothing said": (
+        submission("xquad", HIDDEN, '{"a": "", "b": ""}'),
+        refused("not blank"),
+    ),
+    "xquad labels all one": (
+        submission("xquad", squad_labels(*((str(i), ["x"]) for i in range(20))), '{"1": "x"}'),
+        refused("every gold of 20 rows is 'x'"),
+    ),
+    "xquad labels with numbers as ids": (
+        submission("xquad", SQUAD.replace('"a"', "1"), '{"1": "x"}'),
+        refused("id 1 is not text"),
+    ),
+    "xquad list of answers": (
+        submission("xquad", SQUAD, '{"a": ["x"], "b": ["y"]}'),
+        refused("id 'a': ['x']"),
+    ),
+    "xquad labels with a byte order mark": (
+        submission("xquad", "\ufeff" + SQUAD, '{"a": "x"}'),
+        refused("labels", "byte order mark"),
+    ),
+}
+
+
+def written(task: str, values: Any, benchmark: str = "xtreme") -> Callable[..., str]:
+    """Write one language of a task; the text of the file."""
+
+    def write(folder: Path) -> str:
+        official = rules(benchmark).tasks[task]
+        language = official.languages[0]
+        write_submission({task: {language: values}}, folder, benchmark, partial=True)
+        return (folder / task / f"test-{language}.{official.suffix}").read_text(encoding="utf-8")
+
+    return write
+
+
+def read_back(ids: Sequence[Any]) -> Callable[..., float]:
+    """Write answers and labels under the same ids and score one by the other."""
+
+    def score(folder: Path) -> float:
+        write_labels({"tydiqa": {"en": {one: ["x"] for one in ids}}}, folder / "labels")
+        write_submission({"tydiqa": {"en": dict.fromkeys(ids, "x")}}, folder / "said", partial=True)
+        return float(score_submission(folder / "said", folder / "labels", strict=False)["value"][0])
+
+    return score
+
+
+WRITTEN: dict[str, Case] = {
+    "pawsx numbers": (written("pawsx", [1, np.int64(0), "1"]), "1\n0\n1\n"),
+    "pawsx floats": (
+        written("pawsx", [1.0, 0.0]),
+        refused("pawsx de: line 1: '1.0'; expected 0, 1"),
+    ),
+    "pawsx truths": (written("pawsx", [True, np.bool_(False)]), refused("line 1: 'True'")),
+    "pawsx one text": (written("pawsx", "0101"), refused("got str; expected a list")),
+    "pawsx by row": (written("pawsx", {0: "1"}), refused("got dict; expected a list")),
+    "xnli names": (written("xnli", np.array(["neutral"])), "neutral\n"),
+    "xnli numbers": (written("xnli", [0, 1]), refused("line 1: '0'; expected entailment")),
+    "tatoeba rows": (written("tatoeba", np.array([1, 0])), "1\n0\n"),
+    "tatoeba rows from 1": (written("tatoeba", [2, 1]), refused("line 1: '2'", "from 0 to 1")),
+    "panx tags": (written("panx", [["B-PER", "O"], ["O"]]), "B-PER\nO\n\nO\n\n"),
+    "panx numbers": (written("panx", [[1, 0]]), refused("panx ar: line 1: 1; expected")),
+    "panx with tokens": (
+        written("panx", [["Anna\tB-PER", "O"]]),
+        refused("line 1: 'Anna\\tB-PER'"),
+    ),
+    "panx letter last": (written("panx", [["PER-B", "PER-I"]]), refused("line 1: 'PER-B'")),
+    "panx text for tags": (written("panx", ["O", "O"]), refused("row 1 is 'O'; expected tags")),
+    "bucc pairs": (written("bucc2018", [("de-1", "en-2")]), "de-1\ten-2\n"),
+    "bucc swapped": (written("bucc2018", [("en-2", "de-1")]), refused("line 1: ('en-2', 'de-1')")),
+    "bucc numbers": (written("bucc2018", [(1, 2)]), refused("line 1: (1, 2)")),
+    "bucc lines": (written("bucc2018", ["de-1\ten-2"]), refused("expected two ids in a list")),
+    "bucc nothing": (written("bucc2018", []), ""),
+    "xcopa ranks": (written("xcopa", np.array([1, 0]), "xtreme-r"), '{"label": 1}\n{"label": 0}\n'),
+    "xcopa floats": (written("xcopa", [0.7], "xtreme-r"), refused("line 1: 0.7")),
+    "xcopa truths": (written("xcopa", [True], "xtreme-r"), refused("line 1: True")),
+    "xcopa from 1": (written("xcopa", [2, 1], "xtreme-r"), refused("line 1: 2")),
+    "xquad half a pair of surrogates": (
+        written("xquad", {"a": "x\ud83d"}),
+        refused("xquad en: ", "surrogates not allowed"),
+    ),
+    "xquad no text": (written("xquad", {"a": None}), refused("id 'a': None")),
+    "xquad no mapping": (written("xquad", ["x"]), refused("got list; expected a mapping")),
+    "mewslix numbers": (written("mewslix", {"a": [1]}, "xtreme-r"), refused("id 'a': [1]")),
+    "ids that are numbers": (read_back([1, np.int64(2)]), 1.0),
+    "ids that meet": (
+        read_back([1, "1"]),
+        refused("id '1'; expected ids that are text and differ"),
+    ),
+    "ids of another kind": (read_back([1.0]), refused("id 1.0")),
 }
 
 
 # Mining
-def mined(texts: str, ids: str) -> Callable[..., int]:
-    """Mine the same texts on both sides; the number of pairs."""
-    vectors = np.eye(len(texts)) + 0.5
+def mined(source: str, target: str, ids: Sequence[Any]) -> Callable[..., list[Any]]:
+    """Mine one letter per text, equal letters being translations; the pairs."""
+    vectors = np.eye(26) + 0.5
 
-    def count(folder: Path) -> int:
-        return len(mine_texts(vectors, vectors, list(texts), list(texts), list(ids), list(ids)))
+    def pairs(folder: Path) -> list[Any]:
+        x, y = (vectors[[ord(letter) - 97 for letter in texts]] for texts in (source, target))
+        found = mine_texts(x, y, list(source), list(target), ids, range(len(target)))
+        return sorted(zip(found["source"], found["target"], strict=True))
 
-    return count
+    return pairs
 
 
-MINING: dict[str, Case] = {"four texts": (mined("abcd", "1234"), 4)}
+MINING: dict[str, Case] = {
+    "each text once": (mined("abc", "cab", [7, 8, 9]), [(7, 1), (8, 2), (9, 0)]),
+    "one id for two texts": (mined("abc", "abc", [7, 8, 7]), refused("source id 7", "'a'", "'c'")),
+    "one id for one text twice": (mined("aba", "abc", [7, 8, 7]), refused("source id 7")),
+    "no texts": (mined("", "abc", []), refused("no source texts")),
+    "no candidates": (mined("abc", "", [7, 8, 9]), refused("no target texts")),
+}
 
 
 # Rows: what a task of the user's own reads, from a file or a function.
@@ -306,8 +610,9 @@ CONFIGURATIONS: dict[str, Case] = {
 }
 
 CASES: dict[str, Case] = {
-    **SUBMISSIONS,
-    **MINING,
+    **{f"submission, {name}": case for name, case in SUBMISSIONS.items()},
+    **{f"written, {name}": case for name, case in WRITTEN.items()},
+    **{f"mining, {name}": case for name, case in MINING.items()},
     **TABLES,
     **GOLD,
     **ANSWERS,

@@ -1,47 +1,461 @@
-"""Official scoring rules as pure functions, looked up by name; no torch, no transformers."""
+"""Official scoring rules as pure functions, looked up by name; no torch, no transformers.
+
+XTREME scores part-of-speech tags and named entities alike with seqeval's span F1. On bare tags
+(``NOUN``, not ``B-PER``) that is not token accuracy: neighbours with the same tag become one span,
+and what counts as "the same tag" changed between versions of seqeval:
+
+- ``"seqeval-0.0.12"`` (the default; gives the figures that XTREME's own test expects): the type of
+  a tag is what follows its last hyphen, so a bare tag is its own type.
+- ``"seqeval-1.2.2"``: the type is what follows the first letter, so ``CCONJ`` and ``SCONJ`` are one.
+- ``"plain"``: strict IOB2; an ``I-`` that continues nothing is no span, and a bare tag is a span of
+  one token, so that F1 on bare tags is token accuracy.
+"""
 
 from __future__ import annotations
 
-from helpers.metrics.answers import (
-    best_threshold,
-    exact_match,
-    mlqa,
-    normalise,
-    squad,
-    squad2,
-    token_f1,
-)
-from helpers.metrics.averages import OverallScore, overall, task_mean
-from helpers.metrics.classification import accuracy, macro_f1
-from helpers.metrics.ranking import average_precision, map_at_k, mrr_at_k, pair_f1
-from helpers.metrics.registry import Metric, get, main, names, register, score
-from helpers.metrics.tagging import VARIANTS, span_f1, spans, token_accuracy
+import inspect
+import math
+import operator
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-__all__ = [
-    "VARIANTS",
-    "Metric",
-    "OverallScore",
-    "accuracy",
-    "average_precision",
-    "best_threshold",
-    "exact_match",
-    "get",
-    "macro_f1",
-    "main",
-    "map_at_k",
-    "mlqa",
-    "mrr_at_k",
-    "names",
-    "normalise",
-    "overall",
-    "pair_f1",
-    "register",
-    "score",
-    "span_f1",
-    "spans",
-    "squad",
-    "squad2",
-    "task_mean",
-    "token_accuracy",
-    "token_f1",
-]
+import numpy as np
+
+from helpers.errors import BadRows, HelpfulError, unknown
+from helpers.metrics.answers import mlqa, squad, squad2
+
+VARIANTS = ("seqeval-0.0.12", "seqeval-1.2.2", "plain")
+ENOUGH = 20  # A set of so many rows with a single label is a placeholder, not gold.
+
+Pair = tuple[Hashable, Hashable]
+Tags = Sequence[Sequence[str | int]]
+
+# What stands for a label that is not told; "O" alone says that a set has no entity at all.
+_HIDDEN = frozenset({"", "O", "_", "-", "?", "-1", "-100", -1, -100, None})
+
+
+# --- The registry ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Metric:
+    """A named score: its function, and the key of the value that stands for it."""
+
+    name: str
+    function: Callable[..., dict[str, float]]
+    main: str
+
+
+_METRICS: dict[str, Metric] = {}
+
+
+def register(
+    name: str, function: Callable[..., dict[str, float]], main: str = "", *, replace: bool = False
+) -> Metric:
+    """Add a metric, so that tasks and :func:`score` accept its name.
+
+    Args:
+        name: new name, without ``@``.
+        function: ``function(predictions, golds, **options)`` that gives values by key, from 0 to 1.
+        main: key of the main value; by default the metric's name.
+        replace: overwrite a metric of the same name (handy in a notebook).
+
+    Returns:
+        The registered metric.
+
+    Raises:
+        HelpfulError: the name is taken and ``replace`` is false, or it holds an ``@``.
+    """
+    if "@" in name:
+        raise HelpfulError(
+            f"metric {name!r}: '@' is for the cut-off, as in 'map@20'; leave it out."
+        )
+    if name in _METRICS and not replace:
+        raise HelpfulError(f"metric {name!r} exists; pass replace=True to overwrite it.")
+    _METRICS[name] = Metric(name, function, main or name)
+    return _METRICS[name]
+
+
+def get(name: str) -> Metric:
+    """Return a metric by name; a cut-off as in ``map@20`` is ignored."""
+    base = name.partition("@")[0]
+    if base not in _METRICS:
+        raise unknown("metric", name, _METRICS)
+    return _METRICS[base]
+
+
+def names() -> list[str]:
+    """Return the names of all metrics, in the order they were added."""
+    return list(_METRICS)
+
+
+def main(name: str) -> str:
+    """Return the key of a metric's main value, as in the result of :func:`score`."""
+    return get(name).main
+
+
+def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, float]:
+    """Score predictions by a metric's name.
+
+    Args:
+        name: a registered metric, with a cut-off where it has one: ``"map@20"``.
+        predictions: what was predicted, in the form the metric's function documents.
+        golds: what is right, in the same form or order.
+        **options: passed on to the metric's function.
+
+    Returns:
+        Values by key, most of them from 0 to 1; ``main(name)`` is the key of the main one.
+
+    Raises:
+        UnknownName: no such metric or option.
+        HelpfulError: a cut-off that is no positive number, or a function that gives no main value.
+        BadRows: predictions and golds that cannot be compared.
+    """
+    metric, (_, at, cut) = get(name), name.partition("@")
+    accepted = inspect.signature(metric.function).parameters
+    if at:
+        if not cut.isdecimal() or int(cut) < 1 or "k" not in accepted:
+            raise HelpfulError(f"metric {name!r}: a cut-off is a positive number, as in 'map@20'.")
+        options["k"] = int(cut)
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        for option in options:
+            if option not in accepted:
+                raise unknown(f"option of metric {metric.name!r}", option, list(accepted)[2:])
+    result = {
+        key: float(value) for key, value in metric.function(predictions, golds, **options).items()
+    }
+    if not math.isfinite(result.get(metric.main, math.nan)):
+        raise HelpfulError(f"metric {name!r} gave {result}, without a finite {metric.main!r}.")
+    return result
+
+
+# --- What is scored -------------------------------------------------------------------------------
+def same_length(predictions: Sequence[Any], golds: Sequence[Any], what: str = "examples") -> None:
+    """Refuse predictions and golds that cannot be compared one by one, and empty sets."""
+    if len(predictions) != len(golds):
+        raise BadRows(
+            f"{len(predictions)} predictions for {len(golds)} {what}: give one prediction per gold, "
+            "in the same order."
+        )
+    if not len(golds):
+        raise BadRows(f"no {what} to score: an empty set has no score.")
+
+
+def placeholder(golds: Iterable[Any]) -> str:
+    """Say why golds look like hidden labels; ``""`` where they look like gold.
+
+    Args:
+        golds: one per row: a label, or a list of tags, accepted answers or right ids.
+    """
+    rows, found = 0, set[Any]()
+    for gold in golds:
+        rows += 1
+        told = gold if isinstance(gold, list | tuple) else (gold,)
+        found.update(one.strip() if isinstance(one, str) else one for one in told)
+        if len(found) > 1 and not found <= _HIDDEN:
+            return ""
+    if not rows or (found and not found <= _HIDDEN and rows < ENOUGH):
+        return ""
+    what = f"is {next(iter(found))!r}" if len(found) == 1 else "is blank"
+    return (
+        f"every gold of {rows} rows {what}: a placeholder for hidden labels, not gold. Use a copy "
+        "with labels, or another split."
+    )
+
+
+# --- Labels ---------------------------------------------------------------------------------------
+def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+    """Return the share of right labels; also Tatoeba's score, with row numbers as labels.
+
+    Args:
+        predictions: predicted labels, ids or names.
+        golds: right labels, of the same kind.
+
+    Returns:
+        ``accuracy``, from 0 to 1.
+
+    Raises:
+        BadRows: different lengths, nothing to score, or ids compared with names.
+
+    Source:
+        XTREME (Hu et al., 2020), tasks XNLI, PAWS-X and Tatoeba; XTREME-R, task XCOPA.
+    """
+    same_length(predictions, golds)
+    # Label ids never match label names, and the score would be 0.
+    texts = [{isinstance(label, str) for label in side} for side in (predictions, golds)]
+    if len(texts[0] | texts[1]) > 1:
+        raise BadRows(
+            f"labels of different kinds: predictions such as {predictions[0]!r}, golds such as "
+            f"{golds[0]!r}. Use label names on both sides or label ids on both sides."
+        )
+    hits = sum(given == right for given, right in zip(predictions, golds, strict=True))
+    return {"accuracy": float(hits) / len(golds)}
+
+
+def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+    """Return F1 averaged over the labels that occur, each counting the same, and accuracy.
+
+    A label that occurs on one side only counts as 0.
+    """
+    result = accuracy(predictions, golds)
+    both = np.concatenate([np.asarray(golds), np.asarray(predictions)])
+    labels, code = np.unique(both, return_inverse=True)
+    right, given = code[: len(golds)], code[len(golds) :]
+    hits = np.bincount(right[right == given], minlength=len(labels))
+    seen = np.bincount(right, minlength=len(labels)) + np.bincount(given, minlength=len(labels))
+    return {"macro_f1": float(np.mean(2 * hits / seen))} | result
+
+
+# --- Tags -----------------------------------------------------------------------------------------
+# Letters with a meaning in the chunking rules; every other first letter behaves like "?".
+_LETTERS = {letter: code for code, letter in enumerate("OBIES.?")}
+_O, _B, _I, _E, _S, _DOT, _OTHER = range(7)
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Spans of one flat tag sequence: type, first and last position, each of shape (spans,)."""
+
+    type: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+    def common(self, other: _Spans) -> int:
+        """Return how many spans two readings share; no two spans of one reading end together."""
+        _, mine, theirs = np.intersect1d(
+            self.end, other.end, assume_unique=True, return_indices=True
+        )
+        same = (self.begin[mine] == other.begin[theirs]) & (self.type[mine] == other.type[theirs])
+        return int(same.sum())
+
+
+def span_f1(
+    predictions: Tags,
+    golds: Tags,
+    variant: str = "seqeval-0.0.12",
+    labels: Sequence[str] | None = None,
+    ragged: bool = False,
+) -> dict[str, float]:
+    """Return micro-averaged precision, recall and F1 over spans, and token accuracy.
+
+    Args:
+        predictions: predicted tags, one sequence per sentence.
+        golds: right tags, in the same order.
+        variant: one of ``VARIANTS``.
+        labels: tag names, where sentences hold tag ids.
+        ragged: score sentences of unequal length as seqeval 0.0.12 does, by running all sentences
+            into one sequence (token accuracy is then left out). By default they are refused.
+
+    Returns:
+        ``f1``, ``precision``, ``recall``, ``token_accuracy``, each from 0 to 1.
+
+    Raises:
+        BadRows: different lengths, nothing to score, or an empty tag.
+        UnknownName: no such variant.
+
+    Source:
+        XTREME (Hu et al., 2020), tasks POS and NER; seqeval 0.0.12 and 1.2.2.
+    """
+    if variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
+    given, right = predictions, golds
+    if labels is not None:
+        given, right = ([[labels[int(t)] for t in one] for one in side] for side in (given, right))
+    same_length(given, right, "sentences")
+    if not ragged:
+        _same_tokens(given, right)
+    types: dict[str, int] = {}
+    given_spans, right_spans = _read(given, variant, types), _read(right, variant, types)
+    hits = given_spans.common(right_spans)
+    precision = hits / len(given_spans.end) if len(given_spans.end) else 0.0
+    recall = hits / len(right_spans.end) if len(right_spans.end) else 0.0
+    both = precision + recall
+    f1 = 2 * precision * recall / both if both > 0 else 0.0
+    result = {"f1": f1, "precision": precision, "recall": recall}
+    return result if ragged else result | token_accuracy(given, right)
+
+
+def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
+    """Return ``token_accuracy``, the share of right tags over all tokens."""
+    same_length(predictions, golds, "sentences")
+    _same_tokens(predictions, golds)
+    given, right = list(chain.from_iterable(predictions)), list(chain.from_iterable(golds))
+    same_length(given, right, "tokens")
+    return {"token_accuracy": sum(map(operator.eq, given, right)) / len(right)}
+
+
+def spans(tags: Sequence[str], variant: str = "seqeval-0.0.12") -> list[tuple[str, int, int]]:
+    """Return ``(type, first token, last token)`` of each span that a variant reads in a sentence.
+
+    Args:
+        tags: tags of one sentence.
+        variant: one of ``VARIANTS``.
+    """
+    if variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
+    types: dict[str, int] = {}
+    found = _read([list(tags)], variant, types)
+    name = list(types)
+    triples = zip(found.type.tolist(), found.begin.tolist(), found.end.tolist(), strict=True)
+    return [(name[kind], begin, end) for kind, begin, end in triples]
+
+
+def _same_tokens(predictions: Tags, golds: Tags) -> None:
+    for number, (given, right) in enumerate(zip(predictions, golds, strict=True)):
+        if len(given) != len(right):
+            raise BadRows(
+                f"sentence {number} has {len(right)} tokens and {len(given)} predicted tags: "
+                "give one tag per token."
+            )
+
+
+def _read(sentences: Tags, variant: str, types: dict[str, int]) -> _Spans:
+    """Read the spans of all sentences, run together with an ``O`` after each."""
+    ends = [[*sentence, "O"] for sentence in sentences]
+    flat = list(chain.from_iterable(ends))
+    parts = {tag: _split(tag, variant) for tag in set(flat)}
+    # Sorted, so that codes do not depend on the order of a set.
+    for _, kind in sorted(parts.values()):
+        types.setdefault(kind, len(types))
+    letter = np.array([parts[tag][0] for tag in flat], np.int8)
+    kind_code = {tag: types[kind] for tag, (_, kind) in parts.items()}
+    kind_of = np.array([kind_code[tag] for tag in flat], np.int64)
+    return _iob2(letter, kind_of) if variant == "plain" else _chunks(letter, kind_of)
+
+
+def _split(tag: Any, variant: str) -> tuple[int, str]:
+    """Return the code of a tag's letter and its type."""
+    if not isinstance(tag, str) or not tag:
+        raise BadRows(f"{tag!r} is not a tag: give tag names, or tag ids together with labels=.")
+    if variant == "plain":
+        if tag == "O" or tag[:2] in ("B-", "I-"):
+            return _LETTERS[tag[0]], tag[2:]
+        return _OTHER, tag
+    letter = _LETTERS.get(tag[0], _OTHER)
+    if variant == "seqeval-0.0.12":
+        return letter, tag.rpartition("-")[2]
+    return letter, tag[1:].split("-", maxsplit=1)[-1] or "_"
+
+
+def _chunks(letter: np.ndarray, kind: np.ndarray) -> _Spans:
+    """Apply seqeval's rules (those of conlleval) to all positions at once.
+
+    A span ends before a position by the pair of tags around the border alone, and it began at the
+    last position where a span started, so two arrays of borders give all spans.
+    """
+    before = np.concatenate([[_O], letter[:-1]])
+    changed = np.concatenate([[True], kind[1:] != kind[:-1]])
+    ends = (before == _E) | (before == _S)
+    ends |= np.isin(before, (_B, _I)) & np.isin(letter, (_B, _S, _O))
+    ends |= ~np.isin(before, (_O, _DOT)) & changed
+    starts = (letter == _B) | (letter == _S)
+    starts |= np.isin(before, (_E, _S, _O)) & np.isin(letter, (_E, _I))
+    starts |= ~np.isin(letter, (_O, _DOT)) & changed
+    last_start = np.maximum.accumulate(np.where(starts, np.arange(len(letter)), 0))
+    end = np.flatnonzero(ends) - 1
+    return _Spans(kind[end], last_start[end], end)
+
+
+def _iob2(letter: np.ndarray, kind: np.ndarray) -> _Spans:
+    """Read strict IOB2: only a ``B-`` or a bare tag begins, only ``I-`` of its type continues."""
+    continues = (letter[1:] == _I) & np.isin(letter[:-1], (_B, _I)) & (kind[1:] == kind[:-1])
+    begin = np.flatnonzero(np.concatenate([[True], ~continues]))
+    end = np.concatenate([begin[1:], [len(letter)]]) - 1
+    real = np.isin(letter[begin], (_B, _OTHER))
+    return _Spans(kind[begin[real]], begin[real], end[real])
+
+
+# --- Retrieval ------------------------------------------------------------------------------------
+def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, float]:
+    """Return BUCC's precision, recall and F1 over sets of aligned pairs.
+
+    Args:
+        predictions: mined pairs (source id, target id); a pair given twice counts once.
+        golds: right pairs.
+
+    Returns:
+        ``f1``, ``precision``, ``recall``, each from 0 to 1; all 0 where no pair is right.
+
+    Raises:
+        BadRows: no gold pairs.
+
+    Source:
+        Zweigenbaum et al. (2018), as implemented in XTREME's evaluation script.
+    """
+    given, right = set(predictions), set(golds)
+    if not right:
+        raise BadRows("no gold pairs to score: an empty set has no score.")
+    hits = len(given & right)
+    if not hits:
+        return {"f1": 0.0, "precision": 0.0, "recall": 0.0}
+    precision, recall = hits / len(given), hits / len(right)
+    f1 = 2 * precision * recall / (precision + recall)
+    return {"f1": f1, "precision": precision, "recall": recall}
+
+
+def map_at_k(
+    predictions: Sequence[Sequence[Hashable]],
+    golds: Sequence[Collection[Hashable]],
+    k: int | None = 20,
+) -> dict[str, float]:
+    """Return ``map``, the mean average precision of the first ``k`` candidates; LAReQA's score.
+
+    Args:
+        predictions: per query, candidates, best first; one that comes again is not counted again.
+        golds: per query, the right candidates, at least one.
+        k: how many of the ranked count; ``None`` for all.
+
+    Source:
+        LAReQA (Roy et al., 2020), as implemented in XTREME-R.
+    """
+    total = 0.0
+    for ranked, wanted in _ranked(predictions, golds):
+        found: set[Hashable] = set()
+        precisions = 0.0
+        for rank, candidate in enumerate(ranked[:k], start=1):
+            if candidate in wanted and candidate not in found:
+                found.add(candidate)
+                precisions += len(found) / rank
+        total += precisions / min(len(wanted), k or len(wanted))
+    return {"map": total / len(golds)}
+
+
+def mrr_at_k(
+    predictions: Sequence[Sequence[Hashable]],
+    golds: Sequence[Collection[Hashable]],
+    k: int | None = 20,
+) -> dict[str, float]:
+    """Return ``mrr``, the mean reciprocal rank of the first right candidate among ``k``.
+
+    Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20. Arguments
+    as for :func:`map_at_k`. Source: XTREME-R (Ruder et al., 2021).
+    """
+    total = 0.0
+    for ranked, wanted in _ranked(predictions, golds):
+        hits = (rank for rank, one in enumerate(ranked[:k], start=1) if one in wanted)
+        first = next(hits, 0)
+        total += 1.0 / first if first else 0.0
+    return {"mrr": total / len(golds)}
+
+
+def _ranked(
+    predictions: Sequence[Sequence[Hashable]], golds: Sequence[Collection[Hashable]]
+) -> list[tuple[Sequence[Hashable], set[Hashable]]]:
+    """Return each query's ranking beside its right candidates, of which it must have one."""
+    same_length(predictions, golds, "queries")
+    for number, right in enumerate(golds):
+        if not len(right):
+            raise BadRows(f"query {number} has no right candidate, so its ranking has no score.")
+    return [(ranked, set(right)) for ranked, right in zip(predictions, golds, strict=True)]
+
+
+register("accuracy", accuracy)
+register("macro_f1", macro_f1)
+register("span_f1", span_f1, "f1")
+register("token_accuracy", token_accuracy)
+register("squad", squad, "mean")
+register("squad2", squad2, "mean")
+register("mlqa", mlqa, "mean")
+register("pair_f1", pair_f1, "f1")
+register("map", map_at_k)
+register("mrr", mrr_at_k)

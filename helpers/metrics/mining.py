@@ -149,14 +149,24 @@ def mine_texts(
     if duplicates not in ("drop", "expand"):
         raise unknown("treatment of duplicates", duplicates, ("drop", "expand"))
     sides = []
-    for vectors, texts, ids in (
-        (source_vectors, source_texts, source_ids),
-        (target_vectors, target_texts, target_ids),
+    for side, vectors, texts, ids in (
+        ("source", source_vectors, source_texts, source_ids),
+        ("target", target_vectors, target_texts, target_ids),
     ):
         if not len(vectors) == len(texts) == len(ids):
             raise BadRows(
                 f"{len(vectors)} vectors, {len(texts)} texts, {len(ids)} ids: give one each."
             )
+        if not len(texts):
+            raise BadRows(f"no {side} texts to mine: both sides need at least one.")
+        seen: dict[Hashable, str] = {}
+        for text, name in zip(texts, ids, strict=True):
+            if name in seen:
+                raise BadRows(
+                    f"{side} id {name!r} stands for two texts, {seen[name]!r} and {text!r}: give "
+                    "each text an id of its own."
+                )
+            seen[name] = text
         last = {text: place for place, text in enumerate(texts)}
         # Dictionaries keep the place of the first occurrence, so ties rank as in the text.
         sides.append((np.fromiter(last.values(), np.int64), _ids_of(list(last), texts, ids)))

@@ -20,8 +20,12 @@ import threadpoolctl
 import torch
 
 from helpers import data, results, study, tasks
-from helpers.metrics.submissions import score_submission, write_labels, write_submission
-from helpers.metrics.xtreme import BENCHMARKS
+from helpers.metrics.submissions import (
+    BENCHMARKS,
+    score_submission,
+    write_labels,
+    write_submission,
+)
 from helpers.similarity import catalogue, features, languages
 from helpers.stats import (
     calibration,

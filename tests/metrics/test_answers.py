@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.errors import BadRows, HelpfulError, UnknownName
-from helpers.metrics import best_threshold, exact_match, mlqa, normalise, squad, squad2, token_f1
+from helpers.errors import BadRows, UnknownName
+from helpers.metrics import mlqa, squad, squad2
+from helpers.metrics.answers import tokens
 
 WORDS = st.sampled_from(
     "the a an The cat, cat café U.S. dog's the-cat 42 北京 ال».".split() + ["  "]
@@ -40,7 +41,7 @@ def slow_tokens(text, language):
 
 @given(TEXT, st.sampled_from(["", *MLQA_LANGUAGES]))
 def test_normalisation_equals_the_slow_way(text, language):
-    assert normalise(text, language).split() == slow_tokens(text, language)
+    assert tokens(text, language) == slow_tokens(text, language)
 
 
 @given(TEXT, st.lists(TEXT, min_size=1, max_size=3), st.sampled_from(["", *MLQA_LANGUAGES]))
@@ -49,17 +50,18 @@ def test_f1_equals_the_slow_way(prediction, answers, language):
         shared = sum((Counter(one) & Counter(other)).values())
         return 2 * shared / (len(one) + len(other)) if shared else 0.0
 
-    tokens = slow_tokens(prediction, language)
-    expected = max(f1(tokens, slow_tokens(answer, language)) for answer in answers)
-    assert token_f1(prediction, answers, language) == pytest.approx(expected, abs=1e-12)
+    said = slow_tokens(prediction, language)
+    expected = max(f1(said, slow_tokens(answer, language)) for answer in answers)
+    score = squad([prediction], [answers], language)
+    assert score["f1"] == pytest.approx(expected, abs=1e-12)
 
 
 @given(TEXT, TEXT)
 def test_exact_match_implies_full_f1_and_both_are_symmetric(one, other):
-    assert exact_match(one, [other]) == exact_match(other, [one])
-    assert token_f1(one, [other]) == pytest.approx(token_f1(other, [one]))
-    if exact_match(one, [other]) and normalise(one):
-        assert token_f1(one, [other]) == 1.0
+    score = squad([one], [[other]])
+    assert score == pytest.approx(squad([other], [[one]]))
+    if score["exact_match"] and tokens(one):
+        assert score["f1"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_exact_match_implies_full_f1_and_both_are_symmetric(one, other):
     ],
 )
 def test_normalisation_of_known_texts(text, language, expected):
-    assert normalise(text, language) == expected
+    assert " ".join(tokens(text, language)) == expected
 
 
 # The answers of XTREME's mock submission to MLQA, and the means its own test expects.
@@ -144,8 +146,6 @@ def test_answers_that_cannot_be_compared_are_refused(predictions, golds, message
 def test_mlqa_knows_seven_languages():
     with pytest.raises(UnknownName, match="MLQA language 'fr'"):
         mlqa(["x"], [["x"]], "fr")
-    with pytest.raises(UnknownName):
-        normalise("x", "fr")
 
 
 def test_squad2_rewards_silence_on_unanswerable_questions_only():
@@ -160,45 +160,3 @@ def test_squad2_takes_an_answer_that_normalises_to_nothing_for_none():
     # "the" is nothing after normalisation, so only silence (or another article) is right.
     assert squad2([""], [["the"]])["exact_match"] == 1.0
     assert squad2(["cat"], [["the"]])["f1"] == 0.0
-
-
-@st.composite
-def judged(draw):
-    """Questions with a score, a null score (all different) and an answer or none."""
-    n = draw(st.integers(1, 8))
-    null = draw(st.permutations([i / 10 for i in range(1, n + 1)]))
-    has = draw(st.lists(st.booleans(), min_size=n, max_size=n))
-    said = draw(st.lists(st.booleans(), min_size=n, max_size=n))
-    return null, has, said
-
-
-@given(judged())
-def test_the_best_threshold_is_the_best_of_all(case):
-    null, has, said = case
-    names = [str(i) for i in range(len(null))]
-    golds = [["x"] if one else [] for one in has]
-    predictions = ["x" if one else "" for one in said]
-    result = squad2(predictions, golds, null_scores=null)
-    tried = [
-        squad2(predictions, golds, null_scores=null, threshold=cut)["f1"] for cut in [0.0, *null]
-    ]
-    assert result["best_f1"] == pytest.approx(max(tried))
-    at = squad2(predictions, golds, null_scores=null, threshold=result["best_f1_threshold"])
-    assert at["f1"] == pytest.approx(result["best_f1"])
-    scores = {n: float(h == s) for n, h, s in zip(names, has, said, strict=True)}
-    best, _ = best_threshold(
-        dict(zip(names, predictions, strict=True)),
-        scores,
-        dict(zip(names, null, strict=True)),
-        dict(zip(names, has, strict=True)),
-    )
-    assert best == pytest.approx(max(tried))
-
-
-def test_squad2_refuses_null_scores_that_do_not_fit():
-    with pytest.raises(HelpfulError, match="null_scores"):
-        squad2(["x"], [["x"]], threshold=0.5)
-    with pytest.raises(BadRows, match="2 null scores for 1 questions"):
-        squad2(["x"], [["x"]], null_scores=[0.1, 0.2])
-    with pytest.raises(BadRows, match="keyed like golds"):
-        squad2(["x"], [["x"]], null_scores={"0": 0.1})

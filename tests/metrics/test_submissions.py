@@ -8,12 +8,14 @@ import seqeval.metrics
 
 from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.metrics.submissions import (
+    BENCHMARKS,
+    overall,
+    rules,
     score_submission,
-    tatoeba_order,
+    task_mean,
     write_labels,
     write_submission,
 )
-from helpers.metrics.xtreme import BENCHMARKS
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET NOUN PUNCT SCONJ VERB".split()
 
@@ -220,7 +222,7 @@ def one_task(tmp_path, task, gold, given, benchmark="xtreme"):
         for folder, text in (("labels", gold), ("predictions", said)):
             path = tmp_path / folder / task / f"test-{language}.{facts.suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
+            path.write_bytes(text.replace("XX", language).encode())
     return tmp_path / "predictions", tmp_path / "labels"
 
 
@@ -228,7 +230,11 @@ def gold_of(facts, gold):
     """The text that predicts a label file perfectly."""
     if facts.kind != "answers":
         return gold
-    paragraphs = [p for article in json.loads(gold)["data"] for p in article.get("paragraphs", [])]
+    paragraphs = [
+        p
+        for article in json.loads(gold.lstrip("\ufeff"))["data"]
+        for p in article.get("paragraphs", [])
+    ]
     found = [qa for paragraph in paragraphs for qa in paragraph["qas"] if qa["answers"]]
     return json.dumps({qa["id"]: qa["answers"][0]["text"] for qa in found})
 
@@ -251,19 +257,19 @@ TRAPS = {
         "pawsx",
         "0\n1\n",
         "0\ta\tb\n1\ta\tb\n",
-        "more than a label",
+        r"line 1: '0\\ta\\tb'; expected 0, 1, alone",
         0.0,
     ),
     "byte order mark": ("pawsx", "0\n1\n", "\ufeff0\n1\n", "byte order mark", 50.0),
     "tags of another length": ("udpos", "X\n\nVERB\nNOUN\n", "X\n\nVERB\n", "2 tokens and 1", 80.0),
     "fewer sentences": ("udpos", "X\n\nX\n", "X\nX\n", "1 sentences, but", None),
     "empty tags": ("udpos", "X\n", "\n\n", "empty", None),
-    "empty pairs": ("bucc2018", "de-1\ten-1\n", "", "empty", 0.0),
+    "empty gold pairs": ("bucc2018", "", "XX-1\ten-1\n", "empty", None),
     "one id": (
         "bucc2018",
-        "de-1\ten-1\n",
-        "de-1\ten-1\nde-2\n",
-        "line 2: expected two ids",
+        "XX-1\ten-1\n",
+        "XX-1\ten-1\nXX-2\n",
+        "line 2: .*expected two ids",
         200 / 3,
     ),
     "empty answers": ("xquad", SQUAD, "{}", "empty", 0.0),
@@ -272,12 +278,12 @@ TRAPS = {
     "repeated id": ("xquad", SQUAD, '{"a": "x", "b": "n", "b": "y"}', "'b' comes twice", 100.0),
     "cut off": ("xquad", SQUAD, '{"a": "x", ', "not JSON", None),
     "answers in a list": ("xquad", SQUAD, '["x", "y"]', "expected a JSON object", None),
-    "answer that is no text": ("xquad", SQUAD, '{"a": 1}', "not text", None),
+    "answer that is no text": ("xquad", SQUAD, '{"a": 1}', "1; expected the text", None),
     "labels without answers": (
         "xquad",
         squad_labels(("a", [])),
         '{"a": "x"}',
-        "no gold answer",
+        "no gold answer|accepted answers",
         None,
     ),
     "labels of another form": (
@@ -291,17 +297,35 @@ TRAPS = {
         "xcopa",
         XCOPA,
         '{"label": "0"}\n{"label": "1"}\n',
-        "different kinds",
+        "line 1: '0'; expected a number from 0 to 1",
         0.0,
     ),
     "no label": ("xcopa", XCOPA, '{"idx": 0}\n{"idx": 1}\n', "line 1: expected an object", None),
-    "entity that is no list": ("mewslix", MEWSLI, '{"a": "Q1", "b": "Q2"}', "list of ids", None),
-    "entity that is no text": ("mewslix", MEWSLI, '{"a": [1], "b": ["Q2"]}', "not text", None),
+    "entity that is no list": (
+        "mewslix",
+        MEWSLI,
+        '{"a": "Q1", "b": "Q2"}',
+        "'Q1'; expected a list",
+        None,
+    ),
+    "entity that is no text": (
+        "mewslix",
+        MEWSLI,
+        '{"a": [1], "b": ["Q2"]}',
+        r"\[1\]; expected a list",
+        None,
+    ),
     "answers of another form": ("xquad", SQUAD, '{"data": [1]}', "an entry for each id", None),
     "entities of another form": ("mewslix", MEWSLI, '{"data": 3}', "an entry for each id", None),
     "nested without end": ("xquad", SQUAD, "[" * 100_000, "not JSON", None),
     "number without end": ("xquad", SQUAD, "9" * 5000, "not JSON", None),
-    "label cut off": ("xnli", "neutral\nneutral\n", "neutral\nneutr", "Is the file whole", 50.0),
+    "label cut off": (
+        "xnli",
+        "neutral\nneutral\n",
+        "neutral\nneutr",
+        "line 2: 'neutr'; expected entailment",
+        50.0,
+    ),
     "unknown mention": ("mewslix", MEWSLI, '{"a": ["Q1"], "z": ["Q2"]}', "such as 'z'", 50.0),
 }
 
@@ -387,11 +411,11 @@ def test_folders_without_a_task_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("task", "values", "message"),
     [
-        ("xnli", [0, 1], "labels are contradiction"),
+        ("xnli", [0, 1], "line 1: '0'; expected entailment, neutral, contradiction"),
         ("pawsx", [], "nothing to write"),
-        ("udpos", [["NOUN", ""]], "cannot be written"),
-        ("panx", [["B-PER\tx"]], "cannot be written"),
-        ("bucc2018", [("de 1\n", "en-1")], "cannot be written"),
+        ("udpos", [["NOUN", ""]], "line 2: ''; expected ADJ"),
+        ("panx", [["B-PER\tx"]], "line 1: .*; expected a tag"),
+        ("bucc2018", [("de 1\n", "en-1")], "line 1: .*; expected two ids"),
         ("xquad", {}, "nothing to write"),
     ],
 )
@@ -424,10 +448,75 @@ def test_empty_sentences_survive_writing_and_reading(tmp_path):
 
 
 def test_no_mined_pair_is_a_result(tmp_path):
-    write_submission({"bucc2018": {"de": []}}, tmp_path, partial=True)
-    assert (tmp_path / "bucc2018" / "test-de.tsv").read_text() == ""
+    folders = one_task(tmp_path, "bucc2018", "XX-1\ten-1\n", "")
+    write_submission({"bucc2018": {"de": []}}, folders[0], partial=True)
+    frame = score_submission(*folders)
+    assert percent(frame, "bucc2018", "f1", "de") == 0.0
+    assert frame.attrs["notes"] == ["bucc2018 de: the file holds no pair, which scores 0."]
 
 
-def test_tatoeba_lists_english_sentences_by_text():
-    assert tatoeba_order(["We sang.\n", "A dog.", "So what?"]) == [1, 2, 0]
-    assert tatoeba_order(["b", "a", "b"]) == [1, 0, 2]
+def test_english_counts_in_the_mean_and_is_left_out_beside_it():
+    assert task_mean({"en": 0.9, "de": 0.5, "fr": 0.1}) == {
+        "all": pytest.approx(0.5),
+        "without_english": pytest.approx(0.3),
+    }
+    assert task_mean({"en": 0.9}) == {"all": 0.9}
+    assert task_mean({"de": 0.4}) == {"all": 0.4, "without_english": 0.4}
+    with pytest.raises(BadRows):
+        task_mean({})
+
+
+def test_xtreme_is_the_mean_over_nine_tasks():
+    scores = {name: (place + 1) / 10 for place, name in enumerate(BENCHMARKS["xtreme"].tasks)}
+    result = overall(scores, "xtreme")
+    assert result.value == result.tasks_mean == pytest.approx(0.5)
+    assert result.statement == ""
+    assert result.groups["classification"] == pytest.approx((scores["pawsx"] + scores["xnli"]) / 2)
+    assert set(result.groups) == {"classification", "tagging", "qa", "retrieval"}
+
+
+def test_a_missing_task_gives_its_complete_groups_and_a_statement():
+    result = overall({"xnli": 0.5, "pawsx": 0.7}, "xtreme")
+    assert result.value is None
+    assert result.groups == {"classification": pytest.approx(0.6)}
+    assert "udpos" in result.statement
+
+
+def test_xtreme_r_has_no_official_mean_but_ours():
+    result = overall(dict.fromkeys(BENCHMARKS["xtreme-r"].tasks, 0.5), "xtreme-r")
+    assert result.value is None
+    assert "LAReQA" in result.statement
+    assert result.tasks_mean == 0.5
+    assert result.groups["multi_choice"] == 0.5
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UnknownName, match="'bucc2018'"):
+        overall({"bucc": 0.5}, "xtreme")
+    with pytest.raises(UnknownName):
+        overall({"pawsx": 0.5}, "xtreme-r")
+    with pytest.raises(UnknownName, match="'xtreme-r'"):
+        rules("xtremer")
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        (
+            "xtreme",
+            "pawsx 7 xnli 15 panx 40 udpos 33 bucc2018 4 tatoeba 36 xquad 11 mlqa 7 tydiqa 9",
+        ),
+        (
+            "xtreme-r",
+            "xnli 15 panx 48 udpos 38 tatoeba 41 xcopa 11 lareqa 11 mewslix 11 xquad 12 mlqa 7 "
+            "tydiqa 9",
+        ),
+    ],
+)
+def test_languages_are_as_many_as_the_papers_say_and_none_twice(name, counts):
+    words = counts.split()
+    tasks = rules(name).tasks
+    assert {task: str(len(tasks[task].languages)) for task in tasks} == dict(
+        zip(words[::2], words[1::2], strict=True)
+    )
+    assert all(len(set(task.languages)) == len(task.languages) for task in tasks.values())

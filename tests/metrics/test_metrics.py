@@ -1,0 +1,208 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from helpers import metrics
+from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.metrics import accuracy, macro_f1, map_at_k, mrr_at_k, pair_f1, placeholder
+
+
+@pytest.fixture
+def own_metric(monkeypatch):
+    monkeypatch.setattr(metrics, "_METRICS", dict(metrics._METRICS))
+
+
+def test_a_metric_added_in_a_cell_is_scored_by_name(own_metric):
+    metrics.register("length", lambda predictions, golds, scale=1: {"length": scale * len(golds)})
+    assert metrics.score("length", "ab", "ab", scale=2) == {"length": 4.0}
+    assert metrics.names()[-1] == "length"
+    with pytest.raises(HelpfulError, match="replace=True"):
+        metrics.register("length", max)
+    metrics.register("length", lambda predictions, golds: {"other": 1}, "other", replace=True)
+    assert metrics.main("length") == "other"
+
+
+def test_a_cut_off_is_part_of_the_name():
+    ranked, golds = [["x", "y"]], [["y"]]
+    assert metrics.score("mrr@1", ranked, golds) == {"mrr": 0.0}
+    assert metrics.score("mrr@2", ranked, golds) == {"mrr": 0.5}
+    assert metrics.main("map@20") == "map"
+
+
+@pytest.mark.parametrize("name", ["map@0", "map@x", "accuracy@3"])
+def test_a_meaningless_cut_off_is_refused(name):
+    with pytest.raises(HelpfulError, match="cut-off"):
+        metrics.score(name, [[1]], [[1]])
+
+
+def test_unknown_metrics_and_options_name_the_valid_ones():
+    with pytest.raises(UnknownName, match="'span_f1'"):
+        metrics.score("spanf1", [["O"]], [["O"]])
+    with pytest.raises(UnknownName, match="'variant'"):
+        metrics.score("span_f1", [["O"]], [["O"]], varient="plain")
+
+
+def test_a_metric_without_its_main_value_is_refused(own_metric):
+    metrics.register("broken", lambda predictions, golds: {"broken": float("nan")})
+    with pytest.raises(HelpfulError, match="finite 'broken'"):
+        metrics.score("broken", [1], [1])
+    with pytest.raises(HelpfulError, match="leave it out"):
+        metrics.register("map@5", max)
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "golds", "options"),
+    [
+        ("accuracy", [1, 0], [1, 0], {}),
+        ("macro_f1", [1, 0], [1, 0], {}),
+        ("span_f1", [["B-PER"]], [["B-PER"]], {}),
+        ("token_accuracy", [["X"]], [["X"]], {}),
+        ("squad", ["x"], [["x"]], {}),
+        ("squad2", [""], [[]], {}),
+        ("mlqa", ["x"], [["x"]], {"language": "de"}),
+        ("pair_f1", [("a", "b")], [("a", "b")], {}),
+        ("map@20", [["a"]], [["a"]], {}),
+        ("mrr", [["a"]], [["a"]], {}),
+    ],
+)
+def test_every_metric_gives_one_for_a_perfect_prediction(name, predictions, golds, options):
+    assert metrics.score(name, predictions, golds, **options)[metrics.main(name)] == 1.0
+
+
+def test_every_metric_refuses_an_empty_set():
+    for name in metrics.names():
+        options = {"language": "en"} if name == "mlqa" else {}
+        with pytest.raises(BadRows):
+            metrics.score(name, [], [], **options)
+
+
+def test_scoring_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys, helpers.metrics, helpers.metrics.submissions;"
+        "bad = {'torch', 'transformers', 'datasets'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LABELS = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=40
+)
+
+
+@given(LABELS)
+def test_scores_equal_those_of_scikit_learn(pairs):
+    golds, predictions = map(list, zip(*pairs, strict=True))
+    score = macro_f1(predictions, golds)
+    assert score["accuracy"] == pytest.approx(sk.accuracy_score(golds, predictions))
+    assert score["macro_f1"] == pytest.approx(
+        sk.f1_score(golds, predictions, average="macro", zero_division=0)
+    )
+
+
+def test_arrays_of_ids_are_labels_too():
+    assert accuracy(np.array([0, 1, 1]), np.array([0, 1, 2])) == {"accuracy": pytest.approx(2 / 3)}
+    assert macro_f1(np.array([5, 5]), np.array([5, 5]))["macro_f1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "golds", "message"),
+    [
+        ([1], [1, 2], "1 predictions for 2 examples"),
+        ([], [], "no examples"),
+        (["0", "1"], [0, 1], "different kinds"),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_refused(predictions, golds, message):
+    with pytest.raises(BadRows, match=message):
+        accuracy(predictions, golds)
+
+
+RANKING = st.permutations(range(8))
+RIGHT = st.sets(st.integers(0, 7), min_size=1)
+
+
+def ap(ranked, right, k=None):
+    """Average precision of one ranking."""
+    return map_at_k([ranked], [right], k)["map"]
+
+
+@given(RANKING, RIGHT)
+def test_uncut_average_precision_equals_scikit_learn(ranked, right):
+    truth = [candidate in right for candidate in ranked]
+    expected = sk.average_precision_score(truth, -np.arange(8.0))
+    assert ap(ranked, right) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(RANKING, st.integers(0, 7)), min_size=1, max_size=5))
+def test_with_one_right_candidate_map_is_mrr(queries):
+    predictions = [ranked for ranked, _ in queries]
+    golds = [[right] for _, right in queries]
+    assert map_at_k(predictions, golds, 3)["map"] == pytest.approx(
+        mrr_at_k(predictions, golds, 3)["mrr"]
+    )
+    truth = np.array([[place == right for place in range(8)] for _, right in queries])
+    order = np.array([np.argsort(ranked) for ranked in predictions])
+    expected = sk.label_ranking_average_precision_score(truth, -order.astype(float))
+    assert mrr_at_k(predictions, golds, None)["mrr"] == pytest.approx(expected)
+
+
+@given(RANKING, RIGHT, st.integers(1, 8))
+def test_average_precision_is_one_exactly_when_the_first_places_are_right(ranked, right, k):
+    first = set(ranked[: min(k, len(right))])
+    assert (ap(ranked, right, k) == pytest.approx(1.0)) == (first <= right)
+
+
+def test_the_divisor_is_the_smaller_of_targets_and_k():
+    assert ap([1, 2], [1, 2, 3, 4], k=2) == 1.0
+    assert ap([1, 9, 2], [1, 2], k=20) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_candidate_that_comes_twice_counts_once():
+    assert ap([1, 1, 2], [1, 2]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_hits_beyond_k_do_not_count():
+    assert mrr_at_k([["x"] * 20 + ["y"]], [["y"]], 20) == {"mrr": 0.0}
+    assert mrr_at_k([["x"] * 19 + ["y"]], [["y"]], 20) == {"mrr": 1 / 20}
+
+
+@given(
+    st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3))),
+    st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1),
+)
+def test_pair_f1_is_the_dice_overlap_of_two_sets(given_pairs, right):
+    score = pair_f1(list(given_pairs) * 2, right)
+    assert score["f1"] == pytest.approx(
+        2 * len(given_pairs & right) / (len(given_pairs) + len(right))
+    )
+
+
+def test_nothing_to_find_is_refused():
+    with pytest.raises(BadRows, match="no gold pairs"):
+        pair_f1([(1, 2)], [])
+    with pytest.raises(BadRows, match="query 0 has no right candidate"):
+        map_at_k([[1]], [[]])
+    with pytest.raises(BadRows, match="query 0 has no right candidate"):
+        mrr_at_k([[1]], [[]])
+    with pytest.raises(BadRows, match="1 predictions for 2 queries"):
+        mrr_at_k([[1]], [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    "golds",
+    [["O"] * 2, [["O", "O"], []], [[-100], [-1, -100]], [[""], ["", " "]], [[], []], [3] * 20],
+)
+def test_golds_that_tell_nothing_are_a_placeholder(golds):
+    assert f"every gold of {len(golds)} rows is" in placeholder(golds)
+
+
+@pytest.mark.parametrize(
+    "golds", [[], [3] * 19, [["O", "B-PER"], ["O"]], [0, 1] * 10, [[], ["a"], ["b"]], [-1, 0] * 20]
+)
+def test_golds_that_differ_or_are_few_are_gold(golds):
+    assert placeholder(golds) == ""
