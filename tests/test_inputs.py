@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from helpers import data, tasks
 from helpers.errors import HelpfulError
@@ -488,6 +490,14 @@ TABLES: dict[str, Case] = {
     "words a line": (TAGS(b"x.tsv\nAnna\tB-PER\nsaw\tO\n"), refused("CoNLL", "Source('rows'")),
     "language iw": (rows("pair", language="iw")([PAIR_ROW]), refused("'iw'. Did you mean 'he'?")),
     "language zh-CN": (rows("pair", language="zh-CN")([PAIR_ROW]), refused("Did you mean 'zh'?")),
+    "function gives a generator": (rows("pair", show=len)(iter([PAIR_ROW])), 1),
+    "function gives a data set": (
+        rows("pair", show=len)(Dataset.from_list([PAIR_ROW | {"label": 1}] * 3)),
+        3,
+    ),
+    "function gives a frame": (PAIR(pd.DataFrame([PAIR_ROW])), refused("DataFrame", "'records'")),
+    "function gives nothing": (PAIR(None), refused("NoneType", "a list of dictionaries")),
+    "function gives texts": (PAIR(["a", "b"]), refused("row 0", "'a'; expected a row")),
     "blank texts only": (PAIR([PAIR_ROW | {"first": " "}] * 3), refused("blank in all 3 rows")),
     "some blank texts": (
         rows("pair", show=kept)([PAIR_ROW, PAIR_ROW | {"first": "   ", "second": ""}]),

@@ -9,7 +9,7 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -175,7 +175,17 @@ def _package(source: Source, language: str, split: str, first: int | None) -> Ra
 def _function(source: Source, language: str, split: str, first: int | None) -> Raw:
     if source.read is None:
         raise HelpfulError(f"source {source.id!r} of kind 'rows' needs read=function")
-    return Raw(source.read(language, split)[:first], f"rows {source.id}")
+    origin, found = f"rows {source.id}", source.read(language, split)
+    if isinstance(found, datasets.Dataset):
+        kept = found if first is None else found.select(range(min(first, len(found))))
+        return Raw(kept, origin, class_names(found.features))
+    # A frame or a mapping would give the names of its columns as rows.
+    if not isinstance(found, Iterable) or isinstance(found, str | Mapping) or hasattr(found, "loc"):
+        raise BadRows(
+            f"{origin}: its function gave a {type(found).__name__} for {language!r}, {split!r}; "
+            "expected a list of dictionaries (of a data frame: frame.to_dict('records'))."
+        )
+    return Raw(list(islice(found, first)), origin)
 
 
 def _folder(source: Source, language: str, split: str, first: int | None) -> Raw:

@@ -17,6 +17,14 @@ BLANK = "blank text kept in "
 # characters of stripped white space.
 _SEARCH = 200
 _OPTIONAL = {"second": "", "id": None}
+# Fields that should not be blank; a choice may lack a context.
+_TEXTS: Mapping[str, tuple[str, ...]] = {
+    "pair": ("first", "second"),
+    "choice": (),
+    "tagging": (),
+    "span": ("context", "question"),
+    "retrieval": ("text",),
+}
 
 
 @dataclass
@@ -72,9 +80,9 @@ class Standard:
                 # Which questions a candidate answers is resolved when all rows are read.
                 kept = {"_answers": row["_answers"]} if "_answers" in row else {}
                 outcome.rows.append(made | kept)
-                if "_note" not in row:
-                    blank = (name for name, text in made.items() if _blank(text))
-                    outcome.notes += [f"{BLANK}{name!r}" for name in blank]
+                for name in _TEXTS[self.task.format]:
+                    if (not made[name] or made[name].isspace()) and "_note" not in row:
+                        outcome.notes.append(f"{BLANK}{name!r}")
         return outcome
 
     def _adapt(self, raw: Row, number: int, outcome: Outcome) -> Iterable[Row]:
@@ -219,7 +227,13 @@ class Standard:
         return value
 
     def _texts(self, values: Any, name: str, number: int) -> list[str]:
-        return [self._text(value, name, number) for value in self._list(values, name, number)]
+        found = self._list(values, name, number)
+        try:
+            # Most lists are sound: they are looked at together, and one by one only where not.
+            "".join(found).encode()
+        except (TypeError, UnicodeEncodeError):
+            return [self._text(value, name, number) for value in found]
+        return found
 
     def _list(self, values: Any, name: str, number: int) -> list[Any]:
         """Refuse text where a list belongs: its characters would be taken for the elements."""
@@ -266,11 +280,12 @@ class Standard:
                 return IGNORED
             expected = f"one of {', '.join(self.labels)}"
             raise self.bad(number, f"tag {value!r} in column {column!r}", expected)
-        known = isinstance(value, int | np.integer) and -1 <= value < len(self.labels)
-        if not known and value != IGNORED:
+        if not isinstance(value, int | np.integer) or not (
+            -1 <= value < len(self.labels) or value == IGNORED
+        ):
             expected = f"0 to {len(self.labels) - 1}"
             raise self.bad(number, f"tag {value} in column {column!r}", expected)
-        return int(value) if int(value) >= 0 else IGNORED
+        return int(value) if value >= 0 else IGNORED
 
     def bad(self, number: int, found: str, expected: str) -> BadRows:
         """Build the error for a row that does not fit the facts of its task."""
@@ -284,10 +299,6 @@ class Standard:
 def _one_of(row: Any) -> str:
     names = sorted(str(name) for name in row if str(name)[:1] != "_")
     return f"one of the columns {', '.join(names)}"
-
-
-def _blank(text: Any) -> bool:
-    return isinstance(text, str) and not text.strip()
 
 
 def find(context: str, text: str, start: int) -> tuple[int | None, str]:

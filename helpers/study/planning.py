@@ -108,7 +108,7 @@ def wish(
     known = {code for task in then for code in task.languages}
     for code in codes:
         if code not in known:
-            raise unknown("language", code, known)
+            raise tasks.unknown_language("language", code, known)
     numbers = chosen.seeds if seeds is None else seeds
     listing = tuple(range(numbers)) if isinstance(numbers, int) else tuple(numbers)
     if not listing or len(set(listing)) < len(listing) or min(listing) < 0:

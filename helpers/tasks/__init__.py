@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ Role = Literal["intermediate", "target"]
 Kind = Literal["hub", "files", "package", "folder", "tables", "rows"]
 Row = dict[str, Any]
 Adapt = Callable[[Row, str], Row | list[Row] | None]
-Read = Callable[[str, str], Sequence[Row]]
+Read = Callable[[str, str], Iterable[Row]]
 
 FORMATS: tuple[Format, ...] = ("pair", "choice", "tagging", "span", "retrieval")
 ROLES: tuple[Role, ...] = ("intermediate", "target")
@@ -349,7 +349,7 @@ def names(role: str = "", group: str = "", format: str = "") -> list[str]:
     ]
 
 
-def unknown_language(what: str, code: str, valid: Sequence[str]) -> UnknownName:
+def unknown_language(what: str, code: str, valid: Collection[str]) -> UnknownName:
     """Build the error for a language that is not one of the valid ones; know other codes of it."""
     error = unknown(what, code, valid)
     base = code.replace("_", "-").split("-")[0].lower()
