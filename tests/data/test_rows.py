@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,46 +29,52 @@ def made(rows: list[dict[str, object]], **facts: object) -> Task:
 PAIRS = [{"id": str(i), "first": f"a{i}", "second": "b", "label": i % 2} for i in range(100)]
 
 
-def test_unknown_names_list_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="'mnlii'. Did you mean 'mnli'"):
-        data.rows("mnlii")
-    with pytest.raises(UnknownName, match="language of task 'xnli' 'deu'. Did you mean 'de'"):
-        data.rows("xnli", "deu", "test")
-    with pytest.raises(UnknownName, match="Valid: dev, test.*English rows of task 'mnli'"):
-        data.rows("xnli", "de", "train")
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("mnlii",), "'mnlii'. Did you mean 'mnli'"),
+        (("xnli", "deu", "test"), "language of task 'xnli' 'deu'. Did you mean 'de'"),
+        (("xnli", "de", "train"), "Valid: dev, test.*English rows of task 'mnli'"),
+    ],
+)
+def test_unknown_names_list_the_nearest(asked: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UnknownName, match=message):
+        data.rows(*asked)
 
 
-def test_missing_column_names_task_column_and_row() -> None:
-    task = made(PAIRS, columns={"first": "premise"})
-    with pytest.raises(BadRows, match=r"task 'made'.*row 0 of rows made: no column 'premise'"):
-        data.rows(task)
+def premise(row: dict[str, object], language: str) -> dict[str, object]:
+    return {"first": row["premise"]}
 
 
-def test_wrong_label_names_task_column_first_row_and_what_is_valid() -> None:
-    rows = [*PAIRS[:3], PAIRS[3] | {"label": "maybe"}, PAIRS[4] | {"label": "never"}]
-    with pytest.raises(BadRows, match=r"row 3 .*label 'maybe' in column 'label'.*no, yes"):
-        data.rows(made(rows))
-    with pytest.raises(BadRows, match=r"row 1 .*label 7 in column 'label'.*0 to 1"):
-        data.rows(made([PAIRS[0], PAIRS[1] | {"label": 7}]))
-    with pytest.raises(BadRows, match=r"row 0 .*label nan"):
-        data.rows(made([PAIRS[0] | {"label": float("nan")}]))
+WORDS = {"id": "0", "tokens": ["a", "b"], "tags": [0]}
 
 
-def test_numbers_where_text_belongs_are_refused() -> None:
-    with pytest.raises(BadRows, match=r"row 0 .*'first' is 3.14; expected text"):
-        data.rows(made([PAIRS[0] | {"first": 3.14}]))
-
-
-def test_unequal_tokens_and_tags_are_refused() -> None:
-    row = {"id": "0", "tokens": ["a", "b"], "tags": [0]}
-    with pytest.raises(BadRows, match="2 tokens but 1 tags"):
-        data.rows(made([row], format="tagging", labels=("O", "X")))
-
-
-def test_an_adapter_that_fails_says_on_which_row() -> None:
-    task = made(PAIRS, adapt=lambda row, language: {"first": row["premise"]})
-    with pytest.raises(BadRows, match=r"row 0 .*adapt failed with KeyError\('premise'\)"):
-        data.rows(task)
+@pytest.mark.parametrize(
+    ("rows", "facts", "message"),
+    [
+        (
+            PAIRS,
+            {"columns": {"first": "premise"}},
+            "task 'made'.*row 0 of rows made: no column 'pr",
+        ),
+        (
+            [*PAIRS[:3], PAIRS[3] | {"label": "maybe"}, PAIRS[4] | {"label": "never"}],
+            {},
+            r"row 3 .*label 'maybe' in column 'label'.*no, yes",
+        ),
+        ([PAIRS[0], PAIRS[1] | {"label": 7}], {}, r"row 1 .*label 7 in column 'label'.*0 to 1"),
+        ([PAIRS[0] | {"label": float("nan")}], {}, r"row 0 .*label nan"),
+        ([PAIRS[0] | {"first": 3.14}], {}, r"row 0 .*'first' is 3.14; expected text"),
+        ([WORDS], {"format": "tagging", "labels": ("O", "X")}, "2 tokens but 1 tags"),
+        (PAIRS, {"adapt": premise}, r"row 0 .*adapt failed with KeyError\('premise'\)"),
+        ([], {}, "no usable row; left out: nothing, it is empty"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(
+    rows: list[dict[str, object]], facts: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadRows, match=message):
+        data.rows(made(rows, **facts))
 
 
 def test_an_adapter_may_drop_a_row_and_give_a_reason() -> None:
@@ -80,18 +87,6 @@ def test_an_adapter_may_drop_a_row_and_give_a_reason() -> None:
     rows = data.rows(made(PAIRS, adapt=adapt, labels=("no",)))
     assert rows.dropped == {"left out by the task's adapt": 1, "odd": 50}
     assert len(rows) == rows.total == 49
-
-
-def test_a_constant_label_is_a_placeholder() -> None:
-    rows = [row | {"label": 0} for row in PAIRS]
-    with pytest.raises(BadRows, match="all 100 labels are 'no': a placeholder"):
-        data.rows(made(rows))
-    assert len(data.rows(made(rows[:10]))) == 10
-
-
-def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(BadRows, match="no usable row; left out: nothing, it is empty"):
-        data.rows(made([]))
 
 
 def test_names_decide_label_ids_whatever_their_order(mirror: Path) -> None:
@@ -116,6 +111,8 @@ def test_a_smaller_limit_draws_a_subset_in_source_order(one: int, other: int, se
     assert set(small) <= set(large)
     assert len(small) == min(few, 100)
     assert small == sorted(small, key=int)
+    with pytest.raises(BadRows, match="limit 0"):
+        data.rows(task, limit=0)
 
 
 def test_limits_depend_on_the_seed_and_on_nothing_else() -> None:
@@ -127,11 +124,6 @@ def test_limits_depend_on_the_seed_and_on_nothing_else() -> None:
     # Frozen: a change of this list means that samples of stored runs cannot be drawn again.
     numbers = [int(row["id"]) for row in first]
     assert numbers == [17, 33, 36, 65, 69, 80, 81, 82, 84, 93]
-
-
-def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(BadRows, match="limit 0"):
-        data.rows(made(PAIRS), limit=0)
 
 
 def test_a_limit_on_retrieval_keeps_every_candidate(mirror: Path) -> None:
@@ -194,28 +186,31 @@ def test_changed_facts_are_not_answered_from_the_cache(
     assert data.rows(quiet)[0]["first"] == "quiet"
 
 
-def test_a_set_missing_from_the_mirror_lists_three_ways(mirror: Path) -> None:
+@pytest.mark.parametrize(
+    ("root", "asked", "says"),
+    [
+        (
+            "empty",
+            ("mnli",),
+            ["(1)", "(2)", "(3)", "hf download nyu-mll/glue", "demo", "bcdcba79d"],
+        ),
+        ("mirror0", ("xnli", "tr", "test"), ["no configuration 'tr'"]),
+        ("mirror0", ("panx", "zh", "dev"), ["configuration 'PAN-X.zh', split 'validation'"]),
+        ("no such folder", ("mnli",), ["is not a folder"]),
+    ],
+)
+def test_what_a_mirror_lacks_is_named(
+    root: str,
+    asked: tuple[str, ...],
+    says: list[str],
+    mirror: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (mirror.parent / "empty").mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(sources.ROOT_VARIABLE, str(mirror.parent / "empty"))
-        with pytest.raises(MissingData) as caught:
-            data.rows("mnli")
-    text = str(caught.value)
-    assert all(way in text for way in ("(1)", "(2)", "(3)", "hf download nyu-mll/glue", "demo"))
-    assert tasks.get("mnli").source.revision in text
-
-
-def test_a_configuration_or_split_missing_from_the_mirror_is_named(mirror: Path) -> None:
-    with pytest.raises(MissingData, match=r"no configuration 'sv'|no configuration 'tr'"):
-        data.rows("xnli", "tr", "test")
-    with pytest.raises(MissingData, match="configuration 'PAN-X.zh', split 'validation'"):
-        data.rows("panx", "zh", "dev")
-
-
-def test_a_root_that_is_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(sources.ROOT_VARIABLE, "/no/such/folder")
-    with pytest.raises(MissingData, match="is not a folder"):
-        data.rows("mnli")
+    monkeypatch.setenv(sources.ROOT_VARIABLE, str(mirror.parent / root))
+    with pytest.raises(MissingData) as caught:
+        data.rows(*asked)
+    assert all(part in str(caught.value) for part in says)
 
 
 def test_a_folder_named_like_the_id_is_never_read_in_place_of_the_hub(
@@ -228,38 +223,22 @@ def test_a_folder_named_like_the_id_is_never_read_in_place_of_the_hub(
         data.rows("mnli")
 
 
-def test_a_replaced_file_is_never_answered_from_the_cache(
+def test_a_replaced_or_damaged_file_is_never_answered_from_the_cache(
     generated_mirror: Path, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`datasets` itself gives the old rows here: its cache goes by names alone."""
-    import shutil
-
     monkeypatch.setenv(sources.ROOT_VARIABLE, str(generated_mirror))
     before = data.rows("qqp").fingerprint
     shutil.copytree(generated_mirror / "nyu-mll", tmp_path / "nyu-mll")
     folder = tmp_path / "nyu-mll/glue/qqp"
-    shutil.copy(next(folder.glob("validation-*")), next(folder.glob("train-*")))
+    train = next(folder.glob("train-*"))
+    shutil.copy(next(folder.glob("validation-*")), train)
     monkeypatch.setenv(sources.ROOT_VARIABLE, str(tmp_path))
-    assert data.rows("qqp").fingerprint != before
-    assert len(data.rows("qqp")) == 4
-
-
-@pytest.mark.parametrize("damage", [b"", b"PAR1 not parquet"])
-def test_a_damaged_file_is_named(
-    damage: bytes,
-    generated_mirror: Path,
-    data_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import shutil
-
-    shutil.copytree(generated_mirror / "nyu-mll", tmp_path / "nyu-mll")
-    file = next((tmp_path / "nyu-mll/glue/mnli").glob("train-*"))
-    file.write_bytes(damage)
-    monkeypatch.setenv(sources.ROOT_VARIABLE, str(tmp_path))
-    with pytest.raises(BadRows, match="a file is damaged"):
-        data.rows("mnli")
+    assert data.rows("qqp").fingerprint != before and len(data.rows("qqp")) == 4
+    for damage in (b"", b"PAR1 not parquet"):
+        train.write_bytes(damage)
+        with pytest.raises(BadRows, match="a file is damaged"):
+            data.rows("qqp")
 
 
 def test_divided_splits_share_no_content() -> None:
