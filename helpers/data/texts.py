@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import overload
 
 from helpers.data import packages, sources
 from helpers.errors import BadRows, MissingData
@@ -29,32 +27,16 @@ _MIN_CHARACTERS = 40
 _DEFAULT_LINES = 10_000
 
 
-@dataclass(frozen=True)
-class Texts(Sequence[str]):
+class Texts(tuple[str, ...]):
     """Paragraphs of one language, and where they were read."""
 
     language: str
     source: str
-    lines: tuple[str, ...] = field(repr=False)
-
-    def __len__(self) -> int:
-        """Return the number of paragraphs."""
-        return len(self.lines)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        """Return one paragraph, or several for a slice."""
-        return self.lines[index]
 
     @property
     def fingerprint(self) -> str:
         """Return the sha256 of the paragraphs."""
-        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self).encode()).hexdigest()
 
 
 def texts(language: str, limit: int | None = None, folder: str | Path | None = None) -> Texts:
@@ -85,10 +67,11 @@ def texts(language: str, limit: int | None = None, folder: str | Path | None = N
         origin, lines = f"folder {path}", _from_folder(path, language)
     else:
         origin, lines = _wikipedia(language, limit)
-    found = tuple(islice(dict.fromkeys(line.strip() for line in lines if line.strip()), limit))
+    found = Texts(islice(dict.fromkeys(line.strip() for line in lines if line.strip()), limit))
     if not found:
         raise MissingData(f"no text in {language!r} in {origin}")
-    return Texts(language, origin, found)
+    found.language, found.source = language, origin
+    return found
 
 
 def _from_folder(folder: Path, language: str) -> Iterator[str]:

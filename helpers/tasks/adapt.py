@@ -5,12 +5,23 @@ Each takes a raw row and the language asked for, and returns rows as ``Task.adap
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
 
 from helpers.errors import BadRows
 from helpers.tasks import Row
 
+TYDIQA_PREFIXES = {
+    "english": "en",
+    "arabic": "ar",
+    "bengali": "bn",
+    "finnish": "fi",
+    "indonesian": "id",
+    "korean": "ko",
+    "russian": "ru",
+    "swahili": "sw",
+    "telugu": "te",
+}
 # Sentence ends for SQuAD passages, whose hub copy has no sentence breaks.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 # Letters of polytonic Greek: the mark of Ancient Greek treebanks mixed into a Greek set.
@@ -18,10 +29,7 @@ _POLYTONIC = re.compile(r"[\u1f00-\u1fff]")
 
 
 def hellaswag(row: Row, language: str) -> Row:
-    """Give a HellaSwag row its context (``ctx_a``) and full endings (``ctx_b`` + ending).
-
-    Source: jiant's HellaSwag task.
-    """
+    """Give a HellaSwag row its context and full endings (``ctx_b`` + ending), as jiant does."""
     endings = [f"{row['ctx_b']} {ending}".strip() for ending in row["endings"]]
     return row | {"context": row["ctx_a"], "choices": endings}
 
@@ -37,12 +45,9 @@ def commonsense(row: Row, language: str) -> Row:
 
 
 def copa(row: Row, language: str) -> Row:
-    """Ask COPA's question as XTREME-R does: premise, then "What was the cause?" or "effect".
-
-    ``question`` is wrong in some languages of XCOPA; where the source lends it from Estonian
-    (``question_published`` is then what the row itself says), the loan is noted.
-    """
+    """Ask COPA's question as XTREME-R does: premise, then "What was the cause?" or "effect"."""
     adapted = row | {"prompt": f"{row['premise']} What was the {row['question']}?"}
+    # It is wrong in some languages of XCOPA: there the source lends it from Estonian.
     if row.get("question_published", row["question"]) != row["question"]:
         adapted["_note"] = "question repaired from the Estonian rows"
     return adapted
@@ -63,32 +68,17 @@ def modern(row: Row, language: str) -> Row:
     return row
 
 
-def by_id_prefix(names: Mapping[str, str]) -> Callable[[Row, str], Row]:
-    """Return an adapter that keeps the language named at the start of each id.
-
-    Args:
-        names: prefix of the id to language code, such as ``{"english": "en"}``.
-
-    Raises:
-        KeyError: an id starts with no known language (raised by the adapter).
-    """
-
-    def adapt(row: Row, language: str) -> Row:
-        return row | {"_language": names[row["id"].split("-", 1)[0]]}
-
-    return adapt
+def tydiqa(row: Row, language: str) -> Row:
+    """Tell the language of a row of the mixed TyDi QA set by the name that its id begins with."""
+    return row | {"_language": TYDIQA_PREFIXES[row["id"].split("-", 1)[0]]}
 
 
 def bitext(row: Row, language: str) -> list[Row]:
-    """Make the English sentence a query and its translation a candidate (Tatoeba).
-
-    ``google/xtreme`` names the columns ``source_sentence`` (foreign) and ``target_sentence``
-    and ends every sentence with a line break; ``mteb/tatoeba-bitext-mining`` has ``sentence1``
-    and ``sentence2``.
-    """
+    """Make the English sentence a query and its translation a candidate (both copies of Tatoeba)."""
     columns = ("source_sentence", "target_sentence")
     if columns[0] not in row:
         columns = ("sentence1", "sentence2")
+    # In google/xtreme every sentence ends with a line break.
     foreign, english = (row[column].strip() for column in columns)
     number = row["_number"]
     return [
@@ -97,60 +87,49 @@ def bitext(row: Row, language: str) -> list[Row]:
     ]
 
 
-def corpora(half: Callable[[str], str]) -> Callable[[Row, str], list[Row]]:
-    """Return an adapter for ``mteb/BUCC``: one row with two corpora and 1-based gold pairs.
+def half(key: str) -> str:
+    """Divide by the hash of a key, once and for all: ``"dev"`` or ``"test"``."""
+    return "dev" if hashlib.sha256(key.encode()).digest()[0] < 128 else "test"
 
-    Args:
-        half: gives ``"dev"`` or ``"test"`` for a key; the corpora are divided by it, gold pairs
-            together, because the hub lacks BUCC's small development corpora.
+
+def bucc(row: Row, language: str) -> list[Row]:
+    """Divide BUCC's two corpora (one row of ``mteb/BUCC``) into halves, gold pairs together.
+
+    The hub lacks BUCC's small development corpora.
     """
-
-    def adapt(row: Row, language: str) -> list[Row]:
-        foreign, english = row["sentence1"], row["sentence2"]
-        gold: dict[int, list[int]] = {}
-        # A sentence of several pairs takes all of them into the half of its first one.
-        half_of, owner = list(range(len(foreign))), dict[int, int]()
-        for one, other in row["gold"]:
-            if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
-                raise BadRows(
-                    f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, up to "
-                    f"{len(foreign)} foreign and {len(english)} English sentences. This copy counts "
-                    "from 0, swaps the sides or is cut: use another one."
-                )
-            i, j = one - 1, other - 1
-            gold.setdefault(i, []).append(j)
-            first = half_of[owner.setdefault(j, i)]
-            half_of = half_of if half_of[i] == first else _merged(half_of, half_of[i], first)
-        rows = [
-            {
-                "id": f"{language}-{i + 1}",
-                "side": "query",
-                "text": text.strip(),
-                "gold": [f"en-{j + 1}" for j in gold.get(i, [])],
-                "_split": half(f"{language}-{half_of[i]}"),
-            }
-            for i, text in enumerate(foreign)
-        ]
-        for j, text in enumerate(english):
-            key = f"{language}-{half_of[owner[j]]}" if j in owner else f"en-{j}"
-            rows.append(_candidate(f"en-{j + 1}", text.strip()) | {"_split": half(key)})
-        return rows
-
-    return adapt
-
-
-def _merged(groups: list[int], one: int, other: int) -> list[int]:
-    return [other if group == one else group for group in groups]
+    foreign, english = row["sentence1"], row["sentence2"]
+    gold: dict[int, list[int]] = {}
+    # A sentence of several pairs takes all of them into the half of its first one.
+    group, owner = list(range(len(foreign))), dict[int, int]()
+    for one, other in row["gold"]:
+        if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
+            raise BadRows(
+                f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, up to "
+                f"{len(foreign)} foreign and {len(english)} English sentences. This copy counts "
+                "from 0, swaps the sides or is cut: use another one."
+            )
+        i, j = one - 1, other - 1
+        gold.setdefault(i, []).append(j)
+        old, first = group[i], group[owner.setdefault(j, i)]
+        if old != first:
+            group = [first if number == old else number for number in group]
+    rows: list[Row] = []
+    for i, text in enumerate(foreign):
+        query = {"id": f"{language}-{i + 1}", "side": "query", "text": text.strip()}
+        right = [f"en-{j + 1}" for j in gold.get(i, [])]
+        rows.append(query | {"gold": right, "_split": half(f"{language}-{group[i]}")})
+    for j, text in enumerate(english):
+        key = f"{language}-{group[owner[j]]}" if j in owner else f"en-{j}"
+        rows.append(_candidate(f"en-{j + 1}", text.strip()) | {"_split": half(key)})
+    return rows
 
 
 def answer_sentences(row: Row, language: str) -> list[Row]:
     """Make questions queries, and sentences with their paragraph candidates (LAReQA).
 
-    A paragraph of XQuAD-R states its sentence breaks; in a SQuAD row, used for training, they
-    are inferred and only the sentence with the answer is kept. ``_answers`` of a candidate names
-    the questions it answers, in whatever language they are asked.
-
-    Source: XTREME-R's LAReQA set-up: candidate = sentence and context, line breaks removed.
+    As in XTREME-R a candidate is a sentence and its context, line breaks removed. ``_answers`` names
+    the questions it answers, in whatever language they are asked. A SQuAD row, used for training,
+    states no sentence breaks: they are inferred, and only the sentence with the answer is kept.
     """
     if "qas" not in row:
         return _training_pair(row, language)

@@ -6,7 +6,6 @@ say which and why.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -38,18 +37,7 @@ MLQA_LANGUAGES = tuple("en ar de es hi vi zh".split())
 BUCC_LANGUAGES = ("de", "fr", "ru", "zh")
 XCOPA_LANGUAGES = tuple("et ht id it qu sw ta th tr vi zh".split())
 MEWSLIX_LANGUAGES = tuple("ar de en es fa ja pl ro ta tr uk".split())
-# TyDi QA is one mixed set whose ids begin with the name of a language.
-TYDIQA_PREFIXES = {
-    "english": "en",
-    "arabic": "ar",
-    "bengali": "bn",
-    "finnish": "fi",
-    "indonesian": "id",
-    "korean": "ko",
-    "russian": "ru",
-    "swahili": "sw",
-    "telugu": "te",
-}
+TYDIQA_LANGUAGES = tuple(adapt.TYDIQA_PREFIXES.values())
 # Language code to the three-letter code of Tatoeba's files.
 TATOEBA_CODES = {
     code: name
@@ -106,11 +94,6 @@ def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
         for code in codes.split():
             counts |= {f"{code}/train": train, f"{code}/dev": held, f"{code}/test": held}
     return counts
-
-
-def half(key: str) -> str:
-    """Divide by the hash of a key, once and for all: ``"dev"`` or ``"test"``."""
-    return "dev" if hashlib.sha256(key.encode()).digest()[0] < 128 else "test"
 
 
 _task(
@@ -253,9 +236,9 @@ _task(
     format="span",
     group="xtreme,xtreme-r",
     # English dev is English test, as in XTREME; no other language is looked at before the end.
-    source=_zero_shot(_TYDIQA, tuple(TYDIQA_PREFIXES.values()), {"test": "validation"}),
-    languages=tuple(TYDIQA_PREFIXES.values()),
-    adapt=adapt.by_id_prefix(TYDIQA_PREFIXES),
+    source=_zero_shot(_TYDIQA, TYDIQA_LANGUAGES, {"test": "validation"}),
+    languages=TYDIQA_LANGUAGES,
+    adapt=adapt.tydiqa,
     max_length=384,
 )
 
@@ -273,7 +256,7 @@ _task(
         licence="not stated",
     ),
     languages=BUCC_LANGUAGES,
-    adapt=adapt.corpora(half),
+    adapt=adapt.bucc,
     metric="pair_f1",
     max_length=512,
 )

@@ -98,9 +98,9 @@ def test_text_comes_from_a_folder_of_lines_or_tables(
     (tmp_path / "de" / "a.txt").write_text("eins\n", encoding="utf-8")
     (tmp_path / "fr.tsv").write_text('id\ttext\n1\t"un\n2\tdeux\n', encoding="utf-8")
     monkeypatch.setenv(TEXT_VARIABLE, str(tmp_path))
-    assert data.texts("sw").lines == ("moja", "mbili")
-    assert data.texts("de").lines == ("eins", "zwei")
-    assert data.texts("fr").lines == ('"un', "deux")
+    assert data.texts("sw") == ("moja", "mbili")
+    assert data.texts("de") == ("eins", "zwei")
+    assert data.texts("fr") == ('"un', "deux")
     assert len(data.texts("sw", limit=1)) == 1
     assert data.texts("sw").fingerprint != data.texts("de").fingerprint
     with pytest.raises(MissingData, match="expected ja.txt"):
@@ -116,8 +116,8 @@ def test_wikipedia_paragraphs_leave_out_headings_and_repeats(
     monkeypatch.delenv(TEXT_VARIABLE, raising=False)
     found = data.texts("sw")
     assert found.source == f"mirror {mirror}/wikimedia/wikipedia"
-    assert "Historia" not in found.lines
-    assert len(found) == len(set(found.lines)) == 4
+    assert "Historia" not in found
+    assert len(found) == len(set(found)) == 4
     assert len(data.texts("sw", limit=2)) == 2
     with pytest.raises(MissingData, match="TEXT_ROOT.*django"):
         data.texts("qu")
