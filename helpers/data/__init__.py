@@ -299,15 +299,7 @@ def _load(
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     labels = with_labels(task).labels
-    loaded: list[tuple[Source, Raw]] = []
-    for source in serving:
-        try:
-            loaded.append((source, sources.load(source, language, split, first)))
-        except MissingData:
-            if not source.optional or sources.root() is None:
-                raise
-            config = source.config_for(source.language or language)
-            notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
+    loaded = _load_raw(serving, language, split, first, notes)
     makers = []
     for number, (source, raw) in enumerate(loaded):
         code = source.language or language
@@ -316,26 +308,14 @@ def _load(
         makers.append(Standard(task, code, split, *facts))
     raws = [raw.rows for _, raw in loaded]
     # Rows of the user's own and of packages are in memory already.
-    large = sum(map(len, raws)) > IN_MEMORY
-    if large and all(isinstance(raw, datasets.Dataset) for raw in raws):
-        data: Any = _mapped(makers, raws, dropped, notes)
-    else:
-        data = _listed(makers, raws, dropped, notes)
+    large = sum(map(len, raws)) > IN_MEMORY and all(isinstance(r, datasets.Dataset) for r in raws)
+    data: Any = (_mapped if large else _listed)(makers, raws, dropped, notes)
     if split == "train" and task.exclude and first is None:
         data = _excluded(task, data, dropped)
     origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
     what = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
-    found = sum(map(len, raws))
-    if not len(data) and not dropped and found:
-        raise MissingData(
-            f"{what}: the set holds {found} rows, none of them in {language!r}. "
-            f"{sources.three_ways(serving[0])}"
-        )
     if not len(data):
-        raise BadRows(
-            f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden "
-            "test labels and blank answers stay hidden: use split 'dev' where it exists."
-        )
+        raise _no_rows(what, language, sum(map(len, raws)), dropped, serving[0])
     if first is None:
         _check_gold(replace(task, labels=labels), what, data)
     return Rows(
@@ -349,6 +329,37 @@ def _load(
         total=len(data),
         format=task.format,
         _data=data,
+    )
+
+
+def _load_raw(
+    serving: Sequence[Source], language: str, split: str, first: int | None, notes: Counter[str]
+) -> list[tuple[Source, Raw]]:
+    """Read each source; where a partial mirror lacks an optional one, note so."""
+    loaded = []
+    for source in serving:
+        try:
+            loaded.append((source, sources.load(source, language, split, first)))
+        except MissingData:
+            if not source.optional or sources.root() is None:
+                raise
+            config = source.config_for(source.language or language)
+            notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
+    return loaded
+
+
+def _no_rows(
+    what: str, language: str, raw: int, dropped: Counter[str], source: Source
+) -> BadRows | MissingData:
+    """Build the error for a set without a usable row: of other languages, hidden, or empty."""
+    if raw and not dropped:
+        ways = sources.three_ways(source)
+        return MissingData(
+            f"{what}: the set holds {raw} rows, none of them in {language!r}. {ways}"
+        )
+    return BadRows(
+        f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden test "
+        "labels and blank answers stay hidden: use split 'dev' where it exists."
     )
 
 
