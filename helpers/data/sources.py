@@ -243,6 +243,12 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
             files = [file["filename"] for file in data.cache_files]
             if refusal and source.revision and not all(source.revision in f for f in files):
                 raise ValueError("the cache holds another revision only")
+            # pandas gives the second of two equal names of a CSV header a number.
+            twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
+            if twice and data.info.builder_name == "csv":
+                raise BadRows(
+                    f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them"
+                )
             return Raw(data, origin, class_names(data.features))
         stream = datasets.load_dataset(where, config, split=split, streaming=True, **options)
         features = stream.features or datasets.Features()
@@ -306,6 +312,8 @@ def _explained(
     ways = three_ways(source)
     try:
         yield
+    except HelpfulError:
+        raise
     except (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError) as error:
         raise BadRows(
             f"{origin}, {what}: a file is damaged ({_first_line(error.__cause__ or error)}); "

@@ -120,12 +120,14 @@ class Standard:
         return self._column(row, column, name, number)
 
     def _column(self, row: Row, column: str, name: str, number: int) -> Any:
+        optional = name in _OPTIONAL and name not in self.task.columns
         for option in column.split("|"):
-            if option in row:
+            # A table gives a row without the value a null, a dictionary may just lack it.
+            if option in row and not (optional and row[option] is None):
                 return row[option]
         if name in row and self.task.adapt is not None:
             return row[name]
-        if name in _OPTIONAL and name not in self.task.columns:
+        if optional:
             return _OPTIONAL[name]
         if name == "gold" and row.get("side") == "candidate":
             return []
