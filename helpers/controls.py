@@ -3,25 +3,82 @@
 A transfer score can be high for the wrong reason. In templated or translated data the same place
 name, number or product name stands in the training and the evaluation sentence, in every language,
 and so does the wording of both sentences of a pair; a model, or a string matcher, that looks for
-equal strings then scores as if it transferred. These baselines give the score that string matching
-alone reaches, per language. A transfer score says something about language only above them.
+equal strings then scores as if it transferred. A transfer score says something about language only
+above these baselines.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from helpers.copying import copied
-from helpers.errors import BadRows
+from helpers.data import Rows
+from helpers.errors import BadRows, HelpfulError
 from helpers.metrics import accuracy, span_f1, token_accuracy
 
 Row = dict[str, Any]
 
-SIZES = (1, 2, 3)  # Characters per n-gram; single ones matter where a character is a word.
+_SIZE = 3  # Characters per n-gram.
+_BUCKETS = 2**18
+
+
+def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
+    """Predict by copying from the training rows whatever looks alike.
+
+    Args:
+        train: English training rows (unused for retrieval).
+        test: rows to predict, in any language.
+        format: format of the rows.
+
+    Returns:
+        One prediction per row, as the format's ``decode`` gives them: for ``pair`` the label of
+        the training row with the most similar character trigrams, for ``tagging`` each token's
+        most frequent tag among equal training tokens (numbers count as equal), else tag 0; for
+        ``retrieval`` the id of the candidate with the most similar trigrams, per query.
+
+    Raises:
+        HelpfulError: another format.
+    """
+    if format == "pair":
+        both = (
+            [f"{row['first']} {row['second']}".strip() for row in rows] for rows in (test, train)
+        )
+        labels = [row["label"] for row in train]
+        return [labels[i] for i in _nearest(*both)]
+    if format == "tagging":
+        seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for row in train:
+            for token, tag in zip(row["tokens"], row["tags"], strict=True):
+                seen[_folded(token)][tag] += 1
+        best = {token: counts.most_common(1)[0][0] for token, counts in seen.items()}
+        return [[best.get(_folded(token), 0) for token in row["tokens"]] for row in test]
+    if format == "retrieval":
+        queries = [row["text"] for row in test if row["side"] == "query"]
+        pool = [row for row in test if row["side"] == "candidate"]
+        return [pool[i]["id"] for i in _nearest(queries, [row["text"] for row in pool])]
+    raise HelpfulError(
+        f"no string-copy control for format {format!r}; there is one for pair, tagging, retrieval"
+    )
+
+
+def copy_score(train: Sequence[Row], test: Rows) -> float:
+    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1.
+
+    Args:
+        train: English training rows (unused for retrieval).
+        test: rows to predict.
+    """
+    given = copied(train, test, test.format)
+    if test.format == "retrieval":
+        gold = [row["gold"] for row in test if row["side"] == "query"]
+        return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
+    if test.format == "tagging":
+        return span_f1(given, [row["tags"] for row in test], labels=test.labels)["f1"]
+    return accuracy(given, [row["label"] for row in test])["accuracy"]
 
 
 def string_copy_accuracy(
@@ -43,41 +100,6 @@ def string_copy_accuracy(
     for language, rows in _filled(train_rows, evaluation_rows):
         given = copied(train_rows, rows, "pair")
         result[language] = accuracy(given, [row["label"] for row in rows])["accuracy"]
-    return result
-
-
-def pair_overlap_accuracy(
-    train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]], bins: int = 10
-) -> dict[str, float]:
-    """Return the accuracy of guessing the label from how much the two texts of a pair share.
-
-    The training rows are cut into equally large bins by the cosine of their texts' sets of
-    character n-grams and words; each bin predicts its most frequent label. This catches data in
-    which, say, the entailed sentence is the one that repeats a phrase of the premise.
-
-    Args:
-        train_rows: rows of the pair format with two texts, in English.
-        evaluation_rows: rows of the pair format by language.
-        bins: number of bins.
-
-    Returns:
-        Accuracy by language, from 0 to 1.
-
-    Raises:
-        BadRows: no training rows, a language without rows, or rows with one text only.
-    """
-    overlaps = _overlaps(train_rows, "training")
-    borders = np.quantile(overlaps, np.linspace(0, 1, bins + 1)[1:-1])
-    labels = np.array([row["label"] for row in train_rows])
-    place = np.searchsorted(borders, overlaps, side="right")
-    guess = np.full(bins, _most_frequent(labels))
-    for number in np.unique(place):
-        guess[number] = _most_frequent(labels[place == number])
-    result = {}
-    for language, rows in evaluation_rows.items():
-        place = np.searchsorted(borders, _overlaps(rows, language), side="right")
-        golds = [row["label"] for row in rows]
-        result[language] = accuracy(guess[place].tolist(), golds)["accuracy"]
     return result
 
 
@@ -118,31 +140,44 @@ def tag_copy_scores(
 
 def _filled(
     train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]]
-) -> list[tuple[str, Sequence[Row]]]:
+) -> Iterable[tuple[str, Sequence[Row]]]:
     for what, rows in {"training": train_rows, **evaluation_rows}.items():
         if not len(rows):
             raise BadRows(f"{what}: no rows to copy from or to score.")
-    return list(evaluation_rows.items())
+    return evaluation_rows.items()
 
 
-def _most_frequent(labels: np.ndarray) -> Any:
-    return Counter(labels.tolist()).most_common(1)[0][0]
+def _folded(token: str) -> str:
+    return "".join("0" if c.isdigit() else c for c in token.casefold())
 
 
-def _overlaps(rows: Sequence[Row], what: str) -> np.ndarray:
-    """Return the cosine of the n-gram sets of both texts of each row."""
-    if not len(rows) or not any(row["second"] for row in rows):
-        raise BadRows(f"{what}: no rows with two texts to compare.")
-    result = []
-    for row in rows:
-        one, other = _grams(row["first"]), _grams(row["second"])
-        result.append(len(one & other) / max(1.0, np.sqrt(len(one) * len(other))))
-    return np.array(result)
+def _nearest(texts: Sequence[str], pool: Sequence[str]) -> list[int]:
+    """Return for each text the place of the most similar text of a pool (cosine of trigrams)."""
+    one, other = _trigrams(texts), _trigrams(pool)
+    nearest: list[int] = []
+    for start in range(0, len(texts), 512):
+        scores = (one[start : start + 512] @ other.T).toarray()
+        nearest += scores.argmax(1).tolist()
+    return nearest
 
 
-def _grams(text: str) -> set[str]:
-    lower = text.casefold()
-    grams = {" " + word for word in lower.split()}
-    for size in SIZES:
-        grams.update(lower[i : i + size] for i in range(len(lower) - size + 1))
-    return grams
+def _trigrams(texts: Sequence[str]) -> sparse.csr_matrix:
+    """Return unit rows of hashed character trigrams, shape ``(texts, buckets)``."""
+    indices: list[int] = []
+    ends = [0]
+    for text in texts:
+        padded = f"  {text.casefold()} "
+        grams = {padded[i : i + _SIZE] for i in range(len(padded) - _SIZE + 1)}
+        indices += [_bucket(gram) for gram in grams]
+        ends.append(len(indices))
+    lengths = np.diff(ends)
+    values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths)
+    return sparse.csr_matrix((values, indices, ends), shape=(len(texts), _BUCKETS))
+
+
+def _bucket(gram: str) -> int:
+    """Hash a trigram the same way in every process (``hash`` of text is salted)."""
+    value = 0
+    for character in gram:
+        value = (value * 1_000_003 + ord(character)) % 2**31
+    return value % _BUCKETS

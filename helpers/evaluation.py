@@ -1,21 +1,21 @@
-"""Predict and score a target in every language, and read and write submission folders."""
+"""Predict and score a target in every language."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 
 from helpers import formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
-from helpers.errors import HelpfulError, MissingData, unknown
+from helpers.errors import BadRows, HelpfulError, MissingData, unknown
 from helpers.formats import Encoded
 from helpers.formats.encoded import join
-from helpers.metrics.neighbours import Taken
+from helpers.metrics import mining
+from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission, write_submission
 from helpers.models import devices, tokenised
 from helpers.models.encoders import Encoder, can_trim, trim
@@ -23,7 +23,6 @@ from helpers.models.network import Network
 from helpers.models.packing import suits
 from helpers.models.training import Tuned, training_task
 from helpers.predicting import outputs, task_scores
-from helpers.retrieving import retrieval_scores
 from helpers.tasks import Task
 
 __all__ = [
@@ -37,6 +36,7 @@ __all__ = [
     "write_submission",
 ]
 
+_T = TypeVar("_T")
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
 
 
@@ -62,11 +62,8 @@ def evaluate(
     languages: Sequence[str] | None = None,
     *,
     rows: int | None = None,
-    seed: int = 0,
     split: str = "test",
     layer: int | None = None,
-    space: str = "raw",
-    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Score a target in many languages, without having seen a label of any but English.
 
@@ -74,29 +71,63 @@ def evaluate(
         tuned: a fine-tuned encoder; for retrieval targets without training, any encoder.
         task: the target.
         languages: languages to score; default: all of the task's.
-        rows: at most so many rows per language, drawn by ``seed``.
-        seed: seed of that draw.
+        rows: at most so many rows per language, the same ones whenever asked.
         split: ``"test"`` or ``"dev"``.
         layer: hidden state that retrieval reads; ``None``: the last.
-        space: geometry in which retrieval compares, ``"raw"``, ``"centre"`` or ``"whiten"``.
-        device: where to run; default: the first GPU, else the CPU.
 
     Returns:
         One mapping per language and metric: ``task``, ``language``, ``split``, ``metric``,
         ``value`` (0 to 1), ``n`` (rows scored), ``status``, ``data_source``, ``data_hash``. The
-        main metric of a language comes first. A language whose data are not there has one entry
-        with the value NaN and the status ``"failed: why"``.
+        main metric of a language comes first. A language whose rows are not there, or cannot be
+        read or scored, has one entry with the value NaN and the status ``"failed: why"``.
 
     Raises:
         UnknownName: a language the task does not have.
         HelpfulError: the encoder was not trained for the task.
     """
-    predicted, lost = _predict(tuned, task, languages, rows, seed, split, layer, device)
-    scored = [entry for part in predicted for entry in _entries(tuned, task, part, split, space)]
-    return scored + [
+    predicted, lost = _predict(tuned, task, languages, rows, split, layer)
+    task = replace(task, labels=_head_task(tuned, task).labels)
+    entries = []
+    for part in predicted:
+        facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
+        try:
+            values, count = _scores(task, part)
+        except HelpfulError as error:
+            lost[part.language] = f"language {part.language!r}: {error}"
+            continue
+        entries += [
+            _entry(task, part.language, split, metric, value, count) | facts
+            for metric, value in values.items()
+            if metric not in _PARTS
+        ]
+    return entries + [
         _entry(task, language, split, task.metric, float("nan"), 0, f"failed: {why}")
         for language, why in lost.items()
     ]
+
+
+def _scores(task: Task, part: Prediction) -> tuple[dict[str, float], int]:
+    """Score one language: the values, and the number of rows or queries."""
+    if task.format == "retrieval":
+        values = retrieval_scores(task, part.rows, cast(Taken, part.predictions))
+        return values, sum(row["side"] == "query" for row in part.rows)
+    return task_scores(task, part.rows, part.predictions, part.language), len(part.rows)
+
+
+def _entry(
+    task: Task, language: str, split: str, metric: str, value: float, n: int, status: str = "done"
+) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "language": language,
+        "split": split,
+        "metric": metric,
+        "value": value,
+        "n": n,
+        "status": status,
+        "data_source": "",
+        "data_hash": "",
+    }
 
 
 def predict(
@@ -105,39 +136,34 @@ def predict(
     languages: Sequence[str] | None = None,
     *,
     rows: int | None = None,
-    seed: int = 0,
     split: str = "test",
     layer: int | None = None,
-    device: torch.device | None = None,
 ) -> list[Prediction]:
     """Predict a target in many languages in one pass over length-sorted rows.
 
-    Arguments as for :func:`evaluate`. Languages whose data are not there are left out.
+    Arguments as for :func:`evaluate`. Languages whose rows cannot be had are left out.
     """
-    return list(_predict(tuned, task, languages, rows, seed, split, layer, device)[0])
+    return list(_predict(tuned, task, languages, rows, split, layer)[0])
 
 
-def floor(task: Task, *, rows: int | None = None, split: str = "dev") -> float:
-    """Return the score of the best constant answer on a task's English rows.
+def floor(task: Task, *, rows: int | None = None) -> float:
+    """Return the score of the best constant answer on a task's English development rows.
 
     A run that is not above it has learnt nothing of its task.
 
     Args:
         task: a task with labels, tags or answers; not a retrieval task.
         rows: at most so many rows, drawn as training draws its development rows.
-        split: which rows.
 
     Returns:
         The task's main metric, from 0 to 1.
     """
-    found = load_rows(task, "en", split, rows)
+    found = load_rows(task, "en", "dev", rows)
     constant = formats.get(task.format).constant(task, found)
     return task_scores(task, found, constant)[metrics.main(task.metric)]
 
 
-def choose_layer(
-    encoder: Encoder, task: Task, language: str = "de", *, device: torch.device | None = None
-) -> int:
+def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
     """Choose the hidden state that retrieves best, on development data of one language.
 
     The choice is made once, for the plain encoder, and used for every checkpoint.
@@ -146,7 +172,6 @@ def choose_layer(
         encoder: the pretrained encoder.
         task: a retrieval target with a development split.
         language: the language that decides.
-        device: where to run.
 
     Returns:
         The layer, from 1 to the encoder's number of layers; of equals, the highest.
@@ -154,140 +179,96 @@ def choose_layer(
     Raises:
         MissingData: the development rows of that language are not there.
     """
-    scores = layer_scores(encoder, task, language, device=device)
+    scores = layer_scores(encoder, task, language)
     return max(scores, key=lambda layer: (scores[layer], layer))
 
 
-def layer_scores(
-    encoder: Encoder,
-    task: Task,
-    language: str = "de",
-    *,
-    split: str = "dev",
-    layers: Sequence[int] | None = None,
-    device: torch.device | None = None,
-) -> dict[int, float]:
-    """Score a retrieval target in one language from each hidden state, in one pass.
+def layer_scores(encoder: Encoder, task: Task, language: str = "de") -> dict[int, float]:
+    """Score a retrieval target's development rows from each hidden state, in one pass.
 
     Args:
         encoder: the pretrained encoder.
         task: a retrieval target.
         language: one of its languages.
-        split: ``"dev"`` or ``"test"``.
-        layers: which hidden states; default: those of every layer, from 1.
-        device: where to run.
 
     Returns:
-        The main metric, 0 to 1, by layer.
+        The main metric, 0 to 1, by layer, from 1.
 
     Raises:
         MissingData: the rows of that language are not there.
     """
-    chosen = list(layers or range(1, encoder.layers + 1))
-    found, lost = _predict(Tuned(encoder), task, [language], None, 0, split, chosen, device)
+    chosen = list(range(1, encoder.layers + 1))
+    found, lost = _predict(Tuned(encoder), task, [language], None, "dev", chosen)
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
     states = cast(Taken, part.predictions)
     main = metrics.main(task.metric)
     return {
-        layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, place], states.places))[
-            main
-        ]
-        for place, layer in enumerate(chosen)
+        layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, i], states.places))[main]
+        for i, layer in enumerate(chosen)
     }
 
 
+# --- Predicting -----------------------------------------------------------------------------------
 def _predict(
     tuned: Tuned,
     task: Task,
     languages: Sequence[str] | None,
     limit: int | None,
-    seed: int,
     split: str,
     layer: int | Sequence[int] | None,
-    device: torch.device | None,
 ) -> tuple[Iterable[Prediction], dict[str, str]]:
-    """Return predictions, made one language at a time when they are asked for, and what is missing."""
+    """Return predictions, made one language at a time when they are asked for, and what is lost.
+
+    A language whose rows are not there or cannot be read is lost with the reason; the others go on.
+    """
     head_task = _head_task(tuned, task)
-    found, lost = _rows(task, _languages(task, languages), limit, seed, split)
+    for language in languages or ():
+        if language not in task.languages:
+            raise unknown(f"language of {task.name!r}", language, task.languages)
+    asked = task.languages if languages is None else languages
+    found, lost = _kept(asked, lambda language: load_rows(task, language, split, limit))
+    if task.format != "retrieval":
+        coded, bad = _kept(
+            found, lambda language: _encoded(tuned, task, head_task, found[language])
+        )
+        lost |= bad
+        if not coded:
+            return [], lost
+        raw = _outputs(tuned, task, head_task, list(coded.values()), layer)
+        kept = [found[language] for language in coded]
+        labelled = replace(task, labels=head_task.labels)
+        return _decoded(labelled, kept, list(coded.values()), raw, lost), lost
     if not found:
         return [], lost
-    if task.format != "retrieval":
-        coded = _encoded(tuned, task, head_task, found)
-        raw = _outputs(tuned, task, head_task, coded, layer, device)
-        return _decoded(replace(task, labels=head_task.labels), found, coded, raw), lost
-    texts, places = _distinct(found)
-    coded = _encoded(tuned, task, head_task, [texts])
-    del texts  # A million texts must not stay while a million vectors are made.
-    vectors = _outputs(tuned, task, head_task, coded, layer, device)["vector"]
-    return _embedded(found, places, vectors), lost
-
-
-def _encoded(
-    tuned: Tuned, task: Task, head_task: Task, parts: Sequence[Sequence[dict[str, Any]]]
-) -> list[Encoded]:
-    """Tokenise several sets of rows."""
-    format_, settings = formats.get(task.format), tuned.settings
-    longest = min(task.max_length, tuned.encoder.max_length)
-    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
-        longest = min(longest, head_task.max_length, settings.max_length)
-    return [
-        tokenised.encode(format_, head_task, part, tuned.encoder, longest, False) for part in parts
-    ]
-
-
-def _outputs(
-    tuned: Tuned,
-    task: Task,
-    head_task: Task,
-    coded: Sequence[Encoded],
-    layer: int | Sequence[int] | None,
-    device: torch.device | None,
-) -> dict[str, np.ndarray]:
-    """Run the encoder over all sets at once, on the rows of its table that they use."""
-    format_, settings = formats.get(task.format), tuned.settings
-    used = np.unique(np.concatenate([part.tokens for part in coded]))
-    small = tuned.encoder.prune(used)
-    if layer and not isinstance(layer, Sequence) and can_trim(small):
-        small, layer = trim(small, layer), None  # what lies above is not computed
-    for part in coded:
-        part.tokens = small.remap(part.tokens).astype(np.int32)
-    device = device or devices.best_device()
-    precision = devices.resolve_precision(settings.precision, device)
-    head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
-    packed = suits(small.model, device, precision)
-    network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
-    return outputs(
-        network.to(device).eval(),
-        task.name,
-        join(coded),
-        budget=devices.forward_tokens(device),
-        device=device,
-        precision=precision,
-        pooling=settings.pooling,
-        layer=layer,
-    )
-
-
-def _distinct(found: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Return each text once, and the place of every row's text among them.
-
-    The languages of a retrieval target share most candidates (Mewsli-X: a million).
-    """
+    # The languages of a retrieval target share most candidates (Mewsli-X: a million).
     known: dict[str, int] = {}
     places = [
         np.fromiter((known.setdefault(row["text"], len(known)) for row in part), int, len(part))
-        for part in found
+        for part in found.values()
     ]
-    return [{"side": "candidate", "text": text} for text in known], places
+    texts = [{"side": "candidate", "text": text} for text in known]
+    coded_texts = _encoded(tuned, task, head_task, texts)
+    del texts, known  # A million texts must not stay while a million vectors are made.
+    vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
+    return (
+        Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
+        for part, place in zip(found.values(), places, strict=True)
+    ), lost
 
 
-def _embedded(
-    found: Sequence[Rows], places: Sequence[np.ndarray], vectors: np.ndarray
-) -> Iterator[Prediction]:
-    for part, place in zip(found, places, strict=True):
-        yield Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
+def _kept(
+    languages: Iterable[str], make: Callable[[str], _T]
+) -> tuple[dict[str, _T], dict[str, str]]:
+    """Make something of each language; say why where its rows do not allow it."""
+    made, lost = {}, {}
+    for language in languages:
+        try:
+            made[language] = make(language)
+        except (BadRows, MissingData) as error:
+            lost[language] = str(error)
+    return made, lost
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:
@@ -309,75 +290,135 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
     )
 
 
-def _languages(task: Task, languages: Sequence[str] | None) -> Sequence[str]:
-    for language in languages or ():
-        if language not in task.languages:
-            raise unknown(f"language of {task.name!r}", language, task.languages)
-    return task.languages if languages is None else languages
+def _encoded(tuned: Tuned, task: Task, head_task: Task, part: Sequence[dict[str, Any]]) -> Encoded:
+    """Tokenise a set of rows."""
+    longest = min(task.max_length, tuned.encoder.max_length)
+    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
+        longest = min(longest, head_task.max_length, tuned.settings.max_length)
+    format_ = formats.get(task.format)
+    return tokenised.encode(format_, head_task, part, tuned.encoder, longest, False)
 
 
-def _rows(
-    task: Task, languages: Sequence[str], limit: int | None, seed: int, split: str
-) -> tuple[list[Rows], dict[str, str]]:
-    found, lost = [], {}
-    for language in languages:
-        try:
-            found.append(load_rows(task, language, split, limit, seed))
-        except MissingData as error:
-            lost[language] = str(error)
-    return found, lost
+def _outputs(
+    tuned: Tuned,
+    task: Task,
+    head_task: Task,
+    coded: Sequence[Encoded],
+    layer: int | Sequence[int] | None,
+) -> dict[str, np.ndarray]:
+    """Run the encoder over all sets at once, on the rows of its table that they use."""
+    format_, settings = formats.get(task.format), tuned.settings
+    small = tuned.encoder.prune(np.unique(np.concatenate([part.tokens for part in coded])))
+    if layer and not isinstance(layer, Sequence) and can_trim(small):
+        small, layer = trim(small, layer), None  # what lies above is not computed
+    for part in coded:
+        part.tokens = small.remap(part.tokens).astype(np.int32)
+    device = devices.best_device()
+    precision = devices.resolve_precision(settings.precision, device)
+    head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
+    packed = suits(small.model, device, precision)
+    network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
+    return outputs(
+        network.to(device).eval(),
+        task.name,
+        join(coded),
+        budget=devices.forward_tokens(device),
+        device=device,
+        precision=precision,
+        pooling=settings.pooling,
+        layer=layer,
+    )
 
 
 def _decoded(
-    task: Task, found: Sequence[Rows], coded: Sequence[Encoded], raw: dict[str, np.ndarray]
+    task: Task,
+    found: Sequence[Rows],
+    coded: Sequence[Encoded],
+    raw: dict[str, np.ndarray],
+    lost: dict[str, str],
 ) -> Iterator[Prediction]:
-    """Cut the joint outputs into languages and decode each."""
-    format_ = formats.get(task.format)
+    """Cut the joint outputs into languages and decode each; say why where that is not possible."""
+    every = sum(len(part.tokens) for part in coded)
     sequences, tokens = 0, 0
     for rows, part in zip(found, coded, strict=True):
         mine = {
             name: array[tokens : tokens + len(part.tokens)]
-            if _by_token(array, coded)
+            if len(array) == every
             else array[sequences : sequences + len(part)]
             for name, array in raw.items()
         }
-        yield Prediction(rows.language, rows, format_.decode(task, rows, part, mine))
         sequences, tokens = sequences + len(part), tokens + len(part.tokens)
+        try:
+            decoded = formats.get(task.format).decode(task, rows, part, mine)
+        except HelpfulError as error:
+            lost[rows.language] = f"language {rows.language!r}: {error}"
+        else:
+            yield Prediction(rows.language, rows, decoded)
 
 
-def _by_token(array: np.ndarray, coded: Sequence[Encoded]) -> bool:
-    return len(array) == sum(len(part.tokens) for part in coded)
+# --- Retrieval ------------------------------------------------------------------------------------
+def retrieval_scores(
+    task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray | Taken
+) -> dict[str, float]:
+    """Score a retrieval target in one language.
+
+    ``accuracy`` asks for the nearest candidate of each query (Tatoeba), ``pair_f1`` mines pairs by
+    ratio margin (BUCC; threshold tuned on one half of the queries, score on the other, as the hub
+    has no development corpus), ``map@k`` and ``mrr@k`` rank the candidates (LAReQA, Mewsli-X).
+
+    Args:
+        task: names the metric.
+        rows: standard rows, queries and candidates in any order.
+        vectors: one vector per row, shape ``(rows, width)``.
+
+    Returns:
+        Values by key, the main one first.
+
+    Raises:
+        BadRows: no queries, or no candidates.
+    """
+    base = task.metric.partition("@")[0]
+    queries: list[dict[str, Any]] = []
+    candidates: list[dict[str, Any]] = []
+    is_query = np.zeros(len(rows), bool)
+    # Memory-mapped rows are read once; of a million candidates only the ids are kept.
+    for place, row in enumerate(rows):
+        is_query[place] = row["side"] == "query"
+        if is_query[place]:
+            queries.append(row)
+        else:
+            candidates.append(row if base == "pair_f1" else {"id": row["id"]})
+    for side, members in (("queries", queries), ("candidates", candidates)):
+        if not members:
+            raise BadRows(f"no {side} among {len(rows)} rows: retrieval needs both sides.")
+    if not isinstance(vectors, Taken):
+        vectors = Taken(vectors, np.arange(len(rows)))
+    left, right = (Taken(vectors.vectors, vectors.places[side]) for side in (is_query, ~is_query))
+    if base == "pair_f1":
+        return _mined(queries, candidates, left, right)
+    depth = int(task.metric.partition("@")[2] or 20) if base in ("map", "mrr") else 1
+    # XTREME-R takes inner products, of vectors that its dual encoders normalise: cosines.
+    found = mining.nearest(left, right, k=depth).index
+    ids = np.array([row["id"] for row in candidates], dtype=object)
+    ranked = [list(ids[places]) for places in found]
+    gold = [row["gold"] for row in queries]
+    if base == "accuracy":
+        hits = [best[0] in right_ones for best, right_ones in zip(ranked, gold, strict=True)]
+        return metrics.score("accuracy", [int(hit) for hit in hits], [1] * len(hits))
+    return metrics.score(task.metric, ranked, gold)
 
 
-def _entries(
-    tuned: Tuned, task: Task, part: Prediction, split: str, space: str
-) -> list[dict[str, Any]]:
-    facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
-    task = replace(task, labels=_head_task(tuned, task).labels)
-    if task.format == "retrieval":
-        values = retrieval_scores(task, part.rows, cast(Taken, part.predictions), space)
-        count = sum(row["side"] == "query" for row in part.rows)
-    else:
-        values = task_scores(task, part.rows, part.predictions, part.language)
-        count = len(part.rows)
-    return [
-        _entry(task, part.language, split, metric, value, count, "done") | facts
-        for metric, value in values.items()
-        if metric not in _PARTS
-    ]
-
-
-def _entry(
-    task: Task, language: str, split: str, metric: str, value: float, n: int, status: str
-) -> dict[str, Any]:
-    return {
-        "task": task.name,
-        "language": language,
-        "split": split,
-        "metric": metric,
-        "value": value,
-        "n": n,
-        "status": status,
-        "data_source": "",
-        "data_hash": "",
-    }
+def _mined(
+    queries: list[dict[str, Any]], candidates: list[dict[str, Any]], left: Taken, right: Taken
+) -> dict[str, float]:
+    """Mine with a threshold that is tuned on one half of the queries, score on the other."""
+    texts = ([row["text"] for row in side] for side in (queries, candidates))
+    ids = ([row["id"] for row in side] for side in (queries, candidates))
+    pairs = mining.mine_texts(left, right, *texts, *ids)
+    gold = [(row["id"], other) for row in queries for other in row["gold"]]
+    first = np.array([mining.in_first_half(source) for source in pairs["source"]], bool)
+    tuning = [pair for pair in gold if mining.in_first_half(pair[0])]
+    tuned = mining.tune_threshold(pairs[first], tuning)
+    kept = mining.apply_threshold(pairs[~first], tuned)
+    values = metrics.score("pair_f1", kept, [p for p in gold if not mining.in_first_half(p[0])])
+    return values | {"best_threshold_f1": mining.tune_threshold(pairs, gold).f1}

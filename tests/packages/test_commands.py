@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers import data, tasks
-from helpers.copying import copied, copy_score
+from helpers.controls import copied, copy_score
 from helpers.data import commands, packages
 from helpers.errors import HelpfulError, MissingData
 from helpers.tasks import demo
@@ -153,11 +153,11 @@ def test_string_copying_is_near_chance_in_other_scripts() -> None:
 
 def test_copied_tags_and_candidates_have_the_form_of_predictions() -> None:
     train, test = data.rows("slots"), data.rows("slots", "es", "test")
-    tags = copied(train, test)
+    tags = copied(train, test, "tagging")
     assert [len(t) for t in tags] == [len(row["tokens"]) for row in test]
     assert 0 < copy_score(train, test) < 0.5
     pool = data.rows("messages", "es", "test")
-    assert set(copied([], pool)) <= {row["id"] for row in pool.side("candidate")}
+    assert set(copied([], pool, "retrieval")) <= {row["id"] for row in pool.side("candidate")}
     with pytest.raises(HelpfulError, match="no string-copy control for format 'span'"):
         copied([], [], "span")
 

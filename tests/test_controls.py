@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.controls import pair_overlap_accuracy, string_copy_accuracy, tag_copy_scores
+from helpers.controls import string_copy_accuracy, tag_copy_scores
 from helpers.errors import BadRows
 
 
@@ -39,23 +39,6 @@ def test_labels_may_be_names():
     assert string_copy_accuracy(train, {"en": [pair("blue", "cold")]}) == {"en": 1.0}
 
 
-def test_entailment_by_repetition_is_seen_in_the_overlap_alone():
-    def rows(words):
-        repeated = [pair(f"{w} is in {w}land", 0, f"{w} is in {w}land") for w in words]
-        other = [pair(f"{w} is in {w}land", 1, "nothing of it") for w in words]
-        return repeated + other
-
-    train, new = rows(["Oslo", "Rome", "Lima"]), rows(["Accra", "Quito", "Hanoi", "Delhi"])
-    assert pair_overlap_accuracy(train, {"en": new}, bins=2) == {"en": 1.0}
-    assert pair_overlap_accuracy(train, {"en": new[:4]}, bins=1) == {"en": 1.0}
-
-
-def test_bins_without_training_rows_predict_the_usual_label():
-    train = [pair("same", 1, "same")] * 3
-    rows = [pair("one", 1, "two"), pair("same", 1, "same")]
-    assert pair_overlap_accuracy(train, {"en": rows}) == {"en": 1.0}
-
-
 def test_tags_are_copied_by_form_and_others_are_tagged_as_outside():
     train = [{"tokens": ["Paris", "is", "big", "."], "tags": [1, 0, 0, 0]}]
     rows = [{"tokens": ["Paris", "ist", "Ulm", "."], "tags": [1, 0, 1, 0]}]
@@ -71,8 +54,6 @@ def test_nothing_to_copy_or_to_score_is_refused():
         string_copy_accuracy([], {"de": TRAIN})
     with pytest.raises(BadRows, match="de: no rows"):
         string_copy_accuracy(TRAIN, {"de": []})
-    with pytest.raises(BadRows, match="two texts"):
-        pair_overlap_accuracy(TRAIN, {"de": TRAIN})
     with pytest.raises(BadRows, match="training: no rows"):
         tag_copy_scores([], {"de": []})
     with pytest.raises(BadRows, match="de: no rows"):

@@ -1,0 +1,566 @@
+"""Predicting and scoring a target in all its languages, and retrieval from vectors."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import evaluation, formats, metrics, predicting, tasks
+from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
+from helpers.evaluation import (
+    choose_layer,
+    evaluate,
+    floor,
+    layer_scores,
+    predict,
+    retrieval_scores,
+)
+from helpers.formats.encoded import IGNORE
+from helpers.metrics.mining import in_first_half
+from helpers.models import encoders
+from helpers.models.network import Network
+from helpers.models.training import Tuned, fine_tune
+from helpers.predicting import outputs, task_scores
+from tests.training import toys
+from tests.training.conftest import same_chance  # noqa: F401
+from tests.training.toys import QUICK
+
+LANGUAGES = ("en", "de", "fr", "sw")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return encoders.load("tiny")
+
+
+def read(format_, missing=()):
+    def rows(language, split):
+        if language in missing:
+            raise MissingData(f"no rows in {language!r}; fetch them")
+        # Each language has another number of rows, of other lengths.
+        count = toys.SIZES[split] - 3 * LANGUAGES.index(language)
+        return toys.rows(format_, language, split, count)
+
+    return rows
+
+
+def task(format_, missing=(), **facts):
+    return toys.task(format_, read=read(format_, missing), languages=LANGUAGES, **facts)
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny):
+    """One encoder with a head for every format."""
+    with torch.random.fork_rng(devices=[]):
+        every = [task(format_) for format_ in toys.MAKERS]
+        return fine_tune(tiny, every, replace(QUICK, epochs=3), 0)
+
+
+@pytest.mark.parametrize("format_", toys.MAKERS)
+def test_all_languages_at_once_equal_one_after_the_other(format_, tuned):
+    target = task(format_)
+    together = evaluate(tuned, target)
+    alone = [entry for language in LANGUAGES for entry in evaluate(tuned, target, [language])]
+    assert together == alone
+    main = metrics.main(target.metric)
+    for language in LANGUAGES:
+        mine = [entry for entry in together if entry["language"] == language]
+        assert mine[0]["metric"] == main and {entry["metric"] for entry in mine} & {main}
+        assert all(0 <= e["value"] <= 1 and e["status"] == "done" for e in mine)
+        assert mine[0]["n"] == toys.SIZES["test"] - 3 * LANGUAGES.index(language)
+        assert len(mine[0]["data_hash"]) == 64 and mine[0]["data_source"].startswith("rows")
+        assert mine[0]["task"] == target.name and mine[0]["split"] == "test"
+
+
+@pytest.mark.parametrize("format_", ["pair", "retrieval"])
+def test_a_language_without_data_fails_and_the_others_are_scored(format_, tuned):
+    whole = evaluate(tuned, task(format_))
+    part = evaluate(tuned, task(format_, missing=("de",)))
+    assert part[:-1] == [entry for entry in whole if entry["language"] != "de"]
+    lost = part[-1]
+    assert lost["language"] == "de" and lost["status"] == "failed: no rows in 'de'; fetch them"
+    assert math.isnan(lost["value"]) and lost["n"] == 0
+    assert lost["metric"] == task(format_).metric
+    assert [p.language for p in predict(tuned, task(format_, missing=("de",)))] == [
+        "en",
+        "fr",
+        "sw",
+    ]
+
+
+def broken(format_, change):
+    """A target whose German rows are changed before they are read."""
+    plain = read(format_)
+
+    def rows(language, split):
+        found = plain(language, split)
+        return change(found) if language == "de" else found
+
+    return toys.task(format_, read=rows, languages=LANGUAGES)
+
+
+def every(rows, name, value):
+    return [row | {name: value(row)} for row in rows]
+
+
+BAD = {
+    "labels of another set": ("pair", lambda rows: every(rows, "label", lambda row: 7)),
+    "labels hidden": ("pair", lambda rows: every(rows, "label", lambda row: -1)),
+    "tags hidden": ("tagging", lambda rows: every(rows, "tags", lambda r: [-1] * len(r["tags"]))),
+    "answers hidden": (
+        "span",
+        lambda rows: every(rows, "answers", lambda row: {"text": [], "start": []}),
+    ),
+    "half a pair of surrogates": ("pair", lambda rows: every(rows, "first", lambda row: "x\udc00")),
+    "no rows": ("choice", lambda rows: []),
+    "gold that is no candidate": ("retrieval", lambda rows: every(rows, "gold", lambda row: ["?"])),
+    "no candidates": ("retrieval", lambda rows: [row for row in rows if row["side"] == "query"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_of_one_language_fail_alone_and_say_so(name, tuned):
+    format_, change = BAD[name]
+    found = evaluate(tuned, broken(format_, change))
+    assert found[:-1] == [one for one in evaluate(tuned, task(format_)) if one["language"] != "de"]
+    lost = found[-1]
+    assert lost["language"] == "de" and math.isnan(lost["value"]) and lost["n"] == 0
+    assert lost["status"].startswith("failed: ") and "language 'de'" in lost["status"]
+
+
+@pytest.mark.parametrize("stage", ["encode", "decode", "score"])
+def test_what_cannot_be_encoded_decoded_or_scored_fails_alone_too(stage, tuned, monkeypatch):
+    target, whole = task("pair"), evaluate(tuned, task("pair"))
+    names = {"encode": "_encoded", "score": "task_scores"}
+    place = formats.get("pair") if stage == "decode" else evaluation
+    name = names.get(stage, stage)
+    real, calls = getattr(place, name), []
+
+    def sometimes(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:  # the second language is German
+            raise BadRows("a row that cannot be")
+        return real(*arguments)
+
+    monkeypatch.setattr(place, name, sometimes)
+    found = evaluate(tuned, target)
+    assert found[:-1] == [entry for entry in whole if entry["language"] != "de"]
+    assert found[-1]["language"] == "de" and "a row that cannot be" in found[-1]["status"]
+
+
+def test_no_language_at_all(tuned):
+    assert evaluate(tuned, task("pair"), []) == [] == predict(tuned, task("pair"), [])
+    lost = evaluate(tuned, task("pair", missing=LANGUAGES))
+    assert [entry["language"] for entry in lost] == list(LANGUAGES)
+
+
+def test_an_unknown_language_is_named_with_those_there_are(tuned):
+    with pytest.raises(UnknownName, match=r"'ed'.*'de'.*de, en, fr, sw"):
+        evaluate(tuned, task("pair"), ["en", "ed"])
+
+
+def test_an_encoder_without_the_head_is_refused(tuned, tiny):
+    stranger = task("pair", name="stranger")
+    with pytest.raises(HelpfulError, match="no head for target 'stranger'.*learn-pair"):
+        evaluate(tuned, stranger)
+    with pytest.raises(HelpfulError, match="has heads for nothing"):
+        evaluate(Tuned(tiny), stranger)
+
+
+def test_other_labels_than_those_of_training_are_refused(tuned):
+    for labels in (("c", "b", "a"), ("a", "b", "d")):
+        tasks.register(task("pair"), replace=True)
+        target = task("pair", name="other-labels", labels=labels, train_with="learn-pair")
+        with pytest.raises(HelpfulError, match="give both the same labels in the same order"):
+            evaluate(tuned, target)
+
+
+def test_rows_are_limited_to_the_same_ones(tuned):
+    target = task("pair")
+    (one,), (same,) = (predict(tuned, target, ["en"], rows=6) for _ in "ab")
+    assert [r["id"] for r in one.rows] == [r["id"] for r in same.rows]
+    assert len(one.predictions) == 6
+    (found,) = predict(tuned, target, ["en"])
+    every = {r["id"]: p for r, p in zip(found.rows, found.predictions, strict=True)}
+    assert one.predictions == [every[row["id"]] for row in one.rows]
+
+
+def test_development_rows_can_be_scored(tuned):
+    target = task("pair")
+    (entry,) = evaluate(tuned, target, ["en"], split="dev")
+    assert entry["split"] == "dev" and entry["n"] == toys.SIZES["dev"]
+    assert entry["value"] == pytest.approx(tuned.outcome.dev["learn-pair"])
+    with pytest.raises(UnknownName, match="'test'"):
+        evaluate(tuned, target, ["en"], split="tests")
+
+
+def test_the_floor_is_what_a_run_reports(tuned):
+    for format_ in ("pair", "choice", "tagging", "span"):
+        assert floor(task(format_)) == tuned.outcome.floor[f"learn-{format_}"]
+
+
+def test_a_target_without_answers_is_decoded_by_its_own_rule(tuned):
+    """Trained on questions that all have answers, a SQuAD 2.0 target may still say there is none."""
+    tasks.register(task("span"), replace=True)
+    target = task("span", name="with-null", metric="squad2", train_with="learn-span")
+    (plain,) = predict(tuned, task("span"), ["en"])
+    assert all(plain.predictions)
+
+    class Silent(torch.nn.Module):
+        """Prefers the first token over all others."""
+
+        def forward(self, hidden):
+            scores = torch.zeros(len(hidden), 2)
+            return scores.index_fill(0, (hidden == hidden[0]).all(1).nonzero()[:, 0], 9.0)
+
+    quiet = replace(tuned, heads={"learn-span": Silent()})
+    (one,) = predict(quiet, target, ["en"], rows=1)
+    assert one.predictions == [""]
+    assert predict(quiet, task("span"), ["en"], rows=1)[0].predictions != [""]
+
+
+def test_texts_that_languages_share_are_read_once(tuned, monkeypatch):
+    shared = toys.rows("retrieval", "en", "test", 10)
+
+    def same_candidates(language, split):
+        mine = toys.rows("retrieval", language, split, 10)
+        queries = [row for row in mine if row["side"] == "query"]
+        return [*queries, *[row for row in shared if row["side"] == "candidate"]]
+
+    target = toys.task("retrieval", read=same_candidates, languages=LANGUAGES)
+    seen = []
+    states = Network.states
+
+    def counted(self, batch, layer=None):
+        seen.append(len(batch.lengths))
+        return states(self, batch, layer)
+
+    monkeypatch.setattr(Network, "states", counted)
+    together = predict(tuned, target)
+    texts = {row["text"] for language in LANGUAGES for row in same_candidates(language, "test")}
+    assert sum(seen) == len(texts) < 4 * 20
+    for part in together:
+        (alone,) = predict(tuned, target, [part.language])
+        np.testing.assert_allclose(part.predictions, alone.predictions, atol=1e-5)
+
+
+def test_retrieval_needs_no_training_but_uses_it(tuned, tiny):
+    plain = evaluate(Tuned(tiny), task("retrieval"))
+    assert [entry["status"] for entry in plain] == ["done"] * 4
+    assert min(entry["value"] for entry in plain) > 0.5  # queries and candidates share words
+    one, other = (predict(t, task("retrieval"), ["en"])[0] for t in (Tuned(tiny), tuned))
+    assert not np.allclose(one.predictions, other.predictions, atol=0.1)
+
+
+def test_layers_change_what_retrieval_reads(tiny):
+    values = [
+        [p.predictions for p in predict(Tuned(tiny), task("retrieval"), ["en"], layer=layer)]
+        for layer in (0, 1, 2, None)
+    ]
+    assert not np.allclose(values[0], values[1]) and not np.allclose(values[1], values[2])
+    np.testing.assert_allclose(values[2], values[3], atol=1e-6)
+
+
+def test_the_best_layer_is_chosen_and_of_equals_the_highest(monkeypatch):
+    encoder = encoders.load("tiny")
+    scores = {1: 0.7, 2: 0.5}
+
+    monkeypatch.setattr(evaluation, "layer_scores", lambda encoder, task, language: scores)
+    assert choose_layer(encoder, task("retrieval")) == 1
+    scores[2] = 0.7
+    assert choose_layer(encoder, task("retrieval")) == 2
+
+
+def test_one_pass_scores_every_layer_as_a_pass_for_each_does(tiny):
+    values = {
+        layer: evaluate(Tuned(tiny), task("retrieval"), ["fr"], split="dev", layer=layer)[0][
+            "value"
+        ]
+        for layer in (1, 2)
+    }
+    found = layer_scores(tiny, task("retrieval"), "fr")
+    assert found == pytest.approx(values) and list(found) == [1, 2]
+    chosen = choose_layer(tiny, task("retrieval"), "fr")
+    assert values[chosen] == max(values[1], values[2])
+
+
+def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):
+    depths, states = [], Network.states
+
+    def counted(self, batch, layer=None):
+        depths.append((self.model.config.num_hidden_layers, layer))
+        return states(self, batch, layer)
+
+    monkeypatch.setattr(Network, "states", counted)
+    evaluate(Tuned(tiny), task("retrieval"), ["fr"], layer=1)
+    assert set(depths) == {(1, None)}
+    assert tiny.model.config.num_hidden_layers == 2
+
+
+def test_no_layer_is_chosen_without_development_rows(tiny):
+    with pytest.raises(MissingData, match="no layer can be chosen for 'learn-retrieval'.*fetch"):
+        choose_layer(tiny, task("retrieval", missing=("de",)))
+
+
+@pytest.fixture
+def longest(monkeypatch):
+    """Longest sequence of every set that is evaluated."""
+    seen = []
+    real = evaluation.outputs
+
+    def outputs(network, name, encoded, **options):
+        seen.append(int(encoded.lengths.max()))
+        return real(network, name, encoded, **options)
+
+    monkeypatch.setattr(evaluation, "outputs", outputs)
+    return seen
+
+
+@pytest.mark.parametrize("shorter", ["settings", "task"])
+def test_rows_are_cut_as_they_were_in_training(shorter, tiny, longest):
+    """An encoder is not asked about places in a text that it never saw in training."""
+    limit = {"settings": 12, "task": 32}[shorter]
+    target = toys.task("pair", read=long_pairs, max_length=44 - limit)
+    tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1, max_length=limit), 0)
+    found = evaluate(tuned, target, split="dev", rows=tuned.settings.dev_rows)
+    assert longest == [12]
+    assert found[0]["value"] == tuned.outcome.dev[target.name]
+
+
+def long_pairs(language, split):
+    words = " ".join(toys.FILLERS * 2)
+    return [row | {"second": words} for row in toys.rows("pair", language, split)]
+
+
+def test_retrieval_without_training_reads_as_much_as_its_task_says(tiny, longest):
+    text = " ".join(["people"] * 40)
+    rows = [
+        {"id": "q", "side": "query", "text": text, "gold": ["c"]},
+        {"id": "c", "side": "candidate", "text": text + " now", "gold": []},
+    ]
+    target = toys.task("retrieval", read=lambda language, split: rows, max_length=64)
+    evaluate(Tuned(tiny, settings=replace(QUICK, max_length=16)), target)
+    assert longest == [43]
+
+
+CPU = torch.device("cpu")
+FULL = "DefaultCPUAllocator: can't allocate memory"
+
+
+def network(encoder, task):
+    format_ = formats.get(task.format)
+    torch.manual_seed(1)
+    head = format_.head(task, encoder.dimension, 0.0)
+    return Network(encoder.model, {task.name: head}, {task.name: format_})
+
+
+def uneven(row, place):
+    """Make rows of different lengths, so that batches hold them in another order."""
+    more = place * 7 % 5
+    if "tokens" in row:
+        return row | {"tokens": row["tokens"][more:], "tags": row["tags"][more:]}
+    name = next(n for n in ("context", "first", "text") if n in row)
+    return row | {name: row[name] + " now" * more}
+
+
+def encoded(encoder, task, split="train"):
+    rows = [uneven(row, place) for place, row in enumerate(toys.rows(task.format, "en", split))]
+    return formats.get(task.format).encode(task, rows, encoder, 32, False)
+
+
+def run(encoder, task, budget):
+    return outputs(
+        network(encoder, task), task.name, encoded(encoder, task), budget=budget, device=CPU
+    )
+
+
+def assert_alike(one, other):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(values, other[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("format_", toys.MAKERS)
+def test_outputs_come_back_in_order_whatever_the_batches(format_, tiny):
+    task = toys.task(format_)
+    one_by_one, few, all_at_once = (run(tiny, task, budget) for budget in (1, 100, 10**6))
+    assert_alike(one_by_one, few)
+    assert_alike(one_by_one, all_at_once)
+    whole = encoded(tiny, task)
+    for values in one_by_one.values():
+        assert len(values) in (len(whole), len(whole.tokens))
+
+
+def test_outputs_held_back_for_a_gpu_are_put_in_place_too(tiny, monkeypatch):
+    task = toys.task("tagging")
+    expected = run(tiny, task, 60)
+    held = torch.device("meta")  # anything that is not the processor
+    monkeypatch.setattr(predicting, "_HELD", 3)
+    monkeypatch.setattr(
+        predicting.Batch,
+        "collate",
+        lambda e, i, device, collate=formats.Batch.collate: collate(e, i),
+    )
+    monkeypatch.setattr(predicting, "autocast", lambda precision, device: torch.no_grad())
+    found = outputs(network(tiny, task), task.name, encoded(tiny, task), budget=60, device=held)
+    assert_alike(found, expected)
+
+
+@pytest.mark.parametrize("format_", ["choice", "span"])
+def test_a_full_memory_halves_the_batch_and_changes_nothing(format_, tiny, monkeypatch):
+    task = toys.task(format_)
+    expected = run(tiny, task, 10**6)
+    states, sizes = Network.states, []
+
+    def limited(self, batch, layer=None):
+        size = int(batch.lengths.max()) * len(batch.lengths)
+        sizes.append(size)
+        if size > 200:
+            raise RuntimeError(FULL)
+        return states(self, batch, layer)
+
+    monkeypatch.setattr(Network, "states", limited)
+    assert_alike(run(tiny, task, 10**6), expected)
+    assert max(sizes) > 200 and min(sizes) <= 200
+
+
+def test_one_full_memory_is_survived(tiny, monkeypatch):
+    task = toys.task("pair")
+    expected = run(tiny, task, 500)
+    predict, failures = Network.predict, [MemoryError()]
+
+    def once(self, *arguments):
+        if failures:
+            raise failures.pop()
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Network, "predict", once)
+    assert_alike(run(tiny, task, 500), expected)
+
+
+def test_a_single_row_that_does_not_fit_is_an_error(tiny, monkeypatch):
+    def never(self, batch, layer=None):
+        raise RuntimeError(FULL)
+
+    monkeypatch.setattr(Network, "states", never)
+    with pytest.raises(HelpfulError, match="memory ran out on a single row of .* tokens"):
+        run(tiny, toys.task("pair"), 500)
+
+
+def test_training_mode_is_put_back(tiny):
+    task = toys.task("pair")
+    made = network(tiny, task).train()
+    outputs(made, task.name, encoded(tiny, task), budget=500, device=CPU)
+    assert made.training
+    made.eval()
+    outputs(made, task.name, encoded(tiny, task), budget=500, device=CPU)
+    assert not made.training
+
+
+def test_half_precision_outputs_are_plain_arrays(tiny):
+    task = toys.task("retrieval")
+    arguments = {"budget": 500, "device": CPU}
+    made = network(tiny, task), task.name, encoded(tiny, task)
+    full = outputs(*made, **arguments)["vector"]
+    half = outputs(*made, **arguments, precision="bf16")["vector"]
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, full, atol=0.1)
+
+
+def test_scores_put_the_main_metric_first_and_leave_unknown_tags_out():
+    task = toys.task("tagging")
+    rows = [
+        {"tokens": ["a", "b", "c"], "tags": [1, IGNORE, 0]},
+        {"tokens": ["d"], "tags": [IGNORE]},
+    ]
+    scores = task_scores(task, rows, [[1, 3, 0], [2]])
+    assert next(iter(scores)) == "f1" and scores["f1"] == 1.0
+    assert task_scores(replace(task, metric="token_accuracy"), rows, [[1, 3, 1], [2]]) == {
+        "token_accuracy": 0.5
+    }
+
+
+def planted(count, width=16, noise=0.0, seed=0, shift=0.0, growth=1):
+    """Queries and candidates whose right pairs point the same way, in mixed order."""
+    chance = np.random.default_rng(seed)
+    base = chance.standard_normal((count, width))
+    other = base + noise * chance.standard_normal((count, width)) + shift
+    rows, vectors = [], []
+    for number in chance.permutation(count):
+        rows.append({"id": f"q{number}", "side": "query", "gold": [f"c{number}"]})
+        rows.append({"id": f"c{number}", "side": "candidate", "gold": []})
+        vectors += [base[number], other[number] * (1 + growth * number)]  # lengths must not matter
+    for number, row in enumerate(rows):
+        row["text"] = f"text {number}"
+    order = chance.permutation(len(rows))
+    return [rows[i] for i in order], np.array(vectors, np.float32)[order]
+
+
+def scores(metric, rows, vectors):
+    return retrieval_scores(toys.task("retrieval", metric=metric), rows, vectors)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "map@20", "mrr@20", "map", "pair_f1"])
+def test_planted_pairs_are_found(metric):
+    rows, vectors = planted(60, noise=0.05)
+    values = scores(metric, rows, vectors)
+    assert next(iter(values.values())) == pytest.approx(1.0)
+
+
+def test_accuracy_counts_queries_whose_nearest_is_right():
+    vectors = np.array([[1, 0], [0, 1], [1, 1], [0.9, 0.1], [0.1, 0.9]], np.float32)
+    rows = [
+        {"id": "q0", "side": "query", "gold": ["c0"]},
+        {"id": "q1", "side": "query", "gold": ["c0", "c1"]},
+        {"id": "q2", "side": "query", "gold": ["c9"]},
+        {"id": "c0", "side": "candidate", "gold": []},
+        {"id": "c1", "side": "candidate", "gold": []},
+    ]
+    for row in rows:
+        row["text"] = row["id"]
+    assert scores("accuracy", rows, vectors) == {"accuracy": pytest.approx(2 / 3)}
+
+
+def test_ranks_of_several_right_candidates():
+    """Hand-computed: right candidates at ranks 1 and 3, and at rank 2."""
+    angles = {"q0": 0, "c0": 5, "c1": 10, "c2": 20, "q1": 90, "c3": 85, "c4": 80}
+    gold = {"q0": ["c0", "c2"], "q1": ["c4"]}
+    rows = [
+        {"id": name, "side": "query" if name[0] == "q" else "candidate", "text": name}
+        | {"gold": gold.get(name, [])}
+        for name in angles
+    ]
+    radians = np.radians(list(angles.values()))
+    vectors = np.stack([np.cos(radians), np.sin(radians)], 1).astype(np.float32)
+    first = (1 + 2 / 3) / 2
+    assert scores("map@20", rows, vectors)["map"] == pytest.approx((first + 1 / 2) / 2)
+    assert scores("mrr@20", rows, vectors)["mrr"] == pytest.approx((1 + 1 / 2) / 2)
+    assert scores("map@1", rows, vectors)["map"] == pytest.approx((1 + 0) / 2)
+
+
+def test_mined_pairs_are_scored_on_the_half_that_did_not_tune():
+    rows, vectors = planted(80, noise=0.05)
+    # Queries of the tuned half are all right, a third of the others have no counterpart.
+    wrong = [r for r in rows if r["side"] == "query" and not in_first_half(r["id"])]
+    lonely = {row["id"] for row in wrong[: len(wrong) // 3]}
+    kept = [i for i, row in enumerate(rows) if f"q{row['id'][1:]}" not in lonely]
+    rows = [rows[i] for i in kept]
+    values = scores("pair_f1", rows, vectors[kept])
+    assert values["f1"] == pytest.approx(1.0) and values["best_threshold_f1"] == pytest.approx(1.0)
+    for row in rows:  # wrong gold outside the tuned half shows in the score
+        if row["side"] == "query" and not in_first_half(row["id"]):
+            row["gold"] = ["c-none"]
+    assert scores("pair_f1", rows, vectors[kept])["f1"] == 0.0
+
+
+@pytest.mark.parametrize("side", ["query", "candidate"])
+@pytest.mark.parametrize("metric", ["accuracy", "map@20", "pair_f1"])
+def test_a_side_without_texts_is_named(metric, side):
+    rows, vectors = planted(3)
+    kept = [place for place, row in enumerate(rows) if row["side"] != side]
+    with pytest.raises(
+        BadRows, match=f"no {'queries' if side == 'query' else 'candidates'} among 3"
+    ):
+        scores(metric, [rows[place] for place in kept], vectors[kept])
