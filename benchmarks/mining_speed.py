@@ -39,7 +39,7 @@ def bare_products(rows: int) -> Started:
     """One product of all pairs, tile by tile into one buffer, and nothing else."""
     import torch
 
-    from helpers.metrics.neighbours import TILE
+    from helpers.metrics.mining import TILE
 
     x, y = (torch.from_numpy(vectors(rows, seed)) for seed in (0, 1))
     tile = torch.empty(TILE, TILE)
@@ -66,7 +66,7 @@ def mining(rows: int) -> Started:
 
 def pool(rows: int) -> Started:
     """Search a memory-mapped pool of 16-bit vectors."""
-    from helpers.metrics.neighbours import nearest
+    from helpers.metrics.mining import nearest
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pool.npy"
