@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import shutil
 import statistics
 import tempfile
 import time
@@ -30,9 +29,9 @@ import torch
 from benchmarks.table import Measurement, store
 from helpers import formats, similarity
 from helpers.models import devices, encoders, training
-from helpers.similarity import features, text, transport
-from helpers.similarity.checkpoints import Checkpoint
-from helpers.similarity.gather import Options
+from helpers.similarity import features, representations, text
+from helpers.similarity.inputs import Options
+from helpers.similarity.readers import Checkpoint
 from helpers.tasks import Source, Task
 
 
@@ -136,7 +135,7 @@ def time_all(rows: int, columns: int, repeats: int) -> None:
         "pwcca": lambda: features.pwcca(a, b, dimensions=50),
         f"mmd, {half}": lambda: text.mmd(a[few], b[few]),
         "domain_classifier_error": lambda: text.domain_classifier_error(a, b),
-        f"otdd, {half}": lambda: transport.otdd(a[few], labels[few], b[few], labels[few]),
+        f"otdd, {half}": lambda: representations.otdd(a[few], labels[few], b[few], labels[few]),
     }
     seconds = alternate(list(calls.values()), repeats)
     print(f"\n{rows} rows, {columns} columns, 4 classes: median seconds")
@@ -212,11 +211,11 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> list[Measurem
     }
     families = ("text", "format", "labels", "representations", "transport")
     names = [name for family in families for name in similarity.names(family)]
-    options = Options(rows=rows, units=rows)
+    options = Options.sized(rows)
     with tempfile.TemporaryDirectory() as folder:
         for what in ("arrays and measures", "measures alone", "nothing, all stored"):
             if what == "measures alone":
-                shutil.rmtree(Path(folder) / "values")
+                (Path(folder) / "values.jsonl").unlink()
             start, worked = time.perf_counter(), time.process_time()
             table = similarity.measure(
                 (intermediates, targets),
@@ -225,6 +224,7 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> list[Measurem
                 checkpoints=points,
                 options=options,
                 folder=folder,
+                progress=False,
             )
             seconds = time.perf_counter() - start
             peak = devices.peak_memory_mb(torch.device("cpu"))
@@ -233,8 +233,7 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> list[Measurem
             print(f"{what:>22}: {seconds:6.1f} s, {worked:6.1f} s of CPU, peak {peak:,.0f} MB")
         done = table[table["status"] == "done"]
         print(f"{len(done)} of {len(table)} rows of {done['measure'].nunique()} measures are done")
-        costs = done.groupby("measure", sort=False)[["seconds", "memory_mb"]].sum()
-        costs["memory_mb"] = done.groupby("measure", sort=False)["memory_mb"].max()
+        costs = done.groupby("measure", sort=False)["seconds"].sum()
         print(costs.round(2).to_string())
     seconds, peak = timed["measures alone"]
     note = (

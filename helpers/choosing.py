@@ -86,13 +86,14 @@ def advice(ranked: pd.DataFrame) -> str:
 
 def _similarity(profile: Profile, targets: list[str], measure: str) -> pd.DataFrame:
     from helpers import similarity
-    from helpers.similarity.gather import Options
+    from helpers.similarity.inputs import Options
 
     table = similarity.measure(
         (list(profile.intermediates), targets),
         [measure],
         profile.encoder,
         seeds=(0,),
+        progress=False,
         # As many as elsewhere in the book: what was read there is not read again.
         options=Options.sized(results.sampled_rows(profile.name)),
     )

@@ -8,12 +8,13 @@ A table without rows is drawn as the sentence in its ``attrs["note"]`` (see ``he
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from helpers.book import COLOURS, number
@@ -416,3 +417,126 @@ def _is_dark(colour: Any) -> bool:
     """Return whether white text reads better on a colour (relative luminance, ITU-R BT.709)."""
     red, green, blue = colour[:3]
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+
+
+# Similarity: what measures go by, what they are made of, and what they say of noise.
+
+
+def order(correlations: pd.DataFrame) -> list[str]:
+    """Order measures so that those that agree, in either direction, stand together.
+
+    Args:
+        correlations: a square table of them; unknown ones count as 0.
+
+    Returns:
+        Names in the order of an average-linkage tree on 1 - |correlation|.
+    """
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    if len(correlations) < 3:
+        return list(correlations.columns)
+    distance = 1.0 - correlations.abs().fillna(0.0).to_numpy()
+    distance = np.clip((distance + distance.T) / 2, 0.0, None)
+    np.fill_diagonal(distance, 0.0)
+    tree = hierarchy.linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return [correlations.columns[place] for place in hierarchy.leaves_list(tree)]
+
+
+def panels(count: int, size: tuple[float, float] = (5.4, 2.9)) -> list[Axes]:
+    """Return axes for so many matrices, two in a row."""
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    shape = (size[0] * columns, size[1] * rows)
+    _, axes = plt.subplots(rows, columns, figsize=shape, squeeze=False, layout="constrained")
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return list(axes.flat[:count])
+
+
+def composition(shares: pd.DataFrame) -> Axes:
+    """Draw what ``helpers.similarity.measure.composition`` returned, a bar per measure.
+
+    Args:
+        shares: the table; drawn with the largest share of the pair first.
+    """
+    parts = {"tasks": "the single tasks", "format": "their formats", "pair": "the pair"}
+    drawn = 100 * shares.sort_values("pair")[list(parts)].rename(columns=parts)
+    ax: Axes = drawn.plot.barh(stacked=True, width=0.75, figsize=(7.5, 1.2 + 0.24 * len(drawn)))
+    ax.set(xlabel="share of the variance over dyads, %", ylabel="", xlim=(0, 100))
+    ax.tick_params(axis="y", labelsize=8)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def noise(nulls: pd.DataFrame, columns: int = 4) -> Any:
+    """Draw what measures that use labels say of noise, against the number of classes.
+
+    Args:
+        nulls: what ``helpers.similarity.independence`` returned.
+        columns: panels in a row.
+
+    Returns:
+        The grid of panels, with the mean and the range of the draws.
+    """
+    labelled = nulls[nulls["classes"] > 0]
+    grid = sns.relplot(
+        labelled, x="classes", y="value", col="measure", kind="line", marker="o",
+        errorbar=lambda values: (values.min(), values.max()), col_wrap=columns,
+        height=1.9, aspect=1.15, facet_kws={"sharey": False},
+    )  # fmt: skip
+    grid.set(xscale="log", ylabel="", xlabel="classes").set_titles("{col_name}")
+    counts = sorted(labelled["classes"].unique())
+    for ax in grid.axes.flat:
+        ax.set_xticks(counts, [str(count) for count in counts])
+        ax.minorticks_off()
+    return grid
+
+
+def pair(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
+    """Draw what ``helpers.similarity.pair`` returned; an empty table says why it is empty.
+
+    Args:
+        tables: ``texts``, ``pieces``, ``labels`` and ``features`` of one pair of tasks.
+
+    Returns:
+        Four panels.
+    """
+    import matplotlib.pyplot as plt
+
+    _, grid = plt.subplots(2, 2, figsize=(8.4, 6.4), layout="constrained")
+    axes = dict(zip(("texts", "pieces", "labels", "features"), grid.flat, strict=True))
+    for name, ax in axes.items():
+        if not len(tables[name]):
+            nothing(tables[name], ax)
+    plane = {"x": "x", "y": "y", "s": 10, "alpha": 0.6, "linewidth": 0}
+    if len(tables["texts"]):
+        sns.scatterplot(tables["texts"], hue="task", ax=axes["texts"], **plane)
+        axes["texts"].set(title="text: one point per row")
+    if len(tables["pieces"]):
+        shares = tables["pieces"]
+        # Pieces of one task only lie on the lower or left edge.
+        shown = shares.clip(lower=shares[shares > 0].min().min() / 2)
+        sns.scatterplot(
+            shown, x="intermediate", y="target", s=6, alpha=0.4, linewidth=0, ax=axes["pieces"]
+        )
+        axes["pieces"].set(
+            title="pieces: one point per piece, per 1,000", xscale="log", yscale="log"
+        )
+    if len(tables["labels"]):
+        sns.barplot(tables["labels"], x="class", y="share", hue="task", ax=axes["labels"])
+        axes["labels"].set(title="labels: one bar per class, %", xticks=[], ylabel="share")
+    if len(tables["features"]):
+        found = tables["features"]
+        few = found["label"].nunique() <= 6  # more have no legend: it would hide the points
+        sns.scatterplot(
+            found, hue="label", palette="tab10" if few else "turbo", ax=axes["features"],
+            legend="full" if few else False, **plane,
+        )  # fmt: skip
+        axes["features"].set(title=f"features of the target {found.attrs['after']}")
+    for name in ("texts", "features"):
+        axes[name].set(xlabel="first principal axis", ylabel="second")
+    return list(grid.flat)

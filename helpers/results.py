@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +173,7 @@ def similarities(
         added: whether measures that a reader registered join the table. They are measured here, from
             the data of the profile; without them a committed table needs no data.
         progress: whether to count values while they are measured.
-        folder: where committed tables are; ``python -m helpers.similarity <profile>`` writes one.
+        folder: where committed tables are; ``data/make/similarity.py`` writes one.
 
     Returns:
         The columns of ``helpers.similarity.COLUMNS``. A value that does not exist, such as one that
@@ -213,7 +212,7 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import similarity
     from helpers.models import encoders
-    from helpers.similarity.gather import Options
+    from helpers.similarity.inputs import Options
 
     chosen = PROFILES[profile]
     encoder = encoders.load(chosen.encoder)
@@ -224,7 +223,7 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
         checkpoints=checkpoints(encoder),
         options=Options.sized(sampled_rows(profile)),
         mode=mode,  # type: ignore[arg-type]
-        progress=_count if progress else None,
+        progress=progress,
     )
 
 
@@ -260,14 +259,9 @@ def checkpoints(encoder: Encoder) -> Any:
     Args:
         encoder: the plain encoder that they were tuned from.
     """
-    from helpers.similarity.checkpoints import from_store
+    from helpers.similarity.readers import from_store
 
     try:
         return from_store(encoder)
     except MissingData:
         return None
-
-
-def _count(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{done:,} of {total:,} similarities", end=end, file=sys.stderr, flush=True)

@@ -14,30 +14,35 @@ from __future__ import annotations
 
 from helpers.similarity.catalogue import (
     FAMILIES,
-    NEEDS,
     Measure,
     Undefined,
     added,
     get,
     names,
+    needs,
     register,
     table,
     unregister,
 )
-from helpers.similarity.measure import COLUMNS, export, matrix, measure, read
+from helpers.similarity.measure import COLUMNS, export, matrix, measure, pair, read
+from helpers.similarity.reliability import agreement, composition, independence
 
 __all__ = [
     "COLUMNS",
     "FAMILIES",
-    "NEEDS",
     "Measure",
     "Undefined",
     "added",
+    "agreement",
+    "composition",
     "export",
     "get",
+    "independence",
     "matrix",
     "measure",
     "names",
+    "needs",
+    "pair",
     "read",
     "register",
     "table",

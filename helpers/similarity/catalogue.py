@@ -1,7 +1,7 @@
 """The catalogue of measures: what each needs, what it computes, and how a reader adds one.
 
 A measure is a function of arrays. Its ``needs`` name the arrays, in the order of the function's
-arguments; ``helpers.similarity.gather`` knows how to get each of them (``needs()`` lists them).
+arguments; ``helpers.similarity.arrays`` knows how to make each of them (``needs()`` lists them).
 Values are oriented: larger always means more similar.
 """
 
@@ -10,30 +10,18 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from helpers.errors import HelpfulError, unknown
-from helpers.similarity import crosslingual, features, format, representations, text, transport
-from helpers.similarity import weights as weight
-from helpers.similarity.arrays import Floats, cosine
-
-__all__ = [
-    "FAMILIES",
-    "Measure",
-    "Undefined",
-    "added",
-    "get",
-    "names",
-    "register",
-    "table",
-    "unregister",
-]
+from helpers.similarity import features, gradients, representations, text
+from helpers.similarity.representations import Floats, cosine
 
 FAMILIES = (
     "text",
@@ -91,32 +79,30 @@ class Measure:
     @cached_property
     def key(self) -> str:
         """Hash of what determines a value beside its arrays: the definition and its code."""
-        facts = (self.name, self.version, self.needs, _code(self.function))
+        facts = (self.name, self.version, self.needs, code_of(self.function))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _code(function: Callable[..., Any]) -> str:
-    """Return text that changes when a function's own code does."""
+def code_of(function: Callable[..., Any]) -> str:
+    """Return text that changes when a function's own code does, the same in every process."""
     if isinstance(function, partial):
         given = [*function.args, *(value for _, value in sorted(function.keywords.items()))]
-        # The text of a function has its address, which differs from process to process.
-        texts = [_code(value) if callable(value) else repr(value) for value in given]
-        return f"{_code(function.func)}{texts}{sorted(function.keywords)}"
+        texts = [code_of(value) if callable(value) else repr(value) for value in given]
+        return f"{code_of(function.func)}{texts}{sorted(function.keywords)}"
     if getattr(function, "__module__", "").startswith("helpers.similarity"):
-        return _package_code() + getattr(function, "__qualname__", "")
+        return _package_code() + function.__qualname__
     try:
         return inspect.getsource(function)
-    except (OSError, TypeError):
+    except (OSError, TypeError):  # typed into a console, or built in
         code = getattr(function, "__code__", None)
         return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
 
 
 @cache
 def _package_code() -> str:
-    """Hash of the modules that define the measures of this package."""
-    names = "arrays catalogue crosslingual features format representations text transport weights"
-    folder = Path(__file__).parent
-    content = b"".join((folder / f"{name}.py").read_bytes() for name in names.split())
+    """Hash of the modules that do the arithmetic of this package."""
+    names = ("catalogue", "features", "gradients", "representations", "text")
+    content = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -160,8 +146,8 @@ def check(measure: Measure) -> None:
             f"({measure.needs!r},)."
         )
     for need in measure.needs:
-        if need not in NEEDS:
-            raise unknown("array", need, NEEDS)
+        if need not in needs():
+            raise unknown("array", need, needs())
     try:
         inspect.signature(measure.function).bind(*measure.needs)
     except TypeError as error:
@@ -179,11 +165,7 @@ def unregister(name: str) -> None:
 
 
 def get(name: str) -> Measure:
-    """Return a measure by name.
-
-    Raises:
-        UnknownName: no such measure; the error lists the nearest names.
-    """
+    """Return a measure by name; an UnknownName lists the nearest."""
     if name not in _MEASURES:
         raise unknown("measure", name, _MEASURES)
     return _MEASURES[name]
@@ -194,6 +176,16 @@ def names(family: str = "") -> list[str]:
     return [m.name for m in _MEASURES.values() if family in ("", m.family)]
 
 
+def chosen(measures: Collection[str | Measure] | None) -> list[Measure]:
+    """Return measures by name, or all; one that was never registered is checked, too."""
+    found = [
+        get(m) if isinstance(m, str) else m for m in (names() if measures is None else measures)
+    ]
+    for measure in found:
+        check(measure)
+    return found
+
+
 def added() -> list[str]:
     """Return the names of measures that a reader added or replaced in this process."""
     return [name for name, measure in _MEASURES.items() if _OWN.get(name) is not measure]
@@ -202,63 +194,20 @@ def added() -> list[str]:
 def table() -> list[dict[str, Any]]:
     """Return the facts of every measure, one mapping each, for a page."""
     return [
-        {
-            "measure": m.name,
-            "family": m.family,
-            "directed": m.directed,
-            "needs": ", ".join(m.needs),
-            "source": m.source,
-        }
+        {"measure": m.name, "family": m.family, "directed": m.directed}
+        | {"needs": ", ".join(m.needs), "source": m.source}
         for m in _MEASURES.values()
     ]
 
 
-# Every array a measure can ask for: name -> what it is.
-NEEDS: Mapping[str, str] = {
-    **{
-        f"{side}.{thing}": meaning.format(side=side)
-        for side in ("intermediate", "target")
-        for thing, meaning in {
-            "facts": "the {side} as a Task",
-            "texts": "list of its texts, one per sampled row",
-            "segments": "number of texts encoded together for one decision",
-            "pieces": "vocabulary ids of its texts, one after the other, no special ids",
-            "counts": "how often each vocabulary id occurs, shape (vocabulary,)",
-            "embeddings": "plain encoder's mean state of each row, shape (rows, D)",
-            "sentences": "the same by the sentence encoder, shape (rows, D)",
-            "features": "plain encoder's state of each labelled unit, shape (units, D)",
-            "labels": "label of each unit, shape (units,)",
-            "knn_probe": "accuracy of the nearest-neighbour probe on the plain features",
-            "linear_probe": "accuracy of the linear probe on the plain features",
-            "label_names": "plain encoder's embedding of each label name, shape (C, D)",
-            "fisher": "mean squared gradient per row at its own tuned encoder, by component",
-            "probe_fisher": "the same at the plain encoder with a fitted head, by filter, (P,)",
-            "gradient": "unit gradient at the plain encoder, averaged over fitted heads, (P,)",
-            "weights": "parameters of its tuned encoder, by component",
-        }.items()
-    },
-    "tuned.features": "the intermediate's encoder on the target's labelled units, (units, D)",
-    "tuned.probabilities": "the intermediate's head on the target's labelled units, (units, Z)",
-    "tuned.own": "the intermediate's encoder on its own rows, shape (rows, D)",
-    "tuned.map": "linear map from plain to tuned states of its own rows, shape (D + 1, D)",
-    "tuned.losses": "masked-language loss of the target's rows after tuning, shape (rows,)",
-    "plain.losses": "the same before tuning, shape (rows,)",
-    "plain.weights": "parameters of the plain encoder, by component",
-    "common.intermediate": "the intermediate's encoder on the common sentences, (rows, D)",
-    "common.target": "the target's encoder on the common sentences, shape (rows, D)",
-    "common.intermediate_axes": "the first of these on its leading principal axes",
-    "common.target_axes": "the second of these on its leading principal axes",
-    "study.centre": "mean over the tasks of the study of their mean embedding, shape (D,)",
-    "study.whitening": "inverse root of the covariance of embeddings within tasks, (D, D)",
-    "study.sentence_centre": "as study.centre, by the sentence encoder",
-    "study.texts_with": "number of texts of the study that hold each piece, shape (vocabulary,)",
-    "study.texts": "number of texts of the study",
-    "early.score": "English score of the target after a short run from the intermediate",
-    "parallel.tuned": "embeddings of English sentences and their translations after tuning",
-    "parallel.plain": "the same before tuning",
-    "parallel.tuned_losses": "masked-language loss of foreign sentences after tuning",
-    "parallel.plain_losses": "the same before tuning",
-}
+def needs() -> dict[str, str]:
+    """Return every array that a measure can ask for: name to what it is."""
+    from helpers.similarity.arrays import ARRAYS
+
+    return {name: array.says for name, array in ARRAYS.items()}
+
+
+# Steps between arrays and the functions of the other modules.
 
 
 def _centred(a: Floats, b: Floats, centre: Floats) -> float:
@@ -274,23 +223,37 @@ def _whitened(a: Floats, b: Floats, centre: Floats, root: Floats) -> float:
     return cosine(first, second, "whitened task embeddings")
 
 
+def _thinned(rows: int, size: int) -> Any:
+    """Positions of at most ``size`` rows, evenly spaced: the first ones may be of one source."""
+    return np.linspace(0, rows - 1, min(rows, size)).round().astype(int)
+
+
 def _negative_mmd(a: Floats, b: Floats) -> float:
     return -text.mmd(a[_thinned(len(a), PAIRED)], b[_thinned(len(b), PAIRED)])
+
+
+def _domain_error(a: Floats, b: Floats) -> float:
+    return text.domain_classifier_error(a[_thinned(len(a), DOMAIN)], b[_thinned(len(b), DOMAIN)])
 
 
 def _negative_perplexity(tuned: Floats, plain: Floats) -> float:
     return -text.pseudo_perplexity_change(tuned, plain)
 
 
-def _nce(probabilities: Floats, labels: Sequence[int]) -> float:
+def _nce(probabilities: Floats, labels: ArrayLike) -> float:
     return features.nce(np.asarray(probabilities).argmax(axis=1), labels)
 
 
-def _change(
-    score: Callable[[Floats, Sequence[int]], float], tuned: Floats, labels: Any, plain: float
-) -> float:
-    """Score of the tuned features minus that of the plain ones."""
-    return score(tuned, labels) - float(plain)
+def _knn_change(tuned: Floats, labels: ArrayLike, plain: float) -> float:
+    return features.knn_probe(tuned, labels) - float(plain)
+
+
+def _linear_change(tuned: Floats, labels: ArrayLike, plain: float) -> float:
+    return features.linear_probe(tuned, labels) - float(plain)
+
+
+def _esm(map_: Floats, target: Floats, labels: ArrayLike) -> float:
+    return features.logme(gradients.mapped(target, map_), labels)
 
 
 def _rsa(a: Floats, b: Floats) -> float:
@@ -300,25 +263,21 @@ def _rsa(a: Floats, b: Floats) -> float:
 
 
 def _negative_task2vec(a: Floats, b: Floats) -> float:
-    return -weight.task2vec_distance(a, b)
+    return -gradients.task2vec_distance(a, b)
 
 
-def _negative_task2vec_asymmetric(a: Floats, b: Floats) -> float:
+def _negative_asymmetric(a: Floats, b: Floats) -> float:
     # The trivial task uses every filter alike, so only the shape of its Fisher diagonal counts.
-    return -weight.task2vec_distance(a, b, np.full(a.shape, a.mean()), COMPLEXITY)
+    return -gradients.task2vec_distance(a, b, np.full(a.shape, a.mean()), COMPLEXITY)
 
 
 def _layer_mean(base: Any, a: Any, b: Any) -> float:
-    return float(np.mean(list(weight.task_vector_cosines(base, a, b).values())))
+    return float(np.mean(list(gradients.task_vector_cosines(base, a, b).values())))
 
 
 def _inner(a: Floats, b: Floats) -> float:
     """Inner product of two mean unit gradients: the mean cosine over all pairs of heads."""
     return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-
-
-def _esm(map_: Floats, target: Floats, labels: Any) -> float:
-    return features.logme(weight.mapped(target, map_), labels)
 
 
 def _negative_otdd(a: Floats, labels_a: Any, b: Floats, labels_b: Any) -> float:
@@ -328,7 +287,7 @@ def _negative_otdd(a: Floats, labels_a: Any, b: Floats, labels_b: Any) -> float:
     left, right = left[_repeated(labels_a[left])], right[_repeated(labels_b[right])]
     size = min(len(left), len(right))
     left, right = left[:size], right[:size]
-    return -transport.otdd(a[left], labels_a[left], b[right], labels_b[right])
+    return -representations.otdd(a[left], labels_a[left], b[right], labels_b[right])
 
 
 def _repeated(labels: Any) -> Any:
@@ -337,219 +296,121 @@ def _repeated(labels: Any) -> Any:
     return np.flatnonzero(counts[codes] >= 3)
 
 
-def _domain_error(a: Floats, b: Floats) -> float:
-    return text.domain_classifier_error(a[_thinned(len(a), DOMAIN)], b[_thinned(len(b), DOMAIN)])
+def _retrieval_drift(tuned: Floats, plain: Floats) -> float:
+    score = representations.retrieval_accuracy
+    return representations.alignment_drift(tuned, plain, score)
 
 
-def _thinned(rows: int, size: int) -> Any:
-    """Positions of at most ``size`` rows, evenly spaced: the first ones may be of one source."""
-    return np.linspace(0, rows - 1, min(rows, size)).round().astype(int)
+def _ours(
+    family: str, *rows: tuple[str, tuple[str, ...], Callable[..., float], str], **facts: Any
+) -> None:
+    """Put measures of the package into the catalogue."""
+    for name, wanted, function, source in rows:
+        _MEASURES[name] = Measure(name, family, wanted, function, source, **facts)
 
 
-def _early(score: float) -> float:
-    return float(score)
+def _both(thing: str) -> tuple[str, str]:
+    return f"intermediate.{thing}", f"target.{thing}"
 
 
-_TEXT = ("intermediate.embeddings", "target.embeddings")
-_PIECES = ("intermediate.pieces", "target.pieces")
-_TUNED = ("tuned.features", "target.labels")
+_MEAN, _PIECES = _both("embeddings"), _both("pieces")
+_CENTRED = (*_MEAN, "study.centre")
+_WHITENED = (*_CENTRED, "study.whitening")
+_SENTENCES = (*_both("sentences"), "study.sentence_centre")
+_COUNTS = (*_both("counts"), "study.texts_with", "study.texts")
+_LABELS = _both("labels")
+_LOSSES = ("tuned.losses", "plain.losses")
 _HEAD = ("tuned.probabilities", "target.labels")
-_LABELS = ("intermediate.labels", "target.labels")
+_TUNED = ("tuned.features", "target.labels")
+_KNN, _LINEAR = (*_TUNED, "target.knn_probe"), (*_TUNED, "target.linear_probe")
+_MAPPED = ("tuned.map", "target.features", "target.labels")
+_EARLY = ("early.score",)
 _COMMON = ("common.intermediate", "common.target")
-_COMMON_AXES = ("common.intermediate_axes", "common.target_axes")
-_WEIGHTS = ("plain.weights", "intermediate.weights", "target.weights")
+_AXES = ("common.intermediate_axes", "common.target_axes")
+_FISHER, _PROBE, _GRADIENT = _both("fisher"), _both("probe_fisher"), _both("gradient")
+_WEIGHTS = ("plain.weights", *_both("weights"))
+_SETS = ("intermediate.features", "intermediate.labels", "target.features", "target.labels")
 _PARALLEL = ("parallel.tuned", "parallel.plain")
+_DRIFT = ("parallel.tuned_losses", "parallel.plain_losses")
 
-_BUILT_IN: tuple[Measure, ...] = (
-    Measure(
-        "text_embedding", "text", (*_TEXT, "study.centre"), _centred, "Vu et al. 2020, centred"
-    ),
-    Measure("text_embedding_raw", "text", _TEXT, _raw, "Vu et al. 2020"),
-    Measure(
-        "text_embedding_whitened",
-        "text",
-        (*_TEXT, "study.centre", "study.whitening"),
-        _whitened,
-        "Vu et al. 2020, centred and whitened",
-    ),
-    Measure(
-        "sentence_embedding",
-        "text",
-        ("intermediate.sentences", "target.sentences", "study.sentence_centre"),
-        _centred,
-        "Poth et al. 2021, centred",
-    ),
-    Measure("token_similarity", "text", _PIECES, text.token_similarity, "Ruder and Plank 2017"),
-    Measure(
-        "tfidf",
-        "text",
-        ("intermediate.counts", "target.counts", "study.texts_with", "study.texts"),
-        text.tfidf_cosine,
-        "Salton and Buckley 1988",
-    ),
-    Measure("vocabulary_overlap", "text", _PIECES, text.vocabulary_overlap, "Jaccard 1912"),
-    Measure("mmd", "text", _TEXT, _negative_mmd, "Gretton et al. 2012, negative"),
-    Measure("domain_error", "text", _TEXT, _domain_error, "Ben-David et al. 2007"),
-    Measure(
-        "pseudo_perplexity",
-        "text",
-        ("tuned.losses", "plain.losses"),
-        _negative_perplexity,
-        "Salazar et al. 2020, negative change",
-        directed=True,
-    ),
-    Measure(
-        "same_format",
-        "format",
-        ("intermediate.facts", "target.facts"),
-        format.same_format,
-        "this project",
-    ),
-    Measure(
-        "same_inputs",
-        "format",
-        ("intermediate.segments", "target.segments"),
-        format.same_input_count,
-        "this project",
-    ),
-    Measure(
-        "label_names",
-        "format",
-        ("intermediate.label_names", "target.label_names"),
-        format.label_name_cosine,
-        "this project",
-    ),
-    Measure("label_entropy", "format", _LABELS, format.label_entropy_similarity, "this project"),
-    Measure("label_count", "format", _LABELS, format.label_count_similarity, "this project"),
-    *(
-        Measure(name, "labels", needs, function, source, directed=True, languages=True)
-        for name, needs, function, source in (
-            ("leep", _HEAD, features.leep, "Nguyen et al. 2020"),
-            ("nce", _HEAD, _nce, "Tran et al. 2019"),
-            ("nleep", _TUNED, features.nleep, "Li et al. 2021"),
-            ("logme", _TUNED, features.logme, "You et al. 2021"),
-            ("h_score", _TUNED, features.h_score, "Bao et al. 2019; Ibrahim et al. 2022"),
-            ("transrate", _TUNED, features.transrate, "Huang et al. 2022"),
-            ("gbc", _TUNED, features.gbc, "Pandy et al. 2022"),
-            (
-                "knn_probe",
-                (*_TUNED, "target.knn_probe"),
-                partial(_change, features.knn_probe),
-                "Cover and Hart 1967, minus the plain encoder",
-            ),
-            (
-                "linear_probe",
-                (*_TUNED, "target.linear_probe"),
-                partial(_change, features.linear_probe),
-                "Alain and Bengio 2016, minus the plain encoder",
-            ),
-        )
-    ),
-    Measure(
-        "esm_logme",
-        "labels",
-        ("tuned.map", "target.features", "target.labels"),
-        _esm,
-        "Schulte et al. 2024",
-        directed=True,
-        languages=True,
-    ),
-    Measure(
-        "early_score",
-        "labels",
-        ("early.score",),
-        _early,
-        "Poth et al. 2021; a partial outcome: a ceiling, not a similarity",
-        directed=True,
-    ),
-    *(
-        Measure(name, "representations", needs, function, source, directed, ceiling=True)
-        for name, needs, function, source, directed in (
-            ("cka", _COMMON, representations.linear_cka, "Kornblith et al. 2019, debiased", False),
-            ("rsa", _COMMON, _rsa, "Kriegeskorte et al. 2008", False),
-            ("svcca", _COMMON_AXES, representations.svcca, "Raghu et al. 2017", False),
-            ("pwcca", _COMMON_AXES, representations.pwcca, "Morcos et al. 2018", True),
-        )
-    ),
-    Measure(
-        "task_embedding",
-        "weights",
-        ("intermediate.fisher", "target.fisher"),
-        weight.task_embedding_cosine,
-        "Vu et al. 2020, with per-example gradients",
-        ceiling=True,
-    ),
-    Measure(
-        "task2vec",
-        "weights",
-        ("intermediate.probe_fisher", "target.probe_fisher"),
-        _negative_task2vec,
-        "Achille et al. 2019, negative",
-    ),
-    Measure(
-        "task2vec_asymmetric",
-        "weights",
-        ("intermediate.probe_fisher", "target.probe_fisher"),
-        _negative_task2vec_asymmetric,
-        "Achille et al. 2019, negative",
-        directed=True,
-    ),
-    Measure(
-        "gradient_cosine",
-        "weights",
-        ("intermediate.gradient", "target.gradient"),
-        _inner,
-        "after Pruthi et al. 2020",
-        ceiling=True,
-    ),
-    Measure(
-        "task_vector",
-        "weights",
-        _WEIGHTS,
-        weight.task_vector_cosine,
-        "Ilharco et al. 2023",
-        ceiling=True,
-    ),
-    Measure(
-        "task_vector_layers",
-        "weights",
-        _WEIGHTS,
-        _layer_mean,
-        "Ilharco et al. 2023, mean over components",
-        ceiling=True,
-    ),
-    Measure(
-        "otdd",
-        "transport",
-        ("intermediate.features", "intermediate.labels", "target.features", "target.labels"),
-        _negative_otdd,
-        "Alvarez-Melis and Fusi 2020, negative",
-    ),
-    Measure(
-        "alignment_cka",
-        "cross-lingual",
-        _PARALLEL,
-        crosslingual.alignment_drift,
-        "debiased CKA of parallel text, tuned minus plain",
-        per="language",
-    ),
-    Measure(
-        "alignment_retrieval",
-        "cross-lingual",
-        _PARALLEL,
-        partial(crosslingual.alignment_drift, score=crosslingual.retrieval_accuracy),
-        "retrieval of parallel text, tuned minus plain",
-        per="language",
-    ),
-    Measure(
-        "mlm_drift",
-        "cross-lingual",
-        ("parallel.tuned_losses", "parallel.plain_losses"),
-        _negative_perplexity,
-        "masked-language loss, plain minus tuned",
-        per="language",
-    ),
+_ours(
+    "text",
+    ("text_embedding", _CENTRED, _centred, "Vu et al. 2020, centred"),
+    ("text_embedding_raw", _MEAN, _raw, "Vu et al. 2020"),
+    ("text_embedding_whitened", _WHITENED, _whitened, "Vu et al. 2020, centred and whitened"),
+    ("sentence_embedding", _SENTENCES, _centred, "Poth et al. 2021, centred"),
+    ("token_similarity", _PIECES, text.token_similarity, "Ruder and Plank 2017"),
+    ("tfidf", _COUNTS, text.tfidf_cosine, "Salton and Buckley 1988"),
+    ("vocabulary_overlap", _PIECES, text.vocabulary_overlap, "Jaccard 1912"),
+    ("mmd", _MEAN, _negative_mmd, "Gretton et al. 2012, negative"),
+    ("domain_error", _MEAN, _domain_error, "Ben-David et al. 2007"),
 )
-for _measure in _BUILT_IN:
-    register(_measure)
+_ours(
+    "text",
+    ("pseudo_perplexity", _LOSSES, _negative_perplexity, "Salazar et al. 2020, negative change"),
+    directed=True,
+)
+_ours(
+    "format",
+    ("same_format", _both("facts"), text.same_format, "this project"),
+    ("same_inputs", _both("segments"), text.same_input_count, "this project"),
+    ("label_names", _both("label_names"), text.label_name_cosine, "this project"),
+    ("label_entropy", _LABELS, text.label_entropy_similarity, "this project"),
+    ("label_count", _LABELS, text.label_count_similarity, "this project"),
+)
+_ours(
+    "labels",
+    ("leep", _HEAD, features.leep, "Nguyen et al. 2020"),
+    ("nce", _HEAD, _nce, "Tran et al. 2019"),
+    ("nleep", _TUNED, features.nleep, "Li et al. 2021"),
+    ("logme", _TUNED, features.logme, "You et al. 2021"),
+    ("h_score", _TUNED, features.h_score, "Bao et al. 2019; Ibrahim et al. 2022"),
+    ("transrate", _TUNED, features.transrate, "Huang et al. 2022"),
+    ("gbc", _TUNED, features.gbc, "Pandy et al. 2022"),
+    ("knn_probe", _KNN, _knn_change, "Cover and Hart 1967, minus the plain encoder"),
+    ("linear_probe", _LINEAR, _linear_change, "Alain and Bengio 2016, minus the plain encoder"),
+    ("esm_logme", _MAPPED, _esm, "Schulte et al. 2024"),
+    directed=True,
+    languages=True,
+)
+_ours("labels", ("early_score", _EARLY, float, "Poth et al. 2021; a ceiling"), directed=True)
+_ours(
+    "representations",
+    ("cka", _COMMON, representations.linear_cka, "Kornblith et al. 2019, debiased"),
+    ("rsa", _COMMON, _rsa, "Kriegeskorte et al. 2008"),
+    ("svcca", _AXES, representations.svcca, "Raghu et al. 2017"),
+    ceiling=True,
+)
+_ours(
+    "representations",
+    ("pwcca", _AXES, representations.pwcca, "Morcos et al. 2018"),
+    directed=True,
+    ceiling=True,
+)
+_ours(
+    "weights",
+    ("task_embedding", _FISHER, gradients.task_embedding_cosine, "Vu et al. 2020, per example"),
+    ceiling=True,
+)
+_ours("weights", ("task2vec", _PROBE, _negative_task2vec, "Achille et al. 2019, negative"))
+_ours(
+    "weights",
+    ("task2vec_asymmetric", _PROBE, _negative_asymmetric, "Achille et al. 2019, negative"),
+    directed=True,
+)
+_ours(
+    "weights",
+    ("gradient_cosine", _GRADIENT, _inner, "after Pruthi et al. 2020"),
+    ("task_vector", _WEIGHTS, gradients.task_vector_cosine, "Ilharco et al. 2023"),
+    ("task_vector_layers", _WEIGHTS, _layer_mean, "Ilharco et al. 2023, mean over components"),
+    ceiling=True,
+)
+_ours("transport", ("otdd", _SETS, _negative_otdd, "Alvarez-Melis and Fusi 2020, negative"))
+_ours(
+    "cross-lingual",
+    ("alignment_cka", _PARALLEL, representations.alignment_drift, "debiased CKA, tuned - plain"),
+    ("alignment_retrieval", _PARALLEL, _retrieval_drift, "retrieval, tuned - plain"),
+    ("mlm_drift", _DRIFT, _negative_perplexity, "masked-language loss, plain - tuned"),
+    per="language",
+)
 _OWN: Mapping[str, Measure] = dict(_MEASURES)

@@ -1,60 +1,38 @@
-"""How far a measure can be trusted: split halves, seeds, ceilings, and what they do to a slope."""
+"""How far a measure can be trusted, what its variation is made of, and what it says of noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.errors import BadRows
-from helpers.similarity.arrays import Floats
-
-__all__ = ["correlation", "disattenuated", "lacking", "spearman_brown", "summarise", "within"]
+from helpers.errors import BadRows, HelpfulError, unknown
+from helpers.similarity import catalogue
+from helpers.similarity.catalogue import Measure
+from helpers.similarity.representations import Floats
 
 # With fewer dyads than this a correlation over dyads is noise.
 FEWEST_DYADS = 5
 
 
 def spearman_brown(half: float) -> float:
-    """Reliability of a measure on all rows from the correlation of its values on two halves.
+    """Reliability on all rows from the correlation of two halves (Spearman 1910; Brown 1910).
 
-    Args:
-        half: correlation over dyads between the two halves.
-
-    Returns:
-        2 r / (1 + r); a negative correlation stays as it is, since the formula would inflate it.
-
-    Source: Spearman 1910; Brown 1910.
+    A negative correlation stays as it is, since 2 r / (1 + r) would inflate it.
     """
     return half if half < 0 else 2.0 * half / (1.0 + half)
 
 
-def correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Pearson correlation over the dyads where both values are known.
-
-    Args:
-        a: one value per dyad, NaN where unknown.
-        b: the other value per dyad.
-
-    Returns:
-        A value from -1 to 1; NaN with fewer than 5 dyads or without variation (``lacking`` says
-        which).
-    """
-    if lacking(a, b):
-        return float("nan")
-    first, second = _known(a, b)
-    return float(np.corrcoef(first, second)[0, 1])
+def noise_ceiling(self_a: float, self_b: float) -> float:
+    """Largest similarity that two tasks can show, from each one's to itself (Spearman 1904)."""
+    return float(np.sqrt(np.maximum(self_a, 0.0) * np.maximum(self_b, 0.0)))
 
 
 def lacking(a: ArrayLike, b: ArrayLike) -> str:
-    """Return why two columns of values have no correlation, or an empty text where they have one.
-
-    Args:
-        a: one value per dyad, NaN where unknown.
-        b: the other value per dyad.
-    """
+    """Return why two columns of values, NaN where unknown, have no correlation; "" where they do."""
     first, second = _known(a, b)
     if len(first) == 0:
         return "no dyad has both values"
@@ -65,98 +43,57 @@ def lacking(a: ArrayLike, b: ArrayLike) -> str:
     return ""
 
 
+def correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Pearson correlation over the dyads where both values are known; NaN where ``lacking``."""
+    if lacking(a, b):
+        return float("nan")
+    first, second = _known(a, b)
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def _known(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    """Values of the dyads that have both."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     known = np.isfinite(first) & np.isfinite(second)
     return first[known], second[known]
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:
-    """Values of dyads after the effects of their intermediate and their target are removed.
+    """Values of dyads, NaN where unknown, after the effects of intermediate and target are removed.
 
-    A measure may be reliable only because targets differ. What a model with task effects uses is
-    this remainder, so its reliability is the one that limits the slope.
-
-    Args:
-        values: one value per dyad, NaN where unknown.
-        intermediate: name of the intermediate of each dyad.
-        target: name of the target of each dyad.
-
-    Returns:
-        Residuals of the additive two-way least-squares fit, NaN where the value is unknown.
+    It is what a model with task effects uses, so its reliability is the one that limits the slope.
     """
     array = np.asarray(values, dtype=np.float64)
     known = np.isfinite(array)
     residual = np.full(len(array), np.nan)
-    if known.sum() == 0:
+    if not known.any():
         return residual
-    columns = [np.ones((int(known.sum()), 1))]
-    for names in (intermediate, target):
-        levels = np.asarray(names, dtype=object)[known]
-        columns.append(np.stack([levels == level for level in dict.fromkeys(levels)], axis=1))
-    design = np.concatenate(columns, axis=1).astype(np.float64)
-    fitted = design @ np.linalg.lstsq(design, array[known], rcond=None)[0]
-    rest = array[known] - fitted
+    sides = [np.asarray(names, dtype=object)[known] for names in (intermediate, target)]
+    design = np.concatenate([np.ones((known.sum(), 1)), *map(_dummies, sides)], axis=1)
+    rest = array[known] - design @ np.linalg.lstsq(design, array[known], rcond=None)[0]
     # Rounding must not pass for variation where the two effects explain everything.
     scale = np.abs(array[known]).max()
     residual[known] = np.where(np.abs(rest) > 1e-9 * scale, rest, 0.0)
     return residual
 
 
-def disattenuated(slope: float, reliability: float) -> float:
-    """Slope per standard deviation of the measure as it would be without measurement error.
-
-    Args:
-        slope: slope on the standardised measure.
-        reliability: reliability of the measure, above 0.
-
-    Returns:
-        The slope divided by the root of the reliability: both the slope and the standard deviation
-        of the measure change, which leaves one root.
-
-    Raises:
-        BadRows: a reliability that is not in (0, 1].
-
-    Source: Spearman 1904; Fuller 1987, chapter 1, for regression.
-    """
-    if not 0 < reliability <= 1:
-        raise BadRows(
-            f"reliability {reliability} does not lie in (0, 1]; the slope cannot be corrected."
-        )
-    return slope / float(np.sqrt(reliability))
+def _dummies(levels: Any) -> Floats:
+    return np.stack([[float(x == level) for x in levels] for level in dict.fromkeys(levels)], 1)
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Reliabilities of each measure, over its dyads.
-
-    Args:
-        table: rows with ``measure``, ``language``, ``intermediate``, ``target``, ``value``,
-            ``half_a``, ``half_b``, ``second`` and ``reason``.
-
-    Returns:
-        One row per measure and language: ``reliability`` (split half, stepped up),
-        ``reliability_within`` (the same after both task effects are removed),
-        ``seed_reliability`` (correlation of two seeds), ``seed_reliability_within``, and
-        ``reliability_note``, which says why those that are NaN do not exist.
-    """
+    """Reliabilities of each measure and language over dyads: halves and seeds, and within tasks."""
     rows = []
     for (measure, language), part in table.groupby(["measure", "language"], sort=False):
         names = part["intermediate"].tolist(), part["target"].tolist()
         columns = {name: part[name].to_numpy() for name in ("half_a", "half_b", "value", "second")}
         inner = {name: within(values, *names) for name, values in columns.items()}
-        halves, seeds = ("half_a", "half_b"), ("value", "second")
-        rows.append(
-            {
-                "measure": measure,
-                "language": language,
-                "reliability": spearman_brown(correlation(*(columns[c] for c in halves))),
-                "reliability_within": spearman_brown(correlation(*(inner[c] for c in halves))),
-                "seed_reliability": correlation(*(columns[c] for c in seeds)),
-                "seed_reliability_within": correlation(*(inner[c] for c in seeds)),
-                "reliability_note": _note(columns, inner, "half: " in str(set(part["reason"]))),
-            }
-        )
+        found: dict[str, Any] = {"measure": measure, "language": language}
+        for suffix, given in (("", columns), ("_within", inner)):
+            halves = correlation(given["half_a"], given["half_b"])
+            found[f"reliability{suffix}"] = spearman_brown(halves)
+            found[f"seed_reliability{suffix}"] = correlation(given["value"], given["second"])
+        found["reliability_note"] = _note(columns, inner, "half: " in str(set(part["reason"])))
+        rows.append(found)
     return pd.DataFrame(rows)
 
 
@@ -176,3 +113,139 @@ def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small:
         elif lacking(inner[a], inner[b]):
             found.append(f"{kind}, within: nothing is left once task effects are removed")
     return "; ".join(found)
+
+
+def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -> pd.DataFrame:
+    """Spearman correlations between measures over dyads.
+
+    Args:
+        table: what ``measure`` returned.
+        centred: remove the effects of intermediate and target first. Without that, measures agree
+            because they all follow the number of classes of the target.
+        language: language of the target's rows.
+
+    Returns:
+        A square table over the measures that vary over at least 5 dyads; a pair with fewer common
+        dyads is NaN.
+
+    Raises:
+        BadRows: fewer than two measures vary.
+    """
+    part = table[(table["language"] == language) & (table["target"] != "")]
+    wide = part.pivot(index=["intermediate", "target"], columns="measure", values="value")
+    wide = wide[list(dict.fromkeys(part["measure"]))]
+    if centred:
+        names = [list(wide.index.get_level_values(level)) for level in (0, 1)]
+        wide = wide.apply(lambda column: within(column.to_numpy(), *names))
+    varies = [n for n in wide if wide[n].nunique() > 1 and wide[n].count() >= FEWEST_DYADS]
+    if len(varies) < 2:
+        raise BadRows(
+            f"{len(varies)} measures vary over {FEWEST_DYADS} dyads or more; at least two are "
+            "needed. With one intermediate or one target nothing is left once their effects are "
+            "removed."
+        )
+    return wide[varies].corr(method="spearman", min_periods=FEWEST_DYADS)
+
+
+def composition(
+    table: pd.DataFrame, formats: Mapping[str, str], language: str = "en"
+) -> pd.DataFrame:
+    """Split the variation of each measure over dyads into tasks, formats and the pair itself.
+
+    Args:
+        table: what ``measure`` returned.
+        formats: format of every task by name.
+        language: language of the target's rows.
+
+    Returns:
+        One row per measure that varies, indexed by its name. ``tasks``, ``format`` and ``pair`` are
+        shares of the variance that sum to 1: what the single tasks explain, what the format block
+        (format of the intermediate x format of the target) explains of the rest, and what is left.
+        ``format_of_rest`` is format / (format + pair), and ``chance`` what it would be on average
+        for values without any structure; both are NaN where tasks explain everything.
+
+    Raises:
+        UnknownName: a task without a format.
+    """
+    part = table[(table["language"] == language) & (table["target"] != "")]
+    for name in [*part["intermediate"], *part["target"]]:
+        if name not in formats:
+            raise unknown("task with a format", name, formats)
+    found = {}
+    for name, rows in part.dropna(subset=["value"]).groupby("measure", sort=False):
+        values = rows["value"].to_numpy(float)
+        total = ((values - values.mean()) ** 2).sum()
+        if total <= 1e-12 * (values**2).sum():
+            continue
+        sides = rows["intermediate"].tolist(), rows["target"].tolist()
+        rest = within(values, *sides)
+        # Sum of squares of the blocks beyond both task effects, and the degrees of freedom.
+        blocks = [(formats[i], formats[t]) for i, t in zip(*sides, strict=True)]
+        tasks = np.concatenate([_dummies(side) for side in sides], axis=1)
+        both = np.concatenate([tasks, _dummies(blocks)], axis=1)
+        ranks = [int(np.linalg.matrix_rank(design)) for design in (tasks, both)]
+        block = ((both @ np.linalg.lstsq(both, rest, rcond=None)[0]) ** 2).sum()
+        left, free = (rest**2).sum(), len(rest) - ranks[0]
+        found[name] = {
+            "tasks": 1.0 - left / total,
+            "format": block / total,
+            "pair": (left - block) / total,
+            "format_of_rest": block / left if left > 0 else np.nan,
+            "chance": (ranks[1] - ranks[0]) / free if free and left > 0 else np.nan,
+        }
+    columns = ["tasks", "format", "pair", "format_of_rest", "chance"]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("measure")
+
+
+def independence(
+    measures: Collection[str | Measure] | None = None,
+    classes: Collection[int] = (2, 4, 8, 16, 32),
+    repeats: int = 10,
+    rows: int = 2000,
+    columns: int = 64,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Values of measures on noise: arrays that are independent of each other and of labels.
+
+    A raw score is no evidence of similarity before one knows what it gives where there is none, and
+    how that depends on the number of classes, rows and dimensions.
+
+    Args:
+        measures: names or measures; by default all that need nothing but arrays.
+        classes: numbers of classes of the labels, balanced.
+        repeats: draws per number of classes.
+        rows: rows of the arrays.
+        columns: columns of the features.
+        seed: seed of the draws.
+
+    Returns:
+        One row per measure, number of classes and draw: ``measure``, ``family``, ``classes``,
+        ``repeat``, ``value``. Measures that use no labels have one number of classes, 0.
+
+    Raises:
+        UnknownName: a measure that does not exist.
+        HelpfulError: a measure that needs something other than arrays, such as a task's facts.
+    """
+    from helpers.similarity.arrays import ARRAYS
+    from helpers.similarity.inputs import Shape
+
+    found = []
+    for one in catalogue.chosen(measures):
+        without = [need for need in one.needs if ARRAYS[need].noise is None]
+        if without and measures is None:
+            continue
+        if without:
+            raise HelpfulError(
+                f"measure {one.name!r} needs {', '.join(without)}, for which there is no noise."
+            )
+        labelled = any(need.endswith((".labels", ".label_names")) for need in one.needs)
+        for count in classes if labelled else (0,):
+            for repeat in range(repeats):
+                random = np.random.default_rng([seed, count, repeat])
+                shape = Shape(rows, columns, max(count, 2))
+                arrays = [ARRAYS[need].noise(random, shape) for need in one.needs]  # type: ignore[misc]
+                found.append(
+                    {"measure": one.name, "family": one.family, "classes": count}
+                    | {"repeat": repeat, "value": float(one.function(*arrays))}
+                )
+    return pd.DataFrame(found)

@@ -1,62 +1,54 @@
-"""Text and domain measures: how alike the texts of two tasks are; no labels, no fine-tuning."""
+"""Measures of texts, forms and languages, none of which needs fine-tuning.
+
+Those of forms (format, inputs, labels) are the confounders that any other measure has to beat: tasks
+of one format often transfer alike for reasons that have nothing to do with their content.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.errors import BadRows
-from helpers.similarity.arrays import (
+from helpers.errors import BadRows, MissingData
+from helpers.similarity.features import probe_predictions
+from helpers.similarity.representations import (
     Floats,
     Integers,
-    generator,
+    classes,
+    cosine,
     matrix,
+    same_columns,
     squared_distances,
+    unit_rows,
     vector,
 )
-from helpers.similarity.arrays import cosine as _cosine
-from helpers.similarity.features import probe_predictions
+from helpers.tasks import Task
 
-__all__ = [
-    "centred_cosine",
-    "domain_classifier_error",
-    "js_divergence",
-    "matched",
-    "mmd",
-    "piece_counts",
-    "pseudo_perplexity_change",
-    "tfidf_cosine",
-    "token_similarity",
-    "vocabulary_overlap",
-    "whitening",
-]
+LANGUAGES = Path(__file__).parents[2] / "data" / "languages.csv"
+# White space does not separate words in these scripts.
+UNSPACED = ("Hans", "Hant", "Jpan", "Thai", "Mymr", "Khmr", "Laoo")
+
+Tokenise = Callable[[list[str]], Sequence[Sequence[int]]]
 
 
-def js_divergence(p: ArrayLike, q: ArrayLike, base: float = 2.0) -> float:
-    """Jensen-Shannon divergence of two distributions over the same outcomes.
+# Pieces of two corpora.
 
-    Cost: O(outcomes). Estimated from counts it is biased upwards, more so for smaller samples:
-    compare samples of one size (``token_similarity`` does).
 
-    Args:
-        p: weights >= 0, normalised here.
-        q: weights >= 0 over the same outcomes.
-        base: base of the logarithm; 2 gives a value from 0 to 1.
+def js_divergence(p: ArrayLike, q: ArrayLike) -> float:
+    """Jensen-Shannon divergence of two weightings of the same outcomes, 0 to 1 (Lin 1991).
 
-    Returns:
-        0 for equal distributions, 1 (base 2) for disjoint ones.
-
-    Raises:
-        BadRows: NaN, a negative weight, different lengths, or weights that sum to 0.
-
-    Source: Lin 1991 (IEEE Transactions on Information Theory 37, 145-151).
+    Of counts it is biased upwards, more so for smaller samples: compare samples of one size.
     """
     first, second = _distribution(p), _distribution(q)
     if first.shape != second.shape:
         raise BadRows(f"distributions over {first.size} and {second.size} outcomes; use one set.")
     middle = (first + second) / 2
     parts = [x[x > 0] @ np.log(x[x > 0] / middle[x > 0]) for x in (first, second)]
-    return float(max(sum(parts) / 2 / np.log(base), 0.0))
+    return float(max(sum(parts) / 2 / np.log(2.0), 0.0))
 
 
 def _distribution(weights: ArrayLike) -> Floats:
@@ -76,21 +68,9 @@ def _pieces(values: ArrayLike, name: str) -> Integers:
 
 
 def matched(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[Integers, Integers]:
-    """Return random subsets of two lists of pieces that have the same size.
-
-    Args:
-        a: vocabulary ids of all pieces of the first corpus, without special ids.
-        b: the same for the second corpus.
-        seed: seed of the draw.
-
-    Returns:
-        Two arrays of as many ids as the shorter corpus has.
-
-    Raises:
-        BadRows: a corpus without pieces, or ids that are not vocabulary ids.
-    """
+    """Return random subsets of two lists of pieces, both as long as the shorter list."""
     first, second = _pieces(a, "first corpus"), _pieces(b, "second corpus")
-    random, size = generator(seed), min(len(first), len(second))
+    random, size = np.random.default_rng(seed), min(len(first), len(second))
     draws = [
         pieces if len(pieces) == size else random.choice(pieces, size, replace=False)
         for pieces in (first, second)
@@ -99,18 +79,7 @@ def matched(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[Integers, Intege
 
 
 def piece_counts(pieces: ArrayLike, size: int) -> Integers:
-    """Count vocabulary ids.
-
-    Args:
-        pieces: ids of all pieces of a corpus.
-        size: size of the vocabulary.
-
-    Returns:
-        Counts of shape (size,).
-
-    Raises:
-        BadRows: no pieces, or an id outside the vocabulary.
-    """
+    """Count the ids of all pieces of a corpus, shape (size of the vocabulary,)."""
     array = _pieces(pieces, "corpus")
     if array.max() >= size:
         raise BadRows(f"piece id {array.max()} lies outside a vocabulary of {size}.")
@@ -118,23 +87,10 @@ def piece_counts(pieces: ArrayLike, size: int) -> Integers:
 
 
 def token_similarity(a: ArrayLike, b: ArrayLike, smoothing: float = 1.0, seed: int = 0) -> float:
-    """One minus the Jensen-Shannon divergence of the pieces of two size-matched corpora.
+    """One minus the Jensen-Shannon divergence of the pieces of two size-matched corpora, 0 to 1.
 
-    Cost: O(pieces).
-
-    Args:
-        a: vocabulary ids of all pieces of the first corpus, without special ids.
-        b: the same for the second corpus.
-        smoothing: pseudo-count of each piece that occurs in either corpus.
-        seed: seed of the draw that matches the sizes.
-
-    Returns:
-        A value from 0 (no shared piece, no smoothing) to 1 (same frequencies).
-
-    Raises:
-        BadRows: a corpus without pieces.
-
-    Source: Ruder and Plank 2017 (arXiv 1707.05246) use it to select training data.
+    ``a`` and ``b`` are ids of all pieces; ``smoothing`` is a pseudo-count of each that occurs in
+    either; ``seed`` draws the larger corpus down. Source: Ruder and Plank 2017 (arXiv 1707.05246).
     """
     first, second = matched(a, b, seed)
     values, places = np.unique(np.concatenate([first, second]), return_inverse=True)
@@ -146,47 +102,17 @@ def token_similarity(a: ArrayLike, b: ArrayLike, smoothing: float = 1.0, seed: i
 
 
 def vocabulary_overlap(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
-    """Jaccard overlap of the sets of pieces of two size-matched corpora.
-
-    Cost: O(pieces). Without equal sizes the value would follow the larger corpus.
-
-    Args:
-        a: vocabulary ids of all pieces of the first corpus, without special ids.
-        b: the same for the second corpus.
-        seed: seed of the draw that matches the sizes.
-
-    Returns:
-        A value from 0 to 1.
-
-    Raises:
-        BadRows: a corpus without pieces.
-
-    Source: Jaccard 1912; used for task selection by Schulte et al. 2024 (arXiv 2410.15148).
-    """
+    """Jaccard overlap of the sets of pieces of two size-matched corpora; see ``token_similarity``."""
     first, second = (np.unique(pieces) for pieces in matched(a, b, seed))
     shared = len(np.intersect1d(first, second, assume_unique=True))
     return shared / (len(first) + len(second) - shared)
 
 
 def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) -> float:
-    """Cosine of the TF-IDF vectors of two corpora.
+    """Cosine of the TF-IDF vectors of two corpora, 0 to 1 (Salton and Buckley 1988).
 
-    Cost: O(vocabulary).
-
-    Args:
-        a: counts of each piece in the first corpus, shape (vocabulary,).
-        b: counts of each piece in the second corpus.
-        texts_with: number of texts that hold each piece, over the union of all corpora compared.
-        texts: number of texts in that union.
-
-    Returns:
-        A value from 0 to 1.
-
-    Raises:
-        BadRows: NaN, negative counts, different lengths, or a corpus without informative pieces.
-
-    Source: Salton and Buckley 1988; inverse document frequency ln((1 + n) / (1 + n_piece)) + 1 as
-        in scikit-learn, so that no weight is zero or negative.
+    ``a`` and ``b`` count each piece; ``texts_with`` of all ``texts`` hold it. The weight is that of
+    scikit-learn, ln((1 + n) / (1 + n_piece)) + 1, so that none is zero or negative.
     """
     frequency = vector(texts_with, "number of texts with each piece")
     if frequency.min() < 0 or frequency.max() > texts:
@@ -195,56 +121,14 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
     first, second = _distribution(a), _distribution(b)
     if not first.shape == second.shape == weight.shape:
         raise BadRows("counts and document frequencies must cover the same vocabulary.")
-    return _cosine(first * weight, second * weight, "TF-IDF vectors")
+    return cosine(first * weight, second * weight, "TF-IDF vectors")
 
 
-def centred_cosine(embeddings: ArrayLike, covariance: ArrayLike | None = None) -> Floats:
-    """Cosines between task embeddings after their common mean is removed.
-
-    Cost: O(T^2 D), plus one eigendecomposition where whitened. Encoders put all texts into a narrow
-    cone, so raw cosines of any two tasks are near 1. The mean is that of the tasks given: values
-    depend on which tasks are compared, and a study must fix that set.
-
-    Args:
-        embeddings: one mean embedding per task, shape (T, D).
-        covariance: optional covariance of single texts, shape (D, D); the embeddings are whitened
-            by it, shrunk towards the identity by 1 % of its trace.
-
-    Returns:
-        Cosines of shape (T, T), from -1 to 1, with ones on the diagonal.
-
-    Raises:
-        BadRows: NaN, fewer than 3 tasks, or a task that equals the mean of all.
-
-    Source: task embeddings after Vu et al. 2020 (arXiv 2005.00770); centring after Mu
-        and Viswanath 2018 (arXiv 1702.01417).
-    """
-    array = matrix(embeddings, "task embeddings", rows=3)
-    array = array - array.mean(axis=0)
-    if covariance is not None:
-        root = whitening(covariance)
-        if len(root) != array.shape[1]:
-            raise BadRows(f"covariance has shape {root.shape} for {array.shape[1]} columns.")
-        array = array @ root
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    if norms.min() <= 1e-12 * norms.max() or norms.max() == 0.0:
-        raise BadRows("a task embedding equals the mean of all tasks; it has no direction left.")
-    unit = array / norms
-    return np.clip(unit @ unit.T, -1.0, 1.0)
+# Embeddings of texts.
 
 
 def whitening(covariance: ArrayLike) -> Floats:
-    """Inverse square root of a covariance shrunk towards the identity by 1 % of its trace.
-
-    Args:
-        covariance: shape (D, D).
-
-    Returns:
-        A symmetric array W of shape (D, D), such that ``x @ W`` has nearly unit covariance.
-
-    Raises:
-        BadRows: not square, NaN, or not positive definite.
-    """
+    """Inverse square root of a covariance (D, D) shrunk to the identity by 1 % of its trace."""
     array = matrix(covariance, "covariance", rows=1)
     rows, columns = array.shape
     if rows != columns:
@@ -257,28 +141,12 @@ def whitening(covariance: ArrayLike) -> Floats:
 
 
 def mmd(a: ArrayLike, b: ArrayLike, bandwidth: float = 0.0) -> float:
-    """Unbiased squared maximum mean discrepancy with a Gaussian kernel.
+    """Unbiased squared maximum mean discrepancy of embeddings (N, D) and (M, D); small where alike.
 
-    Cost: O((N + M)^2 D) time, O((N + M)^2) memory. Invariant to rotation, and to scale with the
-    default bandwidth. Smaller means more similar; it may be slightly negative for equal domains.
-
-    Args:
-        a: embeddings of texts of the first task, shape (N, D).
-        b: embeddings of texts of the second task, shape (M, D).
-        bandwidth: standard deviation of the kernel; 0 takes the median distance of the pooled
-            texts, which differs from pair to pair.
-
-    Returns:
-        A value from about 0 to 2.
-
-    Raises:
-        BadRows: NaN, different columns, fewer than 2 rows, or texts that are all the same.
-
-    Source: Gretton et al. 2012 (JMLR 13, 723-773), the unbiased estimate.
+    ``bandwidth`` is the standard deviation of the Gaussian kernel; 0 takes the median distance of the
+    pooled texts, which differs from pair to pair. Source: Gretton et al. 2012 (JMLR 13).
     """
-    first, second = matrix(a, "first task"), matrix(b, "second task")
-    if first.shape[1] != second.shape[1]:
-        raise BadRows(f"embeddings have {first.shape[1]} and {second.shape[1]} columns.")
+    first, second = same_columns(a, b, "embeddings")
     middle = (first.mean(axis=0) + second.mean(axis=0)) / 2
     pooled = np.concatenate([first, second]) - middle
     distance = squared_distances(pooled, pooled)
@@ -302,28 +170,12 @@ def _median_of_pairs(distance: Floats) -> float:
 
 
 def domain_classifier_error(a: ArrayLike, b: ArrayLike, folds: int = 5, seed: int = 0) -> float:
-    """Cross-validated error of a ridge classifier that tells two tasks' texts apart.
+    """Cross-validated error of a ridge classifier that tells embeddings of two tasks apart.
 
-    Cost: one eigendecomposition of a D x D matrix per fold.
-
-    Args:
-        a: embeddings of texts of the first task, shape (N, D).
-        b: embeddings of texts of the second task, shape (M, D).
-        folds: number of stratified folds.
-        seed: seed of the folds.
-
-    Returns:
-        Mean error of the two tasks: 0 where the domains are separable, about 0.5 where they are
-        the same. The proxy A-distance is 2 - 4 times this.
-
-    Raises:
-        BadRows: NaN, different columns, or fewer than 2 texts of a task.
-
-    Source: Ben-David et al. 2007 (NIPS 19); Blitzer et al. 2007 (ACL P07-1056) for text.
+    Mean over both tasks: 0 where they are separable, about .5 where they are the same. The proxy
+    A-distance is 2 - 4 times this. Source: Ben-David et al. 2007; Blitzer et al. 2007 for text.
     """
-    first, second = matrix(a, "first task"), matrix(b, "second task")
-    if first.shape[1] != second.shape[1]:
-        raise BadRows(f"embeddings have {first.shape[1]} and {second.shape[1]} columns.")
+    first, second = same_columns(a, b, "embeddings")
     domain = np.repeat([0, 1], [len(first), len(second)])
     predicted = probe_predictions(np.concatenate([first, second]), domain, folds, seed)
     errors = [(predicted[domain == side] != side).mean() for side in (0, 1)]
@@ -331,24 +183,137 @@ def domain_classifier_error(a: ArrayLike, b: ArrayLike, folds: int = 5, seed: in
 
 
 def pseudo_perplexity_change(tuned: ArrayLike, plain: ArrayLike) -> float:
-    """Mean masked-language loss of a tuned encoder minus that of the plain one.
+    """Mean masked-language loss of a tuned encoder minus that of the plain one, nats per piece.
 
-    Cost: two masked forward passes per text. The head is the plain encoder's: tuning drops it.
-    Smaller means that tuning moved less away from the target's text.
-
-    Args:
-        tuned: loss of each target text under the tuned encoder, nats per masked piece.
-        plain: loss of the same texts, same masks, under the plain encoder.
-
-    Returns:
-        A difference in nats per piece.
-
-    Raises:
-        BadRows: NaN or different numbers of texts.
-
+    One loss per text, of the same texts and masks, with the plain encoder's head: tuning drops it.
     Source: pseudo-log-likelihood after Salazar et al. 2020 (arXiv 1910.14659).
     """
     first, second = vector(tuned, "tuned losses"), vector(plain, "plain losses")
     if first.shape != second.shape:
         raise BadRows(f"{first.size} tuned and {second.size} plain losses; use the same texts.")
     return float((first - second).mean())
+
+
+# Formats and labels.
+
+
+def same_format(a: Task, b: Task) -> float:
+    """1 where two tasks have the same format, and so the same kind of output, else 0."""
+    return float(a.format == b.format)
+
+
+def segments(task: Task, two_texts: bool = True) -> int:
+    """Number of texts (1 or 2) encoded together; ``two_texts`` for pair rows with a second text."""
+    if task.format == "pair":
+        return 1 + int(two_texts)
+    return 2 if task.format in ("choice", "span") else 1
+
+
+def same_input_count(a: int, b: int) -> float:
+    """1 where two tasks encode the same number of texts together (``segments``), else 0."""
+    return float(a == b)
+
+
+def label_entropy(labels: ArrayLike) -> float:
+    """Entropy of a label distribution, in nats (Shannon 1948)."""
+    values = np.asarray(labels)
+    _, counts = classes(values, len(values))
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+def label_entropy_similarity(a: ArrayLike, b: ArrayLike) -> float:
+    """Minus the absolute difference of two label entropies, in nats."""
+    return -abs(label_entropy(a) - label_entropy(b))
+
+
+def label_count_similarity(a: ArrayLike, b: ArrayLike) -> float:
+    """Minus the absolute difference of the logarithms of two class counts, in nats."""
+    counts = [len(classes(values, len(values))[1]) for values in (np.asarray(a), np.asarray(b))]
+    return -abs(float(np.log(counts[0] / counts[1])))
+
+
+def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
+    """Mean cosine of each label name (C, D) with its nearest name in the other task, both ways."""
+    first, second = same_columns(a, b, "label embeddings", rows=1)
+    first, second = (unit_rows(x, "the embedding of a label name") for x in (first, second))
+    cosines = first @ second.T
+    nearest = cosines.max(axis=1).mean() + cosines.max(axis=0).mean()
+    return float(np.clip(nearest / 2, -1.0, 1.0))
+
+
+# Languages.
+
+
+def languages(path: Path = LANGUAGES) -> pd.DataFrame:
+    """Return the facts of each language of the benchmarks, indexed by language code.
+
+    Args:
+        path: the CSV that ``data/make/languages.py`` wrote.
+
+    Returns:
+        One row per language; ``data/languages.README.md`` explains the columns.
+
+    Raises:
+        MissingData: the file is not there.
+    """
+    if not path.exists():
+        raise MissingData(
+            f"no language covariates at {path}. They are part of the repository: git checkout it, or "
+            "build it as the text of data/make/languages.py says."
+        )
+    return pd.read_csv(path, keep_default_na=False, na_values=[""]).set_index("language")
+
+
+def piece_table(
+    texts: Mapping[str, Sequence[str]],
+    english: Sequence[str],
+    tokenise: Tokenise,
+    unknown_id: int | None = None,
+) -> pd.DataFrame:
+    """How an encoder's tokenizer splits texts of each language, and what it shares with English.
+
+    Args:
+        texts: evaluation texts by language code.
+        english: English training texts of the same task.
+        tokenise: gives the vocabulary ids of each text, without special ids.
+        unknown_id: id of the unknown piece.
+
+    Returns:
+        One row per language: ``fertility`` (pieces per word; NaN in scripts without spaces),
+        ``pieces_per_character`` (white space left out), ``unknown`` (share of unknown pieces),
+        ``texts`` and ``pieces`` (how many), ``overlap`` (Jaccard of the sets of pieces) and
+        ``token_similarity`` (1 - Jensen-Shannon), both with English on samples of equal size.
+
+    Raises:
+        BadRows: no texts, or a text without characters or pieces.
+
+    Source: fertility as in Acs 2019 and Rust et al. 2021 (arXiv 2012.15613).
+    """
+    scripts = languages()["script"]
+    reference = _corpus(english, tokenise)
+    rows = []
+    for language, samples in texts.items():
+        pieces = _corpus(samples, tokenise)
+        words = sum(len(text.split()) for text in samples)
+        characters = sum(len("".join(text.split())) for text in samples)
+        spaced = scripts.get(language, "Latn") not in UNSPACED
+        rows.append(
+            {"language": language, "fertility": len(pieces) / words if spaced else np.nan}
+            | {"pieces_per_character": len(pieces) / characters}
+            | {"unknown": 0.0 if unknown_id is None else float((pieces == unknown_id).mean())}
+            | {"texts": len(samples), "pieces": len(pieces)}
+            | {"overlap": vocabulary_overlap(pieces, reference)}
+            | {"token_similarity": token_similarity(pieces, reference)}
+        )
+    return pd.DataFrame(rows).set_index("language")
+
+
+def _corpus(texts: Sequence[str], tokenise: Tokenise) -> Integers:
+    """Ids of all pieces of texts, none of which may be empty."""
+    if not texts or not all(text.strip() for text in texts):
+        raise BadRows(f"{len(texts)} texts, some empty; give non-empty texts of one language.")
+    ids = [np.asarray(pieces, dtype=np.int64) for pieces in tokenise(list(texts))]
+    if min(map(len, ids)) == 0:
+        raise BadRows("the tokenizer gave no pieces for a text; does it drop its characters?")
+    return np.concatenate(ids)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import BadFit, unknown
-from helpers.similarity.reliability import disattenuated
 from helpers.stats import design, permutation, reml
 from helpers.stats.gains import SCALES
 from helpers.stats.permutation import Grid
@@ -343,7 +342,7 @@ def all_measures(
     known = pd.Series(dict(reliability or {}), dtype=float)
     table["reliability"] = known.reindex(table.index)
     table["slope_disattenuated"] = [
-        disattenuated(s, r) if 0 < r <= 1 else np.nan
+        s / np.sqrt(r) if 0 < r <= 1 else np.nan
         for s, r in zip(table["slope"], table["reliability"], strict=True)
     ]
     return table.rename_axis("measure")

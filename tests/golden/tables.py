@@ -26,7 +26,8 @@ from helpers.metrics.submissions import (
     write_labels,
     write_submission,
 )
-from helpers.similarity import catalogue, features, languages
+from helpers.similarity import catalogue, features
+from helpers.similarity.text import languages
 from helpers.stats import (
     calibration,
     confirmatory,
@@ -91,7 +92,7 @@ def language_gains(collapsed: bool = False) -> pd.DataFrame:
     baselines = scores.loc[finished & (scores["condition"] == "none"), "target"]
     scores = scores[scores["target"].isin(baselines)]
     rows = gains.gains(scores, collapsed=collapsed)
-    rows["syntactic"] = rows["language"].map(languages.table()["syntactic"])
+    rows["syntactic"] = rows["language"].map(languages()["syntactic"])
     return rows
 
 

@@ -6,11 +6,18 @@ import pytest
 
 from helpers.models import encoders
 from helpers.models.settings import Settings
-from helpers.similarity.checkpoints import Trained
-from helpers.similarity.gather import Options
+from helpers.similarity.inputs import Options
+from helpers.similarity.readers import Trained
 
 SMALL = Options(
-    rows=90, units=200, common_rows=60, parallel_rows=40, gradient_rows=12, heads=2, max_length=32
+    rows=90,
+    units=200,
+    common_rows=60,
+    parallel_rows=40,
+    gradient_rows=12,
+    heads=2,
+    max_length=32,
+    precision="fp32",
 )
 # Values of one checkpoint are compared with each other to 1e-5: bf16, which "auto" means on some
 # processors, would train another one.

@@ -2,20 +2,16 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn.covariance import ledoit_wolf
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsClassifier
 
-from helpers.errors import BadRows
 from helpers.similarity import features as f
-from tests.similarity.shared import blobs, rotation
+from tests.similarity.shared import blobs
 
 IRIS = load_iris(return_X_y=True)
-LABELLED = [f.logme, f.h_score, f.nleep, f.transrate, f.gbc, f.knn_probe, f.linear_probe]
 
 
 def soft(rows, classes, seed=0):
@@ -53,6 +49,16 @@ class TestLogME:
             )
             best.append(-result.fun)
         assert f.logme(x, labels) == pytest.approx(np.mean(best), abs=2e-4)
+
+    def test_is_that_maximum_whatever_the_scale_of_the_features(self):
+        # The authors' floor, an absolute number, gives .09 less than this at 1,000 times the features.
+        x, labels = blobs()
+        best = []
+        for label in range(3):
+            y = (labels == label).astype(float)
+            fun = lambda p, y=y: -self.evidence(1e3 * x, y, *np.exp(p))  # noqa: E731
+            best.append(-optimize.minimize(fun, [np.log(1e6), 0.0], method="Nelder-Mead").fun)
+        assert f.logme(1e3 * x, labels) == pytest.approx(np.mean(best), abs=2e-4)
 
     def test_more_signal_gives_more_evidence(self):
         values = [f.logme(*blobs(distance=d)) for d in (0.0, 0.7, 1.5, 3.0)]
@@ -109,13 +115,6 @@ class TestLeepAndNce:
         source, labels = random.integers(0, 4, 200), random.integers(0, 3, 200)
         assert f.leep(np.eye(4)[source], labels) == pytest.approx(f.nce(source, labels))
 
-    @pytest.mark.parametrize(
-        "source", [[], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]]]
-    )
-    def test_nce_needs_classes(self, source):
-        with pytest.raises(BadRows, match="source labels"):
-            f.nce(source, [0, 0, 1, 1])
-
     def test_nce_by_hand(self):
         # Source 0 holds labels (a, a, b), source 1 holds (b): -3/4 H(1/3).
         expected = -0.75 * stats.entropy([2 / 3, 1 / 3])
@@ -125,21 +124,6 @@ class TestLeepAndNce:
         p, labels = soft(90, 3), np.arange(90) % 2
         wider = np.hstack([p, np.zeros((90, 1))])
         assert f.leep(wider, labels) == pytest.approx(f.leep(p, labels))
-
-    @pytest.mark.parametrize("bad", [-0.1, 0.5, np.nan])
-    def test_rows_that_are_no_distribution_are_refused(self, bad):
-        p = soft(90, 3)
-        p[4, 1] = bad
-        with pytest.raises(BadRows):
-            f.leep(p, np.arange(90) % 2)
-
-
-@pytest.mark.parametrize("measure", LABELLED, ids=lambda m: m.__name__)
-def test_the_mark_of_no_label_is_no_class(measure):
-    x, labels = blobs()
-    labels[:5] = -100
-    with pytest.raises(BadRows, match="5 of 240 labels are -100"):
-        measure(x, labels)
 
 
 class TestNleep:
@@ -162,11 +146,6 @@ class TestNleep:
 
     def test_clusters_that_match_the_classes_score_near_zero(self):
         assert f.nleep(*blobs(distance=12.0)) > -0.01
-
-    def test_too_few_rows_for_the_clusters_are_refused(self):
-        x, labels = blobs(14)
-        with pytest.raises(BadRows, match="14 rows for 15 clusters"):
-            f.nleep(x, labels)
 
 
 class TestTransRate:
@@ -218,13 +197,6 @@ class TestGbc:
         same = np.concatenate([x, x, x])
         assert f.gbc(same, np.repeat([0, 1, 2], 60)) == pytest.approx(-6.0)
         assert f.gbc(*blobs(distance=40.0)) == pytest.approx(0.0, abs=1e-6)
-
-    def test_a_class_with_one_row_is_refused(self):
-        x, labels = blobs(30)
-        labels[:] = 0
-        labels[3] = 1
-        with pytest.raises(BadRows, match="class 1 has 1 rows"):
-            f.gbc(x, labels)
 
 
 class TestProbes:
@@ -293,71 +265,6 @@ class TestProbes:
         assert accuracy <= 0.7
 
 
-class TestInvariance:
-    @pytest.mark.parametrize("measure", LABELLED, ids=lambda m: m.__name__)
-    def test_rotation(self, measure):
-        x, labels = blobs()
-        assert measure(x @ rotation(12), labels) == pytest.approx(measure(x, labels), abs=2e-6)
-
-    @pytest.mark.parametrize(
-        "measure",
-        [f.logme, f.h_score, f.gbc, f.knn_probe, f.linear_probe],
-        ids=lambda m: m.__name__,
-    )
-    @pytest.mark.parametrize("scale", [1e-3, 1e3])
-    def test_scale(self, measure, scale):
-        x, labels = blobs()
-        assert measure(scale * x, labels) == pytest.approx(measure(x, labels), abs=1e-6)
-
-    def test_logme_is_the_maximum_of_the_evidence_whatever_the_scale(self):
-        # The authors' floor, an absolute number, gives .09 less than this at 1,000 times the features.
-        x, labels = blobs()
-        evidence = TestLogME().evidence
-        best = []
-        for label in range(3):
-            y = (labels == label).astype(float)
-            start = np.array([np.log(1e6), 0.0])
-            fun = lambda p, y=y: -evidence(1e3 * x, y, *np.exp(p))  # noqa: E731
-            best.append(-optimize.minimize(fun, start, method="Nelder-Mead").fun)
-        assert f.logme(1e3 * x, labels) == pytest.approx(np.mean(best), abs=2e-4)
-
-    @pytest.mark.parametrize("measure", [f.logme, f.h_score, f.transrate, f.gbc, f.knn_probe])
-    def test_row_order(self, measure):
-        x, labels = blobs()
-        order = np.random.default_rng(5).permutation(len(x))
-        assert measure(x[order], labels[order]) == pytest.approx(measure(x, labels), abs=1e-8)
-
-    @pytest.mark.parametrize("measure", [f.logme, f.h_score, f.transrate, f.gbc, f.knn_probe])
-    def test_names_of_classes(self, measure):
-        x, labels = blobs()
-        renamed = np.array(["zebra", "ant", "cow"])[labels]
-        assert measure(x, renamed) == pytest.approx(measure(x, labels), abs=1e-8)
-
-    @pytest.mark.parametrize("measure", [f.transrate, f.gbc])
-    def test_duplicated_rows(self, measure):
-        x, labels = blobs()
-        twice = measure(np.repeat(x, 2, axis=0), np.repeat(labels, 2))
-        assert twice == pytest.approx(measure(x, labels), abs=1e-8)
-
-    def test_duplicated_rows_of_probabilities_and_unshrunk_covariances(self):
-        p, labels = soft(90, 3), np.arange(90) % 2
-        x, groups = blobs()
-        double = np.repeat(p, 2, axis=0), np.repeat(labels, 2)
-        assert f.leep(*double) == pytest.approx(f.leep(p, labels))
-        twice = f.h_score(np.repeat(x, 2, axis=0), np.repeat(groups, 2), shrinkage=False)
-        assert twice == pytest.approx(f.h_score(x, groups, shrinkage=False))
-
-    @settings(max_examples=25, deadline=None)
-    @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 9))
-    def test_values_stay_in_their_range(self, seed, classes, columns):
-        x, labels = blobs(80, max(columns, classes), classes, distance=1.0, seed=seed)
-        assert 0 <= f.h_score(x, labels) <= classes - 1
-        assert f.nleep(x, labels) <= 1e-12
-        assert -classes * (classes - 1) <= f.gbc(x, labels) <= 0
-        assert 0 <= f.knn_probe(x, labels) <= 1
-        assert f.transrate(x, labels) > -1e-9
-
-
 class TestNulls:
     @pytest.mark.parametrize("classes", [2, 4, 17])
     def test_noise_scores_at_the_value_of_no_information(self, classes):
@@ -375,41 +282,3 @@ class TestNulls:
         assert values == sorted(values)
         # A class indicator that nothing explains: log density of its best constant-free Gaussian.
         assert values[0] == pytest.approx(-0.5 * (np.log(2 * np.pi * 0.5) + 1), abs=0.03)
-
-
-class TestBadInput:
-    @pytest.mark.parametrize("measure", LABELLED, ids=lambda m: m.__name__)
-    @pytest.mark.parametrize(
-        "spoil",
-        [
-            lambda x, y: (np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x), y),
-            lambda x, y: (np.where(np.arange(x.size).reshape(x.shape) == 7, np.inf, x), y),
-            lambda x, y: (x, np.zeros(len(x), int)),
-            lambda x, y: (x, np.arange(len(x))),
-            lambda x, y: (x[:-1], y),
-            lambda x, y: (x[:0], y[:0]),
-            lambda x, y: (x[:, 0], y),
-            lambda x, y: (np.ones_like(x), y),
-            lambda x, y: (x, np.where(y == 0, np.nan, y)),
-            lambda x, y: (x, y + 0.5),
-        ],
-        ids=[
-            "nan",
-            "inf",
-            "one-class",
-            "rows<=classes",
-            "mismatch",
-            "empty",
-            "1d",
-            "flat",
-            "nan-y",
-            "half",
-        ],
-    )
-    def test_no_number_comes_of_it(self, measure, spoil):
-        with pytest.raises(BadRows):
-            measure(*spoil(*blobs()))
-
-    def test_the_error_says_what_to_do(self):
-        with pytest.raises(BadRows, match="Sample more rows or leave rare classes out"):
-            f.linear_probe(np.eye(12), [0] * 11 + [1])

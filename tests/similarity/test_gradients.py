@@ -4,10 +4,10 @@ import torch
 
 from helpers import formats, tasks
 from helpers.formats import Batch
-from helpers.similarity import gradients
-from helpers.similarity.catalogue import Undefined
-from helpers.similarity.samples import halves, sample
-from helpers.similarity.views import encode
+from helpers.similarity import catalogue, gradients
+from helpers.similarity.features import logme
+from helpers.similarity.readers import encode, halves, sample
+from tests.similarity.shared import blobs
 
 LEARNT = ["toy-same", "toy-choice", "toy-slots", "toy-span"]
 
@@ -161,6 +161,94 @@ def test_nothing_is_changed(tiny):
         torch.testing.assert_close(p, before[name])
 
 
-def test_retrieval_has_no_likelihood(tiny):
-    with pytest.raises(Undefined, match="retrieval"):
-        probe(tiny, "toy-messages")
+RANDOM = np.random.default_rng(0)
+BASE = {"layer.0": RANDOM.normal(size=(4, 3)), "layer.1": RANDOM.normal(size=5)}
+
+
+def moved(**steps):
+    return {name: value + steps.get(name.replace(".", "_"), 0.0) for name, value in BASE.items()}
+
+
+class TestTaskVectors:
+    def test_is_the_cosine_of_the_concatenated_differences(self):
+        a = {name: value + RANDOM.normal(size=value.shape) for name, value in BASE.items()}
+        b = {name: value + RANDOM.normal(size=value.shape) for name, value in BASE.items()}
+        u, v = (np.concatenate([(t[n] - BASE[n]).ravel() for n in BASE]) for t in (a, b))
+        expected = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+        assert gradients.task_vector_cosine(BASE, a, b) == pytest.approx(expected)
+
+    def test_direction_not_length_counts(self):
+        a, b, c = moved(layer_0=1.0), moved(layer_0=5.0), moved(layer_0=-2.0)
+        assert gradients.task_vector_cosine(BASE, a, b) == pytest.approx(1.0)
+        assert gradients.task_vector_cosine(BASE, a, c) == pytest.approx(-1.0)
+
+    def test_by_layer_leaves_out_what_did_not_move(self):
+        a, b = moved(layer_0=1.0), moved(layer_0=-1.0, layer_1=3.0)
+        assert gradients.task_vector_cosines(BASE, a, b) == {"layer.0": pytest.approx(-1.0)}
+
+    def test_single_precision_weights_are_subtracted_in_double(self):
+        base = {"w": np.full(1000, 1.0, np.float32)}
+        a = {"w": base["w"] + np.float32(1e-6)}
+        assert gradients.task_vector_cosine(base, a, a) == pytest.approx(1.0)
+
+
+class TestTaskEmbedding:
+    def test_cosine_is_the_mean_over_components(self):
+        a, b = {"x": [1.0, 0.0], "y": [1.0, 1.0]}, {"x": [0.0, 2.0], "y": [3.0, 3.0]}
+        assert gradients.task_embedding_cosine(a, b) == pytest.approx(0.5)
+
+    def test_components_without_gradient_are_left_out(self):
+        a, b = {"x": [1.0, 1.0], "frozen": [0.0]}, {"x": [1.0, 1.0], "frozen": [1.0]}
+        assert gradients.task_embedding_cosine(a, b) == pytest.approx(1.0)
+
+
+class TestTask2Vec:
+    def test_by_hand(self):
+        # Shares (1/4, 2/3) and (3/4, 1/3): cosine of those two vectors.
+        u, v = np.array([1 / 4, 2 / 3]), np.array([3 / 4, 1 / 3])
+        expected = 1 - u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+        assert gradients.task2vec_distance([1.0, 4.0], [3.0, 2.0]) == pytest.approx(expected)
+
+    def test_equal_tasks_and_disjoint_tasks(self):
+        f = np.abs(RANDOM.normal(size=30))
+        assert gradients.task2vec_distance(f, f) == pytest.approx(0.0, abs=1e-12)
+        assert gradients.task2vec_distance([1.0, 0.0], [0.0, 1.0]) == pytest.approx(1.0)
+
+    def test_asymmetric_form_subtracts_the_distance_to_the_trivial_task(self):
+        a, b, trivial = np.abs(RANDOM.normal(size=(3, 30)))
+        forth = gradients.task2vec_distance(a, b, trivial, alpha=0.5)
+        back = gradients.task2vec_distance(b, a, trivial, alpha=0.5)
+        plain = gradients.task2vec_distance(a, b)
+        assert forth == pytest.approx(plain - 0.5 * gradients.task2vec_distance(a, trivial))
+        assert back == pytest.approx(plain - 0.5 * gradients.task2vec_distance(b, trivial))
+
+
+def esm(plain, tuned, target, labels):
+    map_ = gradients.embedding_map(plain, tuned, ridge=1e-9)
+    return catalogue.get("esm_logme").function(map_, target, labels)
+
+
+class TestEsm:
+    def test_a_map_that_exists_is_found(self):
+        plain, _ = blobs(300, 8, seed=1)
+        turn = RANDOM.normal(size=(8, 5))
+        target, labels = blobs(200, 8, distance=2.0, seed=2)
+        expected = logme(target @ turn + 1.0, labels)
+        value = esm(plain, plain @ turn + 1.0, target, labels)
+        assert value == pytest.approx(expected, abs=1e-5)
+
+    def test_the_map_is_least_squares_with_an_intercept(self):
+        plain = RANDOM.normal(size=(50, 3))
+        tuned = plain @ RANDOM.normal(size=(3, 2)) + 5.0 + 0.1 * RANDOM.normal(size=(50, 2))
+        expected = np.linalg.lstsq(np.hstack([plain, np.ones((50, 1))]), tuned, rcond=None)[0]
+        found = gradients.embedding_map(plain, tuned, ridge=0.0)
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+        np.testing.assert_allclose(
+            gradients.mapped(plain, found), np.hstack([plain, np.ones((50, 1))]) @ expected
+        )
+
+    def test_an_identity_map_gives_plain_logme(self):
+        plain, _ = blobs(300, 8, seed=1)
+        target, labels = blobs(200, 8, seed=2)
+        value = esm(plain, plain, target, labels)
+        assert value == pytest.approx(logme(target, labels), abs=1e-5)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.errors import BadRows
-from helpers.similarity import reliability
+from helpers import similarity
+from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.similarity import reliability as measuring
 
 
 def grid(intermediates=9, targets=12):
@@ -15,29 +16,26 @@ def grid(intermediates=9, targets=12):
 
 class TestSpearmanBrown:
     def test_by_hand(self):
-        assert reliability.spearman_brown(0.5) == pytest.approx(2 / 3)
-        assert reliability.spearman_brown(1.0) == 1.0
-        assert reliability.spearman_brown(-0.4) == -0.4
+        assert measuring.spearman_brown(0.5) == pytest.approx(2 / 3)
+        assert measuring.spearman_brown(1.0) == 1.0
+        assert measuring.spearman_brown(-0.4) == -0.4
+        assert measuring.noise_ceiling(0.81, 0.49) == pytest.approx(0.63)
+        assert measuring.noise_ceiling(-0.1, 0.49) == 0.0
+        # Unknown values are left out; too few or constant ones give no number.
+        a, b = [1.0, 2, 3, 4, 5, np.nan], [2.0, 4, 6, 8, 10, 0]
+        assert measuring.correlation(a, b) == pytest.approx(1.0)
+        assert np.isnan(measuring.correlation([1, 2, 3, 4], [1, 2, 3, 4]))
+        assert np.isnan(measuring.correlation([1] * 9, list(range(9))))
+        assert np.isnan(measuring.within([np.nan, np.nan], ["a", "b"], ["t", "t"])).all()
 
     def test_steps_two_halves_up_to_the_whole(self):
         # The variance of an error halves when rows double: truth 1, error e per half.
         random = np.random.default_rng(0)
         truth = random.normal(size=20000)
         a, b, c, d = (truth + random.normal(size=20000) for _ in range(4))
-        halves = reliability.correlation(a, b)
-        whole = reliability.correlation((a + b) / 2, (c + d) / 2)
-        assert reliability.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
-
-
-class TestCorrelation:
-    def test_leaves_out_unknown_values(self):
-        a = [1.0, 2, 3, 4, 5, np.nan]
-        b = [2.0, 4, 6, 8, 10, 0]
-        assert reliability.correlation(a, b) == pytest.approx(1.0)
-
-    def test_too_few_or_constant_values_give_no_number(self):
-        assert np.isnan(reliability.correlation([1, 2, 3, 4], [1, 2, 3, 4]))
-        assert np.isnan(reliability.correlation([1] * 9, list(range(9))))
+        halves = measuring.correlation(a, b)
+        whole = measuring.correlation((a + b) / 2, (c + d) / 2)
+        assert measuring.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
 
 
 class TestWithin:
@@ -45,7 +43,7 @@ class TestWithin:
         random = np.random.default_rng(0)
         values = random.normal(size=(9, 12))
         centred = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-        found = reliability.within(values.ravel(), *grid())
+        found = measuring.within(values.ravel(), *grid())
         np.testing.assert_allclose(found, centred.ravel(), atol=1e-10)
 
     @settings(max_examples=20, deadline=None)
@@ -54,7 +52,7 @@ class TestWithin:
         random = np.random.default_rng(seed)
         values = (random.normal(size=(9, 1)) + 10 * random.normal(size=(1, 12))).ravel()
         values[random.permutation(108)[:20]] = np.nan
-        found = reliability.within(values, *grid())
+        found = measuring.within(values, *grid())
         assert (np.isnan(found) == np.isnan(values)).all()
         assert np.nanmax(np.abs(found)) == 0.0
 
@@ -63,28 +61,10 @@ class TestWithin:
         target = np.tile(10 * random.normal(size=12), 9)
         a, b = (target + random.normal(size=108) for _ in range(2))
         names = grid()
-        raw = reliability.correlation(a, b)
-        inner = [reliability.within(v, *names) for v in (a, b)]
+        raw = measuring.correlation(a, b)
+        inner = [measuring.within(v, *names) for v in (a, b)]
         assert raw > 0.9
-        assert abs(reliability.correlation(*inner)) < 0.3
-
-    def test_nothing_known(self):
-        assert np.isnan(reliability.within([np.nan, np.nan], ["a", "b"], ["t", "t"])).all()
-
-
-class TestDisattenuation:
-    def test_recovers_the_slope_per_standard_deviation(self):
-        random = np.random.default_rng(0)
-        truth = random.normal(size=200_000)
-        noisy = truth + random.normal(size=200_000)
-        gain = 0.4 * truth + random.normal(size=200_000)
-        slope = np.polyfit((noisy - noisy.mean()) / noisy.std(), gain, 1)[0]
-        assert reliability.disattenuated(slope, 0.5) == pytest.approx(0.4, abs=0.02)
-
-    @pytest.mark.parametrize("bad", [0.0, -0.2, 1.1, float("nan")])
-    def test_a_measure_that_is_no_measure_has_no_corrected_slope(self, bad):
-        with pytest.raises(BadRows):
-            reliability.disattenuated(0.3, bad)
+        assert abs(measuring.correlation(*inner)) < 0.3
 
 
 def test_summary_of_a_table():
@@ -95,7 +75,7 @@ def test_summary_of_a_table():
     noisy = lambda: truth + random.normal(size=108)  # noqa: E731
     table = table.assign(measure="m", value=noisy(), second=noisy(), half_a=noisy(), half_b=noisy())
     table["reason"] = ""
-    found = reliability.summarise(table).iloc[0]
+    found = measuring.summarise(table).iloc[0]
     half = np.corrcoef(table["half_a"], table["half_b"])[0, 1]
     assert found["reliability"] == pytest.approx(2 * half / (1 + half))
     assert found["seed_reliability"] == pytest.approx(
@@ -109,7 +89,7 @@ def summary(**columns):
     names = grid(3, 4)
     table = pd.DataFrame({"intermediate": names[0], "target": names[1], "language": "en"})
     given = {"value": np.arange(12.0), "second": np.nan, "half_a": np.nan, "half_b": np.nan}
-    return reliability.summarise(table.assign(measure="m", **{"reason": "", **given, **columns}))
+    return measuring.summarise(table.assign(measure="m", **{"reason": "", **given, **columns}))
 
 
 @pytest.mark.parametrize(
@@ -130,3 +110,165 @@ def test_a_reliability_that_does_not_exist_says_why(columns, note):
     found = summary(**columns).iloc[0]
     assert note in found["reliability_note"]
     assert np.isnan(found["reliability"]) and np.isnan(found["reliability_within"])
+
+
+@pytest.fixture
+def five_by_six():
+    random = np.random.default_rng(0)
+    rows = []
+    target = dict(zip([f"t{t}" for t in range(6)], 10 * random.normal(size=6), strict=True))
+    for i in range(5):
+        for t in target:
+            truth = random.normal()
+            values = {
+                "a": truth,
+                "b": truth + 0.1 * random.normal() + target[t],
+                "c": -truth + 0.1 * random.normal(),
+                "d": random.normal() + target[t],
+                "flat": 1.0,
+                "void": np.nan,
+            }
+            rows += [
+                {"intermediate": f"i{i}", "target": t, "language": "en", "measure": m, "value": v}
+                for m, v in values.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def test_agreement_removes_the_effects_of_targets(five_by_six):
+    centred, raw = measuring.agreement(five_by_six), measuring.agreement(five_by_six, centred=False)
+    assert centred.loc["a", "b"] > 0.9 and abs(centred.loc["b", "d"]) < 0.5
+    assert raw.loc["b", "d"] > 0.8  # both only follow the target
+    assert "flat" not in centred and "void" not in centred
+
+
+def test_agreement_leaves_out_what_is_known_of_few_dyads(five_by_six):
+    table = five_by_six
+    rows = table.index[table["measure"] == "c"]
+    table.loc[rows[4:], "value"] = np.nan
+    assert "c" not in measuring.agreement(five_by_six, centred=False)
+    table.loc[rows[4], "value"] = 0.5
+    assert "c" in measuring.agreement(five_by_six, centred=False)
+
+
+def test_agreement_needs_two_measures(five_by_six):
+    with pytest.raises(BadRows, match="1 measures vary"):
+        measuring.agreement(five_by_six[five_by_six["measure"].isin(["a", "flat"])])
+
+
+def made_of(values):
+    """A table of one measure per entry of ``values``, each a function of two numbers."""
+    return pd.DataFrame(
+        [
+            {"intermediate": f"i{i}", "target": f"t{t}", "language": "en", "measure": m, "value": f(i, t)}
+            for m, f in values.items()
+            for i in range(6)
+            for t in range(8)
+        ]
+    )  # fmt: skip
+
+
+FORMATS = {f"i{i}": "pair" if i < 3 else "choice" for i in range(6)}
+FORMATS |= {f"t{t}": "pair" if t % 2 else "span" for t in range(8)}
+
+
+def test_composition_by_hand():
+    block = lambda i, t: 1.0 if (i < 3) == bool(t % 2) else -1.0  # noqa: E731
+    made = made_of({
+        "tasks": lambda i, t: i + 10.0 * t,
+        "format": lambda i, t: block(i, t),
+        "both": lambda i, t: (i % 2 - 0.5) * 2 + block(i, t),
+        "flat": lambda i, t: 3.0,
+    })  # fmt: skip
+    shares = measuring.composition(made, FORMATS)
+    assert list(shares.index) == ["tasks", "format", "both"]
+    np.testing.assert_allclose(
+        shares.loc["tasks", ["tasks", "format", "pair"]], [1, 0, 0], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        shares.loc["format", ["tasks", "format", "pair"]], [0, 1, 0], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        shares.loc["both", ["tasks", "format", "pair"]], [0.5, 0.5, 0], atol=1e-9
+    )
+    assert shares.loc["both", "format_of_rest"] == pytest.approx(1)
+    assert np.isnan(shares.loc["tasks", "format_of_rest"])
+    # One contrast of two formats by two, of (6 - 1) (8 - 1) in all.
+    assert shares.loc["both", "chance"] == pytest.approx(1 / 35)
+
+
+def test_composition_of_noise_is_as_chance_says():
+    random = np.random.default_rng(0)
+    made = made_of({f"m{k}": lambda i, t: random.normal() for k in range(60)})
+    shares = measuring.composition(made, FORMATS)
+    assert shares["format_of_rest"].mean() == pytest.approx(shares["chance"].mean(), abs=0.02)
+    np.testing.assert_allclose(shares[["tasks", "format", "pair"]].sum(axis=1), 1)
+
+
+def test_composition_needs_the_format_of_every_task(five_by_six):
+    with pytest.raises(UnknownName, match="task with a format 'i0'"):
+        measuring.composition(five_by_six, {})
+
+
+def test_every_measure_of_arrays_has_noise():
+    found = similarity.independence(classes=(2,), repeats=1, rows=300, columns=20)
+    # Facts of tasks have no noise, and a score is no measure of arrays.
+    without = set(similarity.names()) - set(found["measure"])
+    assert without == {"same_format", "same_inputs", "early_score"}
+
+
+def test_measures_without_labels_do_not_follow_classes():
+    found = similarity.independence(["cka", "leep"], classes=(2, 8), repeats=2, rows=200, columns=8)
+    assert set(found.loc[found["measure"] == "cka", "classes"]) == {0}
+    assert set(found.loc[found["measure"] == "leep", "classes"]) == {2, 8}
+    assert len(found) == 2 + 4
+
+
+def test_what_is_centred_is_centred_on_zero():
+    names = ["text_embedding", "cka", "rsa", "knn_probe", "gradient_cosine", "task_vector"]
+    names += ["alignment_cka", "alignment_retrieval", "pseudo_perplexity", "mlm_drift"]
+    found = similarity.independence(names, classes=(4,), repeats=12, rows=300, columns=20)
+    by_name = found.groupby("measure")["value"]
+    z = by_name.mean() / (by_name.std() / np.sqrt(by_name.count()))
+    assert (z.abs() < 4).all(), z
+
+
+def test_raw_scores_that_follow_the_number_of_classes_are_shown_to():
+    names = ["logme", "transrate", "gbc", "leep"]
+    found = similarity.independence(names, classes=(2, 8, 32), repeats=2, rows=600, columns=20)
+    means = found.groupby(["measure", "classes"])["value"].mean().unstack()
+    assert (means.diff(axis=1).iloc[:, 1:].loc[["logme", "transrate"]] > 0).all(axis=None)
+    assert (means.diff(axis=1).iloc[:, 1:].loc[["gbc", "leep"]] < 0).all(axis=None)
+
+
+def test_same_seed_same_noise():
+    first = similarity.independence(["cka"], repeats=2, rows=50, columns=4)
+    again = similarity.independence(["cka"], repeats=2, rows=50, columns=4)
+    assert first["value"].tolist() == again["value"].tolist()
+    assert first["value"].nunique() == 2
+
+
+def test_a_readers_measure_has_a_null_too():
+    mine = similarity.Measure(
+        "mine", "custom", ("tuned.features", "target.labels"), lambda x, y: x.mean()
+    )
+    found = similarity.independence([mine], classes=(2,), repeats=3, rows=50)
+    assert abs(found["value"].mean()) < 0.1
+
+
+def test_corpora_of_one_source_are_nearly_the_same():
+    found = similarity.independence(["tfidf", "token_similarity", "vocabulary_overlap"], repeats=2)
+    means = found.groupby("measure")["value"].mean()
+    assert means["tfidf"] > 0.98 and means["token_similarity"] > 0.9
+    assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
+    mine = similarity.Measure(
+        "mine", "custom", ("intermediate.texts", "target.texts"), lambda a, b: len(a[0]) - len(b[0])
+    )
+    assert len(similarity.independence([mine], repeats=2, rows=30)) == 2
+
+
+def test_bad_input():
+    with pytest.raises(UnknownName):
+        similarity.independence(["logmee"])
+    with pytest.raises(HelpfulError, match="needs intermediate.facts"):
+        similarity.independence(["same_format"])

@@ -1,9 +1,8 @@
 import pandas as pd
 import pytest
 
-from helpers.similarity import __main__ as command
+from data.make import similarity as command
 from helpers.similarity.measure import COLUMNS, to_csv
-from helpers.study import profiles
 
 
 def run(tmp_path, *arguments):
@@ -52,20 +51,6 @@ def test_controls_have_names_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     run(tmp_path, "tiny", "--measures", "label_names", "--seeds", "0", "--shuffle-labels")
     assert (tmp_path / "out" / "tiny-shuffled.csv").exists()
-
-
-def test_bitext_and_settings_are_those_of_the_profile():
-    from helpers import tasks
-
-    assert command._bitext(profiles.get("tiny")) == "toy-messages"
-    given = command._Settings(profiles.get("tiny"))
-    tiny = profiles.get("tiny")
-    assert given(tasks.get("toy-same")) == tiny.settings(
-        tasks.get("toy-same"), "intermediate", "single"
-    )
-    assert given(tasks.get("toy-intents")) == tiny.settings(
-        tasks.get("toy-intents"), "target", "none"
-    )
 
 
 def test_unknown_profile(tmp_path, capsys):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from helpers.similarity import build_languages
+from data.make import languages as build_languages
 
 FEATURES = ["S_A", "S_B", "P_A", "INV_A"]
 

@@ -4,7 +4,7 @@ Neither package is a dependency of this project: install them in a throw-away en
 
     python -m venv /tmp/uriel && /tmp/uriel/bin/pip install numpy pandas urielplus==1.3.2
     /tmp/uriel/bin/pip install --no-deps lang2vec==1.1.2
-    /tmp/uriel/bin/python helpers/similarity/build_languages.py
+    /tmp/uriel/bin/python data/make/languages.py
 
 This file imports nothing else of the project, so that environment needs nothing else either. Both
 packages are read as plain files. Their own functions are not called: lang2vec 1.1.2 does not import
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[1]
 
 # Name, ISO 15924 script of the benchmark's text, and glottocode where URIEL's macro-language has
 # none. Scripts are coded by hand from the text of the benchmarks.

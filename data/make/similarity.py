@@ -1,0 +1,121 @@
+"""Measure the similarities of a profile and write them where chapters read them; run once.
+
+    python data/make/similarity.py demo                 # what needs no training, and what is stored
+    python data/make/similarity.py demo --train         # fine-tunes what a measure lacks
+    python data/make/similarity.py pilot --families text format
+    python data/make/similarity.py demo --encoder bundled-random --families text   # a control
+
+Writes ``data/similarity/<name>.csv`` and one matrix per measure in ``data/similarity/<name>/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import similarity, tasks
+from helpers.errors import MissingData
+from helpers.models import encoders
+from helpers.similarity import readers
+from helpers.similarity.inputs import Options
+from helpers.similarity.measure import default_place, to_csv
+from helpers.study import profiles
+from helpers.study.profiles import Profile
+
+OUTPUT = Path(__file__).parents[1] / "similarity"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see the module's text."""
+    options = _parser().parse_args(arguments)
+    profile = profiles.get(options.profile)
+    table = measured(profile, options)
+    if not (table["status"] == "done").any():
+        # A committed table must not give way to one that says nothing.
+        reasons = [str(reason) for reason in table["reason"] if reason]
+        why = reasons[0] if reasons else "no measure was asked for"
+        raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
+    shuffled = "shuffled" if options.shuffle_labels else ""
+    name = options.name or "-".join(filter(None, [profile.name, options.encoder, shuffled]))
+    similarity.export(table, options.output / name)
+    file = to_csv(table, options.output / f"{name}.csv")
+    print(f"{file}: {table['status'].value_counts().to_dict()}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python data/make/similarity.py", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("profile", choices=list(profiles.PROFILES))
+    parser.add_argument("--families", nargs="+", choices=similarity.FAMILIES, default=())
+    parser.add_argument("--measures", nargs="+", default=())
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--languages", nargs="+", default=["en"])
+    parser.add_argument("--encoder", default="", help="instead of the profile's own")
+    parser.add_argument("--train", action="store_true", help="fine-tune what is not in the store")
+    parser.add_argument("--early", action="store_true", help="a short run per dyad; a ceiling")
+    parser.add_argument("--sentence-encoder", default="", help="for sentence_embedding")
+    parser.add_argument("--shuffle-labels", action="store_true", help="control")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--name", default="", help="of the files; by default the profile's")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--folder", type=Path, default=None, help="where values are kept")
+    return parser
+
+
+def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
+    """Return the table of a profile, as the options ask."""
+    encoder = encoders.load(options.encoder or profile.encoder)
+    folder = options.folder or default_place()
+    chosen = [name for family in options.families for name in similarity.names(family)]
+    chosen += [name for name in options.measures if name not in chosen]
+
+    def settings(task: tasks.Task) -> Any:
+        """As in the profile's own runs."""
+        if task.name in profile.intermediates:
+            return profile.settings(task, "intermediate", "single")
+        return profile.settings(task, "target", "none")
+
+    checkpoints: Any = _or_none(readers.from_store, encoder)
+    if options.train:
+        stored = checkpoints or {}
+        trained = readers.Trained(encoder, settings, folder / "checkpoints")
+        checkpoints = lambda task, seed: stored.get((task, seed)) or trained(task, seed)  # noqa: E731
+    # The first target that pairs English sentences with translations.
+    bitexts = [
+        name
+        for name in profile.targets
+        if tasks.get(name).format == "retrieval" and "en" not in tasks.get(name).languages
+    ]
+    return similarity.measure(
+        (profile.intermediates, profile.targets),
+        chosen or None,
+        encoder,
+        checkpoints=checkpoints,
+        languages=options.languages,
+        seeds=options.seeds,
+        parallel=bitexts[0] if bitexts else None,
+        sentence_encoder=options.sentence_encoder or None,
+        language_head=_or_none(readers.language_head, encoder),
+        early=readers.Early() if options.early else None,
+        options=Options.sized(options.rows, options.shuffle_labels),
+        folder=folder,
+    )
+
+
+def _or_none(load: Any, encoder: encoders.Encoder) -> Any:
+    """What may be missing: measures then say what they lack."""
+    try:
+        return load(encoder)
+    except MissingData:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

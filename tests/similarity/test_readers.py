@@ -1,0 +1,416 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from helpers import tasks
+from helpers.errors import BadRows, MissingData
+from helpers.models import encoders, training
+from helpers.models.settings import Settings
+from helpers.similarity import readers
+from helpers.similarity.catalogue import Undefined
+from helpers.similarity.readers import (
+    Checkpoint,
+    Early,
+    Reader,
+    Sample,
+    Trained,
+    encode,
+    fingerprint,
+    halves,
+    label_counts,
+    label_view,
+    language_head,
+    parallel,
+    resolve,
+    row_means,
+    row_text,
+    sample,
+    subset,
+    take,
+)
+from helpers.tasks import Source, Task
+
+
+class TestHalves:
+    @pytest.mark.parametrize("rows", [0, 1, 2, 7, 100])
+    def test_sizes_differ_by_at_most_one(self, rows):
+        second = halves(rows, 0)
+        assert len(second) == rows
+        assert second.sum() == rows // 2
+
+    def test_seed_decides(self):
+        assert (halves(50, 1) == halves(50, 1)).all()
+        assert (halves(50, 1) != halves(50, 2)).any()
+
+
+@pytest.mark.parametrize(
+    "row, text",
+    [
+        ({"first": "a b", "second": "", "label": 1}, "a b"),
+        ({"first": "a", "second": "b", "label": 1}, "a b"),
+        ({"context": "c", "choices": ["x", "y"], "label": 0}, "c x y"),
+        ({"tokens": ["a", "b"], "tags": [0, 1]}, "a b"),
+        ({"context": "c", "question": "q", "answers": {}}, "q c"),
+        ({"side": "query", "text": "t", "gold": []}, "t"),
+    ],
+)
+def test_row_text(row, text):
+    assert row_text(row) == text
+
+
+class TestSample:
+    def test_english_training_rows(self):
+        drawn = sample(tasks.get("toy-same"), 20, 0)
+        assert (drawn.language, len(drawn.rows)) == ("en", 20)
+        assert drawn.task.labels == ("different", "same")
+        assert drawn.key == sample(tasks.get("toy-same"), 20, 0).key
+        assert drawn.key != sample(tasks.get("toy-same"), 20, 1).key
+        assert drawn.key != sample(tasks.get("toy-same"), 19, 0).key
+
+    def test_a_target_gives_the_rows_that_train_it(self):
+        trained = replace(tasks.get("toy-intents"), train_with="toy-same", name="trained-by")
+        assert sample(trained, 20, 0).task.name == "toy-same"
+
+    def test_another_language_gives_development_rows(self):
+        drawn = sample(tasks.get("toy-intents"), 500, 0, "qaa")
+        assert (drawn.language, len(drawn.rows)) == ("qaa", 32)
+
+    def test_bitext_gives_its_english_side_without_repeats(self):
+        drawn = sample(tasks.get("toy-messages"), 10, 0)
+        assert len(drawn.rows) == 10
+        assert all(row["id"].startswith("en-") for row in drawn.rows)
+        whole = sample(tasks.get("toy-messages"), 500, 0)
+        assert len(set(whole.texts)) == len(whole.texts)
+
+    def test_no_rows_is_undefined_with_the_reason(self):
+        with pytest.raises(Undefined, match="toy-intents has no dev rows in 'xx'"):
+            sample(tasks.get("toy-intents"), 10, 0, "xx")
+        nothing = Task("n", "target", "pair", Source("rows", "n", splits={"test": "test"}))
+        with pytest.raises(Undefined, match="no English training rows"):
+            sample(nothing, 10, 0)
+
+
+class TestParallel:
+    def test_pairs_translate_each_other(self):
+        english, other = parallel(tasks.get("toy-messages"), "qaa", 10, 0)
+        assert len(english) == len(other) == 10
+        # qaa writes every letter as the next one.
+        for first, second in zip(english, other, strict=True):
+            shifted = "".join(chr(ord(c) - 1) if c != " " else c for c in second)
+            assert shifted.replace("`", "z") == first
+        assert (english, other) == parallel(tasks.get("toy-messages"), "qaa", 10, 0)
+
+    def test_english_is_found_on_either_side(self, monkeypatch):
+        rows = [
+            {"id": "de-1", "side": "query", "text": "eins", "gold": ["en-1"]},
+            {"id": "en-1", "side": "candidate", "text": "one", "gold": []},
+        ]
+        monkeypatch.setattr(readers, "_bitext", lambda task, language: rows)
+        task = replace(tasks.get("toy-messages"), languages=("de",))
+        assert parallel(task, "de", 5, 0) == (["one"], ["eins"])
+
+    def test_undefined(self):
+        with pytest.raises(Undefined):
+            parallel(tasks.get("toy-intents"), "qaa", 5, 0)
+        with pytest.raises(Undefined):
+            parallel(tasks.get("toy-messages"), "de", 5, 0)
+
+
+def test_rare_and_unknown_labels_are_left_out():
+    labels = [0, 0, 0, 1, -1, 2, 2, 2]
+    places, dropped = label_counts(labels, 3)
+    assert places.tolist() == [0, 1, 2, 5, 6, 7]
+    assert dropped == 1
+    with pytest.raises(BadRows, match="only 0 of 3 classes"):
+        label_counts(labels, 4)
+
+
+def test_subset_keeps_order():
+    chosen = subset(np.arange(10, 40), 8, 0)
+    assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
+    assert subset(np.arange(5), 8, 0).tolist() == [0, 1, 2, 3, 4]
+
+
+def drawn(name, rows=40, seed=0):
+    return sample(tasks.get(name), rows, seed)
+
+
+class TestLabelView:
+    def test_pair_units_are_rows(self, tiny):
+        rows = drawn("toy-intents")
+        view = label_view(rows, tiny, 32, 500)
+        assert not view.by_token
+        assert view.labels.tolist() == [rows.rows[r]["label"] for r in view.rows]
+
+    def test_choice_units_are_right_or_wrong(self, tiny):
+        rows = drawn("toy-choice")
+        view = label_view(rows, tiny, 32, 500)
+        assert len(view.units) == 3 * 40 and view.labels.sum() == 40
+        for row in range(40):
+            marks = view.labels[view.rows == row]
+            assert marks.tolist() == [int(k == rows.rows[row]["label"]) for k in range(3)]
+
+    def test_tagging_units_are_words(self, tiny):
+        rows = drawn("toy-slots")
+        view = label_view(rows, tiny, 32, 4 * 40)
+        assert view.by_token
+        words = view.encoded.per_token["word"][view.units]
+        tags = [rows.rows[row]["tags"][word] for row, word in zip(view.rows, words, strict=True)]
+        assert view.labels.tolist() == tags
+        assert len(view.units) > 100 and len(set(view.rows)) == 40
+
+    def test_span_units_are_pieces_of_answers_and_as_many_others(self, tiny):
+        rows = drawn("toy-span", 90)
+        view = label_view(rows, tiny, 64, 4 * 90)
+        assert view.by_token
+        assert (view.labels == 1).sum() > 40
+        assert (view.labels == 1).sum() == pytest.approx((view.labels == 0).sum(), rel=0.25)
+        # The marked pieces spell the answer.
+        row = int(view.rows[0])
+        inside = view.units[(view.rows == row) & (view.labels == 1)]
+        whole = "".join(tiny.tokenizer.convert_ids_to_tokens(view.encoded.tokens[inside].tolist()))
+        assert set(whole.replace("▁", "")) <= set(rows.rows[row]["answers"]["text"][0])
+
+    def test_units_are_drawn_by_seed_and_bounded(self, tiny):
+        rows = drawn("toy-choice", 90)
+        first = label_view(rows, tiny, 32, 50)
+        assert len(first.units) == 50
+        assert (first.units == label_view(rows, tiny, 32, 50).units).all()
+        other = label_view(replace(rows, seed=5), tiny, 32, 50)
+        assert (first.units != other.units).any()
+
+    def test_rare_classes_are_left_out_and_counted(self, tiny):
+        rows = drawn("toy-intents", 90)
+        odd = [
+            row | {"label": 3 if place == 0 else row["label"] % 3}
+            for place, row in enumerate(rows.rows)
+        ]
+        view = label_view(Sample(rows.task, "en", odd, 0), tiny, 32, 500)
+        assert view.dropped == 1 and 3 not in view.labels and 0 not in view.rows
+
+    def test_no_labels(self, tiny):
+        with pytest.raises(Undefined, match="retrieval"):
+            label_view(drawn("toy-messages"), tiny, 32, 50)
+        rows = drawn("toy-intents")
+        same = Sample(rows.task, "en", [row | {"label": 0} for row in rows.rows], 0)
+        with pytest.raises(BadRows):
+            label_view(same, tiny, 32, 50)
+
+
+class TestReader:
+    def states(self, encoder, ids):
+        with torch.no_grad():
+            return encoder.model(input_ids=torch.tensor([ids.tolist()])).last_hidden_state[0]
+
+    @pytest.mark.parametrize("budget", [64, 4096])
+    def test_sequences_equal_one_at_a_time(self, tiny, budget):
+        encoded = encode(drawn("toy-same", 12), tiny, 32)
+        found = Reader(tiny, budget).sequences(encoded)
+        for place in range(len(encoded)):
+            ids = encoded.tokens[encoded.starts[place] : encoded.starts[place + 1]]
+            expected = self.states(tiny, ids).mean(dim=0).numpy()
+            np.testing.assert_allclose(found[place], expected, atol=1e-5)
+
+    def test_row_of_a_choice_is_the_mean_over_its_choices(self, tiny):
+        encoded = encode(drawn("toy-choice", 6), tiny, 32)
+        each = Reader(tiny).sequences(encoded)
+        rows = row_means(each, encoded.example, 6)
+        np.testing.assert_allclose(rows[2], each[encoded.example == 2].mean(axis=0), atol=1e-6)
+
+    def test_units_of_tokens_are_states_at_their_places(self, tiny):
+        view = label_view(drawn("toy-slots"), tiny, 32, 100)
+        found = Reader(tiny, 200).units(view)
+        for place in (0, len(view.units) // 2, len(view.units) - 1):
+            token = view.units[place]
+            sequence = int(np.searchsorted(view.encoded.starts, token, side="right")) - 1
+            start, end = view.encoded.starts[sequence : sequence + 2]
+            states = self.states(tiny, view.encoded.tokens[start:end])
+            np.testing.assert_allclose(found[place], states[token - start].numpy(), atol=1e-5)
+
+    def test_texts(self, tiny):
+        reader = Reader(tiny)
+        found = reader.texts(["open the door", "stop"], 32)
+        alone = reader.texts(["stop"], 32)
+        np.testing.assert_allclose(found[1], alone[0], atol=1e-6)
+
+    def test_a_pruned_encoder_reads_the_same(self, tiny):
+        rows = drawn("toy-same", 10)
+        pruned = tiny.prune(encode(rows, tiny, 32).tokens)
+        whole = Reader(tiny).sequences(encode(rows, tiny, 32))
+        np.testing.assert_allclose(
+            Reader(pruned).sequences(encode(rows, pruned, 32)), whole, atol=1e-6
+        )
+
+
+def test_take_keeps_row_numbers_and_tokens(tiny):
+    encoded = encode(drawn("toy-slots", 10), tiny, 32)
+    part = take(encoded, np.array([3, 7]))
+    assert part.example.tolist() == [3, 7]
+    for new, old in ((0, 3), (1, 7)):
+        a, b = part.starts[new : new + 2]
+        c, d = encoded.starts[old : old + 2]
+        assert part.tokens[a:b].tolist() == encoded.tokens[c:d].tolist()
+        assert part.per_token["tag"][a:b].tolist() == encoded.per_token["tag"][c:d].tolist()
+
+
+def test_resolve_takes_mappings_and_functions(tiny):
+    tuned = training.Tuned(tiny)
+    given = Checkpoint("run-7", lambda: tuned)
+    assert resolve({("a", 1): given}, "a", 1) is given
+    assert resolve({"a": given}, "a", 0) is given
+    assert resolve(lambda task, seed: given if task == "a" else None, "a", 3) is given
+    wrapped = resolve({"a": tuned}, "a", 0)
+    assert wrapped.load() is tuned and wrapped.key == fingerprint(tuned)
+
+
+@pytest.mark.parametrize("source", [None, {}, {("a", 0): None}, lambda task, seed: None])
+def test_a_missing_checkpoint_is_undefined(source):
+    with pytest.raises(Undefined, match="no encoder fine-tuned on a with seed 0"):
+        resolve(source, "a", 0)
+
+
+def test_a_second_seed_does_not_take_the_first(tiny):
+    with pytest.raises(Undefined):
+        resolve({"a": training.Tuned(tiny)}, "a", 1)
+
+
+def test_fingerprint_follows_encoder_and_heads(tiny):
+    first = fingerprint(training.Tuned(tiny))
+    assert first == fingerprint(training.Tuned(tiny))
+    head = torch.nn.Linear(2, 2)
+    with_head = fingerprint(training.Tuned(tiny, {"a": head}))
+    assert with_head != first
+    with torch.no_grad():
+        head.weight[0, 0] += 1
+    assert fingerprint(training.Tuned(tiny, {"a": head})) != with_head
+    moved = tiny.prune(range(len(tiny.tokenizer)))
+    with torch.no_grad():
+        next(iter(moved.model.encoder.parameters())).add_(1e-3)
+    assert fingerprint(training.Tuned(moved)) != first
+
+
+class TestTrained:
+    def test_trains_once_and_reads_back_encoder_and_head(self, trained, monkeypatch):
+        first = trained("toy-same", 0).load()
+        monkeypatch.setattr(training, "fine_tune", None)  # a second training would fail
+        again = Trained(trained.encoder, trained.settings, trained.folder)("toy-same", 0).load()
+        for (name, a), (_, b) in zip(
+            first.encoder.model.named_parameters(),
+            again.encoder.model.named_parameters(),
+            strict=True,
+        ):
+            torch.testing.assert_close(a.detach(), b.detach(), msg=name)
+        torch.testing.assert_close(
+            first.heads["toy-same"].state_dict(), again.heads["toy-same"].state_dict()
+        )
+        assert again.settings.pooling == trained.settings.pooling
+
+    def test_keys_follow_task_seed_and_settings(self, trained):
+        keys = {
+            trained("toy-same", 0).key,
+            trained("toy-same", 1).key,
+            trained("toy-choice", 0).key,
+            Trained(trained.encoder, training.Settings(), trained.folder)("toy-same", 0).key,
+        }
+        assert len(keys) == 4
+
+    def test_a_target_shares_the_checkpoint_of_its_training_task(self, trained):
+        from dataclasses import replace
+
+        facts = {"name": "toy-other", "train_with": "toy-same"}
+        target = replace(tasks.get("toy-intents"), labels=tasks.get("toy-same").labels, **facts)
+        tasks.register(target, replace=True)
+        assert trained("toy-other", 0).key == trained("toy-same", 0).key
+
+    def test_nothing_trains_a_bitext_task(self, trained):
+        assert trained("toy-messages", 0) is None
+
+    def test_a_collapsed_run_is_undefined(self, trained, tmp_path, monkeypatch):
+        collapsed = training.Tuned(trained.encoder, outcome=training.Outcome(status="collapsed"))
+        monkeypatch.setattr(training, "fine_tune", lambda *a, **k: collapsed)
+        given = Trained(trained.encoder, trained.settings, tmp_path)("toy-same", 0)
+        with pytest.raises(Undefined, match="toy-same with seed 0 collapsed"):
+            given.load()
+
+
+class TestFromStore:
+    def test_finds_the_latest_finished_run(self, trained, tmp_path, monkeypatch):
+        import pandas as pd
+
+        from helpers.study import store as stores
+
+        tuned = trained("toy-same", 0).load()
+        place = stores.Store(tmp_path)
+        place.save_checkpoint("r1", tuned.save_encoder)
+        place.save_checkpoint("r2", tuned.save_encoder)
+        rows = [
+            ("r1", "tiny", "single", "toy-same", 0, "done", "2026-01-01"),
+            ("r2", "tiny", "single", "toy-same", 0, "done", "2026-01-02"),
+            ("r3", "tiny", "single", "toy-same", 1, "done", "2026-01-02"),  # no checkpoint
+            ("r1", "tiny", "multitask", "toy-choice", 0, "done", "2026-01-03"),
+            ("r1", "other", "single", "toy-span", 0, "done", "2026-01-03"),
+        ]
+        names = ["run", "encoder", "condition", "intermediate", "seed", "status", "utc"]
+        table = pd.DataFrame(rows, columns=names)
+        monkeypatch.setattr(stores.Store, "scores", lambda self, stage: table)
+        found = readers.from_store(trained.encoder, tmp_path)
+        assert {key: value.key for key, value in found.items()} == {("toy-same", 0): "r2"}
+        loaded = found["toy-same", 0].load()
+        assert fingerprint(loaded) == fingerprint(tuned)
+
+    def test_an_empty_store_says_what_to_do(self, tiny, tmp_path):
+        with pytest.raises(MissingData, match="Run a plan"):
+            readers.from_store(tiny, tmp_path)
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    config = BertConfig(
+        vocab_size=len(tiny.tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+
+    def write(kind):
+        kind(config).save_pretrained(tmp_path)
+        tiny.tokenizer.save_pretrained(tmp_path)
+        return encoders.load(str(tmp_path))
+
+    return write
+
+
+def test_scores_are_those_of_the_whole_model(saved):
+    encoder = saved(BertForMaskedLM)
+    head = language_head(encoder)
+    ids = torch.tensor([[0, 7, 9, 2]])
+    whole = BertForMaskedLM.from_pretrained(encoder.name).eval()
+    with torch.no_grad():
+        hidden = encoder.model(input_ids=ids).last_hidden_state[0]
+        torch.testing.assert_close(head(hidden), whole(input_ids=ids).logits[0])
+    assert not any(p.requires_grad for p in head.parameters())
+
+
+def test_an_encoder_without_its_head_says_so(saved, tiny):
+    with pytest.raises(MissingData, match="stored without its masked-language head"):
+        language_head(saved(BertModel))
+    with pytest.raises(MissingData, match="'tiny' is built without"):
+        language_head(tiny)
+
+
+SHORT = Settings(epochs=2, learning_rate=1e-2, batch_tokens=256, train_rows=40, dev_rows=30)
+
+
+def test_an_early_score_is_the_score_of_a_run_that_starts_from_the_intermediate(tiny, trained):
+    tuned = trained("toy-same", 0).load()
+    task = tasks.get("toy-intents")
+    before = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"].clone()
+    value = Early(SHORT)(tuned, task, 3)
+    expected = training.fine_tune(tuned.encoder, [task], SHORT, 3).outcome.dev["toy-intents"]
+    assert value == expected and 0 < value <= 1
+    after = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"]
+    assert (before == after).all()
