@@ -73,7 +73,6 @@ JOBS = {
         "tatoeba_speed --store",
         ("tatoeba_36_pairs_xtreme_layer", "tatoeba_36_pairs_last_layer"),
     ),
-    "tokenised": Job("tokenised_speed", ("tokenised_rows_vs_tokenising",)),
     "spans": Job(
         "spans_speed --store",
         ("evaluate_span_vs_reference_loop", "evaluate_span_by_its_rules_vs_reference_loop"),

@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.table import Measurement, store
 from helpers import formats, similarity
-from helpers.models import devices, encoders, training
+from helpers.models import encoders, network, training
 from helpers.similarity import features, representations, text
 from helpers.similarity.inputs import Options
 from helpers.similarity.readers import Checkpoint
@@ -227,7 +227,7 @@ def time_table(rows: int, columns: int, shape: tuple[int, int]) -> list[Measurem
                 progress=False,
             )
             seconds = time.perf_counter() - start
-            peak = devices.peak_memory_mb(torch.device("cpu"))
+            peak = network.peak_memory_mb(torch.device("cpu"))
             worked = time.process_time() - worked
             timed[what] = seconds, peak
             print(f"{what:>22}: {seconds:6.1f} s, {worked:6.1f} s of CPU, peak {peak:,.0f} MB")

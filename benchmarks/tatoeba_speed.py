@@ -19,7 +19,7 @@ import torch
 from benchmarks.table import Measurement, machine, not_measured, store
 from benchmarks.training_speed import matmul_flops, matmul_peak
 from helpers import data, evaluation, formats, tasks
-from helpers.models import devices, encoders
+from helpers.models import encoders, network
 from helpers.models.encoders import Encoder
 from helpers.models.training import Tuned
 from helpers.tasks import Task
@@ -46,8 +46,8 @@ def timed(
     encoder: Encoder, task: Task, languages: Sequence[str], layer: int
 ) -> tuple[float, float, list[dict[str, Any]]]:
     """Return seconds of an evaluation, the machine's peak around it, and the scores."""
-    device = devices.best_device()
-    precision = devices.resolve_precision("auto", device)
+    device = network.best_device()
+    precision = network.resolve_precision("auto", device)
     peaks = [matmul_peak(device, precision)]
     began = time.perf_counter()
     scores = evaluation.evaluate(Tuned(encoder), task, languages, layer=layer)
@@ -58,7 +58,7 @@ def timed(
 
 def measure(encoder: Encoder, task: Task, languages: Sequence[str]) -> list[Measurement]:
     """Score languages of a retrieval target from two layers of an untuned encoder."""
-    device = devices.describe(devices.best_device()) if torch.cuda.is_available() else machine()
+    device = network.describe(network.best_device()) if torch.cuda.is_available() else machine()
     found: list[Measurement] = []
     operations = 0.0
     for name, layer in zip(NAMES, (xtreme_layer(encoder.layers), encoder.layers), strict=True):

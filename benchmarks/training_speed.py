@@ -33,11 +33,10 @@ from benchmarks.table import Measurement, machine, not_measured, store
 from benchmarks.workloads import Workload, prepared
 from helpers.formats import Encoded
 from helpers.formats.encoded import IGNORE
-from helpers.models import devices, training
+from helpers.models import network, training
 from helpers.models.network import Network
-from helpers.models.packing import suits
-from helpers.models.preparing import Prepared
 from helpers.models.settings import Settings
+from helpers.models.training import Prepared
 from helpers.predicting import outputs
 
 ARMS = ("stock", "tuned", "ours")
@@ -104,14 +103,14 @@ GPU = {
 
 def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     """Train once and return seconds, tokens per second, matmul work, memory and dev score."""
-    device = devices.best_device()
+    device = network.best_device()
     if device.type == "cuda":
         _train_a_little(arm, work, seed)
         if arm == "stock":  # a rate needs fewer rows than the others take in that time
             work = replace(work, settings=replace(work.settings, train_rows=1600))
     ready = prepared(work, seed)
     (encoded,) = ready.train.values()
-    precision = devices.resolve_precision("auto", device)
+    precision = network.resolve_precision("auto", device)
     peak = matmul_peak(device, precision)
     torch.manual_seed(seed)
     if arm == "ours":
@@ -123,7 +122,7 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
                 ended.append(time.perf_counter())
 
         begin = time.perf_counter()
-        outcome = training.train(ready, work.settings, seed, progress=look).outcome
+        outcome = training.Run(ready, work.settings, seed).train(progress=look).outcome
         seconds, dev = ended[0] - begin, next(iter(outcome.dev.values()), float("nan"))
         passes, memory = outcome.tokens / len(encoded.tokens), outcome.peak_memory_mb
         evaluating = _predicting(work, seed, device)
@@ -143,7 +142,7 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
         "peak_memory_mb": memory,
         "dev": dev,
         "rows": encoded.rows,
-        "device": devices.describe(device),
+        "device": network.describe(device),
     }
 
 
@@ -151,13 +150,13 @@ def _predicting(work: Workload, seed: int, device: torch.device) -> float:
     """Return the seconds that this project takes to predict the workload's training rows."""
     ready = prepared(work, seed)
     ((name, encoded),) = ready.train.items()
-    format_, precision = ready.formats[name], devices.resolve_precision("auto", device)
+    format_, precision = ready.formats[name], network.resolve_precision("auto", device)
     head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
-    packed = suits(ready.pruned.model, device, precision)
-    network = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
+    packed = network.suits(ready.pruned.model, device, precision)
+    joined = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
     how: dict[str, Any] = {"device": device, "precision": precision}
-    how["budget"] = devices.forward_tokens(device)  # as in evaluation
-    return _least(lambda: outputs(network.eval(), name, encoded, **how))
+    how["budget"] = network.forward_tokens(device)  # as in evaluation
+    return _least(lambda: outputs(joined.eval(), name, encoded, **how))
 
 
 def _least(work: Callable[[], object], times: int = 2) -> float:
@@ -175,9 +174,9 @@ def _train_a_little(arm: str, work: Workload, seed: int) -> None:
     short = replace(work, settings=replace(work.settings, train_rows=1600))
     ready = prepared(short, seed)
     if arm == "ours":
-        training.train(ready, short.settings, seed)
+        training.Run(ready, short.settings, seed).train()
     else:
-        _trainer(arm, ready, short, seed, devices.best_device())
+        _trainer(arm, ready, short, seed, network.best_device())
     del ready
     gc.collect()  # or what is warm would count as memory of what is measured
     torch.cuda.empty_cache()
@@ -219,7 +218,7 @@ def _trainer(
     model = _model_with_head(ready, arm)
     (name,) = ready.train
     tuned = arm == "tuned"
-    bf16 = devices.resolve_precision("auto", device) == "bf16"
+    bf16 = network.resolve_precision("auto", device) == "bf16"
     encoded = ready.train[name]
     # Twice as many run out of memory on 80 GB: Trainer pads and keeps the whole word table.
     tokens = min(work.settings.batch_tokens, 16_384)
@@ -256,7 +255,7 @@ def _trainer(
     begin = time.perf_counter()
     trainer.train()
     _synchronise(device)
-    seconds, memory = time.perf_counter() - begin, devices.peak_memory_mb(device)
+    seconds, memory = time.perf_counter() - begin, network.peak_memory_mb(device)
     return (
         seconds,
         _trainer_dev(model, ready, device),
@@ -480,9 +479,9 @@ def profile(work: Workload) -> list[Measurement]:
     ready.dev.clear()  # training alone
     (encoded,) = ready.train.values()
     cpu = torch.device("cpu")
-    peak = matmul_peak(cpu, devices.resolve_precision("auto", cpu))
+    peak = matmul_peak(cpu, network.resolve_precision("auto", cpu))
     with profiler(activities=[ProfilerActivity.CPU]) as seen:
-        outcome = training.train(ready, work.settings, 0).outcome
+        outcome = training.Run(ready, work.settings, 0).train().outcome
     seconds = outcome.seconds
     spent = dict.fromkeys([*PARTS, "rest"], 0.0)
     for event in seen.key_averages():
@@ -493,7 +492,7 @@ def profile(work: Workload) -> list[Measurement]:
         "matmul": "attention of short sequences included",
         "attention": "softmax, and the fused kernel of long sequences",
     }
-    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.rows}
+    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
     rows = [
         Measurement(
             f"train_{work.name}_time_in_{part}", share, "share", note=notes.get(part, ""), **facts

@@ -12,8 +12,8 @@ from helpers import formats, tasks
 from helpers.formats import Encoded
 from helpers.models import encoders
 from helpers.models.encoders import Encoder
-from helpers.models.preparing import Prepared, prepare
 from helpers.models.settings import Settings
+from helpers.models.training import Prepared, prepare
 from helpers.tasks import Source, Task
 
 THINGS = (
@@ -87,7 +87,7 @@ def prepared(work: Workload, seed: int = 0) -> Prepared:
     ready.tasks[task.name], ready.formats[task.name] = task, format_
     ready.train[task.name] = format_.encode(task, train, encoder, longest, True)
     ready.dev[task.name] = (dev, format_.encode(task, dev, encoder, longest, False))
-    ready.rows = len(train)
+    ready.outcome.rows = len(train)
     ready.prune()
     return ready
 
@@ -147,6 +147,6 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     ready = Prepared(encoder)
     ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
     ready.train[task.name] = encoded
-    ready.rows = rows
+    ready.outcome.rows = rows
     ready.prune()
     return ready

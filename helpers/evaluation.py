@@ -17,10 +17,9 @@ from helpers.formats.encoded import join
 from helpers.metrics import mining
 from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission, write_submission
-from helpers.models import devices, tokenised
+from helpers.models import network
 from helpers.models.encoders import Encoder, can_trim, trim
 from helpers.models.network import Network
-from helpers.models.packing import suits
 from helpers.models.training import Tuned, training_task
 from helpers.predicting import outputs, task_scores
 from helpers.tasks import Task
@@ -296,7 +295,7 @@ def _encoded(tuned: Tuned, task: Task, head_task: Task, part: Sequence[dict[str,
     if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
         longest = min(longest, head_task.max_length, tuned.settings.max_length)
     format_ = formats.get(task.format)
-    return tokenised.encode(format_, head_task, part, tuned.encoder, longest, False)
+    return format_.encode(head_task, part, tuned.encoder, longest, False)
 
 
 def _outputs(
@@ -313,16 +312,16 @@ def _outputs(
         small, layer = trim(small, layer), None  # what lies above is not computed
     for part in coded:
         part.tokens = small.remap(part.tokens).astype(np.int32)
-    device = devices.best_device()
-    precision = devices.resolve_precision(settings.precision, device)
+    device = network.best_device()
+    precision = network.resolve_precision(settings.precision, device)
     head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
-    packed = suits(small.model, device, precision)
-    network = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
+    packed = network.suits(small.model, device, precision)
+    joined = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
     return outputs(
-        network.to(device).eval(),
+        joined.to(device).eval(),
         task.name,
         join(coded),
-        budget=devices.forward_tokens(device),
+        budget=network.forward_tokens(device),
         device=device,
         precision=precision,
         pooling=settings.pooling,

@@ -13,8 +13,7 @@ from helpers import formats, metrics
 from helpers.errors import HelpfulError
 from helpers.formats import Batch, Encoded
 from helpers.formats.encoded import IGNORE, sorted_batches, split, token_index
-from helpers.models.devices import autocast, out_of_memory
-from helpers.models.network import Network
+from helpers.models.network import Network, autocast, out_of_memory
 from helpers.tasks import Task
 
 # Batches whose outputs wait on a GPU, so that the host is not waited for after each.

@@ -29,6 +29,13 @@ settings.load_profile("any clock")
 _REAL = os.environ.get(ROOT_VARIABLE, "")
 
 
+# TEST_PRECISION=bf16 lets every processor pass for one that multiplies in bf16.
+if os.environ.get("TEST_PRECISION") == "bf16":
+    from helpers.models import network
+
+    network.multiplies_bf16 = lambda device: True
+
+
 @pytest.fixture(scope="session")
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what `datasets` caches out of the user's own cache."""

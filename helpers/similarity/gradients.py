@@ -175,12 +175,11 @@ class Probe:
 
     def network(self, head: nn.Module) -> Network:
         """Join the encoder and a head on the best device."""
-        from helpers.models import devices
-        from helpers.models.network import Network
+        from helpers.models.network import Network, best_device
 
         name = self.task.name
         network = Network(self.encoder.model, {name: head}, {name: self.format})
-        return network.to(devices.best_device()).eval()
+        return network.to(best_device()).eval()
 
     def batches(self, rows: NDArray[np.int64], budget: int = 4096) -> list[NDArray[np.int64]]:
         """Sequences of some rows, cut into batches."""

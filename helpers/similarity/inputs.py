@@ -20,7 +20,7 @@ import numpy as np
 
 from helpers.errors import BadRows, HelpfulError, MissingData
 from helpers.files import write_atomic
-from helpers.models import devices
+from helpers.models import network
 from helpers.similarity import readers
 from helpers.similarity.catalogue import Undefined, code_of
 from helpers.similarity.readers import Checkpoint, Reader, Sample, View
@@ -245,7 +245,7 @@ class Inputs:
         self.checkpoints, self.folder = checkpoints, folder
         self.parallel_task, self.sentence_encoder = parallel_task, sentence_encoder
         self.language_head, self.early = language_head, early
-        self.precision = devices.resolve_precision(self.options.precision, devices.best_device())
+        self.precision = network.resolve_precision(self.options.precision, network.best_device())
         self._memo: dict[Any, Any] = {}
         self._tuned: OrderedDict[Side, tuple[Tuned, Reader]] = OrderedDict()
         self._held: OrderedDict[str, Parts] = OrderedDict()

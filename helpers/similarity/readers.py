@@ -26,10 +26,16 @@ from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.files import load_tensors
 from helpers.formats import Batch, Encoded, pool
 from helpers.formats.encoded import sorted_batches, token_index
-from helpers.models import devices, encoders, training
+from helpers.models import encoders, training
 from helpers.models.encoders import Encoder
-from helpers.models.network import Network
-from helpers.models.packing import suits
+from helpers.models.network import (
+    Network,
+    autocast,
+    best_device,
+    forward_tokens,
+    resolve_precision,
+    suits,
+)
 from helpers.models.settings import Settings
 from helpers.models.training import Tuned
 from helpers.similarity.catalogue import Undefined
@@ -301,9 +307,9 @@ class Reader:
         self, encoder: Encoder, budget: int | None = None, precision: str = "fp32"
     ) -> None:
         """Put an encoder on the best device; ``budget`` is padded tokens per forward pass."""
-        self.device = devices.best_device()
-        self.encoder, self.precision = encoder, devices.resolve_precision(precision, self.device)
-        self.budget = budget or devices.forward_tokens(self.device)
+        self.device = best_device()
+        self.encoder, self.precision = encoder, resolve_precision(precision, self.device)
+        self.budget = budget or forward_tokens(self.device)
         self.model: nn.Module = encoder.model.to(self.device).eval()  # type: ignore[arg-type]
 
     def states(self, encoded: Encoded) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
@@ -314,7 +320,7 @@ class Reader:
             with torch.inference_mode():
                 for index in sorted_batches(encoded, self.budget):
                     batch = Batch.collate(encoded, index, self.device)
-                    with devices.autocast(self.precision, self.device):
+                    with autocast(self.precision, self.device):
                         hidden = network.states(batch)
                     yield index, batch, hidden.float()
         finally:

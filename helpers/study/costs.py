@@ -6,13 +6,10 @@ and otherwise from the arithmetic of the encoder and a stated rate of the device
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
-
-from helpers.models.tokenised import LIMIT_BYTES
 
 if TYPE_CHECKING:
     from helpers.study.store import Store
@@ -26,8 +23,6 @@ CHARACTERS_PER_TOKEN = 4.0
 RATES = {"cpu": 1.9e11, "cuda": 1.5e14}
 OVERHEAD_SECONDS = 1.0
 RECORD_BYTES = 12_000
-# A tokenised set keeps a piece id and, by format, a tag and a place or a span of characters.
-TOKEN_BYTES = 20
 
 
 class Planned(Protocol):
@@ -117,13 +112,6 @@ def _megabytes(plan: Planned, keep: bool) -> pd.Series:
     return ((plan.runs["stage"] == "intermediate") * kept + RECORD_BYTES) / 1e6
 
 
-def tokenised_megabytes(plan: Planned) -> float:
-    """Return the most that the tokenised rows of a plan take in the store."""
-    sets = plan.runs.drop_duplicates(["data", "settings", "evaluation"])
-    tokens = float((sets["train_tokens"] + sets["test_tokens"]).sum())
-    return min(tokens * TOKEN_BYTES, LIMIT_BYTES) / 1e6
-
-
 def peak_megabytes(plan: Planned, wanted: Iterable[str], *, keep: bool, workers: int = 1) -> float:
     """Return the disk that some runs need.
 
@@ -134,14 +122,14 @@ def peak_megabytes(plan: Planned, wanted: Iterable[str], *, keep: bool, workers:
         workers: runs at a time.
 
     Returns:
-        Megabytes of records, checkpoints, tokenised rows and states of what is unfinished.
+        Megabytes of records, checkpoints and states of what is unfinished.
     """
     parameters = float(plan.facts.get("trained_parameters", 0))
     kept = _megabytes(plan, keep)[plan.runs["run"].isin(list(wanted))].sum()
     # An unfinished run writes its weights, the best so far and two moments of the optimiser; one
     # checkpoint per worker is there even where none is kept.
     unfinished = workers * parameters * 4 * (4 + 1) / 1e6
-    return float(kept + unfinished + tokenised_megabytes(plan))
+    return float(kept + unfinished)
 
 
 def sentence(plan: Planned, wanted: Iterable[str] | None = None, store: Store | None = None) -> str:
@@ -152,8 +140,7 @@ def sentence(plan: Planned, wanted: Iterable[str] | None = None, store: Store | 
         f"{total['runs']:,} runs of profile {plan.profile!r} with encoder {plan.encoder!r}: about "
         f"{(total['training_tokens'] + total['test_tokens']) / 1e6:.2g} million tokens, "
         f"{_duration(total['minutes'])} on one device ({note}), "
-        f"{total['megabytes']:,.0f} MB in the end, besides at most "
-        f"{math.ceil(tokenised_megabytes(plan)):,} MB of tokenised rows that may be deleted."
+        f"{total['megabytes']:,.0f} MB in the end."
     )
 
 

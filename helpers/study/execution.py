@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from helpers import tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import write_atomic
-from helpers.models import tokenised
 from helpers.provenance import provenance
 from helpers.study import profiles, tracking
 from helpers.study.plans import Job, Plan
@@ -112,7 +111,7 @@ def execute(
     """
     job = plan.job(run)
     start = _start(job, store)
-    with _logged(job, store), tokenised.kept_in(store.tokenised):
+    with _logged(job, store):
         try:
             refuse_changed_rows(job, Surveys(store.folder / "surveys.json"))
             if start is not None and (start / NO_ENCODER).exists():
@@ -295,11 +294,6 @@ def _logged(job: Job, store: Store) -> Iterator[None]:
 # What a run really does
 
 
-def rank() -> int:
-    """Return this process's number among those that a launcher started for one run; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @functools.lru_cache(maxsize=1)
 def default_worker() -> Worker:
     """Return ``fine_tuning``, or the function that ``TRANSFER_WORKER=module:name`` names."""
@@ -319,7 +313,7 @@ def fine_tuning(
     names = list(job.spec["data"]["tasks"])
     if not job.spec["settings"]:
         return Work(_evaluated(training.Tuned(encoder), job, Attempt("done", seed)), {})
-    settings = training.Settings().override(_tuples(job.spec["settings"]))
+    settings = training.Settings().override(job.spec["settings"])
     try:
         tuned = training.fine_tune(
             encoder,
@@ -349,11 +343,10 @@ def _evaluated(tuned: Tuned, job: Job, attempt: Attempt) -> Attempt:
     """Add the scores of a target in all its languages, or the dev scores of an intermediate."""
     if job.stage == "intermediate":
         return replace(attempt, scores=_dev_scores(tuned, job))
-    # Of several processes that share a training, the first alone evaluates.
-    if attempt.status != "done" or rank():
+    if attempt.status != "done":
         return attempt
     from helpers import evaluation
-    from helpers.models import devices
+    from helpers.models import network
 
     target, data = tasks.get(job.target), job.spec["data"]
     scores = []
@@ -362,12 +355,12 @@ def _evaluated(tuned: Tuned, job: Job, attempt: Attempt) -> Attempt:
         scores += evaluation.evaluate(
             tuned, target, asked, rows=data["test_rows"] or None, split=split, layer=data["layer"]
         )
-    device = devices.best_device()
+    device = network.best_device()
     return replace(
         attempt,
         scores=scores,
-        device=attempt.device or devices.describe(device),
-        peak_memory_mb=max(attempt.peak_memory_mb, devices.peak_memory_mb(device)),
+        device=attempt.device or network.describe(device),
+        peak_memory_mb=max(attempt.peak_memory_mb, network.peak_memory_mb(device)),
     )
 
 
@@ -386,11 +379,6 @@ def _dev_scores(tuned: Tuned, job: Job) -> list[dict[str, Any]]:
         }
         for name, value in tuned.outcome.dev.items()
     ]
-
-
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    """Undo what JSON does to tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,7 @@ class _Maker:
         data: dict[str, Any] = {"tasks": facts}
         if settings.mlm_share:
             data["text"] = self._text(settings)
-        return self.builder.settings(asdict(settings)), self.builder.part(data), int(tokens)
+        return self.builder.settings(settings.facts()), self.builder.part(data), int(tokens)
 
     def _text(self, settings: Settings) -> dict[str, str]:
         """Return the fingerprints of the text for masked language modelling."""
@@ -282,7 +282,7 @@ class _Maker:
         settings, trained, facts = "", 0.0, _facts(target)
         if target.format != "retrieval":
             chosen = self.wish.profile.settings(target, "target", condition)
-            settings = self.builder.settings(asdict(chosen))
+            settings = self.builder.settings(chosen.facts())
             facts, count = self._training(target, chosen)
             trained = count * chosen.epochs
         data = self.builder.part(
@@ -415,7 +415,7 @@ def device() -> str:
     """Return the kind of the best device here; where no driver is, without loading PyTorch."""
     if sys.platform == "linux" and not any(Path(place).exists() for place in _DRIVERS):
         return "cpu"
-    from helpers.models.devices import best_device
+    from helpers.models.network import best_device
 
     return best_device().type
 

@@ -1,10 +1,9 @@
 """Do single runs of a stored plan: ``python -m helpers.study.run <run id> [<run id> ...]``.
 
 Each call is idempotent: a run that is done is left alone, one that another process works on is
-waited for, one whose intermediate stage is missing does that first. Under ``torchrun`` or
-``accelerate launch`` all processes do each run together. The exit code is 0 when every
-run is done, 1 when one failed (its record says why), and 143 after SIGTERM (the state is written,
-and the same call goes on).
+waited for, one whose intermediate stage is missing does that first. The exit code is 0 when every run
+is done, 1 when one failed (its record says why), and 143 after SIGTERM (the state is written, and the
+same call goes on).
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from helpers.errors import HelpfulError
-from helpers.models import tokenised
 from helpers.study import plans
-from helpers.study.engines import ranks
 from helpers.study.engines.local import Queue
 from helpers.study.engines.pinning import pin
 from helpers.study.engines.signals import exit_code, terminated
-from helpers.study.execution import Stop, Stopped, Worker, rank
+from helpers.study.execution import Stop, Stopped
 from helpers.study.resuming import missing
 from helpers.study.store import Store
 
@@ -37,12 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_tasks()
         with terminated() as stop, pin(store.folder / "claims", options.pin):
             plan = _plan(store, options.plan, options.runs)
-            if rank():
-                with tokenised.kept_in(store.tokenised):
-                    ranks.follow(plan, stop)
-                return 0
-            with ranks.leading() if ranks.count() > 1 else nullcontext() as worker:
-                return _work(_queue(options, plan, store, stop, worker))
+            return _work(_queue(options, plan, store, stop))
     except Stopped as error:
         print(error, file=sys.stderr)
         return exit_code()
@@ -66,17 +57,11 @@ def register_tasks() -> None:
             ) from error
 
 
-def _queue(
-    options: argparse.Namespace,
-    plan: plans.Plan,
-    store: Store,
-    stop: Stop,
-    worker: Worker | None,
-) -> Queue:
+def _queue(options: argparse.Namespace, plan: plans.Plan, store: Store, stop: Stop) -> Queue:
     runs = missing(plan, store, options.keep) if options.missing else options.runs
     shared = _shared(runs, options.share)
     more = {"keep": options.keep, "since": options.since}
-    return Queue(plan, shared, store, stop=stop, worker=worker, **more)
+    return Queue(plan, shared, store, stop=stop, **more)
 
 
 def _work(queue: Queue) -> int:

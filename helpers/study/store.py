@@ -5,7 +5,6 @@ Layout of the folder (``data/store``, or wherever ``TRANSFER_STORE`` points)::
     records/ab/ab12....json      one record per run, written whole or not at all
     checkpoints/ab12.../         encoder after an intermediate stage, with checksums
     progress/ab12.../            state of an unfinished run, removed when it is done
-    tokenised/ab12.../           rows as piece ids, at most 4 GB; safe to delete
     claims/ab12....json          who works on which run
     logs/ab12....log             what happened in a run
     plans/                       plans that other processes work from
@@ -47,7 +46,7 @@ __all__ = [
 ]
 
 _SWEEP_SECONDS = 3600
-_FOLDERS = ("records", "checkpoints", "tokenised", "claims", "plans")
+_FOLDERS = ("records", "checkpoints", "claims", "plans")
 _INDEX = {
     "run": "str",
     "core": "str",
@@ -250,8 +249,7 @@ class Store:
                 count as missing.
 
         Returns:
-            A row per stage and status with runs, seconds and megabytes, one for checkpoints, and one
-            for tokenised rows, where ``runs`` counts the sets.
+            A row per stage and status with runs, seconds and megabytes, and one for checkpoints.
         """
         index = self.index()
         if wanted is not None:
@@ -269,8 +267,6 @@ class Store:
         saved = self.checkpoints()
         size = sum(size_of(self.folder / "checkpoints" / run) for run in saved) / 1e6
         more.append(_line("checkpoint", "kept", len(saved), size))
-        count = sum(1 for _ in self.tokenised.glob("[!.]*"))
-        more.append(_line("rows", "tokenised", count, size_of(self.tokenised) / 1e6))
         return pd.concat([table, pd.DataFrame(more)], ignore_index=True).round(1)
 
     # Checkpoints
@@ -334,11 +330,6 @@ class Store:
     def claimed(self, run: str) -> bool:
         """Return whether a process that is not known to be dead works on a run."""
         return locks.held(self._claim(run))
-
-    @property
-    def tokenised(self) -> Path:
-        """The folder of tokenised rows, see ``helpers.models.tokenised``."""
-        return self.folder / "tokenised"
 
     def log(self, run: str) -> Path:
         """Return the log file of a run."""

@@ -14,7 +14,6 @@ from benchmarks import (
     spans_speed,
     table,
     tatoeba_speed,
-    tokenised_speed,
     training_speed,
 )
 from benchmarks.table import Measurement, not_measured
@@ -137,11 +136,6 @@ def test_mining(monkeypatch):
 def test_plans(tmp_path):
     rows = plans_speed.measure(tmp_path, 200)
     assert names(rows) == sorted(suite.JOBS["plans"].rows)
-
-
-def test_tokenised_rows():
-    rows = tokenised_speed.measure(20)
-    assert names(rows) == sorted(suite.JOBS["tokenised"].rows) and rows[0].rows == 20
 
 
 def test_tatoeba_is_measured_with_its_products():

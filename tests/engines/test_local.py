@@ -10,7 +10,6 @@ import pytest
 
 from helpers import study
 from helpers.errors import BadPlan, BadRecord, HelpfulError, StoreFull
-from helpers.models import tokenised
 from helpers.study import costs
 from helpers.study.resuming import missing
 from helpers.study.store import SCORE_COLUMNS, Store
@@ -279,16 +278,6 @@ def test_not_keeping_checkpoints_helps_on_a_small_disk(
     assert len(run(plan, store, keep=False)) and not store.checkpoints()
 
 
-def test_the_disk_for_tokenised_rows_is_stated_and_bounded(store: Store) -> None:
-    small, large = fake.make_plan(intermediates=2), fake.make_plan(intermediates=2, seeds=50)
-    # Two intermediates of 2,000 tokens and two targets of 1,300; seeds share them.
-    assert costs.tokenised_megabytes(small) == 6600 * costs.TOKEN_BYTES / 1e6
-    assert costs.tokenised_megabytes(large) == costs.tokenised_megabytes(small)
-    huge = replace(small, runs=small.runs.assign(train_tokens=10**12))
-    assert costs.tokenised_megabytes(huge) == tokenised.LIMIT_BYTES / 1e6
-    assert "besides at most 1 MB of tokenised rows" in costs.sentence(small)
-
-
 def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> None:
     plan = fake.make_plan()
     run(plan, store)
@@ -303,7 +292,6 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> 
     builder_rows.loc[target, "run"] = [
         digest(f"{core}|only-de") for core in builder_rows.loc[target, "core"]
     ]
-    from dataclasses import replace
 
     asked = replace(
         narrow, runs=builder_rows, parts=parts, facts=narrow.facts | {"languages": ["de"]}

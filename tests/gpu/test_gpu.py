@@ -12,8 +12,8 @@ import torch
 from benchmarks.workloads import Workload, prepared
 from helpers.formats import Batch
 from helpers.formats.encoded import sorted_batches
-from helpers.models import devices, training
-from helpers.models.network import Network
+from helpers.models import training
+from helpers.models.network import Network, autocast
 from helpers.models.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -32,7 +32,7 @@ def test_packed_bf16_states_are_the_padded_ones() -> None:
         model: Any = replace(ready.pruned).model
         network = Network(model.to(device).eval(), {}, {}, packed=packed)
         batch = Batch.collate(encoded, sorted_batches(encoded, 8192)[0], device)
-        with torch.inference_mode(), devices.autocast("bf16" if packed else "fp32", device):
+        with torch.inference_mode(), autocast("bf16" if packed else "fp32", device):
             found[packed] = network.states(batch).float()
     # bf16 keeps eight bits of a number: twenty-four layers leave about a hundredth of the norm.
     assert float((found[True] - found[False]).norm() / found[False].norm()) < 0.02
@@ -40,13 +40,13 @@ def test_packed_bf16_states_are_the_padded_ones() -> None:
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     work = replace(WORK, settings=replace(WORK.settings, batch_tokens=512, pooling="first"))
-    straight = training.train(prepared(work), work.settings, 0)
+    straight = training.Run(prepared(work), work.settings, 0).train()
     steps = iter(range(100))
     with pytest.raises(training.Interrupted):
-        training.train(
-            prepared(work), work.settings, 0, checkpoint=tmp_path, stop=lambda: next(steps) >= 3
+        training.Run(prepared(work), work.settings, 0).train(
+            tmp_path, stop=lambda: next(steps) >= 3
         )
-    resumed = training.train(prepared(work), work.settings, 0, checkpoint=tmp_path)
+    resumed = training.Run(prepared(work), work.settings, 0).train(tmp_path)
     for (name, head), (_, other) in zip(straight.heads.items(), resumed.heads.items(), strict=True):
         for one, same in zip(head.parameters(), other.parameters(), strict=True):
             # Atomic additions of a GPU come in any order, so last digits may differ.

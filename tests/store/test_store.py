@@ -106,19 +106,6 @@ def test_a_damaged_record_is_rejected_by_path_and_never_counted(store: Store, da
     assert set(store.index()["run"]) == {"aa", "bb"} and not store.rejected
 
 
-def test_the_summary_says_what_tokenised_rows_take(store: Store) -> None:
-    def line() -> tuple[int, float]:
-        row = store.summary().set_index("status").loc["tokenised"]
-        return int(row["runs"]), float(row["megabytes"])
-
-    store.write(make_record("aa"))
-    assert line() == (0, 0)
-    for name in ("ab12", "cd34", ".ef56.0.tmp"):
-        (store.folder / "tokenised" / name).mkdir(parents=True)
-    (store.folder / "tokenised" / "ab12" / "tokens.npy").write_bytes(bytes(2_000_000))
-    assert line() == (2, 2.0)
-
-
 def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store: Store) -> None:
     path = store.write(make_record("aa"))
     (path.parent / ".aa.json.x7").write_bytes(b"{half")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.formats import Encoded
-from helpers.models.schedule import mixture, rate, schedule
 from helpers.models.settings import Settings
+from helpers.models.training import rate, schedule
 
 SIZES = {"large": 900, "middle": 90, "small": 10}
 
@@ -19,40 +19,11 @@ def encoded(rows, length=4):
 SETS = {name: encoded(rows) for name, rows in SIZES.items()}
 
 
-def test_proportional_mixing():
-    shares = mixture(SIZES, Settings())
-    assert shares == pytest.approx({"large": 0.9, "middle": 0.09, "small": 0.01})
-
-
-def test_temperature_flattens_towards_equal_shares():
-    roots = {name: size ** (1 / 2) for name, size in SIZES.items()}
-    total = sum(roots.values())
-    shares = mixture(SIZES, Settings(sampling="temperature", temperature=2))
-    assert shares == pytest.approx({name: root / total for name, root in roots.items()})
-    assert mixture(SIZES, Settings(sampling="temperature")) == mixture(SIZES, Settings())
-    equal = mixture(SIZES, Settings(sampling="temperature", temperature=1e9))
-    assert equal == pytest.approx(dict.fromkeys(SIZES, 1 / 3))
-
-
-def test_a_cap_limits_what_counts():
-    shares = mixture(SIZES, Settings(sampling="capped", cap=100))
-    assert shares == pytest.approx({"large": 100 / 200, "middle": 90 / 200, "small": 10 / 200})
-    assert mixture(SIZES, Settings(sampling="capped")) == mixture(SIZES, Settings())
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(epochs=20, batch_tokens=16),
-        Settings(epochs=20, batch_tokens=16, sampling="temperature", temperature=3),
-        Settings(epochs=20, batch_tokens=16, sampling="capped", cap=50),
-    ],
-)
-def test_steps_follow_the_mixture(settings):
-    steps = schedule(SETS, settings, 0)
+def test_steps_follow_the_sizes():
+    steps = schedule(SETS, Settings(epochs=20, batch_tokens=16), 0)
     assert len(steps) == 20 * sum(-(-rows // 4) for rows in SIZES.values())
-    counts = Counter(step.task for step in steps)
-    for name, share in mixture(SIZES, settings).items():
+    counts = Counter(name for name, _ in steps)
+    for name, share in {"large": 0.9, "middle": 0.09, "small": 0.01}.items():
         expected = share * len(steps)
         assert abs(counts[name] - expected) < 4 * np.sqrt(expected * (1 - share)) + 1
 
@@ -61,33 +32,33 @@ def test_steps_follow_the_mixture(settings):
 def test_one_task_is_passed_over_as_often_as_asked(rows, epochs, budget, seed, packed):
     settings = Settings(epochs=epochs, batch_tokens=budget)
     steps = schedule({"one": encoded(rows)}, settings, seed, packed=packed)
-    counts = Counter(int(i) for step in steps for i in step.batch)
+    counts = Counter(int(i) for _, batch in steps for i in batch)
     assert counts == {row: epochs for row in range(rows)}
 
 
 def test_part_of_an_epoch():
     steps = schedule({"one": encoded(40)}, Settings(epochs=1.5, batch_tokens=16), 0)
     assert len(steps) == 15
-    assert len({int(i) for step in steps[:10] for i in step.batch}) == 40
+    assert len({int(i) for _, batch in steps[:10] for i in batch}) == 40
 
 
 def test_masked_text_takes_its_share_on_top_of_the_task():
     settings = Settings(epochs=10, batch_tokens=16, mlm_share=0.2)
     sets = {"middle": SETS["middle"], "mlm": encoded(30)}
-    steps = schedule(sets, settings, 0, auxiliary="mlm")
+    steps = schedule(sets, settings, 0)
     plain = schedule({"middle": SETS["middle"]}, settings, 0)
     assert len(steps) == int(np.ceil(len(plain) / 0.8))
-    count = sum(step.task == "mlm" for step in steps)
+    count = sum(name == "mlm" for name, _ in steps)
     assert abs(count - 0.2 * len(steps)) < 4 * np.sqrt(0.16 * len(steps))
 
 
 def test_a_schedule_is_reproducible_and_differs_by_seed_and_epoch():
     settings = Settings(epochs=2, batch_tokens=16)
     one, same, other = (schedule(SETS, settings, seed) for seed in (5, 5, 6))
-    assert [s.task for s in one] == [s.task for s in same] != [s.task for s in other]
-    assert all(np.array_equal(a.batch, b.batch) for a, b in zip(one, same, strict=True))
+    assert [n for n, _ in one] == [n for n, _ in same] != [n for n, _ in other]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(one, same, strict=True))
     first, second = np.split(
-        np.concatenate([s.batch for s in schedule({"one": encoded(40)}, settings, 0)]), 2
+        np.concatenate([batch for _, batch in schedule({"one": encoded(40)}, settings, 0)]), 2
     )
     assert sorted(first) == sorted(second) and not np.array_equal(first, second)
 
@@ -97,7 +68,7 @@ def test_adding_a_task_leaves_the_batches_of_the_others_alone():
     two = {name: SETS[name] for name in ("large", "middle")}
 
     def batches(sets):
-        return [step.batch for step in schedule(sets, settings, 0) if step.task == "middle"]
+        return [batch for name, batch in schedule(sets, settings, 0) if name == "middle"]
 
     for a, b in zip(batches(two), batches(SETS), strict=False):
         np.testing.assert_array_equal(a, b)

@@ -5,11 +5,9 @@ import torch
 
 from helpers.errors import BadRows, MissingData
 from helpers.evaluation import evaluate
-from helpers.models import tokenised
-from helpers.models.preparing import MLM, prepare
-from helpers.models.training import _Run, fine_tune
-from tests.training import toys
-from tests.training.toys import QUICK
+from helpers.models.training import MLM, Run, fine_tune, prepare
+from tests.models import toys
+from tests.models.toys import QUICK
 
 MIXED = replace(QUICK, epochs=6, mlm_share=0.4, mlm_languages=("de", "fr"), mlm_rows=30)
 
@@ -27,16 +25,16 @@ def test_text_is_mixed_in_and_its_head_is_trained(tiny):
     task = toys.task("pair")
     prepared = prepare(tiny, [task], MIXED, 0)
     assert prepared.train[MLM].rows == 60
-    run = _Run(prepared, MIXED, 0, None)
-    count = sum(step.task == MLM for step in run.steps)
+    run = Run(prepared, MIXED, 0, None)
+    count = sum(name == MLM for name, _ in run.steps)
     assert 0.15 < count / len(run.steps) < 0.7
     before = run.network.head(MLM).out.weight.detach().clone()
-    assert before.shape[0] == len(prepared.pruned.kept)  # only pieces that the run knows
-    run.train(None, lambda done, total: None, lambda: False)
+    assert before.shape[0] == len(run.small.kept)  # only pieces that the run knows
+    run.train()
     moved = (run.network.head(MLM).out.weight.detach() - before).abs()
     assert float(moved.max()) > 1e-3
     losses = [
-        float(loss) for step, loss in zip(run.steps, run.losses, strict=True) if step.task == MLM
+        float(loss) for (name, _), loss in zip(run.steps, run.losses, strict=True) if name == MLM
     ]
     assert losses[-1] < losses[0]
 
@@ -55,9 +53,9 @@ def test_the_head_over_pieces_is_dropped_and_the_task_is_scored(tiny):
 
 
 def test_other_text_is_another_run(tiny, texts):
-    first = prepare(tiny, [toys.task("pair")], MIXED, 0).fingerprints
+    first = prepare(tiny, [toys.task("pair")], MIXED, 0).outcome.fingerprints
     (texts / "de.txt").write_text("now the people know\n")
-    second = prepare(tiny, [toys.task("pair")], MIXED, 0).fingerprints
+    second = prepare(tiny, [toys.task("pair")], MIXED, 0).outcome.fingerprints
     assert first[MLM] != second[MLM] and first["learn-pair"] == second["learn-pair"]
 
 
@@ -66,12 +64,3 @@ def test_text_without_languages_or_files_is_an_error(tiny):
         prepare(tiny, [toys.task("pair")], replace(MIXED, mlm_languages=()), 0)
     with pytest.raises(MissingData, match="'sw'"):
         prepare(tiny, [toys.task("pair")], replace(MIXED, mlm_languages=("de", "sw")), 0)
-
-
-def test_text_that_is_kept_tokenised_is_the_same_text(tiny, texts):
-    """Its targets are renumbered in every run, and what is kept is read-only."""
-    settings = replace(MIXED, epochs=1)
-    plain = fine_tune(tiny, [toys.task("pair")], settings, 0).outcome.loss
-    with tokenised.kept_in(texts / "tokenised"):
-        for _ in range(2):
-            assert fine_tune(tiny, [toys.task("pair")], settings, 0).outcome.loss == plain

@@ -9,10 +9,9 @@ from torch.nn import functional
 from helpers.files import load_tensors
 from helpers.formats import Batch
 from helpers.models import training
-from helpers.models.preparing import prepare
-from helpers.models.training import Interrupted, _Run, fine_tune
-from tests.training import toys
-from tests.training.toys import QUICK
+from helpers.models.training import Interrupted, Run, fine_tune, prepare
+from tests.models import toys
+from tests.models.toys import QUICK
 
 SETTINGS = replace(QUICK, epochs=6, evaluations=4)  # 12 steps, scored after 3, 6, 9 and 12
 NAME = "learn-pair"
@@ -85,18 +84,18 @@ def test_of_several_tasks_the_mean_counts(tiny, monkeypatch):
 
 
 def test_a_step_follows_the_mean_loss_of_its_rows(tiny):
-    run = _Run(prepare(tiny, [toys.task("pair")], QUICK, 0), QUICK, 0, torch.device("cpu"))
-    step = run.steps[0]
-    loss = float(run._gradients(step))
+    run = Run(prepare(tiny, [toys.task("pair")], QUICK, 0), QUICK, 0, torch.device("cpu"))
+    _, index = run.steps[0]
+    loss = float(run._gradients(NAME, index))
     found = {name: parameter.grad.clone() for name, parameter in run.trained.items()}
     run.optimizer.zero_grad()
-    batch = Batch.collate(run.train_sets[NAME], step.batch)
+    batch = Batch.collate(run.prepared.train[NAME], index)
     hidden = run.network.states(batch)
     first = batch.starts.tolist()
     pooled = torch.stack(
         [hidden[a : a + n].mean(0) for a, n in zip(first, batch.lengths, strict=True)]
     )
-    labels = torch.from_numpy(run.train_sets[NAME].per_sequence["label"][step.batch])
+    labels = torch.from_numpy(run.prepared.train[NAME].per_sequence["label"][index])
     mean = functional.cross_entropy(run.network.head(NAME).out(pooled), labels)
     mean.backward()
     assert loss == pytest.approx(float(mean.detach()), rel=1e-5)

@@ -9,31 +9,21 @@ from helpers.evaluation import evaluate
 from helpers.files import load_tensors, save_tensors
 from helpers.models import encoders
 from helpers.models.training import Tuned, fine_tune, load_encoder
-from tests.training import toys
-from tests.training.toys import QUICK
+from tests.models import toys
+from tests.models.toys import QUICK, assert_equal, weights
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["frozen", "trained"])
 def tuned(request):
-    base = encoders.load("tiny")
+    base = replace(encoders.load("tiny"), freeze_embeddings=request.param)
     with torch.random.fork_rng(devices=[]):
-        settings = replace(QUICK, epochs=2, freeze_embeddings=request.param)
+        settings = replace(QUICK, epochs=2)
         return base, fine_tune(base, [toys.task("pair")], settings, 0), request.param
-
-
-def weights(encoder):
-    return encoder.model.state_dict()
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 def test_a_saved_encoder_comes_back_whole(tuned, tmp_path):
     base, result, frozen = tuned
-    before = {name: tensor.clone() for name, tensor in weights(base).items()}
+    before = weights(base)
     result.save_encoder(tmp_path)
     found = load_encoder(base, tmp_path)
     assert_equal(weights(found), weights(result.encoder))
@@ -80,17 +70,15 @@ def test_tensors_that_do_not_fit_are_refused(tuned, tmp_path):
     result.save_encoder(tmp_path)
     path = tmp_path / "encoder.safetensors"
     state, facts = load_tensors(path)
-    name = "encoder.layer.0.output.dense.weight"
-    save_tensors(path, {n: t for n, t in state.items() if n != name}, facts)
-    with pytest.raises(BadRecord, match="do not fit"):
-        load_encoder(base, tmp_path)
-    save_tensors(path, state | {name: state[name][:, :3]}, facts)
-    with pytest.raises(BadRecord, match="do not fit"):
-        load_encoder(base, tmp_path)
-    table = {"embeddings.word_embeddings.weight": torch.zeros(7, base.dimension)}
-    save_tensors(path, state | table, facts)
-    with pytest.raises(BadRecord, match="do not fit"):
-        load_encoder(base, tmp_path)
+    name, table = "encoder.layer.0.output.dense.weight", "embeddings.word_embeddings.weight"
+    for wrong in (
+        {n: tensor for n, tensor in state.items() if n != name},
+        state | {name: state[name][:, :3]},
+        state | {table: torch.zeros(7, base.dimension)},
+    ):
+        save_tensors(path, wrong, facts)
+        with pytest.raises(BadRecord, match="do not fit"):
+            load_encoder(base, tmp_path)
 
 
 @pytest.mark.parametrize("place", [0.01, 0.5, 0.999])
@@ -112,9 +100,8 @@ def test_a_missing_checkpoint_is_named(tuned, tmp_path):
 
 def test_unused_pieces_keep_their_vectors_through_two_stages(tuned):
     base, result, frozen = tuned
-    second = fine_tune(
-        result.encoder, [toys.task("choice")], replace(QUICK, epochs=1, freeze_embeddings=False), 0
-    )
+    thawed = replace(result.encoder, freeze_embeddings=False)
+    second = fine_tune(thawed, [toys.task("choice")], replace(QUICK, epochs=1), 0)
     first, last = (e.model.get_input_embeddings().weight.detach() for e in (base, second.encoder))
     texts = [row["first"] for row in toys.rows("pair", "en", "train")]
     for row in toys.rows("choice", "en", "train"):

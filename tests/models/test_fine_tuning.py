@@ -6,23 +6,11 @@ import pytest
 import torch
 
 from helpers import tasks
-from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.errors import BadRows, HelpfulError
 from helpers.evaluation import evaluate
-from helpers.models.preparing import prepare
-from helpers.models.settings import Settings
-from helpers.models.training import _Run, fine_tune, train
-from tests.training import toys
-from tests.training.toys import QUICK
-
-
-def weights(encoder):
-    return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
+from helpers.models.training import Run, fine_tune, prepare
+from tests.models import toys
+from tests.models.toys import QUICK, assert_equal, weights
 
 
 def assert_close(one, other, atol=2e-5):
@@ -34,12 +22,13 @@ def assert_close(one, other, atol=2e-5):
 
 
 @pytest.mark.parametrize("format_", toys.MAKERS)
-def test_each_format_is_learnt(format_, tiny):
+def test_each_format_is_learnt(format_, tiny, quick):
     task = toys.task(format_)
-    still = fine_tune(tiny, [task], replace(QUICK, learning_rate=1e-12, epochs=1), 0)
-    tuned = fine_tune(tiny, [task], replace(QUICK, epochs=12), 0)
+    still = fine_tune(tiny, [task], replace(quick, learning_rate=1e-12, epochs=1), 0)
+    tuned = fine_tune(tiny, [task], replace(quick, epochs=12), 0)
     outcome = tuned.outcome
-    assert outcome.status == "done" and outcome.loss < 0.7 * still.outcome.loss
+    assert (outcome.status, outcome.precision) == ("done", quick.precision)
+    assert outcome.loss < 0.7 * still.outcome.loss
     assert outcome.sources == {task.name: f"rows {task.name}"}
     if format_ == "retrieval":
         assert not outcome.dev
@@ -64,8 +53,7 @@ def test_the_given_encoder_is_left_alone(tiny):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_word_embeddings_change_only_where_they_may(frozen, tiny):
     task = toys.task("pair")
-    settings = replace(QUICK, epochs=2, freeze_embeddings=frozen)
-    tuned = fine_tune(tiny, [task], settings, 0)
+    tuned = fine_tune(replace(tiny, freeze_embeddings=frozen), [task], replace(QUICK, epochs=2), 0)
     before, after = (e.model.get_input_embeddings().weight.detach() for e in (tiny, tuned.encoder))
     changed = set(torch.nonzero((before != after).any(1))[:, 0].tolist())
     texts = [row["first"] for row in toys.rows("pair", "en", "train")]
@@ -73,14 +61,6 @@ def test_word_embeddings_change_only_where_they_may(frozen, tiny):
     assert changed == (set() if frozen else used)
     other = weights(tiny), weights(tuned.encoder)
     assert not torch.equal(*(w["encoder.layer.1.output.dense.weight"] for w in other))
-
-
-def test_as_the_encoder_says_when_nothing_is_said(tiny):
-    settings = replace(QUICK, epochs=1)
-    for freeze in (True, False):
-        tuned = fine_tune(replace(tiny, freeze_embeddings=freeze), [toys.task("pair")], settings, 0)
-        table = tuned.encoder.model.get_input_embeddings().weight
-        assert torch.equal(table, tiny.model.get_input_embeddings().weight) == freeze
 
 
 def test_pruning_changes_nothing(tiny):
@@ -91,9 +71,9 @@ def test_pruning_changes_nothing(tiny):
     whole = prepare(tiny, [task], settings, 0)
     for encoded in (*whole.train.values(), *(coded for _, coded in whole.dev.values())):
         encoded.tokens = whole.pruned.kept[encoded.tokens]
-    whole._pruned = tiny.prune(np.arange(len(tiny.tokenizer)))
+    whole.pruned = tiny.prune(np.arange(len(tiny.tokenizer)))
     assert len(small.pruned.kept) < 40
-    one, other = (train(prepared, settings, 0) for prepared in (small, whole))
+    one, other = (Run(prepared, settings, 0).train() for prepared in (small, whole))
     assert_close(weights(one.encoder), weights(other.encoder))
     assert one.outcome.dev == other.outcome.dev
 
@@ -107,58 +87,33 @@ def test_the_seed_fixes_everything_and_matters(tiny):
 
 
 @pytest.mark.parametrize("format_", ["pair", "choice", "tagging", "span"])
-def test_a_step_has_the_same_gradient_however_it_is_split(format_, tiny):
+def test_a_step_has_the_same_gradient_however_it_is_split(format_, tiny, quick):
     found, losses = [], []
-    for micro in (0, 40, 1):
-        settings = replace(QUICK, micro_tokens=micro)
-        run = _Run(prepare(tiny, [toys.task(format_)], settings, 0), settings, 0, None)
-        losses.append(float(run._gradients(run.steps[0])))
+    for micro in (256, 40, 1):
+        run = Run(prepare(tiny, [toys.task(format_)], quick, 0), quick, 0, None)
+        run.micro = micro
+        losses.append(float(run._gradients(*run.steps[0])))
         found.append({name: parameter.grad for name, parameter in run.trained.items()})
+    # bf16 keeps 8 bits, and sums of other parts round elsewhere.
+    fine = quick.precision == "fp32"
     for other, loss in zip(found[1:], losses[1:], strict=True):
-        assert loss == pytest.approx(losses[0], rel=1e-5)
+        assert loss == pytest.approx(losses[0], rel=1e-5 if fine else 2**-8)
         for name, gradient in found[0].items():
-            torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
+            spread = 1e-6 if fine else 0.05 * float(gradient.abs().max()) + 1e-3
+            torch.testing.assert_close(gradient, other[name], atol=spread, rtol=1e-3)
 
 
-def test_recomputing_activations_changes_nothing(tiny):
+def test_recomputing_activations_changes_nothing(tiny, quick):
     found = [
         fine_tune(
             tiny,
             [toys.task("pair")],
-            replace(QUICK, epochs=1, gradient_checkpointing=often, freeze_embeddings=True),
+            replace(quick, epochs=1, gradient_checkpointing=often),
             0,
         )
         for often in (False, True)
     ]
     assert_close(*(weights(tuned.encoder) for tuned in found))
-
-
-@pytest.mark.parametrize("recomputing", [False, True])
-def test_activations_kept_in_main_memory_change_nothing(recomputing, tiny, monkeypatch):
-    entered = []
-    real = torch.autograd.graph.save_on_cpu
-    monkeypatch.setattr(
-        torch.autograd.graph, "save_on_cpu", lambda **how: entered.append(how) or real(**how)
-    )
-    found = []
-    for offload in (False, True):
-        settings = replace(QUICK, offload=offload, gradient_checkpointing=recomputing)
-        run = _Run(prepare(tiny, [toys.task("span")], settings, 0), settings, 0, None)
-        run._gradients(run.steps[0])
-        found.append({name: parameter.grad for name, parameter in run.trained.items()})
-    assert_equal(*found)
-    assert entered == [{"pin_memory": torch.cuda.is_available()}]
-
-
-def test_frozen_layers_are_left_alone_and_thaw_in_the_next_stage(tiny):
-    first = fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=1, frozen_layers=1), 0)
-    before, after = weights(tiny), weights(first.encoder)
-    same = [n for n in before if n.startswith("encoder.") and torch.equal(before[n], after[n])]
-    assert {name.split(".")[2] for name in same} == {"0"}
-    second = fine_tune(first.encoder, [toys.task("choice")], replace(QUICK, epochs=1), 0)
-    last = weights(second.encoder)
-    lower = "encoder.layer.0.output.dense.weight"
-    assert not torch.equal(after[lower], last[lower])
 
 
 def test_the_heads_learn_at_their_own_rate(tiny):
@@ -171,21 +126,6 @@ def test_the_heads_learn_at_their_own_rate(tiny):
     name = "encoder.layer.1.output.dense.bias"
     moved = (weights(tuned.encoder)[name] - weights(tiny)[name]).abs()
     assert float(moved.median()) == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_weight_decay_spares_embeddings_biases_and_normalisation(tiny):
-    tuned = [
-        fine_tune(tiny, [toys.task("pair")], replace(QUICK, epochs=0.01, weight_decay=w), 0)
-        for w in (0.0, 0.5)
-    ]
-    plain, decayed = (weights(t.encoder) for t in tuned)
-    differ = {name for name in plain if not torch.equal(plain[name], decayed[name])}
-    matrices = {
-        name
-        for name, tensor in plain.items()
-        if tensor.ndim == 2 and "embeddings" not in name and "pooler" not in name
-    }
-    assert differ == matrices
 
 
 def test_the_best_state_on_english_development_rows_is_kept(tiny):
@@ -229,14 +169,18 @@ def test_counts_of_an_outcome(tiny):
     tokens = sum(len(tiny.tokenizer(text)["input_ids"]) for text in texts)
     assert outcome.tokens == 2 * tokens and outcome.rows == 60
     assert outcome.steps == 2 * math.ceil(60 / (256 // 8))
-    assert outcome.precision in ("fp32", "bf16") and outcome.device.startswith(("cpu", "cuda"))
+    assert (
+        outcome.precision == "fp32"
+        and outcome.seed == 0
+        and outcome.device.startswith(("cpu", "cuda"))
+    )
     assert outcome.peak_memory_mb > 10 and outcome.seconds > 0
 
 
 def test_limits_of_rows(tiny):
     settings = replace(QUICK, epochs=1, train_rows=12, dev_rows=5)
     prepared = prepare(tiny, [toys.task("pair")], settings, 0)
-    assert prepared.rows == len(prepared.train["learn-pair"]) == 12
+    assert prepared.outcome.rows == len(prepared.train["learn-pair"]) == 12
     assert len(prepared.dev["learn-pair"][0]) == 5
 
 
@@ -257,39 +201,9 @@ def test_a_task_without_anything_to_learn_is_an_error_and_no_endless_run(tiny):
 
 def test_prepared_sets_serve_one_run(tiny):
     prepared = prepare(tiny, [toys.task("pair")], QUICK, 0)
-    train(prepared, replace(QUICK, epochs=0.1), 0)
+    Run(prepared, replace(QUICK, epochs=0.1), 0).train()
     with pytest.raises(HelpfulError, match="prepare"):
-        train(prepared, replace(QUICK, epochs=0.1), 0)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0},
-        {"learning_rate": -1},
-        {"head_rate": 0},
-        {"mlm_share": 1},
-        {"warmup": 1.5},
-        {"dropout": -0.1},
-        {"max_length": 4},
-        {"temperature": float("nan")},
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(wrong):
-    (name,) = wrong
-    with pytest.raises(HelpfulError, match=name):
-        Settings(**wrong)
-
-
-def test_settings_are_named_in_full():
-    with pytest.raises(UnknownName, match="'learning_rate'"):
-        Settings().override({"learningrate": 1})
-    with pytest.raises(UnknownName, match="'proportional'"):
-        Settings(sampling="proportionally")
-    with pytest.raises(UnknownName, match="'mean'"):
-        Settings(pooling="max")
-    changed = Settings().override({"epochs": 7})
-    assert changed.epochs == 7 and replace(changed, epochs=2.0) == Settings()
+        Run(prepared, replace(QUICK, epochs=0.1), 0).train()
 
 
 def test_every_task_of_the_tiny_profile_can_be_trained_and_scored(tiny):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import torch
 
 from helpers.models.settings import Settings
 from helpers.tasks import Source, Task
@@ -16,7 +17,7 @@ FILLERS = "the of and to in is that it was for on are".split()
 KEYS = "people words time".split()
 SIZES = {"train": 60, "dev": 24, "test": 16}
 QUICK = Settings(
-    epochs=6, learning_rate=5e-3, head_rate=2, batch_tokens=256, max_length=32, warmup=0.1
+    epochs=6, learning_rate=5e-3, head_rate=2, batch_tokens=256, max_length=32, precision="fp32"
 )
 
 
@@ -82,3 +83,15 @@ def task(format_, name="", read=None, **facts):
         source=Source("rows", name, splits={s: s for s in SIZES}, read=read),
         **(settings | facts),
     )
+
+
+def weights(encoder):
+    """A copy of an encoder's weights by name."""
+    return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+
+
+def assert_equal(one, other):
+    """Hold two sets of weights against each other, bit for bit."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name

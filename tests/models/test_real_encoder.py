@@ -13,9 +13,8 @@ from helpers.evaluation import evaluate
 from helpers.formats import Batch
 from helpers.models import bundled, encoders
 from helpers.models.network import Network
-from helpers.models.preparing import prepare
 from helpers.models.settings import Settings
-from helpers.models.training import fine_tune
+from helpers.models.training import fine_tune, prepare
 from helpers.tasks import demo
 
 SETTINGS = Settings(

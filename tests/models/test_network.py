@@ -11,8 +11,7 @@ from transformers import (
 )
 
 from helpers.formats import Batch, Encoded
-from helpers.models.network import Network
-from helpers.models.packing import packed_attention, suits, use_packing
+from helpers.models.network import Network, autocast, packed_attention, suits, use_packing
 
 SIZES = {
     "vocab_size": 60,
@@ -45,24 +44,24 @@ def batch():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_states_and_gradients_equal_padded_ones(kind, batch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_packed_states_and_gradients_equal_padded_ones(kind, precision, batch):
     found = {}
+    # bf16 keeps 8 bits, and three layers round at other places: a few units of the last.
+    fine = precision == "fp32"
+    near, far = ((1e-5, 1e-4), (1e-4, 1e-3)) if fine else ((0.05, 0.05), (0.5, 0.1))
     for packed in (False, True):
         network = Network(model(kind), {}, {}, packed=packed)
-        states = network.states(batch)
+        with autocast(precision, torch.device("cpu")):
+            states = network.states(batch)
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
-        found[packed] = (
-            states.detach(),
-            {
-                name: parameter.grad
-                for name, parameter in network.model.named_parameters()
-                if parameter.grad is not None
-            },
-        )
-    torch.testing.assert_close(found[True][0], found[False][0], atol=1e-5, rtol=1e-4)
+        named = network.model.named_parameters()
+        grown = {name: part.grad for name, part in named if part.grad is not None}
+        found[packed] = states.detach(), grown
+    torch.testing.assert_close(found[True][0], found[False][0], atol=near[0], rtol=near[1])
     assert found[True][1].keys() == found[False][1].keys()
     for name, gradient in found[False][1].items():
-        torch.testing.assert_close(found[True][1][name], gradient, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found[True][1][name], gradient, atol=far[0], rtol=far[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,9 +125,7 @@ def test_only_encoders_that_can_be_packed_are():
     for kind in KINDS:
         assert suits(model(kind), cpu, "fp32") and suits(model(kind), gpu, "bf16")
         assert not suits(model(kind), gpu, "fp32")
-    sizes = SIZES | {"hidden_size": 24, "pad_token_id": 0}
-    other = DebertaV2Model(DebertaV2Config(**sizes))
-    assert not suits(other, cpu, "fp32")
+    assert not suits(DebertaV2Model(DebertaV2Config(**SIZES)), cpu, "fp32")
 
 
 def test_task_names_may_hold_dots():

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from helpers.errors import HelpfulError
-from helpers.models.preparing import prepare
-from helpers.models.training import fine_tune
-from tests.training import toys
-from tests.training.toys import QUICK
+from helpers.models.training import fine_tune, prepare
+from tests.models import toys
+from tests.models.toys import QUICK
 
 SHUFFLED = replace(QUICK, shuffle_labels=True)
 

@@ -1,0 +1,174 @@
+"""Encoders of other families: tiny random folders are loaded, trained and scored, or refused when loaded."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    ModernBertConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    XLMRobertaConfig,
+)
+
+from helpers.errors import BadEncoder
+from helpers.evaluation import evaluate
+from helpers.formats.tokenise import pieces_with_offsets
+from helpers.models import encoders
+from helpers.models.training import fine_tune
+from tests.models import toys
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
+CONFIGS = {
+    "bert": BertConfig,
+    "xlm-roberta": XLMRobertaConfig,
+    "deberta-v2": DebertaV2Config,
+    "modernbert": ModernBertConfig,
+}
+
+
+def byte_level(prefix):
+    """A tokenizer as ModernBERT's or, without prefix, GPT's: spaces belong to the word behind them."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return core, trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["[CLS]", "[SEP]", "[PAD]", "[UNK]"],
+        initial_alphabet=alphabet,
+    )
+
+
+def gemma_like():
+    """A tokenizer whose normaliser writes spaces as a mark, so that offsets hold them."""
+    core = Tokenizer(models.BPE(unk_token="[UNK]"))
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    core.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    return core, trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["[CLS]", "[SEP]", "[PAD]", "[UNK]"]
+    )
+
+
+def word_pieces():
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return core, trainers.WordPieceTrainer(
+        vocab_size=400, special_tokens=["[CLS]", "[SEP]", "[PAD]", "[UNK]"]
+    )
+
+
+TOKENIZERS = {
+    "byte-level": lambda: byte_level(True),
+    "byte-level without prefix": lambda: byte_level(False),
+    "gemma-like": gemma_like,
+    "word pieces": word_pieces,
+}
+
+
+def tokenizer(kind):
+    core, trainer = TOKENIZERS[kind]()
+    made = [row for name in ("pair", "span") for row in toys.rows(name, "en", "train")]
+    core.train_from_iterator([row.get("first") or row["context"] for row in made], trainer)
+    core.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=64, **names)
+
+
+def folder(path, config, made):
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(path)
+    made.save_pretrained(path)
+    return str(path)
+
+
+def built(path, family, kind="byte-level"):
+    made = tokenizer(kind)
+    special = {"pad_token_id": 2, "cls_token_id": 0, "sep_token_id": 1}
+    special |= {"bos_token_id": 0, "eos_token_id": 1}
+    return folder(path, CONFIGS[family](vocab_size=len(made), **SIZES, **special), made)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("format_", ["pair", "tagging", "span"])
+def test_encoders_of_every_family_learn(family, format_, tmp_path, quick):
+    encoder = encoders.load(built(tmp_path, family))
+    assert (encoder.layers, encoder.dimension) == (2, 32)
+    task = toys.task(format_)
+    tuned = fine_tune(encoder, [task], replace(quick, epochs=1), 0)
+    assert tuned.outcome.status == "done" and tuned.outcome.loss > 0
+    assert evaluate(tuned, task, ["en"])[0]["status"] == "done"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_tokenizers_of_every_kind_serve_every_format(kind, tmp_path):
+    encoder = encoders.load(built(tmp_path, "bert", kind))
+    text = "the people  know,\n it is that"
+    ((_, offsets),) = pieces_with_offsets(encoder.tokenizer, [text])
+    spans = [text[begin:end] for begin, end in offsets]
+    assert spans == [span.strip() for span in spans]
+    covered = {place for begin, end in offsets for place in range(begin, end)}
+    assert covered == {place for place, letter in enumerate(text) if not letter.isspace()}
+    tuned = fine_tune(encoder, [toys.task("span")], replace(toys.QUICK, epochs=1), 0)
+    assert evaluate(tuned, toys.task("span"), ["en"])[0]["status"] == "done"
+
+
+def test_layers_of_other_families_are_compiled_and_not_shortened(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(type(self)))
+    path = built(tmp_path, "modernbert")
+    fine_tune(
+        encoders.load(path), [toys.task("pair")], replace(toys.QUICK, epochs=0.1, compile=True), 0
+    )
+    assert len(compiled) == 2
+    with pytest.raises(BadEncoder, match="cannot be shortened"):
+        encoders.load(path, layers=1)
+
+
+def test_what_cannot_be_trained_is_refused_when_it_is_loaded(tmp_path):
+    made = tokenizer("byte-level")
+    t5 = T5Config(vocab_size=len(made), d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
+    with pytest.raises(BadEncoder, match="a t5 model that does not run on text alone"):
+        encoders.load(folder(tmp_path / "t5", t5, made))
+    gpt = GPT2Config(vocab_size=len(made), n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    bare = PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer)
+    with pytest.raises(BadEncoder, match="no padding token"):
+        encoders.load(folder(tmp_path / "gpt", gpt, bare))
+
+
+def test_loading_says_nothing(tmp_path, capfd):
+    """Neither a report on weights that are not needed nor a progress bar."""
+    path = built(tmp_path, "bert")
+    capfd.readouterr()
+    encoders.load(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_wait_for_a_bounded_time_unless_the_user_says_otherwise():
+    ask = "import os, helpers; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    for asked, expected in (
+        ({}, "1000 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+    ):
+        run = [sys.executable, "-c", ask]
+        found = subprocess.run(run, env=kept | asked, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == expected
