@@ -59,7 +59,7 @@ def _reml(
     random: Sequence[str] = RANDOM,
     outcome: str = "gain",
 ) -> pd.Series:
-    fit = reml.crossed_reml(data, outcome, fixed, random, check=False)
+    fit = reml.crossed_reml(data, outcome, fixed, random)
     return fit["similarity"]
 
 
@@ -80,7 +80,7 @@ class Final:
             full = data.dropna(subset=["gain"])
             names = ("intermediate", "target")
             self.first = (
-                reml.crossed_reml(full, "gain", ["similarity"], RANDOM, check=False),
+                reml.crossed_reml(full, "gain", ["similarity"], RANDOM),
                 permutation.grid(data, "gain", ["similarity"], names[0], names[1], FORMATS),
             )
         return self.first

@@ -178,7 +178,7 @@ def _answer(
 ) -> pd.Series:
     """Return the estimate with three p-values."""
     pair = [
-        reml.crossed_reml(used, outcome, fixed, RANDOM, reml=False, check=False)
+        reml.crossed_reml(used, outcome, fixed, RANDOM, reml=False)
         for fixed in ([measure, *extra], extra)
     ]
     row = fit[measure]
@@ -225,7 +225,7 @@ def _verdicts(table: pd.DataFrame) -> list[str]:
 
 
 def _negligible(fit: Fit, used: pd.DataFrame, measure: str) -> pd.DataFrame:
-    without = reml.crossed_reml(used, "gain", [], RANDOM, check=False)
+    without = reml.crossed_reml(used, "gain", [], RANDOM)
     in_sd = NEGLIGIBLE_SD * float(np.sqrt(without.variances[reml.RESIDUAL]))
     bounds = {"points": NEGLIGIBLE_POINTS, "dyad SD": in_sd}
     rows = {name: effects.equivalence(fit, measure, b, LEVEL) for name, b in bounds.items()}

@@ -62,10 +62,15 @@ class Design:
     levels: Mapping[str, tuple[str, ...]]
 
 
-def columns_of(names: Sequence[str]) -> list[str]:
+def columns_of(data: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Return the data columns that terms such as ``"a"``, ``"a:b"`` or ``"x|a:b"`` refer to."""
-    parts = [part for name in names for side in name.split("|") for part in side.split(":")]
-    return list(dict.fromkeys(parts))
+    sides = [side for name in names for side in ([name] if name in data else name.split("|"))]
+    return list(dict.fromkeys(part for side in sides for part in factors(data, side)))
+
+
+def factors(data: pd.DataFrame, name: str) -> list[str]:
+    """Return the columns of a product; a name that is a column itself, such as e5:logme, is one."""
+    return [name] if name in data else name.split(":")
 
 
 def require(data: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str] = ()) -> None:
@@ -117,8 +122,15 @@ def is_number(data: pd.DataFrame, column: str) -> bool:
 
 def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the levels of each fixed effect that is a category, in sorted order."""
-    text = [c for c in columns_of(fixed) if not is_number(data, c)]
-    return {c: tuple(sorted(data[c].astype(str).unique())) for c in text}
+    text = [c for c in columns_of(data, fixed) if not is_number(data, c)]
+    levels = {c: tuple(sorted(data[c].astype(str).unique())) for c in text}
+    for column, values in levels.items():
+        if pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
+            raise BadFit(
+                f"{column!r} holds numbers written as text, such as {values[0]!r}: convert it with "
+                f"pandas.to_numeric(data[{column!r}]), or give its categories names."
+            )
+    return levels
 
 
 def expand(
@@ -135,7 +147,7 @@ def expand(
         BadFit: a category has one level, or a row has a level that is not among them.
     """
     out = [("", np.ones(len(data)))]
-    for column in name.split(":"):
+    for column in factors(data, name):
         if column in levels:
             pieces = _indicators(data, column, levels[column])
         else:
@@ -217,9 +229,10 @@ def random_term(data: pd.DataFrame, name: str) -> Term:
         name: ``"a"``; ``"a:b"`` for each combination of two columns; ``"x|a"`` for a slope of
             ``x`` that varies by ``a``, independent of the intercepts.
     """
-    slope, _, group = name.rpartition("|")
-    text = data[group.split(":")[0]].astype(object)
-    for column in group.split(":")[1:]:
+    slope, _, group = ("", "", name) if name in data else name.rpartition("|")
+    first, *others = factors(data, group)
+    text = data[first].astype(object)
+    for column in others:
         text = text.astype(str) + " x " + data[column].astype(object).astype(str)
     codes, levels = pd.factorize(text.to_numpy(), sort=True)
     by = _numbers(data, slope) if slope else np.ones(len(data))
@@ -315,10 +328,9 @@ def build(
         UnknownName: a column does not exist.
         BadFit: values are missing, a measure is constant or collinear, or there are too few rows.
     """
-    slopes = [name.split("|")[0] for name in random if "|" in name]
-    used = columns_of([*fixed, *random])
-    numeric = [c for c in used if c in data.columns and c in columns_of(fixed)]
-    numeric = [c for c in numeric if is_number(data, c)]
+    slopes = [name.split("|")[0] for name in random if "|" in name and name not in data]
+    used = columns_of(data, [*fixed, *random])
+    numeric = [c for c in columns_of(data, fixed) if c in data and is_number(data, c)]
     extra = [weights] if weights else []
     require(data, [outcome, *used, *extra], [outcome, *numeric, *slopes, *extra])
     y = _numbers(data, outcome)
@@ -361,6 +373,8 @@ def standardise(data: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     out = data.copy()
     for column in columns:
         values = _numbers(data, column)
+        if not np.isfinite(values).any():
+            raise BadFit(f"{column!r} has no value in any row, so it cannot be used; leave it out.")
         spread = np.nanstd(values, ddof=1) if np.isfinite(values).sum() > 1 else 0.0
         if not spread > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
             raise BadFit(f"{column!r} is constant, so it cannot be standardised; leave it out.")

@@ -77,7 +77,7 @@ def by_distance(
         BadFit: too few languages or dyads.
     """
     rows = standard_over_languages(data, covariate)
-    carried = list(dict.fromkeys([predictor, *keep, *design.columns_of(random)]))
+    carried = list(dict.fromkeys([predictor, *keep, *design.columns_of(rows, random)]))
     carried = [c for c in carried if c not in ("intermediate", "target")]
     slopes = distance_slopes(rows, outcome, covariate, carried, least)
     return reml.crossed_reml(design.standardise(slopes, [predictor]), "slope", [predictor], random)
@@ -121,7 +121,7 @@ def by_language(
     """
     rows = design.standardise(data, [predictor])
     effects = [*random, "language", "target:language", f"{predictor}|language"]
-    fit = reml.crossed_reml(rows, outcome, [predictor], effects, check=False)
+    fit = reml.crossed_reml(rows, outcome, [predictor], effects)
     term = f"{predictor}|language"
     common = fit[predictor]["estimate"]
     if term in fit.blups:

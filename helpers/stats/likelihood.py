@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 from scipy.linalg import lapack
 
 from helpers.errors import BadFit
 
 SETTLED = 1e-6  # a search has converged if the log-likelihood can rise by no more than this
-STARTS = (0.3, 3.0, 0.02)  # ratios of each variance to the residual that a search begins from
+FAR = 0.02  # ratio of a small variance to the others where a search begins
+ONE_SUMMIT = 100  # levels above which no table was seen to have a second maximum
+JOINS = 1e-3  # a climb this near to a known maximum, in height and place, ends there
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,8 @@ def maximise(
 
     Fisher scoring over the variances themselves with those at zero held there as long as the
     likelihood falls away from it. Searching over standard deviations instead would make zero a
-    stationary point of every problem and stop there wrongly. Two distant starts must agree.
+    stationary point of every problem and stop there wrongly. Small tables have several maxima, at
+    the lower of which two far starts can agree: searches begin in many places, the highest is kept.
 
     Args:
         cross: the model.
@@ -320,24 +322,31 @@ def maximise(
             "the fixed effects fit every row exactly, so there is no error to judge them by: "
             "use fewer effects or more rows."
         )
-    if start is not None:
-        peak = _climb(cross, start, reml, held, tolerance)
-        if peak is not None and peak.gap <= SETTLED:
-            return peak
     good: list[Peak] = []
-    for ratio in STARTS:
-        peak = _climb(cross, _begin(cross, total, ratio), reml, held, tolerance)
-        if peak is None or peak.gap > SETTLED:
-            continue
-        good.append(peak)
-        if len(good) > 1 and abs(good[0].loglik - peak.loglik) < SETTLED:
-            break  # two far starts agree; a third is for when they do not
-    return max(good, key=lambda p: p.loglik) if good else _by_quasi_newton(cross, reml, held, total)
+    for begin in ([] if start is None else [start]) + _starts(cross, total):
+        peak = _climb(cross, begin, reml, held, tolerance, good)
+        if peak is not None and peak.gap <= SETTLED:
+            good.append(peak)
+            if start is not None:
+                break
+    if not good:
+        raise BadFit(
+            "the search for the variances did not converge, so no coefficient is shown: look for a "
+            "random effect with very few levels or a residual near zero, and leave that effect out."
+        )
+    return max(good, key=lambda peak: peak.loglik)
 
 
-def _begin(cross: Cross, total: float, ratio: float) -> np.ndarray:
-    share = total / (1 + ratio * max(cross.terms, 1))
-    return np.append(np.full(cross.terms, ratio * share), share)
+def _starts(cross: Cross, total: float) -> list[np.ndarray]:
+    """Return where searches begin: equal variances, each one small, large, and alone with error."""
+    k = cross.terms
+    equal, one = np.ones(k + 1), np.eye(k + 1, dtype=bool)
+    if len(cross.zz) > ONE_SUMMIT:
+        shares = [equal, *(np.append(np.full(k, ratio), 1.0) for ratio in (FAR, 1 / FAR))]
+    else:
+        shares = [equal, *np.where(one, FAR, 1.0), *np.where(one, 1 / FAR, 1.0)]
+        shares += list(np.where(one | one[-1], 1.0, FAR)[:-1])
+    return [total * share / share.sum() for share in shares]
 
 
 def _at(
@@ -359,15 +368,25 @@ def _at(
 
 
 def _climb(
-    cross: Cross, start: np.ndarray, reml: bool, held: dict[int, float], tolerance: float
+    cross: Cross,
+    start: np.ndarray,
+    reml: bool,
+    held: dict[int, float],
+    tolerance: float,
+    known: Sequence[Peak] = (),
 ) -> Peak | None:
-    """Fisher scoring with a set of variances at zero; None where it breaks down."""
+    """Fisher scoring with a set of variances at zero; None where it breaks down or joins another."""
     here = _at(cross, start, reml, held)
     if here is None:
         return None
     moves = _may_move(cross, held)
     for step in range(200):
         v, state, value = here
+        if any(
+            abs(p.loglik - value) < JOINS and np.abs(p.variances - v).max() < JOINS * v.sum()
+            for p in known
+        ):
+            return None
         slopes = derivatives(cross, state, v, reml)
         free = moves & ~((v <= 0) & (slopes.score <= 0))
         jump, gap = _jump(slopes, free)
@@ -413,55 +432,8 @@ def _line_search(
     return None
 
 
-def _by_quasi_newton(cross: Cross, reml: bool, held: dict[int, float], total: float) -> Peak:
-    """Second search, for the rare model where scoring does not settle."""
-    floors = [0.0] * cross.terms + [1e-10]
-    bounds: list[tuple[float, float | None]] = [(floor, None) for floor in floors]
-    for k, value in held.items():
-        bounds[k] = (value / total, value / total)
-
-    def fall(v: np.ndarray) -> tuple[float, np.ndarray]:
-        state = solve(cross, v[:-1] / v[-1])
-        slopes = derivatives(cross, state, v * total, reml)
-        return -loglik(cross, state, v[-1] * total, reml), -slopes.score * total
-
-    ends = []
-    for ratio in STARTS:
-        begin = _begin(cross, total, ratio) / total
-        try:
-            ends.append(
-                optimize.minimize(
-                    fall,
-                    begin,
-                    jac=True,
-                    method="L-BFGS-B",
-                    bounds=bounds,
-                    options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 2000},
-                )
-            )
-        except np.linalg.LinAlgError:
-            continue
-    if not ends:
-        raise BadFit(_FAILED)
-    best = min(ends, key=lambda r: float(r.fun))
-    v = best.x * total
-    state = solve(cross, v[:-1] / v[-1])
-    slopes = derivatives(cross, state, v, reml)
-    free = _may_move(cross, held) & ~((v <= 1e-9 * total) & (slopes.score <= 0))
-    gap = _jump(slopes, free)[1]
-    if gap > 1e-4:
-        raise BadFit(_FAILED)
-    return Peak(v, state, slopes, loglik(cross, state, v[-1], reml), int(best.nit), gap)
-
-
 def _may_move(cross: Cross, held: dict[int, float]) -> np.ndarray:
     """Tell which variances are estimated; a held position may count from the end."""
     moves = np.full(cross.terms + 1, True)
     moves[list(held)] = False
     return moves
-
-
-_FAILED = (
-    "the search for the variances did not converge, so no coefficient is shown: look for an effect "
-    "with very few levels or a residual near zero, and fit with fewer random effects."
-)

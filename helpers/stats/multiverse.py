@@ -164,7 +164,9 @@ def _specifications(
     columns: str,
 ) -> tuple[list[_Spec], list[str]]:
     """Prepare every specification that exists; say which do not."""
-    specs, notes = [], []
+    empty = {m for m, values in enumerate(whole.predictors) if not np.isfinite(values).any()}
+    specs: list[_Spec] = []
+    notes = [f"{measures[m]} is not defined for any dyad." for m in sorted(empty)]
     for subset, table in tables.items():
         for scale in scales:
             outcome = _outcome(whole, table, scale, rows, columns)
@@ -177,6 +179,8 @@ def _specifications(
             )  # fmt: skip
             for key, e in removed.items():
                 for m, measure in enumerate(measures):
+                    if m in empty:
+                        continue
                     label = (scale, measure, subset, key)
                     fit = _prepared(grid, m, e, residuals[key])
                     if fit is None:

@@ -281,6 +281,8 @@ def residual_tables(table: Grid, effects: Sequence[str]) -> np.ndarray:
     for k, x in enumerate(table.predictors):
         known = np.isfinite(x)
         known &= np.isfinite(table.given).all(0) if len(table.given) else True
+        if not known.any():
+            continue
         basis = effects_basis(table, known, effects)
         values = x[known]
         rest = values - basis @ (basis.T @ values)
@@ -370,17 +372,19 @@ def max_t(
             measure's regression, not the others'.
 
     Returns:
-        Indexed by measure: estimate, t, cells, p, p_max_t (family-wise, two-sided).
+        Indexed by measure: estimate, t, cells, p, p_max_t (family-wise, two-sided); a measure
+        without any value has no cells and only missing values.
 
     Raises:
         BadFit: as in `qap`.
 
     Source: Westfall & Young, Resampling-Based Multiple Testing (1993), single-step maxT.
     """
-    found = _permute(
-        data, outcome, list(predictors), rows, columns, within, n, seed, given, effects
-    )
-    return pd.DataFrame(
+    defined = [
+        p for p in predictors if p not in data or data[[outcome, p]].notna().all(axis=1).any()
+    ]
+    found = _permute(data, outcome, defined, rows, columns, within, n, seed, given, effects)
+    table = pd.DataFrame(
         {
             "estimate": found.slope,
             "t": found.t,
@@ -388,8 +392,10 @@ def max_t(
             "p": found.p(),
             "p_max_t": found.p_max(),
         },
-        index=pd.Index(list(predictors), name="measure"),
+        index=defined,
     )
+    table = table.reindex(list(predictors)).rename_axis("measure")
+    return table.fillna({"cells": 0}).astype({"cells": int})
 
 
 @dataclass(frozen=True)
@@ -438,7 +444,7 @@ def _permute(
 ) -> _Found:
     """Compute observed and permuted statistics of every measure."""
     if not predictors:
-        raise BadFit("there is no measure to test; name at least one column.")
+        raise BadFit("there is no measure to test; name at least one column that has values.")
     table = grid(data, outcome, predictors, rows, columns, within, given)
     return _test(table, predictors, outcome, n, seed, effects)
 
@@ -486,6 +492,8 @@ def _fits(
     fits = []
     for k, name in enumerate(predictors):
         used = known & np.isfinite(table.predictors[k])
+        if not used.any():
+            raise BadFit(f"{name!r} has no value for any dyad with an outcome; leave it out.")
         fit = slopes(table, used, effects, outcome)
         raw = table.predictors[k][used]
         rest = tables[k][used] - fit.basis @ (fit.basis.T @ tables[k][used])

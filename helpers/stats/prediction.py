@@ -85,7 +85,7 @@ class _NewRows:
 
 def _fixed_of(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> np.ndarray:
     """Return the fixed-effects matrix of new rows with the columns of the fit."""
-    used = design.columns_of(fixed)
+    used = design.columns_of(new, fixed)
     design.require(new, used, [c for c in used if c in new and design.is_number(new, c)])
     pieces = {design.INTERCEPT: np.ones(len(new))}
     for name in fixed:
@@ -100,7 +100,7 @@ def _random_of(fit: Fit, new: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray
     """Return the design of new rows on the fitted levels, and the kernel of each effect."""
     seen, own = [np.zeros((len(new), 0))], []
     for term in fit.model.design.terms:
-        design.require(new, design.columns_of([term.name]))
+        design.require(new, design.columns_of(new, [term.name]))
         fresh = design.random_term(new, term.name)
         names = np.asarray(fresh.levels, object)[fresh.codes]
         known = names[:, None] == np.asarray(term.levels, object)[None, :]
@@ -183,7 +183,8 @@ def leave_out(
         UnknownName: a column does not exist.
         BadFit: a unit cannot be left out because the rest does not carry the model.
     """
-    design.require(data, [unit, outcome, *design.columns_of([*fixed, *random])], [outcome])
+    design.require(data, [unit, outcome, *design.columns_of(data, [*fixed, *random])], [outcome])
+    data = data.reset_index(drop=True)  # position, not label, says which row is which
     levels = sorted(data[unit].astype(str).unique())
     if len(levels) < 3:
         raise BadFit(
@@ -196,7 +197,7 @@ def leave_out(
         part, said = _left_out(data, here, outcome, fixed, random, baseline, f"{unit} {level}")
         parts.append(part)
         notes += said
-    table = pd.concat(parts).loc[data.index].reset_index(drop=True)
+    table = pd.concat(parts).sort_index()
     return LeftOut(table, _scores(table, len(levels), target), tuple(dict.fromkeys(notes)))
 
 
@@ -211,8 +212,8 @@ def _left_out(
 ) -> tuple[pd.DataFrame, list[str]]:
     train, test = data[~here], data[here]
     try:
-        full = reml.crossed_reml(train, outcome, fixed, random, check=False)
-        plain = reml.crossed_reml(train, outcome, baseline, random, check=False)
+        full = reml.crossed_reml(train, outcome, fixed, random)
+        plain = reml.crossed_reml(train, outcome, baseline, random)
     except BadFit as error:
         raise BadFit(f"without {name} the rest does not carry the model: {error}") from None
     out = test.assign(observed=test[outcome])
@@ -452,13 +453,13 @@ def influence(
     Returns:
         unit, left_out, estimate, se, low, high, p; the first row leaves out nothing.
     """
-    whole = reml.crossed_reml(data, outcome, fixed, random, check=False)
+    whole = reml.crossed_reml(data, outcome, fixed, random)
     rows = [{"unit": "", "left_out": "", **whole[term]}]
     for unit in units:
         for level in sorted(data[unit].astype(str).unique()):
             rest = data[data[unit].astype(str) != level]
             try:
-                fit = reml.crossed_reml(rest, outcome, fixed, random, check=False)
+                fit = reml.crossed_reml(rest, outcome, fixed, random)
             except BadFit as error:
                 raise BadFit(f"without {unit} {level}: {error}") from None
             rows.append({"unit": unit, "left_out": level, **fit[term]})

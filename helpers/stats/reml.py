@@ -13,7 +13,7 @@ import scipy.linalg as sla
 from scipy import optimize, stats
 
 from helpers.errors import BadFit, unknown
-from helpers.stats import design, freedom, likelihood, mixed
+from helpers.stats import design, freedom, likelihood
 from helpers.stats.design import Design
 from helpers.stats.freedom import Method, Precision
 from helpers.stats.likelihood import Cross, Peak
@@ -22,7 +22,6 @@ RESIDUAL = "residual"
 # Of the two, Kenward-Roger keeps the nominal type I error where similarity follows the format
 # blocks and the block variance is estimated near zero: see data/calibration and `calibration.py`.
 DEFAULT: Method = "kenward-roger"
-CHECKED_UP_TO = 500  # rows; above it the independent check takes seconds and must be asked for
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,9 @@ class Fit:
     """A fitted mixed model that passed its guards.
 
     Attributes:
-        table: one row per fixed effect: estimate, se, df, t, p, low, high (95 % interval).
+        table: one row per fixed effect: estimate, se, df, t, p, low, high (95 % interval). Degrees
+            of freedom outside 1 to rows - fixed effects are set to the nearer end: formulas give
+            less than 1 where a variance hardly shows, and an interval of half a degree is no help.
         variances: one per random effect, and ``"residual"`` last.
         loglik: restricted log-likelihood (log-likelihood if ``reml`` is false).
         converged: always true: a fit that does not converge raises BadFit.
@@ -39,7 +40,7 @@ class Fit:
         rows: number of rows.
         levels: number of levels of each random effect.
         boundary: random effects whose variance was estimated at zero.
-        notes: plain sentences about effects left out, zero variances and the independent check.
+        notes: plain sentences about effects left out and zero variances.
         model, peak, precision: the arrays behind the numbers.
     """
 
@@ -160,7 +161,6 @@ def crossed_reml(
     covariance: np.ndarray | None = None,
     reml: bool = True,
     method: Method = DEFAULT,
-    check: bool | None = None,
 ) -> Fit:
     """Fit a mixed model with crossed random effects.
 
@@ -177,15 +177,14 @@ def crossed_reml(
             then what varies between rows beyond it.
         reml: restricted likelihood (for estimates) or the plain one (to compare fixed effects).
         method: small-sample method for standard errors and degrees of freedom.
-        check: compare with statsmodels' MixedLM; default: yes up to 500 rows.
 
     Returns:
         The fit. Effects the design cannot estimate are left out and named in ``Fit.notes``.
 
     Raises:
         UnknownName: a column or the method does not exist.
-        BadFit: missing values, a constant or collinear measure, too few rows, no convergence, or
-            disagreement with MixedLM. The text says what to do.
+        BadFit: missing values, a constant or collinear measure, too few rows, or no convergence.
+            The text says what to do.
 
     Source: Bates et al., J. Stat. Software 67(1) (2015) for the profiled likelihood; Patterson &
         Thompson, Biometrika 58 (1971) for REML.
@@ -197,18 +196,13 @@ def crossed_reml(
     named = design.build(data, outcome, fixed, random, weights, residual=True)
     model = _whiten(named, covariance)
     peak = likelihood.maximise(model.cross, reml, model.held)
-    if check or (check is None and named.y.size <= CHECKED_UP_TO and covariance is None):
-        note = mixed.confirm(named, model.cross, peak, reml)
-    else:
-        note = "not compared with statsmodels' MixedLM; pass check=True to do so."
-    return _report(model, peak, reml, method, note)
+    return _report(model, peak, reml, method)
 
 
 def refit(fit: Fit, outcome: np.ndarray, x: np.ndarray) -> Fit:
     """Fit the same random effects to another outcome and other covariates.
 
-    For simulations: what depends on the grouping of rows alone is not computed again, one search is
-    run, and nothing is compared with statsmodels.
+    For simulations: what depends on the grouping of rows alone is not computed again.
 
     Args:
         fit: a REML fit without a known covariance.
@@ -228,10 +222,9 @@ def refit(fit: Fit, outcome: np.ndarray, x: np.ndarray) -> Fit:
     y, full_w = outcome * root, full * root[:, None]
     cross = replace(model.cross, **likelihood.with_outcome(np.hstack(model.z), full_w, y))
     moved = replace(named, y=outcome, x=full)
-    start = np.full(cross.terms + 1, float(np.var(y)) / (cross.terms + 1))
-    peak = likelihood.maximise(cross, True, start=start)
+    peak = likelihood.maximise(cross, True)
     fresh = Model(moved, y, full_w, model.z, cross, {}, model.names)
-    return _report(fresh, peak, True, fit.method, "")
+    return _report(fresh, peak, True, fit.method)
 
 
 def _whiten(named: Design, covariance: np.ndarray | None) -> Model:
@@ -271,7 +264,7 @@ def _root_of(covariance: np.ndarray, rows: int) -> np.ndarray:
         ) from None
 
 
-def _report(model: Model, peak: Peak, reml: bool, method: Method, note: str) -> Fit:
+def _report(model: Model, peak: Peak, reml: bool, method: Method) -> Fit:
     """Turn a maximum into what a reader needs."""
     known = bool(model.held)
     reml_peak = peak if reml else _with_reml_slopes(model.cross, peak)
@@ -282,7 +275,7 @@ def _report(model: Model, peak: Peak, reml: bool, method: Method, note: str) -> 
     se = np.sqrt(np.diag(precision.covariance))
     df = np.clip(precision.df, 1.0, model.cross.rows - len(names))
     boundary = tuple(n for n in model.names[:-1] if variances[n] <= 1e-8 * variances.sum())
-    notes = [*model.design.notes, *map(_zero_note, boundary), note]
+    notes = (*model.design.notes, *map(_zero_note, boundary))
     return Fit(
         table=_table(names, peak.state.beta, se, df),
         variances=variances,
@@ -293,7 +286,7 @@ def _report(model: Model, peak: Peak, reml: bool, method: Method, note: str) -> 
         rows=model.cross.rows,
         levels={t.name: len(t.levels) for t in model.design.terms},
         boundary=boundary,
-        notes=tuple(n for n in notes if n),
+        notes=notes,
         model=model,
         peak=peak,
         precision=precision,

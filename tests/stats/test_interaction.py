@@ -82,7 +82,7 @@ def test_errors_of_language_slopes_are_those_of_the_forecasts():
     found = interaction.by_language(data, "similarity")
     scaled = design.standardise(data, ["similarity"])
     effects = [*RANDOM, "intermediate:target", "language", "target:language", "similarity|language"]
-    fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects, check=False)
+    fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects)
     two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
     covariance = prediction.forecast(fit, two, ["similarity"]).covariance
     one = np.array([1.0, -1.0])

@@ -95,6 +95,16 @@ def test_specifications_that_do_not_exist_are_noted():
         run(data, scales=["gain_logit"])
 
 
+def test_a_measure_without_a_value_is_skipped_and_noted():
+    data = dyads().assign(empty=np.nan)
+    found = multiverse.run(data, ["empty", "similarity"], scales=["gain"], n=99)
+    assert set(found.table["measure"]) == {"similarity"}
+    assert found.notes == ("empty is not defined for any dyad.",)
+    table = multiverse.all_measures(data, ["empty", "similarity"], n=99)
+    assert table.loc["empty", "dyads"] == 0
+    assert "no value" in table.loc["empty", "note"]
+
+
 def test_measures_fixed_by_formats_are_left_out():
     found = multiverse.run(
         dyads(), ["similarity", "same_format"], scales=["gain"], n=99, removed={"none": ()}

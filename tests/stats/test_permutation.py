@@ -136,6 +136,19 @@ def test_max_t_leaves_undefined_cells_to_the_measure_that_lacks_them():
     assert table["cells"].to_dict() == {"similarity": 72, "partial": 63}
 
 
+def test_a_measure_without_a_value_is_skipped_and_shown():
+    data = crossed(6, 5, seed=4).assign(empty=np.nan)
+    table = permutation.max_t(data, "gain", ["empty", "similarity"], *TASKS, n=99)
+    assert table.loc["empty", "cells"] == 0
+    assert np.isnan(table.loc["empty", "p"])
+    alone = permutation.max_t(data, "gain", ["similarity"], *TASKS, n=99)
+    pd.testing.assert_frame_equal(table.tail(1), alone)
+    with pytest.raises(BadFit, match="'empty' has no value"):
+        permutation.qap(data, "gain", "empty", *TASKS, n=99)
+    with pytest.raises(BadFit, match="no measure"):
+        permutation.max_t(data, "gain", ["empty"], *TASKS, n=99)
+
+
 def test_type_one_error_on_a_null_with_node_effects():
     rng = np.random.default_rng(0)
     p = []

@@ -79,9 +79,19 @@ def test_leave_out_never_sees_the_unit():
     here = (data["target"] == 2).to_numpy()
     columns = ["predicted", "low", "high", "baseline"]
     pd.testing.assert_frame_equal(first.table.loc[here, columns], second.table.loc[here, columns])
-    by_hand = crossed_reml(data[~here], "gain", ["similarity"], TWO, check=False)
+    by_hand = crossed_reml(data[~here], "gain", ["similarity"], TWO)
     expected = prediction.forecast(by_hand, data[here], ["similarity"]).mean
     assert first.table.loc[here, "predicted"].to_numpy() == pytest.approx(expected)
+
+
+def test_position_not_label_says_which_row_is_which():
+    data = crossed(7, 6, seed=3)
+    parts = [data[:20].reset_index(drop=True), data[20:].reset_index(drop=True)]
+    found, again = (
+        prediction.leave_out(d, "gain", ["similarity"], TWO, "intermediate")
+        for d in (data, pd.concat(parts))
+    )
+    pd.testing.assert_frame_equal(found.table, again.table)
 
 
 def test_leave_out_scores():
