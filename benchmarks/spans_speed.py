@@ -1,4 +1,4 @@
-"""Answers from span scores: `helpers.formats.spans.best_spans` against the usual loop over windows.
+"""Answers from span scores: `helpers.formats.span.best_spans` against the usual loop over windows.
 
 The loop below does what the post-processing of the transformers examples does, which follows
 XTREME's ``compute_predictions_logits``: for every window the 20 best begins and ends, every pair of
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import Measurement, store
-from helpers.formats.spans import best_spans
+from helpers.formats.span import best_spans
 
 LENGTH, QUESTION, STRIDE, N_BEST, LONGEST = 384, 20, 128, 20, 30
 REPEATS = 5

@@ -1,10 +1,8 @@
 """Baselines that only copy: what a score would be without any understanding of the language.
 
-A transfer score can be high for the wrong reason. In templated or translated data the same place
-name, number or product name stands in the training and the evaluation sentence, in every language,
-and so does the wording of both sentences of a pair; a model, or a string matcher, that looks for
-equal strings then scores as if it transferred. A transfer score says something about language only
-above these baselines.
+In templated or translated data the same names and numbers stand in the training and the evaluation
+sentence, in every language; a string matcher then scores as if it transferred. A transfer score says
+something about language only above these baselines.
 """
 
 from __future__ import annotations
@@ -27,21 +25,11 @@ _BUCKETS = 2**18
 
 
 def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
-    """Predict by copying from the training rows whatever looks alike.
+    """Predict by copying from the training rows whatever looks alike, as ``decode`` gives it.
 
-    Args:
-        train: English training rows (unused for retrieval).
-        test: rows to predict, in any language.
-        format: format of the rows.
-
-    Returns:
-        One prediction per row, as the format's ``decode`` gives them: for ``pair`` the label of
-        the training row with the most similar character trigrams, for ``tagging`` each token's
-        most frequent tag among equal training tokens (numbers count as equal), else tag 0; for
-        ``retrieval`` the id of the candidate with the most similar trigrams, per query.
-
-    Raises:
-        HelpfulError: another format.
+    For ``pair`` that is the label of the row with the most similar character trigrams, for
+    ``tagging`` each token's most frequent tag among equal tokens (numbers count as equal), else tag
+    0; for ``retrieval`` (no training rows) the candidate with the most similar trigrams.
     """
     if format == "pair":
         both = (
@@ -66,12 +54,7 @@ def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
 
 
 def copy_score(train: Sequence[Row], test: Rows) -> float:
-    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1.
-
-    Args:
-        train: English training rows (unused for retrieval).
-        test: rows to predict.
-    """
+    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1."""
     given = copied(train, test, test.format)
     if test.format == "retrieval":
         gold = [row["gold"] for row in test if row["side"] == "query"]

@@ -41,18 +41,11 @@ _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a tuned encoder predicts for one language of a target.
-
-    Attributes:
-        language: the language.
-        rows: the standard rows.
-        predictions: one per row, in row order, as the format's ``decode`` gives them; vectors of
-            retrieval are read by number, slice or ``numpy.asarray``.
-    """
+    """What a tuned encoder predicts for one language of a target."""
 
     language: str
     rows: Rows
-    predictions: list[Any]
+    predictions: list[Any]  # one per row, as ``decode`` gives them; of retrieval: ``Taken`` vectors
 
 
 def evaluate(
@@ -146,16 +139,9 @@ def predict(
 
 
 def floor(task: Task, *, rows: int | None = None) -> float:
-    """Return the score of the best constant answer on a task's English development rows.
+    """Return the main metric of the best constant answer on a task's English development rows.
 
     A run that is not above it has learnt nothing of its task.
-
-    Args:
-        task: a task with labels, tags or answers; not a retrieval task.
-        rows: at most so many rows, drawn as training draws its development rows.
-
-    Returns:
-        The task's main metric, from 0 to 1.
     """
     found = load_rows(task, "en", "dev", rows)
     constant = formats.get(task.format).constant(task, found)
@@ -165,18 +151,8 @@ def floor(task: Task, *, rows: int | None = None) -> float:
 def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
     """Choose the hidden state that retrieves best, on development data of one language.
 
-    The choice is made once, for the plain encoder, and used for every checkpoint.
-
-    Args:
-        encoder: the pretrained encoder.
-        task: a retrieval target with a development split.
-        language: the language that decides.
-
-    Returns:
-        The layer, from 1 to the encoder's number of layers; of equals, the highest.
-
-    Raises:
-        MissingData: the development rows of that language are not there.
+    The choice is made once, for the plain encoder, and used for every checkpoint. Layers count from
+    1; of equals, the highest.
     """
     scores = layer_scores(encoder, task, language)
     return max(scores, key=lambda layer: (scores[layer], layer))
@@ -359,22 +335,10 @@ def _decoded(
 def retrieval_scores(
     task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray | Taken
 ) -> dict[str, float]:
-    """Score a retrieval target in one language.
+    """Score a retrieval target in one language, from one vector per row; the main value first.
 
     ``accuracy`` asks for the nearest candidate of each query (Tatoeba), ``pair_f1`` mines pairs by
-    ratio margin (BUCC; threshold tuned on one half of the queries, score on the other, as the hub
-    has no development corpus), ``map@k`` and ``mrr@k`` rank the candidates (LAReQA, Mewsli-X).
-
-    Args:
-        task: names the metric.
-        rows: standard rows, queries and candidates in any order.
-        vectors: one vector per row, shape ``(rows, width)``.
-
-    Returns:
-        Values by key, the main one first.
-
-    Raises:
-        BadRows: no queries, or no candidates.
+    ratio margin (BUCC), ``map@k`` and ``mrr@k`` rank the candidates (LAReQA, Mewsli-X).
     """
     base = task.metric.partition("@")[0]
     queries: list[dict[str, Any]] = []
@@ -410,7 +374,7 @@ def retrieval_scores(
 def _mined(
     queries: list[dict[str, Any]], candidates: list[dict[str, Any]], left: Taken, right: Taken
 ) -> dict[str, float]:
-    """Mine with a threshold that is tuned on one half of the queries, score on the other."""
+    """Tune the threshold on one half of the queries, as there is no dev set; score the other."""
     texts = ([row["text"] for row in side] for side in (queries, candidates))
     ids = ([row["id"] for row in side] for side in (queries, candidates))
     pairs = mining.mine_texts(left, right, *texts, *ids)

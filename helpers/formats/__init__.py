@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from helpers.errors import unknown
 from helpers.formats.base import Batch, FormatBase, pool
-from helpers.formats.choice import Choice
 from helpers.formats.encoded import Encoded
-from helpers.formats.pair import Pair
-from helpers.formats.retrieval import Retrieval
+from helpers.formats.labels import Choice, Pair, Retrieval, Tagging
 from helpers.formats.span import Span
-from helpers.formats.tagging import Tagging
 
 __all__ = ["Batch", "Encoded", "FormatBase", "get", "pool"]
 
@@ -19,11 +16,7 @@ _FORMATS: dict[str, FormatBase] = {
 
 
 def get(name: str) -> FormatBase:
-    """Return a format by name.
-
-    Raises:
-        UnknownName: no such format.
-    """
+    """Return a format by name."""
     if name not in _FORMATS:
         raise unknown("format", name, _FORMATS)
     return _FORMATS[name]

@@ -1,4 +1,4 @@
-"""What the five formats share: a batch on the device, pooling, and the interface of a format."""
+"""What the formats share: a batch on the device, pooling, a head, and the interface of a format."""
 
 from __future__ import annotations
 
@@ -15,30 +15,23 @@ from torch import Tensor, nn
 from helpers.formats.encoded import Encoded, token_index
 from helpers.tasks import Task
 
+Rows = Sequence[dict[str, Any]]
+Arrays = dict[str, np.ndarray]
+Outputs = dict[str, Tensor]
+
 
 @dataclass
 class Batch:
-    """Some sequences of one encoded set, as tensors.
+    """Some sequences of one encoded set, unpadded, as tensors on a device."""
 
-    Attributes:
-        ids: piece ids of all sequences, unpadded, shape ``(tokens,)``.
-        lengths: tokens per sequence, shape ``(sequences,)``, on the host.
-        starts: first token of each sequence, shape ``(sequences,)``, on the device.
-        sequence: sequence that each token belongs to, shape ``(tokens,)``.
-        row: row that each sequence belongs to, counted within the batch, shape ``(sequences,)``.
-        rows: number of rows in the batch.
-        fields: the encoded set's per-sequence and per-token arrays.
-        index: indices of the sequences in the encoded set, on the host.
-    """
-
-    ids: Tensor
-    lengths: np.ndarray
-    starts: Tensor
-    sequence: Tensor
-    row: Tensor
-    rows: int
-    fields: dict[str, Tensor]
-    index: np.ndarray
+    ids: Tensor  # piece ids of all sequences, (tokens,)
+    lengths: np.ndarray  # tokens per sequence, (sequences,), on the host
+    starts: Tensor  # first token of each sequence, (sequences,)
+    sequence: Tensor  # sequence that each token belongs to, (tokens,)
+    row: Tensor  # row that each sequence belongs to, counted within the batch, (sequences,)
+    rows: int  # rows in the batch
+    fields: dict[str, Tensor]  # the encoded set's per-sequence and per-token arrays
+    index: np.ndarray  # the sequences in the encoded set, on the host
 
     @classmethod
     def collate(
@@ -70,16 +63,7 @@ class Batch:
 
 
 def pool(hidden: Tensor, batch: Batch, how: str) -> Tensor:
-    """Pool token states into one vector per sequence.
-
-    Args:
-        hidden: token states, shape ``(tokens, ..., width)``.
-        batch: the batch they belong to.
-        how: ``"mean"`` over all tokens of a sequence, special ones included, or ``"first"``.
-
-    Returns:
-        Shape ``(sequences, ..., width)``, in 32-bit floats.
-    """
+    """Pool states of tokens into 32-bit floats of sequences: the mean of all, or the first."""
     if how == "first":
         return hidden[batch.starts].float()
     total = torch.zeros(len(batch.lengths), *hidden.shape[1:], device=hidden.device)
@@ -109,15 +93,13 @@ class FormatBase(ABC):
     """How tasks of one format are encoded, learnt, predicted and decoded.
 
     ``loss`` gives a sum and ``weight`` the number of terms in it, so that a step's gradient does
-    not depend on how its batch is split over micro-batches or processes.
+    not depend on how its batch is split over micro-batches.
     """
 
     name: str
 
     @abstractmethod
-    def encode(
-        self, task: Task, rows: Sequence[dict[str, Any]], encoder: Any, max_length: int, train: bool
-    ) -> Encoded:
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Tokenise standard rows."""
 
     @abstractmethod
@@ -128,33 +110,26 @@ class FormatBase(ABC):
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed loss of a batch, a scalar."""
 
-    @abstractmethod
     def weight(self, encoded: Encoded, index: np.ndarray) -> float:
         """Return the number of terms in the loss of these sequences, known without the device."""
+        return float(len(index))
 
     @abstractmethod
-    def predict(
-        self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str
-    ) -> dict[str, Tensor]:
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return what decoding needs, reduced on the device; first dimension: sequences or tokens."""
 
     @abstractmethod
-    def decode(
-        self,
-        task: Task,
-        rows: Sequence[dict[str, Any]],
-        encoded: Encoded,
-        outputs: dict[str, np.ndarray],
-    ) -> list[Any]:
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return one prediction per row, in row order."""
 
-    @abstractmethod
-    def gold(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    def gold(self, task: Task, rows: Rows) -> list[Any]:
         """Return what the predictions are compared with, in row order."""
+        return [int(row["label"]) for row in rows]
 
-    @abstractmethod
-    def constant(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the best predictions that do not read the input: the floor of a useful run."""
+        gold = self.gold(task, rows)
+        return [most_frequent(gold)] * len(gold)
 
 
 def most_frequent(values: Sequence[Any]) -> Any:

@@ -59,12 +59,6 @@ def register(
         function: ``function(predictions, golds, **options)`` that gives values by key, from 0 to 1.
         main: key of the main value; by default the metric's name.
         replace: overwrite a metric of the same name (handy in a notebook).
-
-    Returns:
-        The registered metric.
-
-    Raises:
-        HelpfulError: the name is taken and ``replace`` is false, or it holds an ``@``.
     """
     if "@" in name:
         raise HelpfulError(
@@ -142,11 +136,7 @@ def same_length(predictions: Sequence[Any], golds: Sequence[Any], what: str = "e
 
 
 def placeholder(golds: Iterable[Any]) -> str:
-    """Say why golds look like hidden labels; ``""`` where they look like gold.
-
-    Args:
-        golds: one per row: a label, or a list of tags, accepted answers or right ids.
-    """
+    """Say why golds (labels, or lists of tags, answers or ids) look hidden; ``""`` if they do not."""
     rows, found = 0, set[Any]()
     for gold in golds:
         rows += 1
@@ -165,21 +155,7 @@ def placeholder(golds: Iterable[Any]) -> str:
 
 # --- Labels ---------------------------------------------------------------------------------------
 def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
-    """Return the share of right labels; also Tatoeba's score, with row numbers as labels.
-
-    Args:
-        predictions: predicted labels, ids or names.
-        golds: right labels, of the same kind.
-
-    Returns:
-        ``accuracy``, from 0 to 1.
-
-    Raises:
-        BadRows: different lengths, nothing to score, or ids compared with names.
-
-    Source:
-        XTREME (Hu et al., 2020), tasks XNLI, PAWS-X and Tatoeba; XTREME-R, task XCOPA.
-    """
+    """Return ``accuracy``, the share of right labels (XNLI, PAWS-X, XCOPA) or rows (Tatoeba)."""
     same_length(predictions, golds)
     # Label ids never match label names, and the score would be 0.
     texts = [{isinstance(label, str) for label in side} for side in (predictions, golds)]
@@ -193,10 +169,7 @@ def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, floa
 
 
 def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
-    """Return F1 averaged over the labels that occur, each counting the same, and accuracy.
-
-    A label that occurs on one side only counts as 0.
-    """
+    """Return F1 averaged over the labels that occur on either side, and accuracy."""
     result = accuracy(predictions, golds)
     both = np.concatenate([np.asarray(golds), np.asarray(predictions)])
     labels, code = np.unique(both, return_inverse=True)
@@ -285,12 +258,7 @@ def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
 
 
 def spans(tags: Sequence[str], variant: str = "seqeval-0.0.12") -> list[tuple[str, int, int]]:
-    """Return ``(type, first token, last token)`` of each span that a variant reads in a sentence.
-
-    Args:
-        tags: tags of one sentence.
-        variant: one of ``VARIANTS``.
-    """
+    """Return ``(type, first token, last token)`` of each span that a variant reads in a sentence."""
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
     types: dict[str, int] = {}
@@ -338,11 +306,9 @@ def _split(tag: Any, variant: str) -> tuple[int, str]:
 
 
 def _chunks(letter: np.ndarray, kind: np.ndarray) -> _Spans:
-    """Apply seqeval's rules (those of conlleval) to all positions at once.
-
-    A span ends before a position by the pair of tags around the border alone, and it began at the
-    last position where a span started, so two arrays of borders give all spans.
-    """
+    """Apply seqeval's rules (those of conlleval) to all positions at once."""
+    # A span ends before a position by the pair of tags around the border alone, and it began at the
+    # last position where a span started, so two arrays of borders give all spans.
     before = np.concatenate([[_O], letter[:-1]])
     changed = np.concatenate([[True], kind[1:] != kind[:-1]])
     ends = (before == _E) | (before == _S)
@@ -367,20 +333,9 @@ def _iob2(letter: np.ndarray, kind: np.ndarray) -> _Spans:
 
 # --- Retrieval ------------------------------------------------------------------------------------
 def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, float]:
-    """Return BUCC's precision, recall and F1 over sets of aligned pairs.
+    """Return BUCC's ``f1``, ``precision`` and ``recall`` over sets of pairs (source id, target id).
 
-    Args:
-        predictions: mined pairs (source id, target id); a pair given twice counts once.
-        golds: right pairs.
-
-    Returns:
-        ``f1``, ``precision``, ``recall``, each from 0 to 1; all 0 where no pair is right.
-
-    Raises:
-        BadRows: no gold pairs.
-
-    Source:
-        Zweigenbaum et al. (2018), as implemented in XTREME's evaluation script.
+    Source: Zweigenbaum et al. (2018), as implemented in XTREME's evaluation script.
     """
     given, right = set(predictions), set(golds)
     if not right:
@@ -398,15 +353,9 @@ def map_at_k(
     golds: Sequence[Collection[Hashable]],
     k: int | None = 20,
 ) -> dict[str, float]:
-    """Return ``map``, the mean average precision of the first ``k`` candidates; LAReQA's score.
+    """Return ``map``, the mean average precision of the first ``k`` candidates of each query.
 
-    Args:
-        predictions: per query, candidates, best first; one that comes again is not counted again.
-        golds: per query, the right candidates, at least one.
-        k: how many of the ranked count; ``None`` for all.
-
-    Source:
-        LAReQA (Roy et al., 2020), as implemented in XTREME-R.
+    Source: LAReQA (Roy et al., 2020), as implemented in XTREME-R.
     """
     total = 0.0
     for ranked, wanted in _ranked(predictions, golds):
@@ -427,8 +376,7 @@ def mrr_at_k(
 ) -> dict[str, float]:
     """Return ``mrr``, the mean reciprocal rank of the first right candidate among ``k``.
 
-    Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20. Arguments
-    as for :func:`map_at_k`. Source: XTREME-R (Ruder et al., 2021).
+    Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20.
     """
     total = 0.0
     for ranked, wanted in _ranked(predictions, golds):

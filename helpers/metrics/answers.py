@@ -87,21 +87,9 @@ def mlqa(
 
 
 def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
-    """Return SQuAD 2.0's exact match and F1.
+    """Return SQuAD 2.0's exact match, F1 and their mean, also of both kinds of questions.
 
-    Args:
-        predictions: answer per question, ``""`` for no answer; keyed or ordered like ``golds``.
-        golds: accepted answers per question; an empty list for a question without an answer.
-
-    Returns:
-        ``exact_match``, ``f1``, their ``mean``, and both of questions with an answer
-        (``answerable_``) and without one (``unanswerable_``) where such exist; from 0 to 1.
-
-    Raises:
-        BadRows: unknown ids or missing predictions.
-
-    Source:
-        Rajpurkar et al. (2018), evaluation script 2.0.
+    No answer is ``""`` in predictions and an empty list in golds. Source: Rajpurkar et al. (2018).
     """
     given, right = _aligned(predictions, golds, "error")
     exact, f1, answerable = [], [], []
@@ -123,18 +111,7 @@ def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
 
 
 def tokens(text: str, language: str = "") -> list[str]:
-    """Return the tokens of an answer as the official scorers compare it.
-
-    Args:
-        text: an answer.
-        language: ``""`` for SQuAD's rules, else the language of the passage, for MLQA's rules.
-
-    Returns:
-        Lower-case tokens without punctuation and articles.
-
-    Source:
-        Rajpurkar et al. (2016), evaluation script 1.1; Lewis et al. (2020), MLQA evaluation 1.0.
-    """
+    """Return the tokens that the scorers compare, by SQuAD's rules or a language's of MLQA."""
     lower = text.lower()
     if not language:
         return _article_pattern("en").sub(" ", lower.translate(_ASCII_PUNCTUATION)).split()

@@ -34,30 +34,19 @@ _NOTHING = -(2**63)
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The best candidates of each query.
+    """The best candidates of each query, best first."""
 
-    Attributes:
-        index: row numbers of the candidates, best first, shape ``(queries, k)``, 64-bit integers.
-        similarity: their similarities, shape ``(queries, k)``, 64-bit floats.
-    """
-
-    index: np.ndarray
-    similarity: np.ndarray
+    index: np.ndarray  # their row numbers, (queries, k)
+    similarity: np.ndarray  # their cosines in 64-bit floats, (queries, k)
 
 
 @dataclass(frozen=True)
 class Mined:
-    """Mined pairs, best first.
+    """Mined pairs, best first."""
 
-    Attributes:
-        source: row numbers in ``x``, shape ``(pairs,)``.
-        target: row numbers in ``y``, shape ``(pairs,)``.
-        score: margin scores, shape ``(pairs,)``.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    score: np.ndarray
+    source: np.ndarray  # row numbers in x, (pairs,)
+    target: np.ndarray  # row numbers in y, (pairs,)
+    score: np.ndarray  # margin scores, (pairs,)
 
 
 def mine(x: Any, y: Any, k: int = 4, margin: str = "ratio") -> Mined:
@@ -74,17 +63,8 @@ def mine(x: Any, y: Any, k: int = 4, margin: str = "ratio") -> Mined:
         margin: ``"ratio"`` divides by that mean, ``"distance"`` subtracts it, ``"absolute"``
             ignores it.
 
-    Returns:
-        The pairs, by falling score.
-
-    Raises:
-        BadRows: no vectors, different widths, or a vector that is not finite.
-        HelpfulError: a ratio over a mean that is not positive, which has no meaning.
-        UnknownName: no such margin.
-
     Source:
-        Artetxe and Schwenk (2019), "Margin-based parallel corpus mining", as XTREME applies it to
-        BUCC: ``k=4``, ratio, the better of both directions.
+        Artetxe and Schwenk (2019), as XTREME applies it to BUCC: ``k=4``, ratio.
     """
     if margin not in MARGINS:
         raise unknown("margin", margin, MARGINS)
@@ -172,15 +152,10 @@ def _merged(
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score above which mined pairs are taken for translations.
+    """A score above which mined pairs are taken for translations."""
 
-    Attributes:
-        value: pairs with at least this score are kept.
-        f1: F1 that it reaches on the pairs it was tuned on, if no two pairs share its score.
-    """
-
-    value: float
-    f1: float
+    value: float  # pairs with at least this score are kept
+    f1: float  # reached on the pairs it was tuned on, if no two of them share its score
 
 
 def tune_threshold(pairs: pd.DataFrame, gold: Collection[tuple[Hashable, Hashable]]) -> Threshold:
@@ -229,11 +204,7 @@ def apply_threshold(pairs: pd.DataFrame, threshold: Threshold | float) -> list[t
 
 
 def in_first_half(source_id: Hashable) -> bool:
-    """Say to which half of a corpus a source text belongs, by a hash of its id.
-
-    Where a mining task has no development corpus, the threshold is tuned on the pairs of one half
-    and the score reported on the other; a chapter that does so must say so.
-    """
+    """Say to which half of a corpus a source text belongs, by a hash of its id."""
     return hashlib.sha256(str(source_id).encode()).digest()[0] % 2 == 0
 
 
@@ -268,20 +239,8 @@ def _greedy(source: np.ndarray, target: np.ndarray, order: np.ndarray) -> np.nda
 def nearest(queries: Any, candidates: Any, k: int = 1) -> Neighbours:
     """Find the ``k`` candidates of largest cosine for each query, exactly.
 
-    Candidates are read once, in order, ``TILE`` rows at a time: a memory-mapped array
-    (``numpy.load(path, mmap_mode="r")``) of any size and any float type is never held in memory.
-
-    Args:
-        queries: vectors, shape ``(queries, width)``; a NumPy array, or a torch tensor whose device
-            computes. A vector of zeros has cosine 0 with everything.
-        candidates: vectors, shape ``(candidates, width)``; likewise.
-        k: how many to keep; at most the number of candidates are.
-
-    Returns:
-        Indices and cosines, best first; equal cosines by row number.
-
-    Raises:
-        BadRows: no vectors, different widths, or a vector that is not finite.
+    Vectors are NumPy arrays, of which memory-mapped ones are never held in memory, or torch tensors,
+    whose device computes; a vector of zeros has cosine 0 with everything.
     """
     left, right = _pair(queries, candidates)
     best = _Best(len(left), min(k, len(right)), left.device)
@@ -390,8 +349,8 @@ class _Rows:
 class _Best:
     """The best ``k`` entries seen so far of each row of a matrix that arrives in tiles.
 
-    An entry is held as one integer whose upper half orders as its value does and whose lower half
-    falls with its column: the largest integers are the best entries, equal values by column.
+    An entry is one integer whose upper half orders as its value and whose lower half falls with its
+    column: the largest integers are the best entries, equal values by column.
     """
 
     def __init__(self, rows: int, k: int, device: torch.device) -> None:

@@ -25,17 +25,8 @@ from helpers.files import write_atomic
 from helpers.metrics import ENOUGH, map_at_k, mlqa, mrr_at_k, pair_f1, placeholder, span_f1, squad
 
 COLUMNS = (
-    "benchmark",
-    "level",
-    "task",
-    "language",
-    "metric",
-    "value",
-    "percent",
-    "n",
-    "missing",
-    "extra",
-    "official",
+    *("benchmark", "level", "task", "language", "metric", "value", "percent"),
+    *("n", "missing", "extra", "official"),
 )
 OFFICIAL_VARIANT = "seqeval-0.0.12"
 OWN_METRIC = "token_accuracy"
@@ -60,37 +51,24 @@ _MORE_TAGS = {"udpos": ("_",)}
 # --- What the official script expects -------------------------------------------------------------
 @dataclass(frozen=True)
 class OfficialTask:
-    """One task as the official script reads it.
+    """One task as the official script reads it."""
 
-    Attributes:
-        name: name of its folder.
-        kind: what its files hold, see ``_FORMS``: lines of labels, tags or pairs of ids, JSON
-            lines with a label, answers or ranked ids by id.
-        suffix: ending of its files.
-        metric: metric in :mod:`helpers.metrics`.
-        languages: its languages.
-        labels: all that a line may say; empty for Tatoeba, whose labels are numbers of rows.
-    """
-
-    name: str
-    kind: str
-    suffix: str
-    metric: str
+    name: str  # of its folder
+    kind: str  # what its files hold, see _FORMS
+    suffix: str  # ending of its files
+    metric: str  # in helpers.metrics
     languages: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # all that a line may say; Tatoeba's are numbers of rows
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's tasks by name, and the groups whose means the official script prints.
-
-    ``no_overall`` says why that script gives no mean over all tasks; it is empty if it does.
-    """
+    """A benchmark's tasks by name, and the groups whose means the official script prints."""
 
     name: str
     tasks: dict[str, OfficialTask]
     groups: dict[str, tuple[str, ...]]
-    no_overall: str = ""
+    no_overall: str = ""  # why that script gives no mean over all tasks
 
 
 _PANX = (
@@ -173,11 +151,7 @@ def rules(benchmark: str) -> Benchmark:
 
 # --- Means ----------------------------------------------------------------------------------------
 def task_mean(by_language: Mapping[str, float]) -> dict[str, float]:
-    """Return a task's plain mean over languages, ``all``, and ``without_english`` if any is left.
-
-    XTREME counts English wherever it is in a task's list; zero-shot transfer is what is left
-    without it.
-    """
+    """Return a task's mean over languages: ``all``, and ``without_english`` (zero-shot) if any."""
     if not by_language:
         raise BadRows("no language to average over.")
     others = [value for language, value in by_language.items() if language != "en"]
@@ -187,33 +161,16 @@ def task_mean(by_language: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class OverallScore:
-    """Means over tasks.
+    """Means over tasks."""
 
-    Attributes:
-        value: the benchmark's official mean over all tasks; ``None`` where there is none.
-        groups: official mean per group of tasks that is complete.
-        tasks_mean: plain mean over the benchmark's tasks, where all of them have a score; for
-            XTREME it is the official one, for XTREME-R it is ours.
-        statement: why ``value`` is ``None``; empty otherwise.
-    """
-
-    value: float | None
-    groups: dict[str, float]
-    tasks_mean: float | None
-    statement: str = ""
+    value: float | None  # the benchmark's official mean over all tasks
+    groups: dict[str, float]  # official mean per group of tasks that is complete
+    tasks_mean: float | None  # over all tasks; of XTREME-R it is ours
+    statement: str = ""  # why there is no official mean
 
 
 def overall(by_task: Mapping[str, float], benchmark: str = "xtreme") -> OverallScore:
-    """Return a benchmark's means over its groups and over all tasks.
-
-    Args:
-        by_task: main score per task: mean over languages; for questions, the mean of mean exact
-            match and mean F1.
-        benchmark: ``"xtreme"`` or ``"xtreme-r"``.
-
-    Source:
-        XTREME's evaluation script, revision 838c13b.
-    """
+    """Return a benchmark's means over its groups and all tasks, from the main score per task."""
     facts = rules(benchmark)
     for task in by_task:
         if task not in facts.tasks:
@@ -247,19 +204,17 @@ def score_submission(
         labels_dir: the same files with labels. Tasks that only one folder holds are passed over.
         benchmark: ``"xtreme"`` or ``"xtreme-r"``.
         strict: refuse what the official script scores in silence: empty files, unknown or repeated
-            ids, sentences of other lengths, lines of another form than the task's labels have,
-            labels that are a placeholder. With ``strict=False`` they get the official figure, and
-            languages without a file (an error to the official script too) are left out of the mean.
-            A question without a prediction scores 0 and is counted in ``missing`` either way.
+            ids, sentences of other lengths, lines of another form than the labels have, placeholders
+            for labels. Else they get the official figure, and languages without a file are left out
+            of the mean. A question without a prediction scores 0 and counts as ``missing``.
         variant: how tags are read, see :mod:`helpers.metrics`.
 
     Returns:
         One row per figure. ``level`` is ``language``, ``task`` (means over languages; the main
-        figure of a task is called ``metric``), ``group`` or ``overall``; ``language`` of a mean is
-        ``all`` or ``without_english``. ``value`` is from 0 to 1, ``percent`` is the official
-        figure. ``official`` is false for figures that the official script does not give.
-        ``attrs["notes"]`` lists what was passed over, ``attrs["statement"]`` says why there is no
-        official mean over all tasks.
+        figure is called ``metric``), ``group`` or ``overall``; ``language`` of a mean is ``all`` or
+        ``without_english``. ``value`` is from 0 to 1, ``percent`` the official figure; ``official``
+        is false for figures that the official script does not give. ``attrs["notes"]`` lists what
+        was passed over, ``attrs["statement"]`` says why there is no official mean.
 
     Raises:
         MissingData: a folder or a language's file is not there, or no task is in both folders.

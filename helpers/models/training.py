@@ -25,7 +25,7 @@ from helpers.errors import BadRecord, BadRows, HelpfulError
 from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded, FormatBase
 from helpers.formats.encoded import shuffled_batches, split
-from helpers.formats.masked import Masked
+from helpers.formats.labels import Masked
 from helpers.models import network
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network

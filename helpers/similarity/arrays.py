@@ -13,7 +13,7 @@ import numpy as np
 
 from helpers import formats, tasks
 from helpers.errors import BadRows
-from helpers.formats.tokenise import piece_ids
+from helpers.formats.encoded import piece_ids
 from helpers.similarity import gradients, readers
 from helpers.similarity.catalogue import AXES, Undefined
 from helpers.similarity.features import knn_probe, linear_probe

@@ -10,9 +10,8 @@ from torch.nn import functional
 from helpers import formats
 from helpers.formats import Batch, pool
 from helpers.formats.base import Head
-from helpers.formats.choice import segment_logsumexp
 from helpers.formats.encoded import IGNORE
-from helpers.formats.masked import Masked
+from helpers.formats.labels import Masked, segment_logsumexp
 from helpers.models.network import Network
 from helpers.tasks import Source, Task
 

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from helpers import formats
 from helpers.formats.encoded import IGNORE
-from helpers.formats.masked import MASKED_SHARE, Masked
+from helpers.formats.labels import MASKED_SHARE, Masked
 from helpers.tasks import Source, Task
 
 RETRIEVAL = formats.get("retrieval")

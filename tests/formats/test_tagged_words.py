@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import formats
-from helpers.formats.encoded import IGNORE, join
-from helpers.formats.tokenise import piece_ids
+from helpers.formats.encoded import IGNORE, join, piece_ids
 from helpers.tasks import Source, Task
 
 TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))

@@ -200,7 +200,7 @@ def test_label_names_are_read_as_words(gather):
 
 
 def test_a_language_head_gives_losses(tiny, trained, options, tmp_path):
-    from helpers.formats.masked import PieceHead
+    from helpers.formats.labels import PieceHead
 
     head = PieceHead(tiny.dimension, len(tiny.tokenizer))
     given = gatherer(tiny, trained, options, tmp_path, language_head=head)

@@ -1,0 +1,388 @@
+"""Formats with a label, a piece or a vector to predict: pair, choice, tagging, retrieval, masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from helpers.formats.base import (
+    Arrays,
+    Batch,
+    FormatBase,
+    Head,
+    Outputs,
+    Rows,
+    most_frequent,
+    pool,
+)
+from helpers.formats.encoded import IGNORE, Encoded, Template, cut_longest, join, piece_ids
+from helpers.tasks import Task
+
+MASKED_SHARE = 0.15
+_AT_ONCE = 10_000
+
+
+class Pair(FormatBase):
+    """Classify a text or a pair of texts (inference, paraphrase, intent) from its pooled states."""
+
+    name = "pair"
+
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Encode ``first`` and ``second``, the longer one cut first; no second text: one input."""
+        template = Template.of(encoder.tokenizer)
+        first = piece_ids(encoder.tokenizer, [row["first"] for row in rows])
+        second = piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
+        sequences = [
+            template.pair(*cut_longest(a, b, max_length - template.pair_room))
+            if b
+            else template.single(a[: max_length - template.single_room])
+            for a, b in zip(first, second, strict=True)
+        ]
+        return Encoded.build(
+            sequences,
+            range(len(rows)),
+            per_sequence={"label": np.array([row["label"] for row in rows], np.int64)},
+            rows=len(rows),
+        )
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Return a head with one score per label."""
+        return Head(width, len(task.labels), dropout)
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed cross-entropy of the labels."""
+        scores = head(pool(hidden, batch, pooling))
+        return functional.cross_entropy(scores, batch.fields["label"], reduction="sum")
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return the best label of each sequence."""
+        return {"label": head(pool(hidden, batch, pooling)).argmax(-1)}
+
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return label ids in row order."""
+        return [int(label) for label in outputs["label"]]
+
+
+class Choice(FormatBase):
+    """Score every (context, choice) pair and compare the scores within a row."""
+
+    name = "choice"
+
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Encode each choice after its context, whose beginning is cut when both are too long."""
+        template = Template.of(encoder.tokenizer)
+        contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
+        flat = piece_ids(encoder.tokenizer, [choice for row in rows for choice in row["choices"]])
+        sequences, example, right = [], [], []
+        position = 0
+        for number, (row, context) in enumerate(zip(rows, contexts, strict=True)):
+            for rank in range(len(row["choices"])):
+                choice = flat[position][: max_length - template.pair_room]
+                room = max_length - template.pair_room - len(choice)
+                sequences.append(
+                    template.pair(context[len(context) - min(room, len(context)) :], choice)
+                )
+                example.append(number)
+                right.append(rank == row["label"])
+                position += 1
+        return Encoded.build(
+            sequences, example, per_sequence={"right": right}, rows=len(rows), together=True
+        )
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Return a head with one score."""
+        return Head(width, 1, dropout)
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed negative log probability of the right choices."""
+        scores = head(pool(hidden, batch, pooling)).squeeze(-1)
+        right = (scores * batch.fields["right"]).sum()
+        return segment_logsumexp(scores, batch.row, batch.rows).sum() - right
+
+    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
+        """Return the number of rows among the sequences."""
+        return float(len(np.unique(encoded.example[index])))
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return the score of each choice."""
+        return {"score": head(pool(hidden, batch, pooling)).squeeze(-1)}
+
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return the rank of the best choice of each row."""
+        first = encoded.units
+        return [int(outputs["score"][a:b].argmax()) for a, b in zip(first, first[1:], strict=False)]
+
+
+def segment_logsumexp(scores: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """Return log-sum-exp of scores within each segment; their number is known on the host."""
+    top = torch.full((segments,), -torch.inf, device=scores.device)
+    top = top.scatter_reduce(0, segment, scores.detach(), "amax")
+    total = torch.zeros(segments, device=scores.device)
+    return total.index_add(0, segment, (scores - top[segment]).exp()).log() + top
+
+
+class Tagging(FormatBase):
+    """Label the first piece of every word; long sentences are split at words and joined again."""
+
+    name = "tagging"
+
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Encode words, splitting a sentence where its pieces exceed ``max_length``."""
+        tokenizer = encoder.tokenizer
+        template = Template.of(tokenizer)
+        room = max_length - template.single_room
+        # One by one, as in XTREME's preprocessing: a word's pieces do not depend on its neighbours.
+        words = iter(piece_ids(tokenizer, [word for row in rows for word in row["tokens"]]))
+        sequences, example, tags, places = [], [], [], []
+        for number, row in enumerate(rows):
+            pieces = [next(words)[:room] or [tokenizer.unk_token_id] for _ in row["tokens"]]
+            labels = row.get("tags") or [IGNORE] * len(pieces)
+            for begin, end in _chunks([len(p) for p in pieces], room):
+                body = [i for piece in pieces[begin:end] for i in piece]
+                sequences.append(template.single(body))
+                example.append(number)
+                tags.append(_spread(pieces[begin:end], labels[begin:end], template, IGNORE))
+                places.append(_spread(pieces[begin:end], range(begin, end), template, -1))
+        return Encoded.build(
+            sequences, example, per_token={"tag": tags, "word": places}, rows=len(rows)
+        )
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Return a head with one score per label."""
+        return Head(width, len(task.labels), dropout)
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed cross-entropy over first pieces."""
+        tags = batch.fields["tag"]
+        return functional.cross_entropy(head(hidden), tags, ignore_index=IGNORE, reduction="sum")
+
+    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
+        """Return the number of labelled words in the sequences."""
+        upto = encoded.__dict__.get("labelled_upto")  # asked for every batch, counted once
+        if upto is None:
+            upto = np.concatenate([[0], np.cumsum(encoded.per_token["tag"] != IGNORE)])
+            encoded.__dict__["labelled_upto"] = upto
+        return float((upto[encoded.starts[index + 1]] - upto[encoded.starts[index]]).sum())
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return the best label of each token."""
+        return {"tag": head(hidden).argmax(-1)}
+
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return one label id per word of each row."""
+        first = np.flatnonzero(encoded.per_token["word"] >= 0)
+        ends = np.cumsum([len(row["tokens"]) for row in rows])
+        return (
+            [part.tolist() for part in np.split(outputs["tag"][first], ends[:-1])] if rows else []
+        )
+
+    def gold(self, task: Task, rows: Rows) -> list[Any]:
+        """Return the label ids of the rows."""
+        return [list(row["tags"]) for row in rows]
+
+    def constant(self, task: Task, rows: Rows) -> list[Any]:
+        """Return the most frequent label for every word."""
+        gold = self.gold(task, rows)
+        known = [tag for tags in gold for tag in tags if tag != IGNORE]
+        common = most_frequent(known or [0])
+        return [[common] * len(tags) for tags in gold]
+
+
+def _chunks(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """Cut words of given sizes into runs that fit in ``room`` pieces; no word is lost."""
+    chunks, begin, used = [], 0, 0
+    for place, size in enumerate(sizes):
+        if used + size > room:
+            chunks.append((begin, place))
+            begin, used = place, 0
+        used += size
+    return [*chunks, (begin, len(sizes))] if len(sizes) > begin else chunks
+
+
+def _spread(
+    pieces: Sequence[Sequence[int]], values: Sequence[int], template: Template, rest: int
+) -> np.ndarray:
+    """Put each word's value on its first piece and ``rest`` everywhere else."""
+    body = [
+        v for p, value in zip(pieces, values, strict=True) for v in (value, *[rest] * (len(p) - 1))
+    ]
+    return np.array(
+        [*[rest] * len(template.before), *body, *[rest] * len(template.after)], np.int64
+    )
+
+
+class Retrieval(FormatBase):
+    """Embed queries and candidates with one encoder; pairs train it with in-batch negatives."""
+
+    name = "retrieval"
+
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Encode texts; in training, each query is followed by its first right candidate."""
+        groups = iter(_training_pairs(rows)) if train else ((row,) for row in rows)
+        # A few at a time: pieces as Python numbers take ten times the memory of an array.
+        parts = [
+            _encoded(chosen, encoder.tokenizer, max_length, train)
+            for chosen in iter(lambda: list(islice(groups, _AT_ONCE)), [])
+        ]
+        return join(parts) if parts else _encoded([], encoder.tokenizer, max_length, train)
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Return a head that only holds the softmax temperature of the dual encoder."""
+        return Temperature()
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed cross-entropy of each query against the batch's candidates."""
+        # Unlike other losses it depends on how a step is split: fewer candidates are told apart.
+        vectors = functional.normalize(pool(hidden, batch, pooling), dim=-1)
+        pairs = vectors.view(-1, 2, vectors.shape[-1])
+        scores = head(pairs[:, 0] @ pairs[:, 1].T)
+        right = torch.arange(len(scores), device=scores.device)
+        return functional.cross_entropy(scores, right, reduction="sum")
+
+    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
+        """Return the number of queries."""
+        return float(len(index) // 2)
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return one vector per text."""
+        return {"vector": pool(hidden, batch, pooling)}
+
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return one vector per row: an array of shape ``(rows, width)``."""
+        return cast(list[Any], outputs["vector"])
+
+    def gold(self, task: Task, rows: Rows) -> list[Any]:
+        """Return the ids of the right candidates of each query."""
+        return [list(row["gold"]) for row in rows if row["side"] == "query"]
+
+    def constant(self, task: Task, rows: Rows) -> list[Any]:
+        """Return the same vector for every text."""
+        return [np.ones(1, np.float32)] * len(rows)
+
+
+def _encoded(
+    groups: Sequence[tuple[dict[str, Any], ...]], tokenizer: Any, max_length: int, train: bool
+) -> Encoded:
+    template = Template.of(tokenizer)
+    flat = [row for group in groups for row in group]
+    room = max_length - template.single_room
+    ids = piece_ids(tokenizer, [row["text"] for row in flat])
+    return Encoded.build(
+        [template.single(piece[:room]) for piece in ids],
+        [number for number, group in enumerate(groups) for _ in group],
+        per_sequence={"is_query": np.array([row["side"] == "query" for row in flat], bool)},
+        rows=len(groups),
+        together=train,
+    )
+
+
+class Temperature(nn.Module):
+    """Scale of the cosines before the softmax, learnt from 1/20."""
+
+    def __init__(self) -> None:
+        """Start at a temperature of 0.05."""
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, cosines: Tensor) -> Tensor:
+        """Return the scaled cosines."""
+        return cosines * self.log_scale.exp().clamp(max=100.0)
+
+
+def _training_pairs(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    candidates = {row["id"]: row for row in rows if row["side"] == "candidate"}
+    return [
+        (row, candidates[row["gold"][0]])
+        for row in rows
+        if row["side"] == "query" and row["gold"] and row["gold"][0] in candidates
+    ]
+
+
+class Masked(FormatBase):
+    """Predict hidden pieces over the vocabulary of the run's own text (Devlin et al., 2019)."""
+
+    name = "masked"
+
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Cut paragraphs at ``max_length`` and hide pieces, the same ones whenever asked."""
+        template = Template.of(encoder.tokenizer)
+        room = max_length - template.single_room
+        ids = piece_ids(encoder.tokenizer, [row["text"] for row in rows])
+        sequences = [template.single(piece[:room]) for piece in ids]
+        encoded = Encoded.build(sequences, range(len(rows)), rows=len(rows))
+        return _hide(encoded, encoder.tokenizer)
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Return a head over ``task.settings["pieces"]`` pieces."""
+        return PieceHead(width, int(task.settings["pieces"]))
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed cross-entropy of the hidden pieces."""
+        target = batch.fields["target"]
+        chosen = target != IGNORE
+        return functional.cross_entropy(head(hidden[chosen]), target[chosen], reduction="sum")
+
+    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
+        """Return the number of hidden pieces in the sequences."""
+        hidden = encoded.per_token["target"] != IGNORE
+        spans = zip(encoded.starts[index], encoded.starts[index + 1], strict=True)
+        return float(max(1, sum(int(hidden[a:b].sum()) for a, b in spans)))
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return each hidden piece's log probability, 0 elsewhere."""
+        target = batch.fields["target"]
+        chosen = target != IGNORE
+        # Scores of every token over a whole vocabulary would be gigabytes.
+        scores = head(hidden[chosen]).log_softmax(-1)
+        picked = scores.new_zeros(len(target))
+        picked[chosen] = scores.gather(-1, target[chosen][:, None])[:, 0]
+        return {"logprob": picked}
+
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return the mean log probability of each row's hidden pieces."""
+        hidden = encoded.per_token["target"] != IGNORE
+        total = np.add.reduceat(outputs["logprob"], encoded.starts[:-1])
+        return (total / np.maximum(np.add.reduceat(hidden, encoded.starts[:-1]), 1)).tolist()
+
+    def gold(self, task: Task, rows: Rows) -> list[Any]:
+        """Return nothing to compare with: the text itself is the target."""
+        return [None] * len(rows)
+
+    def constant(self, task: Task, rows: Rows) -> list[Any]:
+        """Return nothing: there is no constant answer."""
+        return [None] * len(rows)
+
+
+class PieceHead(nn.Module):
+    """BERT's transform, then scores over the pieces."""
+
+    def __init__(self, width: int, pieces: int) -> None:
+        """Make a head from ``width`` features to ``pieces`` scores."""
+        super().__init__()
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.out = nn.Linear(width, pieces)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return scores in 32-bit floats."""
+        return self.out(self.transform(features)).float()
+
+
+def _hide(encoded: Encoded, tokenizer: Any) -> Encoded:
+    """Hide 15 % of the pieces: 80 % of these are masked, 10 % replaced, 10 % left as they are."""
+    generator = np.random.default_rng([len(encoded.tokens), 15])
+    special = np.isin(encoded.tokens, tokenizer.all_special_ids)
+    chosen = (generator.random(len(encoded.tokens)) < MASKED_SHARE) & ~special
+    encoded.per_token["target"] = np.where(chosen, encoded.tokens, IGNORE).astype(np.int64)
+    fate = generator.random(len(encoded.tokens))
+    tokens = np.where(chosen & (fate < 0.8), tokenizer.mask_token_id, encoded.tokens)
+    strangers = generator.permutation(encoded.tokens[~special])
+    swapped = np.flatnonzero(chosen & (fate >= 0.8) & (fate < 0.9))
+    tokens[swapped] = strangers[: len(swapped)]
+    encoded.tokens = tokens.astype(np.int32)
+    return encoded
