@@ -50,18 +50,12 @@ class Parameters(SimpleNamespace):
 def parameters(**defaults: Any) -> Parameters:
     """Declare a chapter's settings; ``make chapter NAME=04 PARAMS="profile=demo"`` overrides them.
 
+    A value from outside is read as the type of the default: a number, a truth value, a text, or a
+    tuple of texts separated by commas. While the whole book is built, settings are meant for the
+    chapters that have them; otherwise an unknown one is refused.
+
     Args:
-        **defaults: name and value of each setting. A value from outside is read as the type of the
-            default: a number, a truth value, a text, or a tuple of texts separated by commas. A
-            default of ``None`` takes any text.
-
-    Returns:
-        The settings, as attributes.
-
-    Raises:
-        UnknownName: a setting from outside that this chapter does not have (while the whole book is
-            built, settings are meant for the chapters that have them).
-        HelpfulError: a value that cannot be read as its setting's type.
+        **defaults: name and value of each setting, which become attributes.
     """
     values = dict(defaults)
     for name, text in split_parameters(os.environ.get(PARAMETERS, "")).items():
@@ -125,18 +119,14 @@ def begin() -> None:
 def number(
     value: Any, digits: int = 1, *, scale: float = 1.0, unit: str = "", sign: bool = False
 ) -> str:
-    """Write a number as prose shows it.
+    """Write a number as prose shows it: ``"+1,234.5 points"``, with a real minus sign.
 
     Args:
-        value: a number, also as an array or tensor without dimensions.
+        value: a number, also in an array or tensor without dimensions; missing: "not available".
         digits: digits after the point.
         scale: factor before writing, such as 100 for percentage points.
-        unit: what follows, such as ``" points"`` or ``"%"``.
+        unit: what follows, such as ``" points"`` or ``" %"``.
         sign: write a plus sign, too.
-
-    Returns:
-        For example ``"+1,234.5 points"``, with a real minus sign; ``"not available"`` for a missing
-        value, so that prose never shows a wrong one.
     """
     value = _scalar(value)
     if value is None or not math.isfinite(value):
@@ -179,11 +169,7 @@ def duration(seconds: float) -> str:
 
 
 class _Said(str):
-    """A text whose plain form has no quotation marks and survives the role ``{glue:text}``.
-
-    The role evaluates a plain form that is a Python literal, which would turn ``1,500`` into
-    ``(1, 500)`` and ``0.50`` into ``0.5``. An invisible word joiner at the end keeps it from that.
-    """
+    """A text whose plain form survives the role ``{glue:text}``, which evaluates Python literals."""
 
     def __repr__(self) -> str:
         text = str(self)
@@ -199,9 +185,8 @@ def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
 
     Args:
         name: the name; one name has one value in a chapter.
-        value: a number (written by `number`, whole ones without a point), a text, or anything that
-            can be displayed.
-        digits: digits after the point, 0 for whole numbers.
+        value: a number (written by `number`), a text, or anything that can be displayed.
+        digits: digits after the point; whole numbers have none.
         **style: further arguments of `number`.
     """
     value = _scalar(value)
@@ -223,16 +208,8 @@ def _paste(name: str, value: Any) -> None:
     paste(name, value, display=False)
 
 
-def glue_interval(name: str, low: float, high: float, digits: int = 1, **style: Any) -> None:
-    """Give an interval to the prose (see `glue` and `interval`)."""
-    glue(name, interval(low, high, digits, **style))
-
-
 def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.DataFrame:
-    """Return the table that an analysis returns, or one without rows that says why there is none.
-
-    A chapter must read as well for six dyads as for ninety: `table` and ``helpers.plots`` show the
-    sentence, `at` gives a missing value, which prose writes as "not available".
+    """Return the table of an analysis, or one without rows that says why there is none.
 
     Args:
         function: an analysis that returns a table, or a column of named values (made one row).
@@ -275,13 +252,7 @@ def paragraph(text: str) -> Page:
 
 
 def download(frame: pd.DataFrame, file: str, index: bool = False) -> Page:
-    """Return a link that saves a table as CSV; the data is inside the page, no server is needed.
-
-    Args:
-        frame: the table.
-        file: name of the saved file.
-        index: whether the index is a column of it.
-    """
+    """Return a link that saves a table as CSV; the data is inside the page, no server is needed."""
     content = frame.to_csv(index=index, lineterminator="\n").encode()
     data = base64.b64encode(content).decode()
     label = f"{file} ({len(frame):,} rows, {max(1, len(content) // 1000):,} kB)"
@@ -297,8 +268,7 @@ def table(
     """Return a table as a page shows it, with a link to all of its data.
 
     Args:
-        frame: the table; missing values are shown as a dash. One without rows is shown as the
-            sentence in its ``attrs["note"]``.
+        frame: the table; one without rows is shown as the sentence in its ``attrs["note"]``.
         file: name under which it can be saved; empty: no link.
         digits: digits after the point of its numbers.
         index: whether to show and save the index.
@@ -315,11 +285,7 @@ def table(
 
 
 def folded(parts: Mapping[str, Page]) -> Page:
-    """Return pages that a reader unfolds one at a time; this needs no script and no server.
-
-    Args:
-        parts: what stands on the line to click, and what it unfolds.
-    """
+    """Return pages that a reader unfolds by clicking on their names; no script, no server."""
     return Page(
         "".join(
             f'<details class="folded"><summary>{html.escape(name)}</summary>{part.source}</details>'
@@ -352,10 +318,6 @@ def provenance(
         scores: the score table that the chapter shows, with the columns of the store.
         similarities: the table of similarities that it shows instead of scores.
         hardware: what the chapter itself needs to run.
-
-    Returns:
-        A table: time, code, versions, encoders, data with checksums, seeds, device, cost. The line
-        at the top of a page takes ``hardware``, ``compute``, ``last-run`` and ``built`` from here.
     """
     facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
     link = ""

@@ -99,15 +99,12 @@ def differing(folder: Path | None = None) -> list[str]:
 def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
     """Write the notebook beside every chapter where it differs; return those written.
 
-    A notebook keeps the checksum of the text that both had when they last agreed, so whether it was
-    edited since does not depend on a clock.
+    A notebook keeps the checksum of the text that both had when they last agreed: whether it was edited
+    since does not depend on a clock. One that was edited is refused where its chapter says something else.
 
     Args:
         folder: where the chapters are.
         clear: whether to take out the outputs that a session left, as a commit needs it.
-
-    Raises:
-        HelpfulError: a notebook was edited and its chapter says something else.
     """
     written = []
     for chapter in chapters(folder):
@@ -175,19 +172,12 @@ def settings_of(chapter: Path) -> list[str]:
 
 
 def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -> Path:
-    """Run one chapter and keep what it shows.
+    """Run one chapter; return the executed notebook in ``_build/chapters``, a page of that name beside it.
 
     Args:
         name: the chapter, such as ``"03"`` or ``"03_gains"``.
         parameters: settings such as ``"profile=demo"``.
         folder: where the chapters are.
-
-    Returns:
-        The executed notebook in ``_build/chapters``; a page of the same name lies beside it.
-
-    Raises:
-        UnknownName: no such chapter or setting.
-        HelpfulError: a cell failed; the text is its error.
     """
     from nbconvert import HTMLExporter
 
@@ -251,20 +241,10 @@ def execute(
 
 
 def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
-    """Execute every chapter whose code a cache of myst-nb does not know, several at once.
+    """Execute every chapter that a cache of myst-nb does not know by its code, several at once.
 
     jupyter-cache's own parallel executor knows no bound on processes and no environment per kernel.
-
-    Args:
-        files: chapter files.
-        folder: the cache. It knows a chapter by its code cells; whoever calls empties it when helpers
-            or data changed.
-
-    Returns:
-        The names of the chapters that were executed.
-
-    Raises:
-        HelpfulError: cells failed; the text has the error of each chapter that did.
+    Return the names of those that were executed; failures are raised together at the end.
     """
     cache, missing = get_cache(folder), {}
     for file in files:
@@ -300,19 +280,12 @@ def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
 def build(root: Path | None = None, *, force: bool = False) -> Path:
     """Build the book strictly: a warning, a failing cell or a broken reference is an error.
 
-    Every chapter is executed, from stored results, several at once. Nothing happens where neither
-    text, code, data nor results changed since the last build; a change in a page alone builds that
-    page, and executes it only where its code changed.
+    Every chapter is executed, from stored results. Nothing happens where neither text, code, data nor
+    results changed; a change in a page alone builds that page, and executes it where its code changed.
 
     Args:
         root: folder with ``_config.yml``.
         force: build every page in any case.
-
-    Returns:
-        The front page.
-
-    Raises:
-        HelpfulError: the build failed; its output says why.
     """
     root = root or ROOT
     front = root / "_build" / "html" / "index.html"

@@ -1,23 +1,27 @@
-"""The scores and similarities that chapters read: committed ones, else a live study."""
+"""The tables that chapters read: scores and similarities, committed or live, and measured speeds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from helpers import study
-from helpers.errors import BadRecord, MissingData, unknown
+from helpers import book, study, tasks
+from helpers.errors import BadFit, BadRecord, HelpfulError, MissingData, unknown
+from helpers.study import costs, profiles
 from helpers.study.profiles import PROFILES
+from helpers.study.records import FINISHED
 from helpers.study.store import Store, read_export
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
+    from helpers.study.plans import Plan
 
-FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
-SIMILARITY = FOLDER.parent / "similarity"
+DATA = Path(__file__).resolve().parent.parent / "data"
+FOLDER, SIMILARITY = DATA / "results", DATA / "similarity"
 # Rows a task is measured on; a profile that trains on fewer is measured on as few.
 ROWS = 2000
 # What a study has at hand: texts, formats, labels, and the encoders its intermediate stages left.
@@ -26,38 +30,32 @@ MEASURES = (
     "vocabulary_overlap", "mmd", "same_inputs", "label_names", "label_entropy", "label_count",
     "leep", "logme", "h_score", "transrate", "linear_probe",
 )  # fmt: skip
+_RATE = "train_pair_vs_tuned_trainer"  # of the large encoder on a GPU; other formats are close
 
 
-def committed(folder: Path = FOLDER) -> list[str]:
-    """Return the profiles whose scores lie in the repository."""
-    return [name for name in PROFILES if (folder / f"{name}.parquet").exists()]
+def read_csv(file: Path, texts: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a committed table: only an empty cell is missing; "nan" and "None" are names."""
+    types = dict.fromkeys(texts, str)
+    table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=[""])
+    return table.fillna({name: "" for name in texts if name in table})
 
 
-def load(
-    profile: str, *, seeds: int | None = None, mode: str = "missing", progress: bool = True
-) -> pd.DataFrame:
-    """Return the scores of a profile, one row per score.
+def load(profile: str, *, mode: str = "missing", progress: bool = True) -> pd.DataFrame:
+    """Return the scores of a profile, one row per score: committed ones, else those of a live study.
 
     Args:
-        profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``. Scores that are committed
-            under ``data/results`` are read; otherwise the study of that profile is run here, as
-            far as ``mode`` says.
-        seeds: seeds of a live study; ``None``: as the profile says.
-        mode: ``"stored"``, ``"missing"`` or ``"always"``, for a live study.
-        progress: whether a live study shows its progress.
-
-    Returns:
-        The columns of ``helpers.study.store.SCORE_COLUMNS``; failed and collapsed runs among them.
+        profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``.
+        mode: ``"stored"``, ``"missing"`` or ``"always"``, for a study that is run here.
+        progress: whether it shows its progress.
 
     Raises:
-        UnknownName: no such profile or mode.
-        BadPlan: a live study that cannot start; the error names all that is missing.
+        BadRecord: a committed file is damaged. BadPlan: the study cannot start; the text says why.
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
         found = _export(file)
         return found[found["stage"] == "target"].reset_index(drop=True)
-    return study.run(study.plan(profile, seeds=seeds), mode, progress=progress)
+    return study.run(study.plan(profile), mode, progress=progress)
 
 
 def _export(file: Path) -> pd.DataFrame:
@@ -71,82 +69,41 @@ def _export(file: Path) -> pd.DataFrame:
         ) from None
 
 
-def stages(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
-    """Return the English development scores of the intermediate stages of a profile.
-
-    Args:
-        profile: as in `load`, which must have been called (a live study is not run here).
-        seeds: as in `load`.
-
-    Returns:
-        One row per intermediate stage with one task, with the columns of
-        ``helpers.study.store.SCORE_COLUMNS``; failed and collapsed ones among them.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    from helpers import tasks
-
+def stages(profile: str) -> pd.DataFrame:
+    """Return the English development scores of a profile's intermediate stages, as `load` left them."""
     file = FOLDER / f"{profile}.parquet"
     if file.exists():
         found = _export(file)
     else:
-        runs = study.plan(profile, seeds=seeds).runs["run"]
-        found = Store().scores(runs, stage="intermediate")
+        found = Store().scores(study.plan(profile).runs["run"], stage="intermediate")
     own = (found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())
     return found[own].reset_index(drop=True)
 
 
-def learnt(profile: str, *, seeds: int | None = None) -> pd.DataFrame:
-    """Return what the intermediate stages of a profile learnt of their own tasks.
-
-    Args:
-        profile: as in `load`, which must have been called (a live study is not run here).
-        seeds: as in `load`.
-
-    Returns:
-        What `stages` returns, with ``floor``, the score of the best constant answer on the same
-        rows, and ``above``, whether the score is above the floor plus the margin of the rule for
-        collapsed runs.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    from helpers.study.profiles import MARGIN
-
-    found = stages(profile, seeds=seeds)
+def learnt(profile: str) -> pd.DataFrame:
+    """Return `stages` with ``floor``, the best constant answer's score, and ``above``: clearly above it."""
+    found = stages(profile)
     known = floors(profile, found).set_index("intermediate")["floor"]
     found = found.assign(floor=found["intermediate"].map(known).astype(float))
-    above = (found["value"] > found["floor"] + MARGIN).astype("boolean")
+    above = (found["value"] > found["floor"] + profiles.MARGIN).astype("boolean")
     return found.assign(above=above.where(found["floor"].notna()))
 
 
-def floors(profile: str, found: pd.DataFrame, folder: Path = FOLDER) -> pd.DataFrame:
-    """Return the score of the best constant answer on each intermediate's development rows.
+def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
+    """Return intermediate, metric and floor: committed ones, else computed for the stages ``found``."""
+    from helpers import evaluation
 
-    Args:
-        profile: where ``<folder>/<profile>-floors.csv`` is committed, it is read; a profile whose
-            scores are committed needs no data then. Write it with ``to_csv(index=False)``.
-        found: intermediate stages, as `stages` returns them.
-        folder: where committed results are.
-
-    Returns:
-        Columns intermediate, metric, floor; NaN where the rows are not at hand.
-    """
-    from helpers import evaluation, tasks
-    from helpers.study.profiles import get
-
-    file = folder / f"{profile}-floors.csv"
+    file = FOLDER / f"{profile}-floors.csv"
     if file.exists():
-        return pd.read_csv(file, keep_default_na=False, na_values=[""])
+        return read_csv(file)
     rows = []
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
-        limit = get(profile).settings(task, "intermediate", condition).dev_rows
+        limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
         try:
             value = evaluation.floor(task, rows=limit or None)
         except MissingData:
-            value = float("nan")
+            value = math.nan
         rows.append({"intermediate": name, "metric": task.metric, "floor": value})
     columns = ["intermediate", "metric", "floor"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates("intermediate")
@@ -159,45 +116,35 @@ def similarities(
     mode: str = "missing",
     added: bool = True,
     progress: bool = True,
-    folder: Path = SIMILARITY,
 ) -> pd.DataFrame:
     """Return the similarity of the tasks of a profile, one row per dyad and measure.
 
+    A table committed as ``data/similarity/<profile>.csv`` is read, with whatever measures it holds;
+    otherwise they are measured here, with the stages that the store holds, and kept value by value.
+
     Args:
-        profile: as in `load`. A table that is committed as ``<folder>/<profile>.csv`` is read, with
-            whatever measures it holds; otherwise they are measured here, with the profile's encoder
-            and the intermediate stages that the store holds, and kept value by value.
+        profile: as in `load`.
         measures: names of measures to take where there is no committed table.
-        mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored; ``"always"`` computes
-            all, without reading a committed table.
-        added: whether measures that a reader registered join the table. They are measured here, from
-            the data of the profile; without them a committed table needs no data.
+        mode: ``"stored"``, ``"missing"`` or ``"always"`` (all anew, no committed table).
+        added: whether measures that a reader registered join it; they need the profile's data.
         progress: whether to count values while they are measured.
-        folder: where committed tables are; ``data/make/similarity.py`` writes one.
 
     Returns:
-        The columns of ``helpers.similarity.COLUMNS``. A value that does not exist, such as one that
-        needs labels of a task without any, is NaN with its reason.
-
-    Raises:
-        UnknownName: no such profile, measure or mode.
-        BadRecord: a committed table that lacks columns.
-        BadPlan: data or the encoder of the profile are missing.
+        The columns of ``helpers.similarity.COLUMNS``; a value that does not exist is NaN with its reason.
     """
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     from helpers import similarity
 
     own = similarity.added() if added else []
-    file = folder / f"{profile}.csv"
+    file = SIMILARITY / f"{profile}.csv"
     if not file.exists() or mode == "always":
         return _measured(profile, dict.fromkeys([*measures, *own]), mode, progress)
-    table = _read(file)
+    table = similarity.read(file)
     if not own:
         return table
     kept = table[~table["measure"].isin(own)]
-    mine = _measured(profile, own, mode, progress)
-    return pd.concat([kept, mine], ignore_index=True)
+    return pd.concat([kept, _measured(profile, own, mode, progress)], ignore_index=True)
 
 
 def sampled_rows(profile: str) -> int:
@@ -227,41 +174,143 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
     )
 
 
-def controls(profile: str, folder: Path = SIMILARITY) -> pd.DataFrame:
-    """Return similarities of a profile that serve as controls; no rows where none are committed.
-
-    Args:
-        profile: as in `load`.
-        folder: where ``<profile>-controls.csv`` is, with the columns of `similarities` and measures
-            named ``..._random`` (from a random encoder), ``..._shuffled`` (from shuffled labels) or
-            ``early_score``.
-
-    Raises:
-        UnknownName: no such profile.
-        BadRecord: a committed table that lacks columns.
-    """
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
-    file = folder / f"{profile}-controls.csv"
-    return _read(file) if file.exists() else pd.DataFrame()
-
-
-def _read(file: Path) -> pd.DataFrame:
-    """Read a committed table; names such as "nan" stay texts."""
+def controls(profile: str) -> pd.DataFrame:
+    """Return committed similarities that serve as controls (``..._random``, ``..._shuffled``, ``early_score``)."""
     from helpers import similarity
 
-    return similarity.read(file)
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    file = SIMILARITY / f"{profile}-controls.csv"
+    return similarity.read(file) if file.exists() else pd.DataFrame()
 
 
 def checkpoints(encoder: Encoder) -> Any:
-    """Return the intermediate stages in the store, or nothing: measures then say what they lack.
-
-    Args:
-        encoder: the plain encoder that they were tuned from.
-    """
+    """Return the stages in the store that were tuned from an encoder, or None: measures then say so."""
     from helpers.similarity.readers import from_store
 
     try:
         return from_store(encoder)
     except MissingData:
         return None
+
+
+def rank(
+    target: str, profile: str, *, measure: str, mode: str = "missing", progress: bool = True
+) -> pd.DataFrame:
+    """Rank the intermediates of a profile for a target of your own, by the model of the profile's study.
+
+    Args:
+        target: name of a registered task; it needs English training rows, and no labels.
+        profile: whose study to learn from; its data must be at hand.
+        measure: similarity to predict from; one that needs no fine-tuned encoder.
+        mode, progress: as in `load`.
+
+    Returns:
+        Best first: rank, intermediate, predicted (points of gain over languages other than English),
+        low, high, helps (probability of a gain above zero), best (of being the best of them) and
+        similarity. Without rows, and with a note, where the study is too small or not there.
+    """
+    from helpers.stats import confirmatory, gains, prediction, scope
+
+    chosen, own = profiles.get(profile), tasks.get(target).name
+    columns = ["rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity"]
+    try:
+        scores, _ = scope.usable(load(profile, mode=mode, progress=progress))
+    except HelpfulError as error:
+        if mode != "stored":
+            raise
+        return book.nothing(f"Nothing to learn from: {error}", columns)
+    table = _beside(chosen, list(dict.fromkeys([*chosen.targets, own])), measure)
+    dyads = gains.dyads(gains.gains(scores), similarity=table)
+    known = gains.exclude(dyads[dyads["target"] != own])
+    values = known[measure]
+    if len(values) < 2 or not values.std() > 0:
+        return book.nothing(f"{measure!r} does not vary over {len(values)} dyads.", columns)
+    raw = table[table["target"] == own].rename(columns={"value": measure})
+    new = gains.add_formats(raw[["intermediate", "target", measure]])
+    # Similarity is on one scale, that of the known dyads.
+    new, known = (
+        part.assign(**{measure: (part[measure] - values.mean()) / values.std()})
+        for part in (new, known)
+    )
+    try:
+        found = prediction.predict_gain(new, known, "gain", [measure], confirmatory.RANDOM)
+    except BadFit as error:
+        return book.nothing(f"Nothing can be predicted: {error}", columns)
+    return found.rename(columns={measure: "similarity"})[columns]
+
+
+def _beside(profile: profiles.Profile, targets: list[str], measure: str) -> pd.DataFrame:
+    """Measure the intermediates of a profile beside targets, all of them anew: centring sees all."""
+    from helpers import similarity
+    from helpers.similarity.inputs import Options
+
+    # As many rows as elsewhere in the book: what was read there is not read again.
+    options = Options.sized(sampled_rows(profile.name))
+    sides = (list(profile.intermediates), targets)
+    more = {"seeds": (0,), "options": options, "progress": False}
+    table = similarity.measure(sides, [measure], profile.encoder, **more)
+    for row in table[table["status"] != "done"].itertuples():
+        pair = f"{measure} of {row.intermediate} and {row.target}"
+        raise HelpfulError(f"{pair} is {row.status}: {row.reason}")
+    return table
+
+
+def speeds() -> pd.DataFrame:
+    """Return the table of the benchmarks, one row per figure and device."""
+    return read_csv(DATA / "benchmarks.csv")
+
+
+def speed(name: str, kind: str) -> pd.Series:
+    """Return the newest row of one figure on a "cpu" or "cuda" device; missing values if none."""
+    table = speeds()
+    mine = (table["name"] == name) & (table["device"].str.split().str[0] == kind)
+    found = table[mine].dropna(subset=["value"]).sort_values("date", kind="stable")
+    return found.iloc[-1] if len(found) else pd.Series(math.nan, index=table.columns)
+
+
+def hours(plan: Plan, store: Store | None = None) -> pd.DataFrame:
+    """Return what the study takes: this plan here, every committed study, and the largest size.
+
+    Args:
+        plan: the plan of a study on this machine.
+        store: where its runs are.
+
+    Returns:
+        Columns study, runs, hardware, device hours (NaN where nothing is known) and known how.
+    """
+    store = store or Store()
+    index = store.index()
+    own = index[index["run"].isin(plan.runs["run"]) & index["status"].isin(list(FINISHED))]
+    device = str(plan.facts.get("device", "cpu"))
+    if len(own) == len(plan):
+        device = ", ".join(sorted(set(own["device"]) - {""})) or device
+        took, how = own["seconds"].sum() / 3600, "measured here"
+    else:
+        how = f"computed from a rate {costs.rate(plan, store)[1]}"
+        took = float(costs.minutes(plan, store).sum()) / 60
+    rows = [(plan.profile, len(plan), device, took, how)]
+    for file in [FOLDER / f"{name}.parquet" for name in PROFILES]:
+        if file.exists():
+            runs = _export(file).drop_duplicates("run")
+            devices = ", ".join(sorted(set(runs["device"]) - {""}))
+            took, how = float(runs["seconds"].sum()) / 3600, "measured, added up over runs"
+            rows.append((file.stem, len(runs), devices, took, how))
+    columns = ["study", "runs", "hardware", "device hours", "known how"]
+    return pd.DataFrame([*rows, _largest()], columns=columns)
+
+
+def _largest() -> tuple[str, int, str, float, str]:
+    """Return what the largest size takes at least: sets whose rows nobody states are missing."""
+    paper, sets = profiles.PAPER, read_csv(DATA / "paper_tokens.csv")
+    passes = {"intermediate": paper.seeds}  # one stage per intermediate and seed
+    # Every target has a run per intermediate and seed, and twice as many baselines as seeds.
+    passes["target"] = passes["evaluation"] = paper.seeds * (len(paper.intermediates) + 2)
+    work = sets["stage"].map({"intermediate": 1, "target": 1, "evaluation": costs.TEST_WORK})
+    tokens = (sets["tokens"] * sets["epochs"] * sets["stage"].map(passes) * work).sum()
+    lacking = sets.loc[sets["rows"].isna() & (sets["stage"] != "evaluation"), "task"]
+    fastest = speed(_RATE, "cuda")
+    runs = int(sets["stage"].map(passes | {"evaluation": 0}).sum())
+    note = f"computed from the measured rate on pairs; without {', '.join(lacking)}"
+    took = float(tokens) / fastest["value"] / 3600
+    return paper.name, runs, str(fastest["device"]), took, note

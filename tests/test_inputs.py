@@ -18,9 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset
 
-from helpers import data, tasks
+from helpers import book, data, pages, tasks
 from helpers.errors import HelpfulError
 from helpers.metrics.mining import mine_texts
 from helpers.metrics.submissions import rules, score_submission, write_labels, write_submission
@@ -619,7 +620,64 @@ CONFIGURATIONS: dict[str, Case] = {
     }.items()
 }
 
+
+# Numbers in prose
+def written(value: Any, **style: Any) -> Callable[..., str]:
+    """Write a number as prose shows it."""
+    return lambda folder: book.number(value, **style)
+
+
+NUMBERS: dict[str, Case] = {
+    "a number in an array": (written(np.array(0.874), scale=100, unit=" %"), "87.4 %"),
+    "a number in a tensor": (written(torch.tensor(0.874)), "0.9"),
+    "a single-precision number": (written(np.float32(1.25), digits=2), "1.25"),
+    "no number in a tensor": (written(torch.tensor(float("nan"))), "not available"),
+    "pandas' missing value": (written(pd.NA), "not available"),
+    "pandas' missing time": (written(pd.NaT), "not available"),
+}
+
+
+# Chapters and their notebooks
+def paired(chapter: tuple[str, str] = ("", ""), notebook: tuple[str, str] = ("", "")) -> Any:
+    """Pair the example chapter, edit one or both sides, and pair again; the files written then."""
+    from tests.book.conftest import make_project
+
+    def pair(folder: Path) -> int:
+        pages_of = make_project(folder / "project") / "book"
+        (twin,) = pages.pair(pages_of)
+        for file, (old, new) in ((twin.with_suffix(".md"), chapter), (twin, notebook)):
+            file.write_text(file.read_text("utf-8").replace(old, new, 1), "utf-8")
+        return len(pages.pair(pages_of))
+
+    return pair
+
+
+MARKED = "<<<<<<< HEAD\nHas a\n=======\nDoes a\n>>>>>>> other"
+CHAPTERS: dict[str, Case] = {
+    "a chapter that was edited": (paired(("Does a", "Has a")), 1),
+    "both sides edited": (
+        paired(("Does a", "Has a"), ("Does a", "Had a")),
+        refused("both changed", "jupytext --to md:myst", "delete 01_sample.ipynb"),
+    ),
+    "a notebook that was edited": (
+        paired(notebook=("Does a", "Has a")),
+        refused("01_sample.ipynb alone changed"),
+    ),
+    "a chapter with a BOM": (paired(("---", "\ufeff---")), refused("01_sample.md", "BOM")),
+    "a conflict in a chapter": (paired(("Does a", MARKED)), refused("01_sample.md, line", "git")),
+    "a conflict in a notebook": (
+        paired(notebook=("{", "<<<<<<< HEAD\n{")),
+        refused("01_sample.ipynb, line 1", "git"),
+    ),
+    "a notebook that is none": (
+        paired(notebook=("{", "{{")),
+        refused("not a notebook", "Delete it"),
+    ),
+}
+
 CASES: dict[str, Case] = {
+    **CHAPTERS,
+    **NUMBERS,
     **{f"submission, {name}": case for name, case in SUBMISSIONS.items()},
     **{f"written, {name}": case for name, case in WRITTEN.items()},
     **{f"mining, {name}": case for name, case in MINING.items()},

@@ -1,7 +1,7 @@
 """Settings, numbers for prose, tables and origin of a chapter."""
 
 import base64
-import builtins
+import math
 import re
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import book, pages, provenance
-from helpers.errors import HelpfulError, UnknownName
+from helpers.errors import BadFit, HelpfulError, UnknownName
 from helpers.study.store import SCORE_COLUMNS
 
 
@@ -23,35 +23,18 @@ def plain(monkeypatch):
     monkeypatch.delenv(book.BUILDING, raising=False)
 
 
-def test_settings_keep_their_defaults():
-    settings = book.parameters(seeds=2, languages=("de", "fr"))
-    assert (settings.seeds, settings.languages) == (2, ("de", "fr"))
-    with pytest.raises(AttributeError, match="there are seeds, languages"):
+def test_settings_keep_their_defaults_or_take_their_type_from_them(monkeypatch):
+    defaults = {"seeds": 2, "rate": 0.1, "languages": ("de",), "fast": True}
+    defaults |= {"encoder": "bundled", "limit": None, "mode": "stored"}
+    settings = book.parameters(**defaults)
+    assert vars(settings) == defaults
+    with pytest.raises(AttributeError, match="no parameter 'seed'; there are seeds, rate"):
         settings.seed  # noqa: B018
-
-
-def test_settings_from_outside_take_the_type_of_the_default(monkeypatch):
-    monkeypatch.setenv(
-        book.PARAMETERS, "seeds=3 rate=1e-4 languages=sw,th fast=no encoder='a b' limit=7"
-    )
-    settings = book.parameters(
-        seeds=2,
-        rate=0.1,
-        languages=("de",),
-        fast=True,
-        encoder="bundled",
-        limit=None,
-        mode="stored",
-    )
-    assert vars(settings) == {
-        "seeds": 3,
-        "rate": 1e-4,
-        "languages": ("sw", "th"),
-        "fast": False,
-        "encoder": "a b",
-        "limit": "7",
-        "mode": "stored",
-    }
+    outside = "seeds=3 rate=1e-4 languages=sw,th fast=no encoder='a b' limit=7"
+    monkeypatch.setenv(book.PARAMETERS, outside)
+    changed = {"seeds": 3, "rate": 1e-4, "languages": ("sw", "th"), "fast": False}
+    changed |= {"encoder": "a b", "limit": "7", "mode": "stored"}
+    assert vars(book.parameters(**defaults)) == changed
 
 
 @pytest.mark.parametrize(
@@ -87,12 +70,6 @@ def test_settings_of_other_chapters_are_left_alone_while_the_book_is_built(monke
         (float("nan"), {"unit": " points"}, "not available"),
         (float("inf"), {}, "not available"),
         (None, {}, "not available"),
-        (pd.NA, {}, "not available"),
-        (pd.NaT, {}, "not available"),
-        (np.array(0.874), {"scale": 100, "unit": " %"}, "87.4 %"),
-        (torch.tensor(0.874), {}, "0.9"),
-        (torch.tensor(float("nan")), {}, "not available"),
-        (np.float32(1.25), {"digits": 2}, "1.25"),
     ],
 )
 def test_numbers_are_written_for_readers(value, style, expected):
@@ -110,23 +87,20 @@ def test_intervals():
     assert book.interval(float("nan"), 1) == "not available"
 
 
-def glued(monkeypatch, *arguments, **style):
+@pytest.fixture
+def kept(monkeypatch):
     """What a notebook keeps for the prose."""
     kept = {}
     monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
-    book.glue(*arguments, **style)
     return kept
 
 
-def test_glued_numbers_have_no_quotation_marks(monkeypatch):
-    assert repr(glued(monkeypatch, "x", 0.5)["x"]) == "0.5"
-    assert repr(glued(monkeypatch, "n", 7, digits=2)["n"]) == "7"
-    assert repr(glued(monkeypatch, "t", "de, fr")["t"]) == "de, fr"
-    assert repr(glued(monkeypatch, "m", pd.Series([1.25]).mean(), digits=2)["m"]) == "1.25"
-    frame = pd.DataFrame({"a": [1]})
-    assert glued(monkeypatch, "f", frame)["f"] is frame
-    two = np.array([1.0, 2.0])
-    assert glued(monkeypatch, "two", two)["two"] is two
+def test_what_is_no_number_is_glued_as_it_is_without_quotation_marks(kept):
+    book.glue("text", "de, fr")
+    assert repr(kept["text"]) == "de, fr"
+    for thing in (pd.DataFrame({"a": [1]}), np.array([1.0, 2.0])):
+        book.glue("thing", thing)
+        assert kept["thing"] is thing
 
 
 @pytest.mark.parametrize(
@@ -142,31 +116,20 @@ def test_glued_numbers_have_no_quotation_marks(monkeypatch):
         ],
     ],
 )
-def test_a_number_is_glued_as_a_number_in_whatever_it_comes(monkeypatch, value, expected):
-    shown = repr(glued(monkeypatch, "x", value, digits=2)["x"])
+def test_a_number_is_glued_as_a_number_in_whatever_it_comes(kept, value, expected):
+    book.glue("x", value, digits=2)
+    shown = repr(kept["x"])
     assert shown.replace(book.WORD_JOINER, "") == expected
 
 
-def test_without_myst_nb_a_glued_number_is_shown(monkeypatch, capsys):
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "myst_nb":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_a_notebook_shows_what_its_prose_cannot_and_a_page_does_not(kept, monkeypatch, capsys):
     book.glue("gain", 0.5, unit=" points")
-    assert capsys.readouterr().out == "gain: 0.5 points\n"
-
-
-def test_a_notebook_shows_what_its_prose_cannot_and_a_page_does_not(monkeypatch, capsys):
-    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: None)
+    monkeypatch.delattr("myst_nb.glue")  # Colab
     book.glue("gain", 0.5)
-    assert capsys.readouterr().out == "gain: 0.5\n"
+    assert capsys.readouterr().out == "gain: 0.5 points\ngain: 0.5\n"
     monkeypatch.setenv(book.BUILDING, "1")
     book.glue("gain", 0.5)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "" and str(kept["gain"]) == "0.5 points"
 
 
 def test_downloads_carry_the_whole_table():
@@ -197,9 +160,7 @@ def scores():
     return pd.DataFrame([row, row | {"language": "de"}, other])
 
 
-def test_provenance_says_where_numbers_come_from(monkeypatch):
-    kept = {}
-    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+def test_provenance_says_where_numbers_come_from(kept):
     shown = book.provenance(scores(), hardware="a GPU").source
     for part in ("bundled", "3 of 2 runs; 2 done, 1 with another status", "0, 1", "c0ffee"):
         assert part in shown
@@ -213,9 +174,7 @@ def test_provenance_says_where_numbers_come_from(monkeypatch):
     }
 
 
-def test_provenance_of_similarities_counts_what_was_measured(monkeypatch):
-    kept = {}
-    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+def test_provenance_of_similarities_counts_what_was_measured(kept):
     row = {"intermediate": "i", "target": "t", "measure": "m", "encoder": "bundled"}
     row |= {"status": "done", "seconds": 2.0}
     table = pd.DataFrame([row, row | {"target": "u"}, row | {"status": "undefined"}])
@@ -225,8 +184,7 @@ def test_provenance_of_similarities_counts_what_was_measured(monkeypatch):
     assert str(kept["last-run"]) == "time not kept"
 
 
-def test_provenance_without_scores(monkeypatch):
-    monkeypatch.setattr("myst_nb.glue", lambda *rest, **more: None)
+def test_provenance_without_scores(kept):
     assert "versions" in book.provenance().source
 
 
@@ -236,14 +194,6 @@ def test_provenance_without_scores(monkeypatch):
 )
 def test_durations(seconds, expected):
     assert book.duration(seconds) == expected
-
-
-def test_begin_sets_opaque_figures():
-    import matplotlib
-
-    with matplotlib.rc_context():
-        book.begin()
-        assert matplotlib.rcParams["savefig.facecolor"] == "white"
 
 
 def test_commits_of_a_file_are_listed_with_links(monkeypatch):
@@ -288,3 +238,23 @@ def test_prose_shows_a_number_exactly_as_written(text):
     shown = format_plain_text(repr(book._Said(text)), "s")
     assert shown.replace(book.WORD_JOINER, "") == text
     assert (book.WORD_JOINER in shown) == (text in {"1,500", "+2.0", "0.50"})
+
+
+def too_few(*_):
+    raise BadFit("3 rows cannot carry it.")
+
+
+def test_an_analysis_that_cannot_be_is_a_table_with_a_sentence():
+    none = book.tried(too_few, 1)
+    assert none.empty and none.attrs["note"] == "3 rows cannot carry it."
+    assert math.isnan(book.at(none, "H1", "estimate")) and book.at(none, 0, "a", "no") == "no"
+    found = book.tried(lambda: pd.Series({"a": 1.0}, name="H1"))
+    assert book.at(found, "H1", "a") == 1.0 and math.isnan(book.at(found, "H2", "a"))
+    assert list(book.nothing("why", ["x"]).columns) == ["x"]
+    with pytest.raises(KeyError):  # mistakes of the caller are not hidden
+        book.tried(lambda: {}["a"])
+
+
+def test_p_values():
+    shown = [book.p_value(p) for p in (0.0002, 0.0213, float("nan"))]
+    assert shown == ["< 0.001", "= 0.021", "not available"]

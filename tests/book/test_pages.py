@@ -111,29 +111,6 @@ def test_outputs_of_a_session_stay_until_the_text_changes(project):
     assert twin.read_bytes() == clean
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("---\njupytext", "\ufeff---\njupytext", "byte order mark"),
-        ("Does a", "<<<<<<< HEAD\nHas a\n=======\nDoes a\n>>>>>>> other", "conflict mark"),
-    ],
-)
-def test_a_chapter_that_is_no_chapter_of_anybody_is_named(project, old, new, said):
-    text = EXAMPLE.read_text("utf-8").replace(old, new, 1)
-    chapter_of(project).write_text(text, "utf-8")
-    with pytest.raises(HelpfulError, match=rf"01_sample.md.*{said}"):
-        pages.pair(project / "book")
-
-
-@pytest.mark.parametrize(("start", "said"), [("<<<<<<< HEAD\n", "line 1"), ("{", "not a notebook")])
-def test_a_notebook_that_cannot_be_read_is_named(project, start, said):
-    (twin,) = pages.pair(project / "book")
-    twin.write_text(start + twin.read_text("utf-8"), "utf-8")
-    for action in (pages.pair, pages.differing):
-        with pytest.raises(HelpfulError, match=f"01_sample.ipynb.*{said}"):
-            action(project / "book")
-
-
 def test_settings_are_read_from_the_tagged_cell(project):
     assert pages.settings_of(chapter_of(project)) == ["languages", "seeds"]
 

@@ -12,7 +12,8 @@ MEASURES = ("token_similarity", "label_count")
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
-    return results.similarities("tiny", MEASURES, progress=False, folder=tmp_path)
+    monkeypatch.setattr(results, "SIMILARITY", tmp_path)
+    return results.similarities("tiny", MEASURES, progress=False)
 
 
 def test_similarities_are_measured_over_the_dyads_of_a_profile(measured):
@@ -22,12 +23,12 @@ def test_similarities_are_measured_over_the_dyads_of_a_profile(measured):
 
 
 def test_what_was_measured_is_not_measured_again(measured, tmp_path):
-    again = results.similarities("tiny", MEASURES, mode="stored", progress=False, folder=tmp_path)
+    again = results.similarities("tiny", MEASURES, mode="stored", progress=False)
     pd.testing.assert_frame_equal(again, measured)
 
 
 def test_without_stages_in_the_store_measures_say_what_they_lack(measured, tmp_path):
-    table = results.similarities("tiny", ["logme"], progress=False, folder=tmp_path)
+    table = results.similarities("tiny", ["logme"], progress=False)
     assert table["reason"].str.contains("no encoder fine-tuned on toy-same").any()
     assert table["value"].isna().all()
 
@@ -35,9 +36,9 @@ def test_without_stages_in_the_store_measures_say_what_they_lack(measured, tmp_p
 def test_a_committed_table_is_read_as_it_was_written(measured, tmp_path):
     marked = measured.assign(value=0.25)
     marked.to_csv(tmp_path / "tiny.csv", index=False)
-    read = results.similarities("tiny", progress=False, folder=tmp_path)
+    read = results.similarities("tiny", progress=False)
     pd.testing.assert_frame_equal(read, marked, check_dtype=False)
-    anew = results.similarities("tiny", MEASURES, mode="always", progress=False, folder=tmp_path)
+    anew = results.similarities("tiny", MEASURES, mode="always", progress=False)
     assert not anew["value"].eq(0.25).any()
 
 
@@ -52,10 +53,10 @@ def mine():
 
 
 def test_a_readers_measure_joins_a_committed_table_and_a_live_one(measured, tmp_path, mine):
-    live = results.similarities("tiny", MEASURES, progress=False, folder=tmp_path)
+    live = results.similarities("tiny", MEASURES, progress=False)
     assert set(live["measure"]) == {*MEASURES, "mine"}
     measured.to_csv(tmp_path / "tiny.csv", index=False)
-    table = results.similarities("tiny", progress=False, folder=tmp_path)
+    table = results.similarities("tiny", progress=False)
     assert len(table) == len(measured) + 6
     own = table[table["measure"] == "mine"]
     assert set(own["status"]) == {"done"} and own["reliability"].notna().all()
@@ -66,7 +67,7 @@ def test_a_committed_table_needs_no_data_without_a_readers_measure(
 ):
     measured.to_csv(tmp_path / "tiny.csv", index=False)
     monkeypatch.setattr(results, "_measured", None)
-    table = results.similarities("tiny", added=False, progress=False, folder=tmp_path)
+    table = results.similarities("tiny", added=False, progress=False)
     assert set(table["measure"]) == set(MEASURES)
 
 
@@ -76,7 +77,7 @@ def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_pat
     other = similarity.Measure(known.name, "text", known.needs, lambda a, b: 0.125)
     similarity.register(other, replace=True)
     try:
-        table = results.similarities("tiny", progress=False, folder=tmp_path)
+        table = results.similarities("tiny", progress=False)
     finally:
         similarity.register(known, replace=True)
     values = table.loc[table["measure"] == known.name, "value"]
@@ -87,7 +88,7 @@ def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_pat
 def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, tmp_path):
     measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
     with pytest.raises(BadRecord, match="lacks the columns family"):
-        results.similarities("tiny", folder=tmp_path)
+        results.similarities("tiny")
     with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
         results.similarities("tinny")
 
@@ -96,7 +97,7 @@ def test_names_that_other_programs_take_for_missing_stay_names(measured, tmp_pat
     odd = {"intermediate": "null", "target": "None", "language": "nan", "measure": "NA"}
     written = measured.assign(**odd, value=[None, *measured["value"][1:]])
     written.to_csv(tmp_path / "tiny.csv", index=False)
-    read = results.similarities("tiny", progress=False, folder=tmp_path)
+    read = results.similarities("tiny", progress=False)
     assert {name: set(read[name]) for name in odd} == {k: {v} for k, v in odd.items()}
     assert read["value"].isna()[0] and pd.api.types.is_float_dtype(read["value"])
 
@@ -112,7 +113,7 @@ def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch
                 read("pilot")
 
 
-def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile(tmp_path):
+def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile():
     for file in sorted(results.SIMILARITY.glob("*-controls.csv")):
         profile = file.stem.removesuffix("-controls")
         table = results.controls(profile)
@@ -120,6 +121,5 @@ def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profi
         known = results.similarities(profile, mode="stored", progress=False)
         pairs = {tuple(pair) for pair in table[["intermediate", "target"]].to_numpy()}
         assert pairs == {tuple(pair) for pair in known[["intermediate", "target"]].to_numpy()}
-    assert results.controls("tiny", folder=tmp_path).empty
     with pytest.raises(UnknownName):
         results.controls("tinny")

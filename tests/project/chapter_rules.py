@@ -12,13 +12,13 @@ from pathlib import Path
 
 from helpers import pages
 
-MAX_CODE_CELLS = 25
-MAX_CELL_LINES = 20  # the longest cell; most are far shorter:
-MAX_NINETIETH, MAX_MEDIAN = 12, 6
+MAX_CODE_CELLS = 36
+MAX_CELL_LINES = 25  # the longest cell; most are far shorter:
+MAX_NINETIETH, MAX_MEDIAN = 16, 8
 MAX_LINE = 88  # what a page shows without scrolling
 MAX_WORDS = 3000
 HEADINGS = ("In practice", "What we found", "References", "Where these numbers come from")
-DRAWS = re.compile(r"\bplots\.\w+\(|\bplt\.(subplots|figure|plot)\(|\bsns\.\w+plot\(|\.plot\(")
+DRAWS = re.compile(r"\bplots\.\w+\(|\bplt\.(subplots|figure|plot)\(|\bsns\.\w+plot\(|\.plot[.(]")
 YEARS = range(1900, 2101)
 
 

@@ -134,12 +134,12 @@ def test_the_rules_leave_names_and_conventions_alone(sentence):
 
 def test_long_cells_and_many_cells_are_noticed():
     cell = "```{code-cell} ipython3\nx = 1\n```\n"
-    many = TEXT.replace("## In practice", cell * 26 + "\n## In practice")
+    many = TEXT.replace("## In practice", cell * 37 + "\n## In practice")
     assert any("code cells; at most" in text for text in complaints(Chapter(many)))
     long = TEXT.replace(
-        "## In practice", cell.replace("x = 1", "x = 1\n" * 21) + "\n## In practice"
+        "## In practice", cell.replace("x = 1", "x = 1\n" * 26) + "\n## In practice"
     )
-    assert any("a cell has 21 lines" in text for text in complaints(Chapter(long)))
+    assert any("a cell has 26 lines" in text for text in complaints(Chapter(long)))
 
 
 def test_a_drawing_without_facts_is_noticed():

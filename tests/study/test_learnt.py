@@ -44,11 +44,13 @@ def test_load_gives_target_stages_only_from_committed_scores_too(store, tmp_path
 def test_floors_are_read_where_they_are_committed_and_missing_data_are_no_floor(
     store, tmp_path, monkeypatch
 ):
-    found = results.stages("tiny")
-    live = results.floors("tiny", found, tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    found, file = results.stages("tiny"), tmp_path / "tiny-floors.csv"
+    live = results.floors("tiny", found)
     assert live["floor"].notna().all() and len(live) == 2
-    live.assign(floor=0.25).to_csv(tmp_path / "tiny-floors.csv", index=False)
-    assert set(results.floors("tiny", found, tmp_path)["floor"]) == {0.25}
+    live.assign(floor=0.25).to_csv(file, index=False)
+    assert set(results.floors("tiny", found)["floor"]) == {0.25}
+    file.unlink()
 
     def absent(*args, **options):
         raise MissingData("not here")
