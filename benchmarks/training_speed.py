@@ -34,10 +34,9 @@ from benchmarks.workloads import Workload, prepared
 from helpers.formats import Encoded
 from helpers.formats.encoded import IGNORE
 from helpers.models import network, training
-from helpers.models.network import Network
+from helpers.models.network import Network, outputs
 from helpers.models.settings import Settings
 from helpers.models.training import Prepared
-from helpers.predicting import outputs
 
 ARMS = ("stock", "tuned", "ours")
 PRODUCT = "largest matrix product, operations/s"
@@ -352,7 +351,7 @@ def _collator(ready: Prepared, kind: str) -> Any:
 def _trainer_dev(model: Any, ready: Prepared, device: torch.device) -> float:
     """Score a Trainer's model on the English dev rows, decoded as this project decodes."""
     from helpers import metrics
-    from helpers.predicting import task_scores
+    from helpers.formats import task_scores
 
     if not ready.dev:
         return float("nan")

@@ -12,16 +12,15 @@ from helpers import formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
-from helpers.formats import Encoded
+from helpers.formats import Encoded, task_scores
 from helpers.formats.encoded import join
 from helpers.metrics import mining
 from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission, write_submission
 from helpers.models import network
 from helpers.models.encoders import Encoder, can_trim, trim
-from helpers.models.network import Network
+from helpers.models.network import Network, outputs
 from helpers.models.training import Tuned, training_task
-from helpers.predicting import outputs, task_scores
 from helpers.tasks import Task
 
 __all__ = [

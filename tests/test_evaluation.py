@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import evaluation, formats, metrics, predicting, tasks
+from helpers import evaluation, formats, metrics, tasks
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
 from helpers.evaluation import (
     choose_layer,
@@ -17,12 +17,13 @@ from helpers.evaluation import (
     predict,
     retrieval_scores,
 )
+from helpers.formats import task_scores
 from helpers.formats.encoded import IGNORE
 from helpers.metrics.mining import in_first_half
 from helpers.models import encoders
-from helpers.models.network import Network
+from helpers.models import network as networks
+from helpers.models.network import Network, outputs
 from helpers.models.training import Tuned, fine_tune
-from helpers.predicting import outputs, task_scores
 from tests.models import toys
 from tests.models.conftest import same_chance  # noqa: F401
 from tests.models.toys import QUICK
@@ -397,13 +398,13 @@ def test_outputs_held_back_for_a_gpu_are_put_in_place_too(tiny, monkeypatch):
     task = toys.task("tagging")
     expected = run(tiny, task, 60)
     held = torch.device("meta")  # anything that is not the processor
-    monkeypatch.setattr(predicting, "_HELD", 3)
+    monkeypatch.setattr(networks, "_HELD", 3)
     monkeypatch.setattr(
-        predicting.Batch,
+        networks.Batch,
         "collate",
         lambda e, i, device, collate=formats.Batch.collate: collate(e, i),
     )
-    monkeypatch.setattr(predicting, "autocast", lambda precision, device: torch.no_grad())
+    monkeypatch.setattr(networks, "autocast", lambda precision, device: torch.no_grad())
     found = outputs(network(tiny, task), task.name, encoded(tiny, task), budget=60, device=held)
     assert_alike(found, expected)
 

@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,33 +75,6 @@ class Encoded:
         if not len(self):
             return np.zeros(0, np.int64)
         return np.maximum.reduceat(self.lengths, self.units[:-1])
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays as ``.npy`` files that :meth:`load` maps into memory."""
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"rows": self.rows, "together": self.together, "skipped": dict(self.skipped)}
-        for name in ("tokens", "starts", "example"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
-        for kind in ("per_sequence", "per_token"):
-            for name, array in getattr(self, kind).items():
-                np.save(folder / f"{kind}.{name}.npy", array)
-        np.save(folder / "facts.npy", np.array([repr(facts)]))
-
-    @classmethod
-    def load(cls, folder: Path) -> Encoded:
-        """Map the arrays that :meth:`save` wrote, read-only and without loading them."""
-        import ast
-
-        facts = ast.literal_eval(str(np.load(folder / "facts.npy")[0]))
-        parts: dict[str, Any] = {"per_sequence": {}, "per_token": {}}
-        for path in folder.glob("per_*.npy"):
-            kind, name = path.stem.split(".", 1)
-            parts[kind][name] = np.load(path, mmap_mode="r")
-
-        def mapped(name: str) -> np.ndarray:
-            return np.load(folder / f"{name}.npy", mmap_mode="r")
-
-        return cls(mapped("tokens"), mapped("starts"), mapped("example"), **parts, **facts)
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:

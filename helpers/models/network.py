@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.errors import unknown
-from helpers.formats import Batch, FormatBase
+from helpers.errors import HelpfulError, unknown
+from helpers.formats import Batch, Encoded, FormatBase
+from helpers.formats.encoded import sorted_batches, split, token_index
 from helpers.models.settings import PRECISIONS
 
 PACKED = "packed"
+_HELD = 64  # Batches whose outputs wait on a GPU, so that the host is not waited for after each.
 # On a CPU, sequences of at least so many tokens are faster in the fused kernel than in plain products;
 # in bf16 its backward pass is not.
 _FUSED_FROM = 96
@@ -307,3 +309,68 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def outputs(
+    network: Network,
+    name: str,
+    encoded: Encoded,
+    *,
+    budget: int,
+    device: torch.device,
+    precision: str = "fp32",
+    pooling: str = "mean",
+    layer: int | Sequence[int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return a task's reduced outputs for every sequence or token of an encoded set.
+
+    ``budget`` is in padded tokens per forward pass, halved where memory runs out; ``layer`` is the
+    hidden state to read (several for retrieval), the last by default.
+    """
+    parts: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
+    result: dict[str, np.ndarray] = {}
+    held = 1 if device.type == "cpu" else _HELD
+    waiting = sorted_batches(encoded, budget)[::-1]
+    was_training = network.training
+    network.eval()
+    while waiting:
+        batch = waiting.pop()
+        try:
+            with autocast(precision, device):
+                collated = Batch.collate(encoded, batch, device)
+                parts.append((batch, network.predict(collated, name, pooling, layer)))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = int(encoded.lengths[batch].max()) * len(batch)
+            halves = split(encoded, batch, size // 2)
+            if len(halves) < 2:
+                raise HelpfulError(
+                    f"memory ran out on a single row of {size} tokens; lower max_length or use a "
+                    "larger device."
+                ) from error
+            waiting.extend(halves)
+        if len(parts) >= held:
+            _place(encoded, parts, result)
+            parts.clear()
+    network.train(was_training)
+    _place(encoded, parts, result)
+    return result
+
+
+def _place(
+    encoded: Encoded,
+    parts: Sequence[tuple[np.ndarray, dict[str, torch.Tensor]]],
+    result: dict[str, np.ndarray],
+) -> None:
+    """Put the outputs of some batches where their sequences or tokens are in the encoded set."""
+    for batch, tensors in parts:
+        for name, tensor in tensors.items():
+            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            array = values.cpu().numpy()
+            by_token = len(array) != len(batch)
+            place = token_index(encoded, batch) if by_token else batch
+            if name not in result:
+                size = len(encoded.tokens) if by_token else len(encoded)
+                result[name] = np.zeros((size, *array.shape[1:]), array.dtype)
+            result[name][place] = array

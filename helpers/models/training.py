@@ -30,7 +30,6 @@ from helpers.models import network
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network
 from helpers.models.settings import Outcome, Settings
-from helpers.predicting import outputs, task_scores
 from helpers.tasks import Source, Task
 
 MLM = "mlm"
@@ -500,7 +499,7 @@ class Run:
         values = {}
         for name, (rows, encoded) in self.prepared.dev.items():
             task, format_ = self.prepared.tasks[name], self.prepared.formats[name]
-            raw = outputs(
+            raw = network.outputs(
                 self.network,
                 name,
                 encoded,
@@ -510,8 +509,10 @@ class Run:
                 pooling=self.settings.pooling,
             )
             main = metrics.main(task.metric)
-            values[name] = task_scores(task, rows, format_.decode(task, rows, encoded, raw))[main]
-            constant = task_scores(task, rows, format_.constant(task, rows))
+            values[name] = formats.task_scores(
+                task, rows, format_.decode(task, rows, encoded, raw)
+            )[main]
+            constant = formats.task_scores(task, rows, format_.constant(task, rows))
             self.outcome.floor[name] = constant[main]
         kept = self.outcome.dev
         better = not kept or np.mean(list(values.values())) >= np.mean(list(kept.values()))

@@ -355,7 +355,7 @@ class Reader:
     def losses(self, texts: list[str], max_length: int, head: nn.Module) -> tuple[Single, Integers]:
         """Masked-language loss of each text that has a hidden piece, and which texts those are."""
         from helpers.formats.labels import Masked
-        from helpers.predicting import outputs
+        from helpers.models.network import outputs
 
         rows = [{"id": str(place), "text": line} for place, line in enumerate(texts)]
         encoded = Masked().encode(TEXTS, rows, self.encoder, max_length, False)

@@ -136,29 +136,10 @@ def test_token_index_finds_the_tokens_of_sequences_in_any_order(groups, data):
     assert encoded.tokens[token_index(encoded, np.array(chosen))].tolist() == expected
 
 
-@settings(max_examples=10)
-@given(units, st.booleans())
-def test_saved_sets_are_mapped_back_unchanged(tmp_path_factory, groups, together):
-    folder = tmp_path_factory.mktemp("encoded")
-    encoded = built(groups, together)
-    encoded.skipped = {"no answer": 2}
-    encoded.save(folder)
-    found = Encoded.load(folder)
-    assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
-    assert (found.rows, found.together, found.skipped) == (len(groups), together, {"no answer": 2})
-    for name in ("tokens", "starts", "example", "lengths", "units"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(encoded, name))
-    np.testing.assert_array_equal(found.per_sequence["place"], encoded.per_sequence["place"])
-    np.testing.assert_array_equal(found.per_token["double"], encoded.per_token["double"])
-    assert found.tokens.dtype == encoded.tokens.dtype
-
-
-def test_an_empty_set_can_be_built_saved_and_cut(tmp_path):
+def test_an_empty_set_can_be_built_and_cut():
     encoded = Encoded.build([], [], per_token={"tag": []}, rows=0)
     assert len(encoded) == 0 and sorted_batches(encoded, 10) == []
     assert shuffled_batches(encoded, 10, np.random.default_rng(0)) == []
-    encoded.save(tmp_path)
-    assert len(Encoded.load(tmp_path)) == 0
 
 
 @quick

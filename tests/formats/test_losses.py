@@ -245,16 +245,6 @@ def test_a_batch_gathers_fields_of_sequences_and_tokens(tiny):
     assert batch.rows == len(set(case.encoded.example[index]))
 
 
-def test_a_mapped_set_gives_the_same_batch(tiny, tmp_path):
-    case = Case("span", tiny)
-    case.encoded.save(tmp_path)
-    mapped = formats.Encoded.load(tmp_path)
-    one, other = (Batch.collate(encoded, case.index) for encoded in (case.encoded, mapped))
-    assert one.ids.tolist() == other.ids.tolist()
-    for name, values in one.fields.items():
-        assert values.tolist() == other.fields[name].tolist()
-
-
 def test_head_starts_small_and_answers_in_32_bits():
     torch.manual_seed(0)
     head = Head(400, 30).requires_grad_(False)

@@ -20,7 +20,7 @@ NAME = "learn-pair"
 def evaluations(monkeypatch, scores):
     """Let evaluations find these scores in turn; each also asks for that of the constant answer."""
     values = iter([value for score in scores for value in (score, 0.1)])
-    monkeypatch.setattr(training, "task_scores", lambda *_: {"accuracy": next(values)})
+    monkeypatch.setattr(training.formats, "task_scores", lambda *_: {"accuracy": next(values)})
 
 
 def state_after(steps, encoder, folder):
@@ -77,7 +77,7 @@ def test_of_equal_scores_the_last_counts(tiny, monkeypatch):
 def test_of_several_tasks_the_mean_counts(tiny, monkeypatch):
     tasks = [toys.task("pair"), toys.task("pair", "other")]
     values = iter([0.9, 0.1, 0.1, 0.1, 0.6, 0.1, 0.6, 0.1])
-    monkeypatch.setattr(training, "task_scores", lambda *_: {"accuracy": next(values)})
+    monkeypatch.setattr(training.formats, "task_scores", lambda *_: {"accuracy": next(values)})
     tuned = fine_tune(tiny, tasks, replace(SETTINGS, evaluations=2), 0)
     assert tuned.outcome.dev == {NAME: 0.6, "other": 0.6}
     assert tuned.outcome.kept_step == tuned.outcome.steps
