@@ -7,6 +7,7 @@ judged on the task's English development rows; what it trains on is asked for as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -14,85 +15,86 @@ from helpers.errors import HelpfulError
 from helpers.tasks import Source, Task, adapt, get, register, shipped
 
 NLI = ("entailment", "neutral", "contradiction")
-XNLI_REVISION = "b8dd5d7af51114dbda02c0e3f6133f332186418e"
-_GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-_DEV = {"train": "train", "dev": "validation"}
-_NLI_COLUMNS = {"first": "premise", "second": "hypothesis"}
+TRAIN_DEV = {"train": "train", "dev": "validation"}
+# The commit at which each data set of the hub is read.
+REVISIONS = {
+    "Rowan/hellaswag": "218ec52e09a7e7462a5400043bb9a69a41d06b76",
+    "Samsoup/cosmos_qa": "5511553160809abc4f9c11d12421ec0a9681ee75",
+    "aps/super_glue": "3de24cf8022e94f4ee4b9d55a6f539891524d646",
+    "cambridgeltl/xcopa": "042f78955ba48e6404616762fa6e05e839c3907a",
+    "facebook/anli": "8e4813d81f46d313dac7892e1c28076917cfcdf9",
+    "facebook/xnli": "b8dd5d7af51114dbda02c0e3f6133f332186418e",
+    "google-research-datasets/lareqa": "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c",
+    "google-research-datasets/paws-x": "4cd8187c404bda33cb1f62b49b001115862acf37",
+    "google/xquad": "51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
+    "google/xtreme": "ec5f1f46e9af79639a90684a7a70a956c4998f04",
+    "izhx/mewsli-x": "7e3723faa15c6d84cfd56d66cf6cd347be8ad00e",
+    "izhx/xtreme-r-udpos": "7e002378cc5704114200c479db0c592c7f77f8f8",
+    "lighteval/siqa": "54c6a1f8cb6daf4f5abf24a601852612fb35eb25",
+    "mteb/BUCC": "414572247440f0ccacf7eb0bb70a31533a0e5443",
+    "mteb/tatoeba-bitext-mining": "69e8f12da6e31d59addadda9a9c8a2e601a0e282",
+    "nyu-mll/glue": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+    "rajpurkar/squad": "7b6d24c440a36b6815f21b70d25016731768db1f",
+    "rajpurkar/squad_v2": "3ffb306f725f7d2ce8394bc1873b24868140c412",
+    "stanfordnlp/snli": "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
+    "tau/commonsense_qa": "94630fe30dad47192a8546eb75f094926d47e155",
+}
 _paper = partial(shipped, role="intermediate", group="paper")
 _extra = partial(shipped, role="intermediate", group="extra")
 
 
-def _hub(id: str, config: str, revision: str, train: int, dev: int, licence: str) -> Source:
-    """Return a hub set whose validation rows are dev; its test labels are hidden."""
-    counts = {"train": train, "dev": dev}
-    return Source("hub", id, config, splits=_DEV, revision=revision, counts=counts, licence=licence)
+def hub(id: str, config: str, splits: Mapping[str, str], licence: str, **counts: int) -> Source:
+    """Return a data set of the hub at its pinned commit, with its rows by split."""
+    revision = REVISIONS.get(id, "")
+    return Source(
+        "hub", id, config, splits=splits, revision=revision, counts=counts, licence=licence
+    )
 
 
 def _anli(round: int, train: int, dev: int) -> Source:
-    revision, licence = "8e4813d81f46d313dac7892e1c28076917cfcdf9", "CC BY-NC 4.0 (non-commercial)"
-    source = _hub("facebook/anli", "plain_text", revision, train, dev, licence)
     splits = {"train": f"train_r{round}", "dev": f"dev_r{round}"}
+    licence = "CC BY-NC 4.0 (non-commercial)"
+    source = hub("facebook/anli", "plain_text", splits, licence, train=train, dev=dev)
     # A partial mirror may hold the first round only; what is missing is noted in the rows.
-    return replace(source, splits=splits, optional=round > 1)
+    return replace(source, optional=round > 1)
 
 
+_MATCHED = {"train": "train", "dev": "validation_matched"}
 _OANC = "OANC, CC BY 3.0, CC BY-SA 3.0, MIT (by genre)"
-_MNLI = replace(
-    _hub("nyu-mll/glue", "mnli", _GLUE, 392702, 9815, _OANC),
-    splits={"train": "train", "dev": "validation_matched"},
-)
-_SNLI = Source(
-    "hub",
-    "stanfordnlp/snli",
-    "plain_text",
-    splits=_DEV,
-    revision="cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
-    counts={"train": 550152, "dev": 10000},
-    licence="CC BY-SA 4.0",
-)
+_MNLI = hub("nyu-mll/glue", "mnli", _MATCHED, _OANC, train=392702, dev=9815)
+_SA = "CC BY-SA 4.0"
+_SNLI = hub("stanfordnlp/snli", "plain_text", TRAIN_DEV, _SA, train=550152, dev=10000)
 _ROUNDS = (_anli(1, 16946, 1000), _anli(2, 45460, 1000), _anli(3, 100459, 1200))
+_NONCOMMERCIAL = "CC BY-NC 4.0 for the ANLI part (non-commercial)"
+_PAIR = {"first": "premise", "second": "hypothesis"}
 _paper(
     "anli_plus",
     format="pair",
     source=Source(
-        "hub",
-        "SNLI + MNLI + ANLI",
-        parts=(_SNLI, _MNLI, *_ROUNDS),
-        licence="CC BY-NC 4.0 for the ANLI part (non-commercial)",
+        "hub", "SNLI + MNLI + ANLI", parts=(_SNLI, _MNLI, *_ROUNDS), licence=_NONCOMMERCIAL
     ),
-    columns=_NLI_COLUMNS,
+    columns=_PAIR,
     labels=NLI,
     origin=("snli", "mnli", "anli"),
     holds=("snli", "mnli", "anli"),
 )
-MNLI = _paper("mnli", format="pair", source=_MNLI, columns=_NLI_COLUMNS, labels=NLI)
+MNLI = _paper("mnli", format="pair", source=_MNLI, columns=_PAIR, labels=NLI)
+_QUORA = "Quora's terms, no redistribution"
 _paper(
     "qqp",
     format="pair",
-    source=_hub("nyu-mll/glue", "qqp", _GLUE, 363846, 40430, "Quora's terms, no redistribution"),
+    source=hub("nyu-mll/glue", "qqp", TRAIN_DEV, _QUORA, train=363846, dev=40430),
     columns={"first": "question1", "second": "question2"},
     labels=("not_duplicate", "duplicate"),
     # PAWS was made from Quora questions and from Wikipedia; PAWS-X translates the latter part.
     origin=("quora", "paws"),
 )
-_SQUAD = replace(
-    _SNLI,
-    id="rajpurkar/squad",
-    revision="7b6d24c440a36b6815f21b70d25016731768db1f",
-    counts={"train": 87599, "dev": 10570},
-)
+_SQUAD = hub("rajpurkar/squad", "plain_text", TRAIN_DEV, _SA, train=87599, dev=10570)
 SQUAD1 = _paper("squad1", format="span", source=_SQUAD, max_length=384, origin=("squad",))
-_SQUAD2 = replace(
-    _SQUAD,
-    id="rajpurkar/squad_v2",
-    config="squad_v2",
-    revision="3ffb306f725f7d2ce8394bc1873b24868140c412",
-    counts={"train": 130319, "dev": 11873},
-)
 _paper(
     "squad2",
     format="span",
-    source=_SQUAD2,
+    source=hub("rajpurkar/squad_v2", "squad_v2", TRAIN_DEV, _SA, train=130319, dev=11873),
     metric="squad2",
     max_length=384,
     origin=("squad",),
@@ -101,9 +103,7 @@ _paper(
 _paper(
     "hellaswag",
     format="choice",
-    source=_hub(
-        "Rowan/hellaswag", "", "218ec52e09a7e7462a5400043bb9a69a41d06b76", 39905, 10042, "MIT"
-    ),
+    source=hub("Rowan/hellaswag", "", TRAIN_DEV, "MIT", train=39905, dev=10042),
     columns={"id": "ind"},
     labels=("0", "1", "2", "3"),
     adapt=adapt.hellaswag,
@@ -118,60 +118,51 @@ _CCG = Source(
 _paper("ccg", format="tagging", source=_CCG, max_length=256, origin=("wsj",))
 _PMB = replace(_CCG, id="PMB_ROOT", config="pmb", licence="not stated in the release's index")
 _extra("ccg-pmb", format="tagging", source=_PMB, origin=("tatoeba", "pmb"))
+_EWT = (
+    "It stands in for CCG supertagging: plan with 'ccg' (needs CCGBANK_ROOT) or the free 'ccg-pmb' "
+    "(PMB_ROOT) in its place, or make it from UniversalDependencies/UD_English-EWT on GitHub "
+    "(commit 15d613d8): words and XPOS as columns tokens and tags of configuration xpos, "
+    "en_ewt-ud-dev as split train and -test as split validation"
+)
 _extra(
     "xpos-ewt",
     format="tagging",
-    source=Source(
-        "hub",
-        "extra/ud-english-ewt",
-        "xpos",
-        splits=_DEV,
-        licence="CC BY-SA 4.0",
-        unpublished=(
-            "It stands in for CCG supertagging: plan with 'ccg' (needs CCGBANK_ROOT) or the free "
-            "'ccg-pmb' (PMB_ROOT) in its place, or make it from UniversalDependencies/"
-            "UD_English-EWT on GitHub (commit 15d613d8): words and XPOS as columns tokens and tags "
-            "of configuration xpos, en_ewt-ud-dev as split train and -test as split validation"
-        ),
-    ),
+    source=replace(hub("extra/ud-english-ewt", "xpos", TRAIN_DEV, _SA), unpublished=_EWT),
     exclude=("udpos",),
     origin=("ud-ewt",),
 )
-_COSMOS = ("Samsoup/cosmos_qa", "", "5511553160809abc4f9c11d12421ec0a9681ee75")
 _paper(
     "cosmosqa",
     format="choice",
-    source=_hub(*_COSMOS, 25262, 2985, "CC BY 4.0"),
+    source=hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985),
     columns={"context": "prompt", "choices": "answer0,answer1,answer2,answer3"},
     labels=("0", "1", "2", "3"),
     adapt=adapt.question_context,
     max_length=256,
 )
-_COMMONSENSE = ("tau/commonsense_qa", "", "94630fe30dad47192a8546eb75f094926d47e155")
 _paper(
     "commonsenseqa",
     format="choice",
-    source=_hub(*_COMMONSENSE, 9741, 1221, "MIT"),
+    source=hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT", train=9741, dev=1221),
     columns={"context": "question", "choices": "options", "label": "answerKey"},
     labels=("A", "B", "C", "D", "E"),
     adapt=adapt.commonsense,
     origin=("conceptnet",),
 )
-_SIQA = ("lighteval/siqa", "", "54c6a1f8cb6daf4f5abf24a601852612fb35eb25")
+_UNSTATED = "not stated on the hub"
 _extra(
     "siqa",
     format="choice",
-    source=_hub(*_SIQA, 33410, 1954, "not stated on the hub"),
+    source=hub("lighteval/siqa", "", TRAIN_DEV, _UNSTATED, train=33410, dev=1954),
     columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
     labels=("1", "2", "3"),
     adapt=adapt.question_context,
 )
 # The training set of XCOPA, here so that it can be trained on.
-_COPA = ("aps/super_glue", "copa", "3de24cf8022e94f4ee4b9d55a6f539891524d646")
 COPA = _extra(
     "copa",
     format="choice",
-    source=_hub(*_COPA, 400, 100, "not stated on the hub"),
+    source=hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED, train=400, dev=100),
     columns={"id": "idx", "context": "prompt", "choices": "choice1,choice2"},
     labels=("choice1", "choice2"),
     adapt=adapt.copa,
@@ -180,14 +171,7 @@ COPA = _extra(
 
 def translated_mnli(languages: tuple[str, ...] = ("de", "ru", "sw")) -> Task:
     """Return MNLI in other languages: the translated training rows of ``facebook/xnli``, mixed."""
-    whole = Source(
-        "hub",
-        "facebook/xnli",
-        "{language}",
-        revision=XNLI_REVISION,
-        counts={"train": 392702},
-        licence="not stated on the hub",
-    )
+    whole = hub("facebook/xnli", "{language}", {"train": "train"}, _UNSTATED, train=392702)
     parts = tuple(replace(whole, language=language) for language in languages)
     return _twin(MNLI, parts, f"MNLI machine-translated into {', '.join(languages)}")
 

@@ -12,10 +12,7 @@ from functools import partial
 from typing import Any
 
 from helpers.tasks import About, Source, Task, adapt, register, shipped
-from helpers.tasks.intermediate import COPA, NLI, SQUAD1, XNLI_REVISION
-
-XTREME = "google/xtreme"
-XTREME_REVISION = "ec5f1f46e9af79639a90684a7a70a956c4998f04"
+from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, hub
 
 UPOS = tuple(
     "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
@@ -70,14 +67,20 @@ _WIKIANN_SIZES = {
 _WIKIANN_LANGUAGES = tuple("az gu lt pa pl qu ro uk".split())
 _TATOEBA_COUNTS = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234}
 _TATOEBA_COUNTS |= {"th": 548}
+_TATOEBA = {f"{code}/test": _TATOEBA_COUNTS.get(code, 1000) for code in TATOEBA_CODES}
 _MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
 _MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
+_MLQA = {f"{code}/dev": n for code, n in _MLQA_DEV.items()}
+_MLQA |= {f"{code}/test": n for code, n in _MLQA_TEST.items()}
 _MENTIONS = {"ar": 1501, "de": 1551, "en": 1490, "es": 1552, "fa": 458, "ja": 1519, "pl": 1562}
 _MENTIONS |= {"ro": 672, "ta": 1567, "tr": 1215, "uk": 1537}
 
 _task = partial(shipped, role="target")
 _ALL = {"train": "train", "dev": "validation", "test": "test"}
 _HELD = {"dev": "validation", "test": "test"}
+_TEST = {"test": "test"}
+_VALIDATION = {"test": "validation"}
+_BOTH = {"dev": "test", "test": "test"}
 
 
 def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
@@ -100,15 +103,7 @@ _task(
     "xnli",
     format="pair",
     group="xtreme,xtreme-r",
-    source=Source(
-        "hub",
-        "facebook/xnli",
-        "{language}",
-        splits=_HELD,
-        revision=XNLI_REVISION,
-        counts={"dev": 2490, "test": 5010},
-        licence="not stated on the hub",
-    ),
+    source=hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010),
     columns={"first": "premise", "second": "hypothesis"},
     labels=NLI,
     languages=XNLI_LANGUAGES,
@@ -116,14 +111,14 @@ _task(
     origin=("mnli",),
 )
 
-_PAWSX = Source(
-    "hub",
+_PAWSX = hub(
     "google-research-datasets/paws-x",
     "{language}",
-    splits=_ALL,
-    revision="4cd8187c404bda33cb1f62b49b001115862acf37",
-    counts={"train": 49401, "dev": 2000, "test": 2000},
-    licence="free use with attribution",
+    _ALL,
+    "free use with attribution",
+    train=49401,
+    dev=2000,
+    test=2000,
 )
 _task(
     "pawsx",
@@ -137,18 +132,10 @@ _task(
     origin=("paws",),
 )
 
-_UDPOS = Source(
-    "hub",
-    "izhx/xtreme-r-udpos",
-    "{language}",
-    splits=_ALL,
-    revision="7e002378cc5704114200c479db0c592c7f77f8f8",
-    # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809.
-    counts={"el/test": 456},
-    licence="UD 2.7, a licence per treebank",
-)
+_TREEBANKS = "UD 2.7, a licence per treebank"
+# The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
+_UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, **{"el/test": 456})
 # Checkpoints are chosen on English only, so no other language offers development rows.
-_TEST = {"test": "test"}
 UDPOS = _task(
     "udpos",
     format="tagging",
@@ -162,15 +149,8 @@ UDPOS = _task(
     origin=("ud-ewt", "ud"),
 )
 
-_PANX = Source(
-    "hub",
-    XTREME,
-    "PAN-X.{language}",
-    splits=_ALL,
-    revision=XTREME_REVISION,
-    counts=_panx_counts(_PANX_SIZES),
-    licence="not stated",
-)
+_SIZES = _panx_counts(_PANX_SIZES)
+_PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_SIZES)
 PANX = _task(
     "panx",
     format="tagging",
@@ -187,15 +167,7 @@ XQUAD = _task(
     "xquad",
     format="span",
     group="xtreme",
-    source=Source(
-        "hub",
-        "google/xquad",
-        "xquad.{language}",
-        splits={"test": "validation"},
-        revision="51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
-        counts={"test": 1190},
-        licence="CC BY-SA 4.0",
-    ),
+    source=hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", test=1190),
     languages=XQUAD_LANGUAGES,
     train_with="squad1",
     max_length=384,
@@ -206,37 +178,28 @@ MLQA = _task(
     "mlqa",
     format="span",
     group="xtreme,xtreme-r",
-    source=Source(
-        "hub",
-        XTREME,
-        "MLQA.{language}.{language}",
-        splits=_HELD,
-        revision=XTREME_REVISION,
-        counts={f"{code}/dev": n for code, n in _MLQA_DEV.items()}
-        | {f"{code}/test": n for code, n in _MLQA_TEST.items()},
-        licence="CC BY-SA 3.0",
-    ),
+    source=hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_MLQA),
     languages=MLQA_LANGUAGES,
     train_with="squad1",
     metric="mlqa",
     max_length=384,
 )
 
-_TYDIQA = Source(
-    "hub",
-    XTREME,
+_TYDIQA = hub(
+    "google/xtreme",
     "tydiqa",
-    splits={"train": "train", "dev": "validation", "test": "validation"},
-    revision=XTREME_REVISION,
-    counts={"train": 49881, "dev": 5077, "test": 5077},
-    licence="Apache-2.0",
+    _ALL | _VALIDATION,
+    "Apache-2.0",
+    train=49881,
+    dev=5077,
+    test=5077,
 )
 _task(
     "tydiqa",
     format="span",
     group="xtreme,xtreme-r",
     # English dev is English test, as in XTREME; no other language is looked at before the end.
-    source=_zero_shot(_TYDIQA, TYDIQA_LANGUAGES, {"test": "validation"}),
+    source=_zero_shot(_TYDIQA, TYDIQA_LANGUAGES, _VALIDATION),
     languages=TYDIQA_LANGUAGES,
     adapt=adapt.tydiqa,
     max_length=384,
@@ -246,15 +209,7 @@ _task(
     "bucc2018",
     format="retrieval",
     group="xtreme",
-    source=Source(
-        "hub",
-        "mteb/BUCC",
-        "{language}-en",
-        splits={"dev": "test", "test": "test"},
-        revision="414572247440f0ccacf7eb0bb70a31533a0e5443",
-        counts={"dev": 1, "test": 1},
-        licence="not stated",
-    ),
+    source=hub("mteb/BUCC", "{language}-en", _BOTH, "not stated", dev=1, test=1),
     languages=BUCC_LANGUAGES,
     adapt=adapt.bucc,
     metric="pair_f1",
@@ -265,14 +220,9 @@ TATOEBA = _task(
     "tatoeba",
     format="retrieval",
     group="xtreme",
-    source=Source(
-        "hub",
-        XTREME,
+    source=replace(
+        hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_TATOEBA),
         configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
-        splits={"test": "validation"},
-        revision=XTREME_REVISION,
-        counts={f"{code}/test": _TATOEBA_COUNTS.get(code, 1000) for code in TATOEBA_CODES},
-        licence="CC BY 2.0",
     ),
     languages=tuple(sorted(TATOEBA_CODES)),
     adapt=adapt.bitext,
@@ -312,15 +262,9 @@ _task(
     "xcopa",
     format="choice",
     group="xtreme-r",
-    source=Source(
-        "hub",
-        "cambridgeltl/xcopa",
-        "{language}",
-        splits=_HELD,
-        revision="042f78955ba48e6404616762fa6e05e839c3907a",
-        counts={"dev": 100, "test": 500},
+    source=replace(
+        hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500),
         borrow={"question": "et"},
-        licence="CC BY 4.0",
     ),
     columns=COPA.columns,
     labels=COPA.labels,
@@ -331,15 +275,8 @@ _task(
 )
 _UDPOS_XR = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
 _longer(UDPOS, _UDPOS_XR, source=_zero_shot(_UDPOS, _UDPOS_XR, _TEST), train_with="udpos")
-_WIKIANN = Source(
-    "hub",
-    "unimelb-nlp/wikiann",
-    "{language}",
-    splits=_HELD,
-    counts=_panx_counts(_WIKIANN_SIZES),
-    languages=_WIKIANN_LANGUAGES,
-    licence="not stated",
-)
+_SIZES = _panx_counts(_WIKIANN_SIZES)
+_WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
 PANX_XR = _longer(
     PANX,
     (*PANX_LANGUAGES, *_WIKIANN_LANGUAGES),
@@ -347,7 +284,7 @@ PANX_XR = _longer(
         "hub",
         "google/xtreme PAN-X + unimelb-nlp/wikiann",
         licence="not stated",
-        parts=(*PANX.source.parts, _WIKIANN),
+        parts=(*PANX.source.parts, replace(_WIKIANN, languages=_WIKIANN_LANGUAGES)),
     ),
     train_with="panx",
 )
@@ -356,25 +293,17 @@ _TATOEBA_XR = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron
 _longer(
     TATOEBA,
     tuple(sorted(_TATOEBA_XR)),
-    source=Source(
-        "hub",
-        "mteb/tatoeba-bitext-mining",
+    source=replace(
+        hub("mteb/tatoeba-bitext-mining", "", _TEST, "CC BY 2.0"),
         configs={code: f"{name}-eng" for code, name in _TATOEBA_XR.items()},
-        splits=_TEST,
-        revision="69e8f12da6e31d59addadda9a9c8a2e601a0e282",
-        licence="CC BY 2.0",
     ),
 )
 
-_LAREQA_REVISION = "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c"
-_LAREQA = Source(
-    "files",
-    "google-research-datasets/lareqa",
-    "xquad-r/{language}.json",
-    splits=_TEST,
-    revision=_LAREQA_REVISION,
-    url=f"https://raw.githubusercontent.com/google-research-datasets/lareqa/{_LAREQA_REVISION}/",
-    licence="CC BY-SA 4.0",
+_LAREQA_ID = "google-research-datasets/lareqa"
+_LAREQA = replace(
+    hub(_LAREQA_ID, "xquad-r/{language}.json", _TEST, "CC BY-SA 4.0"),
+    kind="files",
+    url=f"https://raw.githubusercontent.com/{_LAREQA_ID}/{REVISIONS[_LAREQA_ID]}/",
 )
 # The pool holds the sentences of all languages; a partial mirror may lack some of them.
 _POOL = tuple(
@@ -394,37 +323,24 @@ _task(
     holds=("squad1",),
 )
 
-_MEWSLIX = Source(
-    "hub",
-    "izhx/mewsli-x",
-    "{language}",
-    splits=_TEST,
-    revision="7e3723faa15c6d84cfd56d66cf6cd347be8ad00e",
-    counts={f"{code}/test": n for code, n in _MENTIONS.items()},
-    side="query",
-    licence="Apache-2.0",
-)
-_ENTITIES = replace(
-    _MEWSLIX,
-    config="candidate_entities",
-    # One pool for all: standardised once, not once per language asked for.
-    language="en",
-    counts={"test": 1003893},
-    side="candidate",
-)
-_WIKIPEDIA_PAIRS = replace(
-    _MEWSLIX,
-    config="wikipedia_pairs",
-    splits={"train": "train", "dev": "validation"},
-    counts={"train": 167719, "dev": 14051},
-    languages=("en",),
-    side="",
-)
+_APACHE = "Apache-2.0"
+_BY_LANGUAGE = {f"{code}/test": count for code, count in _MENTIONS.items()}
+_MENTIONED = hub("izhx/mewsli-x", "{language}", _TEST, _APACHE, **_BY_LANGUAGE)
+_ENTITIES = hub("izhx/mewsli-x", "candidate_entities", _TEST, _APACHE, test=1003893)
+_PAIRS = hub("izhx/mewsli-x", "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
 _task(
     "mewslix",
     format="retrieval",
     group="xtreme-r",
-    source=replace(_MEWSLIX, parts=(_MEWSLIX, _ENTITIES, _WIKIPEDIA_PAIRS)),
+    source=replace(
+        _MENTIONED,
+        parts=(
+            replace(_MENTIONED, side="query"),
+            # One pool for all: standardised once, not once per language asked for.
+            replace(_ENTITIES, side="candidate", language="en"),
+            replace(_PAIRS, languages=("en",)),
+        ),
+    ),
     languages=MEWSLIX_LANGUAGES,
     adapt=adapt.entities,
     metric="mrr@20",
