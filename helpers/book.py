@@ -50,18 +50,15 @@ class Parameters(SimpleNamespace):
 def parameters(**defaults: Any) -> Parameters:
     """Declare a chapter's settings; ``make chapter NAME=04 PARAMS="profile=demo"`` overrides them.
 
-    A value from outside is read as the type of the default: a number, a truth value, a text, or a
-    tuple of texts separated by commas. While the whole book is built, settings are meant for the
-    chapters that have them; otherwise an unknown one is refused.
-
     Args:
-        **defaults: name and value of each setting, which become attributes.
+        **defaults: name and value of each setting, which become attributes. A value from outside is
+            read as the type of the default: number, truth value, text, or texts separated by commas.
     """
     values = dict(defaults)
     for name, text in split_parameters(os.environ.get(PARAMETERS, "")).items():
         if name in defaults:
             values[name] = _read(name, text, defaults[name])
-        elif not building():
+        elif not building():  # where settings are meant for the chapters that have them
             raise unknown("parameter", name, defaults)
     return Parameters(**values)
 
@@ -98,6 +95,7 @@ def begin() -> None:
     """Set the figure style: crisp, opaque on dark pages, the same on every machine."""
     import seaborn as sns
 
+    # Opaque, so that a figure can be read on a dark page; the same bytes on every machine.
     own = {
         "figure.dpi": 110,
         "figure.figsize": (7.0, 3.8),
@@ -125,13 +123,13 @@ def number(
         value: a number, also in an array or tensor without dimensions; missing: "not available".
         digits: digits after the point.
         scale: factor before writing, such as 100 for percentage points.
-        unit: what follows, such as ``" points"`` or ``" %"``.
-        sign: write a plus sign, too.
+        unit, sign: what follows, such as ``" points"``; whether to write a plus sign, too.
     """
     value = _scalar(value)
     if value is None or not math.isfinite(value):
         return MISSING
     text = f"{value * scale:{'+' if sign else ''},.{digits}f}"
+    # What rounds to zero has no sign.
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("+-")
     return text.replace("-", MINUS) + unit
@@ -209,12 +207,7 @@ def _paste(name: str, value: Any) -> None:
 
 
 def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.DataFrame:
-    """Return the table of an analysis, or one without rows that says why there is none.
-
-    Args:
-        function: an analysis that returns a table, or a column of named values (made one row).
-        *arguments, **options: what it takes.
-    """
+    """Return the table (or row) of an analysis, or one without rows whose note says why there is none."""
     try:
         found = function(*arguments, **options)
     except BadFit as error:
@@ -253,6 +246,7 @@ def paragraph(text: str) -> Page:
 
 def download(frame: pd.DataFrame, file: str, index: bool = False) -> Page:
     """Return a link that saves a table as CSV; the data is inside the page, no server is needed."""
+    # The data are inside the link: no file lies beside the page.
     content = frame.to_csv(index=index, lineterminator="\n").encode()
     data = base64.b64encode(content).decode()
     label = f"{file} ({len(frame):,} rows, {max(1, len(content) // 1000):,} kB)"
@@ -337,6 +331,7 @@ def provenance(
             "compute": f"{duration(done['seconds'].sum())} beyond reading with the encoder",
             "last run": "time not kept",
         }
+    # The line at the top of a page takes these from here.
     for name, value in {
         "hardware": hardware,
         "built": facts["executed"][:10],
@@ -354,6 +349,7 @@ def provenance(
 def _of_scores(scores: pd.DataFrame, sources: pd.DataFrame) -> dict[str, str]:
     """Sum up the origin columns of a score table, and the sets of rows it was scored on."""
     runs, ok = scores.drop_duplicates("run"), int(scores["status"].eq("done").sum())
+    # One checksum for all sets of rows, whatever their order.
     digest = hashlib.sha256("\n".join(sorted(set(sources["data_hash"].astype(str)))).encode())
     facts = {
         "encoder": _listed(scores["encoder"]),

@@ -183,6 +183,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
 
     chapter = find(name, folder)
     known = settings_of(chapter)
+    # A misspelt setting is refused before anything runs.
     for given in book.split_parameters(" ".join(parameters)):
         if given not in known:
             raise unknown(f"parameter of {chapter.stem}", given, known)
@@ -201,6 +202,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
 def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a copy whose prose has the numbers that the cells gave it, as a built page does."""
     told, values = copy.deepcopy(made), {}
+    # First the values, which are taken out of what is shown, then the prose that uses them.
     for cell in told.cells:
         shown = []
         for output in cell.get("outputs", []):
@@ -246,6 +248,7 @@ def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
     jupyter-cache's own parallel executor knows no bound on processes and no environment per kernel.
     Return the names of those that were executed; failures are raised together at the end.
     """
+    # The cache knows a chapter by its code cells: other prose alone executes nothing.
     cache, missing = get_cache(folder), {}
     for file in files:
         made = myst_nb_reader_plugin(str(file))
@@ -294,6 +297,7 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
     before = json.loads(stamp.read_text("utf-8")) if stamp.is_file() and front.is_file() else {}
     if before == now and not force:
         return front
+    # Where anything but a page changed, no page that was executed before can be trusted.
     everything = force or before.get("shared") != now["shared"]
     stamp.unlink(missing_ok=True)
     cache = root / "_build" / "executed"

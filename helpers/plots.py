@@ -64,6 +64,7 @@ def style(table: pd.DataFrame, group: str) -> dict[str, Any]:
     """
     if not group:
         return {"color": COLOURS[0]}
+    # Readers' names, not keys: several keys may be one data set.
     known = display().drop_duplicates("name").set_index("name")
     there = list(dict.fromkeys(table[group]))
     order = [name for name in known.index if name in there]
@@ -114,12 +115,10 @@ def heatmap(
     """Draw a table as coloured cells with their values; a missing one is a dash without colour.
 
     Args:
-        table: numbers with row and column names.
-        label: what the numbers are, with their unit.
+        table: numbers with row and column names; ``label`` says what they are, with their unit.
         centre: value in the middle of a diverging scale; ``None`` for a scale from low to high.
         digits: digits after the point; ``None`` for a large table: small cells without values.
         muted: truth values of the table's shape; these cells get no colour and grey numbers.
-        ax: where to draw; by default a new figure that fits the table.
     """
     if table.empty:
         return nothing(table, ax)
@@ -129,6 +128,7 @@ def heatmap(
     if muted is not None:
         plain |= muted.loc[table.index, table.columns].to_numpy(bool)
     names = {"yticklabels": [*map(named, table.index)], "xticklabels": [*map(named, table.columns)]}
+    # Values are written by hand, since seaborn knows no real minus sign and no dash.
     written: Any = False
     if digits is not None:
         written = [[number(v, digits) if np.isfinite(v) else "–" for v in row] for row in values]
@@ -179,9 +179,7 @@ def forest(
 
     Args:
         table: one row per estimate; those of one name in different groups share a row.
-        value, low, high, name: columns with the estimate, the ends of its interval and its name.
-        xlabel: what the estimate is, with its unit.
-        group: column that sets colour and marker.
+        value, low, high, name, group: its columns; the last sets colour and marker.
         reference: where to draw a line to compare with; ``None``: none.
     """
     if table.empty:
@@ -190,6 +188,7 @@ def forest(
     place, names = pd.factorize(table[name])
     if table.duplicated([name, group] if group else name).any():  # which is which could not be seen
         place, names = np.arange(len(table)), pd.Index(table[name])
+    # Groups of one name lie side by side in its row.
     heights = place.astype(float)
     if len(names) < len(table):
         kinds, groups = pd.factorize(table[group])
@@ -223,11 +222,8 @@ def scatter(
 
     Args:
         table: one row per point.
-        x, y: columns of the coordinates; ``xlabel`` and ``ylabel`` say what they are.
-        group: column that sets colour and marker.
-        name: column with a text to write beside each point.
+        x, y, group, name: its columns: coordinates, what sets the colour, a text beside each point.
         line: columns ``x`` and ``y`` of the line.
-        ax: where to draw.
     """
     if table.empty:
         return nothing(table, ax)
@@ -254,9 +250,7 @@ def dots(
 
     Args:
         table: one row per value.
-        category, value: columns of the figure's rows and of what is drawn.
-        xlabel: what the values are, with their unit.
-        group: column that sets colour and marker, such as the target.
+        category, value, group: its columns: the figure's rows, what is drawn, what sets the colour.
     """
     if table.empty:
         return nothing(table, ax)
@@ -279,7 +273,6 @@ def specifications(table: pd.DataFrame, choices: Sequence[str], *, ylabel: str) 
         table: one row per specification: ``r``, ``low`` and ``high`` of what relabelling gives, and
             ``primary``, true for the one fixed beforehand.
         choices: columns that say what was chosen; each of their values becomes a row below.
-        ylabel: what the estimate is.
     """
     if table.empty:
         return nothing(table)
@@ -296,6 +289,7 @@ def specifications(table: pd.DataFrame, choices: Sequence[str], *, ylabel: str) 
     if len(fixed):
         upper.plot(fixed.index, fixed["r"], "D", color=COLOURS[5], label="fixed beforehand")
         upper.legend()
+    # A tick below each estimate for every choice that it rests on.
     for place, (column, option) in enumerate(options):
         on = table.index[table[column] == option]
         lower.plot(on, np.full(len(on), place), "|", color="black", markersize=5)

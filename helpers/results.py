@@ -11,14 +11,12 @@ import pandas as pd
 
 from helpers import book, study, tasks
 from helpers.errors import BadFit, BadRecord, HelpfulError, MissingData, unknown
-from helpers.study import costs, profiles
+from helpers.study import profiles
 from helpers.study.profiles import PROFILES
-from helpers.study.records import FINISHED
 from helpers.study.store import Store, read_export
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
-    from helpers.study.plans import Plan
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 FOLDER, SIMILARITY = DATA / "results", DATA / "similarity"
@@ -30,7 +28,6 @@ MEASURES = (
     "vocabulary_overlap", "mmd", "same_inputs", "label_names", "label_entropy", "label_count",
     "leep", "logme", "h_score", "transrate", "linear_probe",
 )  # fmt: skip
-_RATE = "train_pair_vs_tuned_trainer"  # of the large encoder on a GPU; other formats are close
 
 
 def read_csv(file: Path, texts: Sequence[str] = ()) -> pd.DataFrame:
@@ -47,9 +44,6 @@ def load(profile: str, *, mode: str = "missing", progress: bool = True) -> pd.Da
         profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``.
         mode: ``"stored"``, ``"missing"`` or ``"always"``, for a study that is run here.
         progress: whether it shows its progress.
-
-    Raises:
-        BadRecord: a committed file is damaged. BadPlan: the study cannot start; the text says why.
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
@@ -76,6 +70,7 @@ def stages(profile: str) -> pd.DataFrame:
         found = _export(file)
     else:
         found = Store().scores(study.plan(profile).runs["run"], stage="intermediate")
+    # Stages of several tasks at once have a score for each, and no floor.
     own = (found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())
     return found[own].reset_index(drop=True)
 
@@ -119,18 +114,12 @@ def similarities(
 ) -> pd.DataFrame:
     """Return the similarity of the tasks of a profile, one row per dyad and measure.
 
-    A table committed as ``data/similarity/<profile>.csv`` is read, with whatever measures it holds;
-    otherwise they are measured here, with the stages that the store holds, and kept value by value.
+    A table committed as ``data/similarity/<profile>.csv`` is read; otherwise they are measured here.
 
     Args:
-        profile: as in `load`.
+        profile, mode, progress: as in `load`.
         measures: names of measures to take where there is no committed table.
-        mode: ``"stored"``, ``"missing"`` or ``"always"`` (all anew, no committed table).
         added: whether measures that a reader registered join it; they need the profile's data.
-        progress: whether to count values while they are measured.
-
-    Returns:
-        The columns of ``helpers.similarity.COLUMNS``; a value that does not exist is NaN with its reason.
     """
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
@@ -143,6 +132,7 @@ def similarities(
     table = similarity.read(file)
     if not own:
         return table
+    # A measure of the reader's own replaces a committed one of its name.
     kept = table[~table["measure"].isin(own)]
     return pd.concat([kept, _measured(profile, own, mode, progress)], ignore_index=True)
 
@@ -201,9 +191,8 @@ def rank(
 
     Args:
         target: name of a registered task; it needs English training rows, and no labels.
-        profile: whose study to learn from; its data must be at hand.
+        profile, mode, progress: the study to learn from, as in `load`; its data must be at hand.
         measure: similarity to predict from; one that needs no fine-tuned encoder.
-        mode, progress: as in `load`.
 
     Returns:
         Best first: rank, intermediate, predicted (points of gain over languages other than English),
@@ -267,50 +256,3 @@ def speed(name: str, kind: str) -> pd.Series:
     mine = (table["name"] == name) & (table["device"].str.split().str[0] == kind)
     found = table[mine].dropna(subset=["value"]).sort_values("date", kind="stable")
     return found.iloc[-1] if len(found) else pd.Series(math.nan, index=table.columns)
-
-
-def hours(plan: Plan, store: Store | None = None) -> pd.DataFrame:
-    """Return what the study takes: this plan here, every committed study, and the largest size.
-
-    Args:
-        plan: the plan of a study on this machine.
-        store: where its runs are.
-
-    Returns:
-        Columns study, runs, hardware, device hours (NaN where nothing is known) and known how.
-    """
-    store = store or Store()
-    index = store.index()
-    own = index[index["run"].isin(plan.runs["run"]) & index["status"].isin(list(FINISHED))]
-    device = str(plan.facts.get("device", "cpu"))
-    if len(own) == len(plan):
-        device = ", ".join(sorted(set(own["device"]) - {""})) or device
-        took, how = own["seconds"].sum() / 3600, "measured here"
-    else:
-        how = f"computed from a rate {costs.rate(plan, store)[1]}"
-        took = float(costs.minutes(plan, store).sum()) / 60
-    rows = [(plan.profile, len(plan), device, took, how)]
-    for file in [FOLDER / f"{name}.parquet" for name in PROFILES]:
-        if file.exists():
-            runs = _export(file).drop_duplicates("run")
-            devices = ", ".join(sorted(set(runs["device"]) - {""}))
-            took, how = float(runs["seconds"].sum()) / 3600, "measured, added up over runs"
-            rows.append((file.stem, len(runs), devices, took, how))
-    columns = ["study", "runs", "hardware", "device hours", "known how"]
-    return pd.DataFrame([*rows, _largest()], columns=columns)
-
-
-def _largest() -> tuple[str, int, str, float, str]:
-    """Return what the largest size takes at least: sets whose rows nobody states are missing."""
-    paper, sets = profiles.PAPER, read_csv(DATA / "paper_tokens.csv")
-    passes = {"intermediate": paper.seeds}  # one stage per intermediate and seed
-    # Every target has a run per intermediate and seed, and twice as many baselines as seeds.
-    passes["target"] = passes["evaluation"] = paper.seeds * (len(paper.intermediates) + 2)
-    work = sets["stage"].map({"intermediate": 1, "target": 1, "evaluation": costs.TEST_WORK})
-    tokens = (sets["tokens"] * sets["epochs"] * sets["stage"].map(passes) * work).sum()
-    lacking = sets.loc[sets["rows"].isna() & (sets["stage"] != "evaluation"), "task"]
-    fastest = speed(_RATE, "cuda")
-    runs = int(sets["stage"].map(passes | {"evaluation": 0}).sum())
-    note = f"computed from the measured rate on pairs; without {', '.join(lacking)}"
-    took = float(tokens) / fastest["value"] / 3600
-    return paper.name, runs, str(fastest["device"]), took, note

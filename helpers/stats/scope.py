@@ -52,6 +52,7 @@ def departures(
     rest, notes = usable(scores)
     if profile in ILLUSTRATIVE:
         notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
+    # Seeds of dyads, then of baselines, which need twice as many, then dyads that are not there.
     arms = rest[(rest["condition"] == "single") & (rest["status"] == "done")]
     counts = arms.groupby(DYAD)["seed"].nunique()
     if few := int((counts < SEEDS).sum()):
@@ -115,6 +116,7 @@ def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         variance[target] = squares / freedom[target] if freedom[target] else np.nan
         base = rows[(rows["target"] == target) & (rows["condition"] == "none")]
         exact[target] = bool(gains.untrained(base).all())  # it trains nothing: no noise
+    # Variance and degrees of freedom of a dyad are those of its target.
     of_target = {name: table["target"].map(of) for name, of in (("v", variance), ("df", freedom))}
     baseline = np.where(table["target"].map(exact), 0.0, 1 / table["baseline_seeds"])
     t = stats.t.ppf(0.5 + level / 2, of_target["df"].replace(0, np.nan))
