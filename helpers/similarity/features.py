@@ -1,11 +1,10 @@
 """Label and feature measures: how well features of one encoder carry the labels of a task.
 
-Every function takes arrays and returns a float; larger means that the features fit the labels
-better. ``features`` has shape (N, D): states of an encoder, usually tuned on the intermediate, on
-rows of the target; ``labels`` holds N class ids or names. NaN, mismatched rows, one class, or no
-more rows than classes raise ``BadRows``. Values of different targets are not on one scale: most
-follow the number and balance of the classes, which ``helpers.similarity.independence`` shows on
-noise. Compare within a target, or let the model remove target effects.
+``features`` (N, D) are states of an encoder, usually tuned on the intermediate, on rows of the
+target; ``labels`` are N class ids or names. Larger means that they fit better. NaN, mismatched rows,
+one class, or no more rows than classes raise ``BadRows``. Most values follow the number and balance
+of the classes, as ``helpers.similarity.independence`` shows on noise: compare within a target, or
+let the model remove target effects.
 """
 
 from __future__ import annotations
@@ -63,17 +62,15 @@ def logme(
 ) -> float:
     """Log maximum evidence of a linear-Gaussian model of each class indicator, nats per row.
 
-    Features are not centred, as in the paper. ``iterations`` bounds the fixed-point steps for the
-    two precisions, ``tolerance`` is the relative change of their ratio at which they stop. One
-    eigendecomposition of the smaller Gram matrix serves all classes. Invariant to rotation and
-    scale; on noise it rises with the number of classes, since rare indicators are easy to fit.
+    At most so many ``iterations``, until the ratio of the two precisions changes by ``tolerance``.
+    On noise it rises with the number of classes, since rare indicators are easy to fit.
 
     Source: You et al. 2021 (arXiv 2102.11005); the fixed point is that of You et al. 2022 (arXiv
         2110.10545). Directions without variance enter the determinant too, which the authors' code
-        leaves out when N < D, and features get a mean square of 1: the evidence does not depend on
-        their scale, but the authors' floor, an absolute number, would.
+        leaves out when N < D.
     """
     array, codes, counts = labelled(features, labels)
+    # The evidence does not depend on the scale of features, but an absolute floor would.
     array = array / np.sqrt((array**2).mean())
     rows, columns = array.shape
     targets = one_hot(codes, len(counts))
@@ -116,8 +113,7 @@ def _precisions(
 def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> float:
     """Variance between classes in the metric of the (shrunk) feature covariance, 0 to C - 1.
 
-    Invariant to rotation and scale. Without shrinkage it saturates at C - 1 once N <= D, whatever
-    the labels; with it, covariance and score are shrunk by Ledoit and Wolf's weight.
+    Without ``shrinkage`` by Ledoit and Wolf's weight it is C - 1 once N <= D, whatever the labels.
 
     Source: Bao et al. 2019; regularised by Ibrahim et al. 2022 (arXiv 2110.06893). Both covariances
         are divided by N; transformer-ranker divides one by N - 1, a factor of N / (N - 1).
@@ -150,10 +146,9 @@ def _ledoit_wolf(centred: Floats, covariance: Floats) -> float:
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean log likelihood of the labels given the soft labels of the intermediate's head.
 
-    ``source_probabilities`` (N, Z) are the head's outputs on the target's rows and sum to 1. Returns
-    at most 0, in nats per row; minus the entropy of the labels where the head says nothing of them.
-
-    Source: Nguyen et al. 2020 (arXiv 2002.12462) section 3.
+    ``source_probabilities`` (N, Z) are its outputs on the target's rows. At most 0, in nats per row;
+    minus the entropy of the labels where they say nothing. Source: Nguyen et al. 2020 (arXiv
+    2002.12462) section 3.
     """
     probabilities = matrix(source_probabilities, "source probabilities")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
@@ -170,10 +165,7 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
 def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
     """Negative conditional entropy of the labels given the head's most likely classes, in nats.
 
-    ``source_labels`` holds the most likely source class of each of the N rows. From minus the
-    entropy of the labels up to 0.
-
-    Source: Tran et al. 2019 (arXiv 1908.08142).
+    From minus the entropy of the labels to 0. Source: Tran et al. 2019 (arXiv 1908.08142).
     """
     source = whole(source_labels, "source labels")
     codes, counts = classes(labels, len(source))
@@ -193,9 +185,8 @@ def nleep(
 ) -> float:
     """LEEP with the clusters of a Gaussian mixture in place of the source classes.
 
-    It needs no head. ``components`` is the number of clusters, 0 meaning five per class;
-    ``dimensions`` the principal axes kept before; ``seed`` that of the initial centres. The mixture
-    is fitted on the same rows, so noise scores above minus the entropy of the labels.
+    It needs no head. ``components`` counts the clusters (0: five per class), ``dimensions`` the
+    principal axes kept before. Fitted on the same rows, so noise scores above minus the entropy.
 
     Source: Li et al. 2021 (CVPR, "Ranking Neural Checkpoints"). Components have diagonal covariance
         on principal axes: a full one has more entries than a cluster has rows.
@@ -250,11 +241,11 @@ def _spread_centres(points: Floats, clusters: int, random: np.random.Generator) 
 def transrate(features: ArrayLike, labels: ArrayLike, distortion: float = 1e-4) -> float:
     """Coding rate of the features minus the mean coding rate within classes, in nats.
 
-    ``distortion`` is the squared error allowed per coordinate, in squared units of the features: not
-    invariant to scale. It grows with the number of classes even on noise.
+    ``distortion`` is the squared error allowed per coordinate, so scale counts. It grows with the
+    number of classes even on noise.
 
-    Source: Huang et al. 2022 (arXiv 2106.09362). Classes are weighted by their share of the rows as
-        in the paper; tllib weights them equally.
+    Source: Huang et al. 2022 (arXiv 2106.09362). Classes count by their share of the rows as in the
+        paper; tllib weights them equally.
     """
     array, codes, counts = labelled(features, labels)
     array = array - array.mean(axis=0)
@@ -276,12 +267,10 @@ def _coding_rate(points: Floats, distortion: float) -> float:
 def gbc(
     features: ArrayLike, labels: ArrayLike, dimensions: int = 64, spherical: bool = True
 ) -> float:
-    """Minus the overlap of the classes, each at least two rows taken as a Gaussian.
+    """Minus the overlap of the classes as Gaussians, over ordered pairs: from -C (C - 1) to 0.
 
-    Summed over ordered pairs of classes: from -C (C - 1) to 0, so compare only within one target.
-    ``spherical`` takes one variance per class in place of one per axis.
-
-    Source: Pandy et al. 2022 (arXiv 2111.12780).
+    ``spherical`` takes one variance per class in place of one per axis. Source: Pandy et al. 2022
+    (arXiv 2111.12780).
     """
     array, codes, counts = labelled(features, labels, smallest=2)
     points = principal(array, dimensions)
@@ -302,10 +291,8 @@ def gbc(
 def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> float:
     """Leave-one-out accuracy of the nearest-neighbour rule under Euclidean distance.
 
-    A tie of votes goes to the class of the nearest neighbour among those tied. Subtract the value of
-    the untuned encoder to see what tuning changed.
-
-    Source: Cover and Hart 1967; the estimator of transformer-ranker.
+    A tie goes to the class of the nearest neighbour among those tied. Source: Cover and Hart 1967;
+    the estimator of transformer-ranker.
     """
     array, codes, counts = labelled(features, labels)
     if not 1 <= neighbours < len(array):
@@ -328,10 +315,7 @@ def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> fl
 
 
 def linear_probe(features: ArrayLike, labels: ArrayLike, folds: int = 5, seed: int = 0) -> float:
-    """Cross-validated accuracy of a ridge classifier; each class needs at least two rows.
-
-    ``folds`` are stratified by ``seed``; fewer where the smallest class has fewer rows. Subtract the
-    value of the untuned encoder to see what tuning changed.
+    """Cross-validated accuracy of a ridge classifier, in stratified folds.
 
     Source: Alain and Bengio 2016 (arXiv 1610.01644); penalty by generalised cross-validation within
         the training folds (Golub, Heath and Wahba 1979).

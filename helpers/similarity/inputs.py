@@ -42,29 +42,17 @@ SIDES = ("intermediate", "target")
 
 @dataclass(frozen=True)
 class Options:
-    """How much is read for each measure.
+    """How much is read for each measure."""
 
-    Attributes:
-        rows: rows sampled per task.
-        units: labelled units per task.
-        max_length: longest input in pieces.
-        common_rows: sentences on which two encoders are compared.
-        parallel_rows: sentence pairs per language.
-        gradient_rows: rows per task for gradients.
-        heads: heads fitted per task for the gradient cosine.
-        shuffle_labels: control: permute the labels of each task's units.
-        precision: ``"auto"``, ``"fp32"`` or ``"bf16"``, of reading.
-    """
-
-    rows: int = 300
-    units: int = 300
-    max_length: int = 128
-    common_rows: int = 300
-    parallel_rows: int = 300
-    gradient_rows: int = 200
-    heads: int = 5
-    shuffle_labels: bool = False
-    precision: str = "auto"
+    rows: int = 300  # sampled per task
+    units: int = 300  # labelled, per task
+    max_length: int = 128  # pieces
+    common_rows: int = 300  # sentences on which two encoders are compared
+    parallel_rows: int = 300  # sentence pairs per language
+    gradient_rows: int = 200  # per task
+    heads: int = 5  # fitted per task for the gradient cosine
+    shuffle_labels: bool = False  # control: permute the labels of each task's units
+    precision: str = "auto"  # of reading; "fp32" or "bf16"
 
     @classmethod
     def sized(cls, rows: int, shuffle_labels: bool = False) -> Options:
@@ -96,29 +84,17 @@ class Dyad(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """One array (or list, or mapping of arrays), and how it splits into two disjoint halves.
-
-    Attributes:
-        values: what a measure gets.
-        rows: row that each entry along ``axis`` belongs to; ``None`` where it cannot be split.
-        second: whether each row is in the second half.
-        halves: values of the two halves where they are not slices of ``values``.
-        axis: the axis of ``values`` along which entries lie.
-        entries: number of examples behind it, where ``rows`` does not say.
-        passes: rows sent through an encoder to get it, backward passes counted as well.
-        seconds: what making it took.
-        note: what a reader should know, such as classes left out.
-    """
+    """One array (or list, or mapping of arrays), and how it splits into two disjoint halves."""
 
     values: Any
-    rows: Integers | None = None
-    second: Any = None
-    halves: tuple[Any, Any] | None = None
-    axis: int = 0
-    entries: int = 0
-    passes: int = 0
-    seconds: float = 0.0
-    note: str = ""
+    rows: Integers | None = None  # that each entry belongs to; None where it cannot be split
+    second: Any = None  # whether each row is in the second half
+    halves: tuple[Any, Any] | None = None  # where they are not slices of the values
+    axis: int = 0  # along which entries lie
+    entries: int = 0  # examples behind it, where rows do not say
+    passes: int = 0  # rows sent through an encoder for it, backward passes counted as well
+    seconds: float = 0.0  # that making it took
+    note: str = ""  # for readers, such as classes left out
 
     @property
     def splits(self) -> bool:
@@ -163,27 +139,15 @@ Noise = Callable[[np.random.Generator, Shape], Any]
 
 @dataclass(frozen=True)
 class Array:
-    """One array that measures can ask for.
+    """One array that measures can ask for."""
 
-    Attributes:
-        says: what it is.
-        side: task that it is made for, ``"intermediate"`` or ``"target"``; "" for both together.
-        of: names of the facts that determine it (``Inputs.fact``).
-        make: makes it, for a dyad or for one task.
-        noise: draws what stands in for it where nothing is related; without one a measure that needs
-            it has no value on noise.
-        passes: passes through an encoder per row, backward passes counted as well; an array that
-            takes any is worth a file.
-        source: the array that it is made of without reading anything else.
-    """
-
-    says: str
-    side: str
-    of: tuple[str, ...]
-    make: Callable[[Inputs, Dyad], Parts]
-    noise: Noise | None = None
-    passes: int = 0
-    source: str = ""
+    says: str  # what it is
+    side: str  # task that it is made for, "intermediate" or "target"; "" for both together
+    of: tuple[str, ...]  # facts that determine it, by the names of Inputs.fact
+    make: Callable[[Inputs, Dyad], Parts]  # for a dyad or for one task
+    noise: Noise | None = None  # draws what stands in for it where nothing is related
+    passes: int = 0  # through an encoder per row; an array that takes any is worth a file
+    source: str = ""  # the array that it is made of without reading anything else
 
 
 Make = Callable[["Inputs", Dyad], Parts]
@@ -254,12 +218,7 @@ class Inputs:
     # Arrays.
 
     def get(self, need: str, dyad: Dyad) -> Parts:
-        """Return an array with its halves: from memory, from its file, or made now.
-
-        Raises:
-            Undefined: there is no such array for this dyad; the text says why.
-            BadRows: its rows do not allow it.
-        """
+        """Return an array with its halves; Undefined or BadRows say why there is none."""
         return self.at(need, _place(ARRAYS[need], dyad))
 
     def at(self, need: str, place: Dyad) -> Parts:

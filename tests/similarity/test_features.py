@@ -18,19 +18,6 @@ def soft(rows, classes, seed=0):
     return np.random.default_rng(seed).dirichlet(np.ones(classes), rows)
 
 
-class TestGolden:
-    def test_logme_of_iris_is_the_published_value(self):
-        # Value in the tests of transformer-ranker (MIT), single precision.
-        assert f.logme(*IRIS) == pytest.approx(-0.16006022, abs=1e-6)
-
-    def test_h_score_of_iris_is_the_published_value_up_to_its_divisor(self):
-        assert f.h_score(*IRIS) * 150 / 149 == pytest.approx(1.177842480406727, abs=1e-6)
-
-    @pytest.mark.parametrize("k, value", [(1, 0.96), (3, 0.96), (5, 29 / 30), (13, 29 / 30)])
-    def test_knn_of_iris_is_the_published_value(self, k, value):
-        assert f.knn_probe(*IRIS, neighbours=k) == pytest.approx(value)
-
-
 class TestLogME:
     def evidence(self, x, y, alpha, beta):
         """Log evidence as the density of y under its marginal Gaussian, another route entirely."""
@@ -99,31 +86,10 @@ def f_canonical(a, b):
 
 
 class TestLeepAndNce:
-    def test_a_head_that_knows_the_label_scores_zero(self):
-        labels = np.arange(60) % 3
-        assert f.leep(np.eye(5)[labels], labels) == pytest.approx(0.0)
-        assert f.nce(labels + 7, labels) == pytest.approx(0.0)
-
-    def test_a_head_that_says_nothing_scores_minus_the_entropy_of_the_labels(self):
-        labels = np.repeat([0, 1, 2], [50, 30, 20])
-        entropy = stats.entropy([0.5, 0.3, 0.2])
-        assert f.leep(np.full((100, 4), 0.25), labels) == pytest.approx(-entropy)
-        assert f.nce(np.zeros(100), labels) == pytest.approx(-entropy)
-
     def test_leep_of_hard_predictions_is_nce(self):
         random = np.random.default_rng(2)
         source, labels = random.integers(0, 4, 200), random.integers(0, 3, 200)
         assert f.leep(np.eye(4)[source], labels) == pytest.approx(f.nce(source, labels))
-
-    def test_nce_by_hand(self):
-        # Source 0 holds labels (a, a, b), source 1 holds (b): -3/4 H(1/3).
-        expected = -0.75 * stats.entropy([2 / 3, 1 / 3])
-        assert f.nce([0, 0, 0, 1], ["a", "a", "b", "b"]) == pytest.approx(expected)
-
-    def test_a_source_class_that_never_occurs_changes_nothing(self):
-        p, labels = soft(90, 3), np.arange(90) % 2
-        wider = np.hstack([p, np.zeros((90, 1))])
-        assert f.leep(wider, labels) == pytest.approx(f.leep(p, labels))
 
 
 class TestNleep:
@@ -143,9 +109,6 @@ class TestNleep:
         ).fit(points)
         theirs = reference.predict_proba(points)
         assert np.abs(ours - theirs).mean() < 0.02
-
-    def test_clusters_that_match_the_classes_score_near_zero(self):
-        assert f.nleep(*blobs(distance=12.0)) > -0.01
 
 
 class TestTransRate:
@@ -192,12 +155,6 @@ class TestGbc:
         for spherical in (False, True):
             assert f.gbc(x, labels, spherical=spherical) == pytest.approx(expected, rel=1e-6)
 
-    def test_bounds(self):
-        x, labels = blobs(60, 3, distance=0.0)
-        same = np.concatenate([x, x, x])
-        assert f.gbc(same, np.repeat([0, 1, 2], 60)) == pytest.approx(-6.0)
-        assert f.gbc(*blobs(distance=40.0)) == pytest.approx(0.0, abs=1e-6)
-
 
 class TestProbes:
     @pytest.mark.parametrize("k", [1, 4, 7])
@@ -210,12 +167,6 @@ class TestProbes:
             right += rule.fit(x[rest], labels[rest]).predict(x[row : row + 1])[0] == labels[row]
         tolerance = 0.05 if k == 4 else 1e-12  # four votes tie; the two break ties differently
         assert f.knn_probe(x, labels, k) == pytest.approx(right / len(x), abs=tolerance)
-
-    def test_knn_tie_goes_to_the_nearer_class(self):
-        x = np.array([[0.0], [0.8], [2.0], [10.0], [11.0], [12.5]])
-        labels = np.array([0, 0, 1, 1, 1, 0])
-        # Rows 0, 1, 3 and 4 see one vote each way, the nearer one right; rows 2 and 5 see two wrong.
-        assert f.knn_probe(x, labels, 2) == pytest.approx(4 / 6)
 
     def test_knn_chunks_do_not_matter(self):
         x, labels = blobs(1500, 3, distance=1.0)
@@ -255,9 +206,6 @@ class TestProbes:
             values.append(f.linear_probe(random.normal(size=(200, 10)), np.arange(200) % 2))
         # Leave-one-out predictions would fall far below one half here.
         assert np.mean(values) == pytest.approx(0.5, abs=3 * 0.035 / np.sqrt(20) + 0.01)
-
-    def test_linear_probe_finds_a_separating_plane(self):
-        assert f.linear_probe(*blobs(distance=12.0)) == 1.0
 
     def test_held_out_rows_do_not_leak(self):
         x = np.eye(60)  # every row is its own direction: nothing can be learnt about the others

@@ -15,19 +15,6 @@ def grid(intermediates=9, targets=12):
 
 
 class TestSpearmanBrown:
-    def test_by_hand(self):
-        assert measuring.spearman_brown(0.5) == pytest.approx(2 / 3)
-        assert measuring.spearman_brown(1.0) == 1.0
-        assert measuring.spearman_brown(-0.4) == -0.4
-        assert measuring.noise_ceiling(0.81, 0.49) == pytest.approx(0.63)
-        assert measuring.noise_ceiling(-0.1, 0.49) == 0.0
-        # Unknown values are left out; too few or constant ones give no number.
-        a, b = [1.0, 2, 3, 4, 5, np.nan], [2.0, 4, 6, 8, 10, 0]
-        assert measuring.correlation(a, b) == pytest.approx(1.0)
-        assert np.isnan(measuring.correlation([1, 2, 3, 4], [1, 2, 3, 4]))
-        assert np.isnan(measuring.correlation([1] * 9, list(range(9))))
-        assert np.isnan(measuring.within([np.nan, np.nan], ["a", "b"], ["t", "t"])).all()
-
     def test_steps_two_halves_up_to_the_whole(self):
         # The variance of an error halves when rows double: truth 1, error e per half.
         random = np.random.default_rng(0)

@@ -10,7 +10,6 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from helpers.errors import MissingData
 from helpers.similarity import text
-from helpers.tasks import Source, Task
 
 weights = st.lists(st.floats(0, 100), min_size=4, max_size=4).filter(lambda w: sum(w) > 1e-6)
 
@@ -22,22 +21,8 @@ class TestJensenShannon:
         expected = jensenshannon(p, q, base=2) ** 2
         assert text.js_divergence(p, q) == pytest.approx(expected, abs=1e-9)
 
-    def test_bounds(self):
-        assert text.js_divergence([1, 0], [0, 1]) == pytest.approx(1.0)
-        assert text.js_divergence([1, 2, 3], [2, 4, 6]) == pytest.approx(0.0, abs=1e-15)
-
 
 class TestPieces:
-    def test_identical_corpora_are_alike_and_disjoint_ones_are_not(self):
-        a, b = np.arange(500) % 50, 100 + np.arange(500) % 50
-        assert text.token_similarity(a, a) == pytest.approx(1.0)
-        assert text.token_similarity(a, b, smoothing=0) == pytest.approx(0.0, abs=1e-12)
-        assert text.vocabulary_overlap(a, a) == 1.0
-        assert text.vocabulary_overlap(a, b) == 0.0
-
-    def test_overlap_by_hand(self):
-        assert text.vocabulary_overlap([1, 2, 3], [2, 3, 4]) == pytest.approx(2 / 4)
-
     def test_a_longer_sample_of_the_same_source_does_not_look_different(self):
         random = np.random.default_rng(0)
         chance = 1 / np.arange(1, 2001)
@@ -110,50 +95,6 @@ class TestDomainClassifier:
         a, b = random.normal(size=(400, 8)), random.normal(size=(40, 8))
         # Always answering the larger domain is right in 91 % of texts, and still half wrong here.
         assert text.domain_classifier_error(a, b) == pytest.approx(0.5, abs=0.08)
-
-
-def test_pseudo_perplexity_change():
-    assert text.pseudo_perplexity_change([3.0, 5.0], [2.0, 2.0]) == pytest.approx(2.0)
-
-
-def task(format):
-    return Task("x", "target", format, Source("rows", "x"))
-
-
-def test_same_format():
-    assert text.same_format(task("pair"), task("pair")) == 1.0
-    assert text.same_format(task("pair"), task("span")) == 0.0
-
-
-@pytest.mark.parametrize(
-    "format, two, count",
-    [("pair", True, 2), ("pair", False, 1), ("choice", True, 2), ("span", True, 2)]
-    + [("tagging", True, 1), ("retrieval", True, 1)],
-)
-def test_segments(format, two, count):
-    assert text.segments(task(format), two) == count
-
-
-def test_same_input_count():
-    assert text.same_input_count(2, 2) == 1.0
-    assert text.same_input_count(1, 2) == 0.0
-
-
-def test_entropy_and_count():
-    even, skewed = [0, 1, 2, 3] * 5, [0] * 15 + [1] * 5
-    assert text.label_entropy(even) == pytest.approx(np.log(4))
-    expected = -abs(np.log(4) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert text.label_entropy_similarity(even, skewed) == pytest.approx(expected)
-    assert text.label_count_similarity(even, skewed) == pytest.approx(-np.log(2))
-    assert text.label_count_similarity(even, even) == 0.0
-
-
-def test_label_names():
-    names = np.eye(3)
-    assert text.label_name_cosine(names, names[::-1]) == pytest.approx(1.0)
-    assert text.label_name_cosine(names[:1], names[1:]) == 0.0
-    # One name of two is shared: the other finds nothing, the single one finds itself.
-    assert text.label_name_cosine(names[:2], names[:1]) == pytest.approx((0.5 + 1.0) / 2)
 
 
 # The union of the language lists of XTREME-R's tasks.
