@@ -155,7 +155,8 @@ def _embeddings(g: Inputs, one: Dyad) -> Parts:
 @of_task("{}.sentences", of="rows, sentence encoder", noise=_normal, passes=1)
 def _sentences(g: Inputs, one: Dyad) -> Parts:
     """Mean state of each row by the sentence encoder, shape (rows, D)."""
-    sample, encoder = g.sample(one.intermediate, one.language), g.needed_sentence_encoder()
+    sample, encoder = g.sample(one.intermediate, one.language), g.sentence_encoder
+    assert encoder is not None  # one of the array's facts
     return _per_row(_sequences(g, sample, encoder, g.reader(encoder)))
 
 
@@ -410,19 +411,37 @@ _LOSSES: dict[str, Any] = {"noise": _exponential, "passes": 1}
 @array("tuned.losses", of="target rows, checkpoint, encoder, language head", **_LOSSES)
 def _tuned_losses(g: Inputs, dyad: Dyad) -> Parts:
     """Masked-language loss of each of the target's rows after tuning, shape (rows,)."""
-    return _losses(g, g.tuned(dyad.intermediate)[1], dyad)
+    sample = g.sample(dyad.needed_target(), dyad.language)
+    return _losses(g, g.tuned(dyad.intermediate)[1], sample.texts, sample.half)
 
 
 @array("plain.losses", of="target rows, encoder, language head", **_LOSSES)
 def _plain_losses(g: Inputs, dyad: Dyad) -> Parts:
     """Masked-language loss of each of the target's rows before tuning, shape (rows,)."""
-    return _losses(g, g.reader(g.encoder), dyad)
-
-
-def _losses(g: Inputs, reader: Reader, dyad: Dyad) -> Parts:
     sample = g.sample(dyad.needed_target(), dyad.language)
-    losses, rows = reader.losses(sample.texts, g.options.max_length, g.needed_language_head())
-    return Parts(losses, rows, sample.half, passes=len(sample.texts))
+    return _losses(g, g.reader(g.encoder), sample.texts, sample.half)
+
+
+@array("parallel.tuned_losses", of="pairs, checkpoint, encoder, language head", **_LOSSES)
+def _parallel_tuned_losses(g: Inputs, dyad: Dyad) -> Parts:
+    """Masked-language loss of foreign sentences after tuning, shape (rows,)."""
+    _, texts = g.pairs(dyad.language, dyad.intermediate.seed)
+    half = readers.halves(len(texts), dyad.intermediate.seed)
+    return _losses(g, g.tuned(dyad.intermediate)[1], texts, half)
+
+
+@array("parallel.plain_losses", of="pairs, encoder, language head", **_LOSSES)
+def _parallel_plain_losses(g: Inputs, dyad: Dyad) -> Parts:
+    """Masked-language loss of foreign sentences before tuning, shape (rows,)."""
+    _, texts = g.pairs(dyad.language, dyad.intermediate.seed)
+    half = readers.halves(len(texts), dyad.intermediate.seed)
+    return _losses(g, g.reader(g.encoder), texts, half)
+
+
+def _losses(g: Inputs, reader: Reader, texts: list[str], half: Any) -> Parts:
+    assert g.language_head is not None  # one of the array's facts
+    losses, rows = reader.losses(texts, g.options.max_length, g.language_head)
+    return Parts(losses, rows, half, passes=len(texts))
 
 
 @array("parallel.tuned", of="pairs, checkpoint, encoder", noise=_couples, passes=2)
@@ -445,25 +464,6 @@ def _parallel(g: Inputs, reader: Reader, dyad: Dyad) -> Parts:
     return Parts(states, rows, half, axis=1, passes=2 * len(rows))
 
 
-@array("parallel.tuned_losses", of="pairs, checkpoint, encoder, language head", **_LOSSES)
-def _parallel_tuned_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """Masked-language loss of foreign sentences after tuning, shape (rows,)."""
-    return _parallel_losses(g, g.tuned(dyad.intermediate)[1], dyad)
-
-
-@array("parallel.plain_losses", of="pairs, encoder, language head", **_LOSSES)
-def _parallel_plain_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """The same before tuning."""
-    return _parallel_losses(g, g.reader(g.encoder), dyad)
-
-
-def _parallel_losses(g: Inputs, reader: Reader, dyad: Dyad) -> Parts:
-    _, other = g.pairs(dyad.language, dyad.intermediate.seed)
-    losses, rows = reader.losses(other, g.options.max_length, g.needed_language_head())
-    half = readers.halves(len(other), dyad.intermediate.seed)
-    return Parts(losses, rows, half, passes=len(other))
-
-
 @array("early.score", of="checkpoint, target, early")
 def _early(g: Inputs, dyad: Dyad) -> Parts:
     """English score of the target after a short run from the intermediate"""
@@ -472,7 +472,8 @@ def _early(g: Inputs, dyad: Dyad) -> Parts:
     if task.format == "retrieval":
         raise Undefined(f"{task.name} is a retrieval task: nothing is trained on it.")
     trainer = tasks.get(task.train_with) if task.train_with else task
-    score = g.needed_early()(g.tuned(dyad.intermediate)[0], trainer, target.seed)
+    assert g.early is not None
+    score = g.early(g.tuned(dyad.intermediate)[0], trainer, target.seed)
     return Parts(np.float64(score))
 
 
@@ -481,15 +482,8 @@ def _early(g: Inputs, dyad: Dyad) -> Parts:
 
 def _of_each_task(g: Inputs, dyad: Dyad, name: str) -> list[Parts]:
     """One array per task of the study that has English rows."""
-    seed = dyad.intermediate.seed
-    found = []
-    for task in g.tasks:
-        try:
-            g.sample(Side(task, seed))
-        except Undefined:
-            continue
-        found.append(g.at(f"intermediate.{name}", Dyad(Side(task, seed), None)))
-    return found
+    sides = g.samples(dyad.intermediate.seed)
+    return [g.at(f"intermediate.{name}", Dyad(side, None)) for side in sides]
 
 
 @array("study.centre", of="study, encoder", noise=_nothing)
@@ -549,7 +543,7 @@ def _texts_with(g: Inputs, dyad: Dyad) -> Parts:
 @array("study.texts", of="study", noise=lambda random, shape: 2 * shape.rows)
 def _text_count(g: Inputs, dyad: Dyad) -> Parts:
     """Number of texts of the study."""
-    samples = g.samples(dyad.intermediate.seed)
+    samples = g.samples(dyad.intermediate.seed).values()
     second = sum(int(sample.half.sum()) for sample in samples)
     total = sum(len(sample.rows) for sample in samples)
     return Parts(total, halves=(total - second, second))

@@ -6,6 +6,7 @@ through an encoder are kept in a file. An array of one task is made at ``Dyad(ta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 import time
@@ -316,20 +317,20 @@ class Inputs:
             kept = None if self.encoder.kept is None else len(self.encoder.kept)
             return self.encoder.sha256, self.encoder.layers, kept
         if name == "sentence encoder":
-            return self.needed_sentence_encoder().sha256
+            return _given(self.sentence_encoder, "sentence encoder", "sentence_encoder=").sha256
         if name == "checkpoint":
             return self.checkpoint(at.intermediate).key
         if name == "study":
-            return [sample.key for sample in self.samples(seed)]
+            return [sample.key for sample in self.samples(seed).values()]
         if name == "common":  # one set for all seeds: encoders are compared on the same inputs
-            return [sample.key for sample in self.samples(0)]
+            return [sample.key for sample in self.samples(0).values()]
         if name == "pairs":
             return self.pairs(at.language, seed)
         if name == "language head":
-            self.needed_language_head()
-            return "the encoder's own"
+            hint = f"language_head=readers.language_head({self.encoder.name!r}) where it has one"
+            return _given(self.language_head, "masked-language head", hint) is not None
         assert name == "early", name
-        early = self.needed_early()
+        early = _given(self.early, "short run", "early=readers.Early() to train one per dyad")
         return repr(early) if hasattr(early, "settings") else code_of(early)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -353,14 +354,12 @@ class Inputs:
         make = partial(readers.sample, task, rows, side.seed, language)
         return self.remember(("sample", side, language), make)
 
-    def samples(self, seed: int) -> list[Sample]:
+    def samples(self, seed: int) -> dict[Side, Sample]:
         """Return the samples of all tasks of the study that have English rows."""
-        found = []
-        for name in self.tasks:
-            try:
-                found.append(self.sample(Side(name, seed)))
-            except Undefined:
-                continue
+        found = {}
+        for side in (Side(name, seed) for name in self.tasks):
+            with contextlib.suppress(Undefined):
+                found[side] = self.sample(side)
         if not found:
             raise Undefined("no task of the study has English rows here.")
         return found
@@ -374,7 +373,7 @@ class Inputs:
 
     def common_texts(self) -> list[str]:
         """Return English texts drawn evenly from the tasks: what encoders are compared on."""
-        pools = [sample.texts for sample in self.samples(0)]
+        pools = [sample.texts for sample in self.samples(0).values()]
         share = -(-self.options.common_rows // len(pools))
         random = np.random.default_rng(8)
         texts = [
@@ -384,11 +383,10 @@ class Inputs:
 
     def pairs(self, language: str, seed: int) -> tuple[list[str], list[str]]:
         """Return English sentences and their translations."""
-        if self.parallel_task is None:
-            raise Undefined(
-                "no parallel text was given; pass parallel= with the name of a bitext task."
-            )
-        task, rows = self.parallel_task, self.options.parallel_rows
+        task = _given(
+            self.parallel_task, "parallel text", "parallel= with the name of a bitext task"
+        )
+        rows = self.options.parallel_rows
         make = partial(readers.parallel, task, language, rows, seed)
         return self.remember(("pairs", language, seed), make)
 
@@ -417,29 +415,12 @@ class Inputs:
         self._tuned.move_to_end(side)
         return self._tuned[side]
 
-    def needed_sentence_encoder(self) -> Encoder:
-        """Return the sentence encoder; Undefined where none was given."""
-        if self.sentence_encoder is None:
-            raise Undefined("no sentence encoder was given; pass sentence_encoder=.")
-        return self.sentence_encoder
 
-    def needed_language_head(self) -> nn.Module:
-        """Return the masked-language head; Undefined where none was given."""
-        if self.language_head is None:
-            raise Undefined(
-                f"no masked-language head was given for encoder {self.encoder.name!r}; where it has "
-                "one, pass language_head=helpers.similarity.readers.language_head(encoder)."
-            )
-        return self.language_head
-
-    def needed_early(self) -> Callable[[Tuned, Task, int], float]:
-        """Return the short run; Undefined where none was given."""
-        if self.early is None:
-            raise Undefined(
-                "no short run was given; pass early=helpers.similarity.readers.Early() to train one "
-                "per dyad."
-            )
-        return self.early
+def _given(value: Any, what: str, argument: str) -> Any:
+    """Return what was given; Undefined where it was not."""
+    if value is None:
+        raise Undefined(f"no {what} was given; pass {argument}.")
+    return value
 
 
 def _place(array: Array, dyad: Dyad) -> Dyad:
