@@ -377,7 +377,9 @@ def _refusal(source: Source) -> str:
     if key in _SERVED:
         return ""
     if not hub_reachable():
-        return f"cannot reach {source.id} on the hub ({hub_constants.ENDPOINT} does not answer)"
+        offline = "HF_HUB_OFFLINE is set"
+        reason = offline if hub_constants.HF_HUB_OFFLINE else f"{hub_constants.ENDPOINT} is silent"
+        return f"cannot reach {source.id} on the hub ({reason})"
     page = f"{hub_constants.ENDPOINT}/datasets/{source.id}"
     url = f"{hub_constants.ENDPOINT}/api/datasets/{key[0]}/revision/{key[1]}"
     try:

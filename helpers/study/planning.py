@@ -24,7 +24,7 @@ from helpers.tasks import Task
 AVAILABLE = "available"
 # The intermediate stage of these conditions is one run per intermediate task.
 _PER_TASK = ("single", "mlm", "translated", "shuffled")
-_SHOWN = 15  # data sets that lack rows, so that the list of problems fits on a screen
+_SHOWN = 20  # data sets that lack rows, so that the list of problems fits on a screen
 # Where Linux shows the drivers of NVIDIA's and AMD's GPUs, and of those behind Windows.
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 

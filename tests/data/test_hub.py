@@ -55,7 +55,7 @@ REFUSALS = {
     (404, "RevisionNotFound"): r"has no revision b8dd5d7af51114dbda02c0e3f6133f332186418e",
     (429, ""): r"asks to wait before it serves facebook/xnli \(429",
     (503, ""): r"the hub is out of order \(503\)",
-    (0, ""): r"cannot reach facebook/xnli on the hub \(http://127.0.0.1:\d+ does not answer\)",
+    (0, ""): r"cannot reach facebook/xnli on the hub \(http://127.0.0.1:\d+ is silent\)",
 }
 
 
