@@ -1,5 +1,6 @@
 """What the documents say exists, exists."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -152,3 +153,24 @@ def test_the_study_of_the_front_page_runs(tmp_path, monkeypatch):
     here = {}
     exec(snippet.replace('"demo", seeds=3', '"tiny", seeds=1'), here)
     assert set(here["scores"]["status"]) <= {"done", "collapsed"} and len(here["scores"])
+
+
+def _imported(file):
+    """The rooms of helpers that a file imports from."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers."):
+            yield node.module.split(".")[1]
+
+
+def test_imports_point_down_the_list_of_the_document():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("**Imports**")[2]
+    lines = re.search(r"```\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    place = {name: at for at, line in enumerate(lines) for name in line.split(", ")}
+    up = []
+    for file in sorted((ROOT / "helpers").rglob("*.py")):
+        own = file.relative_to(ROOT / "helpers").parts[0].removesuffix(".py")
+        if own != "__init__":
+            up += [f"{file.name}: {name}" for name in _imported(file) if place[name] < place[own]]
+    assert up == []
