@@ -149,9 +149,15 @@ def _header(readme: Path, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
 def _parsed_header(readme: Path, loader: Any, changed: int) -> dict[str, Any]:
     parts = readme.read_text(encoding="utf-8").split("---")
     try:
-        return (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
+        facts = (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
     except yaml.YAMLError as error:
         raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
+    configs = facts.get("configs", []) if isinstance(facts, dict) else None
+    if not isinstance(configs, list) or not all(
+        isinstance(config, dict) and "config_name" in config for config in configs
+    ):
+        raise BadRows(f"{readme}: its header needs configs, a list of config_name and data_files")
+    return facts
 
 
 def three_ways(source: Source) -> str:

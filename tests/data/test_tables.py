@@ -201,9 +201,10 @@ def test_a_hub_folder_without_a_header_is_seen_by_its_file_names(
     task = Task("own", "intermediate", "pair", Source("hub", "me/set"), labels=("a", "b"))
     assert data.at_hand(task) == [("en", "train")]
     assert [row["label"] for row in data.rows(task)] == [0, 1]
-    write(tmp_path / "me" / "set" / "README.md", "---\nconfigs: [: b\n---\n")
-    with pytest.raises(BadRows, match="no YAML|damaged"):
-        data.at_hand(task)
+    for header, message in (("[: b", "no YAML|damaged"), ("[a, b]", "needs configs, a list of")):
+        write(tmp_path / "me" / "set" / "README.md", f"---\nconfigs: {header}\n---\n")
+        with pytest.raises(BadRows, match=message):
+            data.at_hand(task)
 
 
 def test_a_split_without_rows_says_how_to_make_one() -> None:
