@@ -42,7 +42,7 @@ study: $(READY)  ## run a study: make study PROFILE=pilot SEEDS=5 ENGINE=process
 	$(RUN) helpers.study $(STUDY)
 
 status: $(READY)  ## what is done, running and missing of a study
-	$(RUN) helpers.study.status --profile $(PROFILE)
+	$(RUN) helpers.study --status --profile $(PROFILE)
 
 bench: $(READY)  ## time training and similarity against the stock way
 	$(RUN) benchmarks

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import pandas as pd
 
 from benchmarks.table import Measurement, store
 from helpers import study
-from helpers.machine import cores
-from helpers.study.plans import Plan
+from helpers.files import cores
+from helpers.study.plan import Plan
 from helpers.study.store import Store
 
 SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "demo": {"intermediates": ["mrpc-val"]}}
@@ -39,11 +40,12 @@ def as_plan(profile: str, folder: Path, engine: str = "local") -> float:
 def as_cells(plan: Plan, folder: Path) -> float:
     """Run every cell of a plan in a process and a store of its own; return the seconds of all."""
     seconds = 0.0
-    targets = plan.runs.loc[plan.runs["stage"] == "target", "run"]
-    for number, run in enumerate(targets):
+    targets = plan.runs[plan.runs["stage"] == "target"]
+    for number, target in enumerate(targets.itertuples()):
         cell = folder / str(number)
-        path = plan.save(cell / "plans")
-        seconds += _run(["-m", "helpers.study.run", "--plan", str(path), run], cell)
+        own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
+        command = ["-m", "helpers.study.run", "--plan", str(own.save(cell / "plans"))]
+        seconds += _run([*command, *own.arms], cell)
     return seconds
 
 
@@ -70,8 +72,7 @@ def measure(profile: str, processes: bool = False) -> list[Measurement]:
         whole = as_plan(profile, folder / "whole")
         if processes:
             other = folder / "other"
-            other.mkdir()
-            shutil.copy(folder / "whole" / "surveys.json", other)
+            shutil.copytree(folder / "whole" / "known", other / "known")
             seconds, stores = as_plan(profile, other, "processes"), [other]
         else:
             seconds = as_cells(plan, folder / "cells")

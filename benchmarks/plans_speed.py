@@ -13,10 +13,9 @@ from typing import Any
 
 from benchmarks.table import Measurement, store
 from helpers import study
-from helpers.study.plans import Plan
-from helpers.study.records import Attempt, Record, to_bytes
-from helpers.study.resuming import missing
-from helpers.study.store import Store
+from helpers.models.settings import Outcome
+from helpers.study.plan import Plan, missing
+from helpers.study.store import Record, Store
 
 RUNS = 100_000
 # A target of the study has about this many languages; their scores are most of a record.
@@ -35,7 +34,7 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     done = plan.runs.iloc[: int(len(plan) * share)]
     score = {"split": "test", "metric": "accuracy", "value": 0.123456789, "n": 1000}
     scores = [{"language": f"l{n}"} | score for n in range(LANGUAGES)]
-    attempt = Attempt("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
+    attempt = Outcome("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
     spec = plan.job(done["run"].iloc[-1]).spec
     names = ("run", "core", "stage", "condition", "intermediate", "target")
     for values in zip(*(done[name] for name in names), strict=True):
@@ -45,7 +44,7 @@ def fill(plan: Plan, into: Store, share: float) -> int:
         )
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(to_bytes(record))
+        path.write_bytes(record.to_bytes())
     return len(done)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers import provenance as origin
+from helpers import files as origin
 from helpers.errors import BadFit, HelpfulError, unknown
 
 REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.yml

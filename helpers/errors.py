@@ -47,16 +47,7 @@ class BadFit(HelpfulError, ValueError):
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UnknownName:
-    """Build the error for a name that is not one of the valid ones.
-
-    Args:
-        kind: what the name stands for, such as ``"task"`` or ``"language"``.
-        name: the name that was asked for.
-        valid: every name that would have worked.
-
-    Returns:
-        An error (to be raised by the caller) that lists the nearest valid names first.
-    """
+    """Return the error for a name of some kind that is not valid; it lists the nearest first."""
     names = sorted(set(valid))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, checksums, tensors in safetensors."""
+"""Files that are whole or absent, and where a number came from: commit, versions, time, cores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +23,11 @@ from helpers.errors import BadRecord, HelpfulError, StoreFull
 if TYPE_CHECKING:
     import torch
 
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: final name; its folder is made if needed.
-        content: the bytes to write.
-
-    Raises:
-        StoreFull: the disk is full; nothing is left under ``path``'s name.
-        HelpfulError: the folder is not writable; likewise.
-    """
+    """Write a file, whole or not at all, or raise StoreFull or HelpfulError and leave the old one."""
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +72,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def drop_folder(folder: Path) -> None:
-    """Delete a folder at once, if it is there; a process that reads it keeps what it has opened.
-
-    Raises:
-        OSError: it may not be moved, as somebody else's may not.
-    """
+    """Delete a folder at once, if it is there; a process that reads it keeps what it has opened."""
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         os.replace(folder, aside)
@@ -100,13 +93,7 @@ def sha256_file(path: Path) -> str:
 def save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write named tensors and a few facts as one safetensors file with a checksum beside it.
-
-    Args:
-        path: file to write; ``<path>.sha256`` is written after it.
-        tensors: name to tensor; copied to the CPU.
-        facts: JSON-able facts kept in the file's header.
-    """
+    """Write tensors by name and a few facts as a safetensors file, with ``<path>.sha256`` beside it."""
     from safetensors.torch import save
 
     cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
@@ -118,14 +105,7 @@ def save_tensors(
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, after checking its checksum.
-
-    Returns:
-        The tensors by name, on the CPU, and the facts.
-
-    Raises:
-        BadRecord: the file is missing, truncated or altered; the message names it.
-    """
+    """Read tensors and facts after checking their checksum, or raise BadRecord."""
     from safetensors import SafetensorError, safe_open
 
     sum_file = path.with_name(path.name + ".sha256")
@@ -141,3 +121,64 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: stream.get_tensor(name) for name in stream.keys()}, facts
     except SafetensorError as error:
         raise BadRecord(f"{path} is not a safetensors file: {error}. Redo its run.") from error
+
+
+def provenance() -> dict[str, str]:
+    """Return commit, versions and UTC time as text, for a record."""
+    return {"commit": commit(), "versions": versions(), "utc": utc()}
+
+
+def utc(when: float | None = None) -> str:
+    """Return a time, by default now, as ISO 8601 in UTC, to the second."""
+    moment = datetime.now(UTC) if when is None else datetime.fromtimestamp(when, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def commit() -> str:
+    """Return the short commit of this code; ``+changes`` where helpers differ from it."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changes = "+changes" * bool(head and _git("status", "--porcelain", "--", "helpers"))
+    return head + changes or "unknown"
+
+
+@functools.cache
+def versions() -> str:
+    """Return the versions of Python and of the packages that can change a score."""
+    found = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return "; ".join(found)
+
+
+def history(file: str) -> list[tuple[str, str, str]]:
+    """Return the commits that changed a file of this project, oldest first; none without git.
+
+    Args:
+        file: path from the root of the project.
+
+    Returns:
+        Commit, time (ISO 8601 in UTC, to the second) and subject of each.
+    """
+    said = _git("log", "--reverse", "--format=%H%x09%ct%x09%s", "--", file)
+    rows = [line.split("\t", 2) for line in said.splitlines()]
+    return [(sha, utc(int(when)), subject) for sha, when, subject in rows]
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def cores() -> int:
+    """Return the processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

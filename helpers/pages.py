@@ -37,8 +37,7 @@ from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
 from helpers.errors import HelpfulError, unknown
-from helpers.files import drop_folder, write_atomic
-from helpers.machine import cores
+from helpers.files import cores, drop_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"\A---\n(?:.*\n)*?jupytext:\n", re.MULTILINE)

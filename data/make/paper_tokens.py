@@ -22,8 +22,8 @@ from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.study import profiles
-from helpers.study.costs import CHARACTERS_PER_TOKEN
-from helpers.study.surveys import Survey, Surveys
+from helpers.study.plan import CHARACTERS_PER_TOKEN, Known, Survey
+from helpers.study.store import Store
 from helpers.tasks import Task
 
 TARGET = Path(__file__).resolve().parents[1] / "paper_tokens.csv"
@@ -40,24 +40,24 @@ def stated_rows(task: Task, language: str, split: str) -> float:
     return total or math.nan
 
 
-def training(task: Task, stage: str, surveys: Surveys) -> dict[str, Any]:
+def training(task: Task, stage: str, known: Known) -> dict[str, Any]:
     """Return rows and tokens of one epoch of a task in a stage."""
     settings = profiles.PAPER.settings(task, stage, "single")
     source = tasks.get(task.train_with) if task.train_with else task
-    survey = _survey(surveys, source, "en", "train")
+    survey = _survey(known, source, "en", "train")
     rows = stated_rows(source, "en", "train")
     longest = math.inf if task.format == "span" else settings.max_length
     facts = {"task": task.name, "format": task.format, "stage": stage, "epochs": settings.epochs}
     return facts | {"rows": rows, "tokens": rows * _each(survey, longest)}
 
 
-def testing(target: Task, surveys: Surveys) -> dict[str, Any]:
+def testing(target: Task, known: Known) -> dict[str, Any]:
     """Return rows and tokens of a target's test sets in all its languages."""
     longest = math.inf if target.format == "span" else target.max_length
     rows, lengths = [], []
     for language in target.languages:
         split = "test" if target.source.serving(language, "test") else "dev"
-        found = _survey(surveys, target, language, split) or _survey(surveys, target, "en", "dev")
+        found = _survey(known, target, language, split) or _survey(known, target, "en", "dev")
         rows.append(stated_rows(target, language, split))
         lengths.append(_each(found, longest))
     # A language of which no row is at hand counts as the mean of the others.
@@ -66,9 +66,9 @@ def testing(target: Task, surveys: Surveys) -> dict[str, Any]:
     return facts | {"rows": sum(rows), "tokens": float((each * rows).sum(skipna=False))}
 
 
-def _survey(surveys: Surveys, task: Task, language: str, split: str) -> Survey | None:
+def _survey(known: Known, task: Task, language: str, split: str) -> Survey | None:
     try:
-        return surveys.of(task, language, split)
+        return known.rows(task, language, split)
     except HelpfulError:
         return None
 
@@ -84,11 +84,11 @@ def main() -> int:
     """Measure and store."""
     paper = profiles.PAPER
     with tempfile.TemporaryDirectory() as folder:
-        surveys = Surveys(Path(sys.argv[1]) if sys.argv[1:] else Path(folder) / "surveys.json")
-        rows = [training(tasks.get(name), "intermediate", surveys) for name in paper.intermediates]
+        known = Known(Store(sys.argv[1] if sys.argv[1:] else folder))
+        rows = [training(tasks.get(name), "intermediate", known) for name in paper.intermediates]
         for target in map(tasks.get, paper.targets):
             if target.format != "retrieval":  # those train nothing and read little
-                rows += [training(target, "target", surveys), testing(target, surveys)]
+                rows += [training(target, "target", known), testing(target, known)]
     table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
     write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
     print(table.to_string())

@@ -21,11 +21,11 @@ import pandas as pd
 
 from helpers import data, evaluation, metrics, tasks
 from helpers.data import sources
+from helpers.files import provenance
 from helpers.metrics import mining
 from helpers.models import encoders
 from helpers.models.settings import Settings
 from helpers.models.training import Tuned, fine_tune
-from helpers.provenance import provenance
 from helpers.tasks import Source
 
 PATH = Path(__file__).resolve().parents[1] / "results" / "traps.csv"

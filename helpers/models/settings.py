@@ -107,6 +107,7 @@ class Outcome:
 
     status: str = "done"  # or "collapsed": the loss was no longer a number
     seed: int = 0  # fixed the heads, the shuffling and the mixing
+    scores: list[dict[str, Any]] = field(default_factory=list)  # of a run: see ``Store.scores``
     dev: dict[str, float] = field(default_factory=dict)  # English dev score per task, 0 to 1
     floor: dict[str, float] = field(default_factory=dict)  # best constant answer, same rows
     steps: int = 0  # optimiser steps made

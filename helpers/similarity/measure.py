@@ -20,8 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from helpers.errors import BadRecord, BadRows, HelpfulError, unknown
-from helpers.files import write_atomic
-from helpers.machine import cores
+from helpers.files import cores, write_atomic
 from helpers.similarity import catalogue
 from helpers.similarity.catalogue import Measure, Undefined
 from helpers.similarity.reliability import noise_ceiling, summarise

@@ -4,4 +4,6 @@ import sys
 
 from helpers.study import main
 
-sys.exit(main())
+# Processes of a pool import this module, and must not start a study.
+if __name__ == "__main__":
+    sys.exit(main())

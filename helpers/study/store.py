@@ -1,71 +1,178 @@
-"""The store: finished runs, checkpoints, claims and logs in one folder, readable at any moment.
+"""The store: finished runs, checkpoints and logs in one folder, readable at any moment.
 
 Layout of the folder (``data/store``, or wherever ``TRANSFER_STORE`` points)::
 
     records/ab/ab12....json      one record per run, written whole or not at all
     checkpoints/ab12.../         encoder after an intermediate stage, with checksums
     progress/ab12.../            state of an unfinished run, removed when it is done
-    claims/ab12....json          who works on which run
+    locks/ab12....lock           held by the process that works on an arm; safe to delete when none does
     logs/ab12....log             what happened in a run
     plans/                       plans that other processes work from
+    known/                       what planning learnt of the data; safe to delete
     index.parquet                a copy of all summaries; safe to delete
+
+A record file is one JSON object on three lines, so that its status can be read and checked without
+parsing all of it: ``checksum`` (SHA-256 of every byte after the first line), ``summary`` (what the
+index needs) and ``record``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import shutil
+import time
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 
 from helpers.errors import BadRecord, HelpfulError
 from helpers.files import drop_folder, sync_folder, write_atomic
-from helpers.study import locks
-from helpers.study.records import (
-    FINISHED,
-    SCORE_COLUMNS,
-    Record,
-    from_bytes,
-    summary_of,
-    to_bytes,
-)
+from helpers.models.settings import Outcome
 
-__all__ = [
-    "FINISHED",
-    "SCORE_COLUMNS",
-    "Store",
-    "default_folder",
-    "read_export",
-    "scores",
-    "summary",
-]
+__all__ = ["FINISHED", "SCORE_COLUMNS", "Record", "Store", "default_folder", "read_export"]
 
-_SWEEP_SECONDS = 3600
-_FOLDERS = ("records", "checkpoints", "claims", "plans")
+FINISHED = ("done", "collapsed", "not applicable")
+_NAMES = ("run", "stage", "encoder", "condition", "intermediate", "target")
+_COUNTS = ("n", "seed", "rows_trained")
+_NUMBERS = ("value", "seconds", "peak_memory_mb")
+SCORE_COLUMNS = (
+    *_NAMES, "language", "split", "metric", "value", "n", "seed", "rows_trained", "seconds",
+    "peak_memory_mb", "device", "commit", "versions", "data_source", "data_hash", "utc", "status",
+)  # fmt: skip
 _INDEX = {
-    "run": "str",
-    "core": "str",
-    "stage": "str",
-    "encoder": "str",
-    "status": "str",
-    "seconds": "float64",
-    "tokens": "int64",
-    "work": "float64",
-    "device": "str",
-    "bytes": "int64",
-    "changed": "int64",
+    **dict.fromkeys(("run", "core", "stage", "encoder", "status"), "str"),
+    **{"seconds": "float64", "tokens": "int64", "work": "float64", "device": "str"},
+    **{"bytes": "int64", "changed": "int64"},
 }
+# A failed attempt is one row without a value, so that no failure disappears from a table.
+_NOTHING = {"language": "", "split": "", "metric": "", "value": None, "n": 0}
+_SWEEP_SECONDS = 3600
 
 
 def default_folder() -> Path:
     """Return the folder of the store: ``TRANSFER_STORE``, or ``data/store`` of this project."""
     project = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("TRANSFER_STORE") or project / "data" / "store").expanduser()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: what is asked of it and, once it is done, what came of each attempt.
+
+    ``run`` is a hash of exactly what determines the result, ``core`` the same without the languages
+    of its evaluation, ``spec`` all of it in full; ``work`` are the tokens that the plan expects.
+    """
+
+    run: str
+    core: str
+    stage: str
+    encoder: str
+    condition: str
+    intermediate: str
+    target: str
+    spec: Mapping[str, Any]
+    sources: Mapping[str, str]
+    attempts: list[Outcome] = field(default_factory=list)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    work: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return a short description for a log or a progress line."""
+        via = self.intermediate or self.condition
+        return f"{self.target or self.stage} via {via} (seed {self.spec['seed']})"
+
+    @property
+    def status(self) -> str:
+        """Return the status of the last attempt."""
+        return self.attempts[-1].status
+
+    def scores(self, every_metric: bool = True) -> list[dict[str, Any]]:
+        """Return one mapping per score, keyed by ``SCORE_COLUMNS``, main metrics only on demand."""
+        facts = {name: getattr(self, name) for name in _NAMES}
+        facts |= {name: self.provenance.get(name, "") for name in ("commit", "versions", "utc")}
+        everything = "; ".join(dict.fromkeys(self.sources.values()))
+        rows = []
+        for attempt in self.attempts:
+            own = {name: getattr(attempt, name) for name in ("seed", "seconds", "device")}
+            own |= {"peak_memory_mb": attempt.peak_memory_mb, "rows_trained": attempt.rows}
+            main: set[tuple[str, str]] = set()
+            for score in attempt.scores or [_NOTHING]:
+                language, value = score["language"], score["value"]
+                # The main metric of a language comes before its others.
+                if (key := (language, score.get("task", ""))) in main and not every_metric:
+                    continue
+                main.add(key)
+                known = (self.spec.get("evaluation") or {}).get(language, "")
+                done = attempt.status == "done"
+                rows.append(
+                    facts
+                    | own
+                    | {name: score[name] for name in ("language", "split", "metric", "n")}
+                    | {
+                        "value": math.nan if value is None else value,
+                        "data_source": score.get("data_source")
+                        or self.sources.get(language, everything),
+                        "data_hash": score.get("data_hash") or known,
+                        "status": score.get("status", "done") if done else attempt.status,
+                    }
+                )
+        return rows
+
+    def to_bytes(self) -> bytes:
+        """Return the record as the bytes of its file."""
+        names = ("run", "core", "stage", "encoder", "status")
+        summary = {name: getattr(self, name) for name in names} | {
+            "seconds": round(sum(attempt.seconds for attempt in self.attempts), 3),
+            "tokens": sum(attempt.tokens for attempt in self.attempts),
+            "work": self.work * len(self.attempts),
+            "device": self.attempts[-1].device,
+        }
+        body = f'"summary":{_json(summary)},\n"record":{_json(asdict(self))}}}\n'.encode()
+        return f'{{"checksum":"{hashlib.sha256(body).hexdigest()}",\n'.encode() + body
+
+
+def summary_of(content: bytes, path: object) -> dict[str, Any]:
+    """Check the bytes of a record file and return its summary, or raise BadRecord."""
+    first, _, body = content.partition(b"\n")
+    if first != f'{{"checksum":"{hashlib.sha256(body).hexdigest()}",'.encode():
+        raise BadRecord(f"{path} fails its checksum: it is half-written or altered.")
+    summary: dict[str, Any] = json.loads(body.partition(b"\n")[0][len(b'"summary":') : -1])
+    return summary
+
+
+def record_of(content: bytes, path: object) -> Record:
+    """Check the bytes of a record file and return the record, or raise BadRecord."""
+    summary_of(content, path)
+    fields = json.loads(content)["record"]
+    try:
+        fields["attempts"] = [Outcome(**attempt) for attempt in fields["attempts"]]
+        return Record(**fields)
+    except (KeyError, TypeError) as error:
+        raise BadRecord(f"{path} was written by another version of this code: {error}.") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Replace not-a-number and infinity, which JSON does not know, by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class Store:
@@ -78,6 +185,7 @@ class Store:
             folder: where it lies; by default ``default_folder()``.
         """
         self.folder = Path(folder) if folder is not None else default_folder()
+        self.plans = self.folder / "plans"
         self.rejected: dict[str, str] = {}
         self._index = pd.DataFrame(columns=list(_INDEX)).astype(_INDEX)
         self._known: dict[str, tuple[int, int]] = {}
@@ -94,76 +202,23 @@ class Store:
         return self.folder / "records" / run[:2] / f"{run}.json"
 
     def write(self, record: Record) -> Path:
-        """Write a record, whole or not at all; an older record of the run is replaced.
-
-        Raises:
-            StoreFull: the disk is full.
-        """
-        path = self.path(record.run)
-        write_atomic(path, to_bytes(record))
+        """Write a record, whole or not at all; an older record of the run is replaced."""
+        write_atomic(self.path(record.run), record.to_bytes())
         self.rejected.pop(record.run, None)
-        return path
+        return self.path(record.run)
 
     def read(self, run: str) -> Record | None:
-        """Return the record of a run, or None where there is none.
-
-        Raises:
-            BadRecord: the file fails its checksum; the text names it.
-        """
+        """Return the record of a run, None where there is none, or raise BadRecord."""
         path = self.path(run)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        return from_bytes(content, path)
+        return record_of(path.read_bytes(), path) if path.exists() else None
 
     def status(self, run: str) -> str:
         """Return the status of one run; "" where there is no record, or none that can be trusted."""
         path = self.path(run)
         try:
             return str(summary_of(path.read_bytes(), path)["status"])
-        except FileNotFoundError:
+        except (FileNotFoundError, BadRecord):
             return ""
-        except BadRecord as error:
-            self.rejected[run] = str(error)
-            return ""
-
-    def written(self, run: str) -> int:
-        """Return when the record of a run was written, on the clock of ``now``; 0: never."""
-        try:
-            return self.path(run).stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
-
-    def now(self) -> int:
-        """Return the time in nanoseconds on the clock of the disk that holds the store."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        clock = self.folder / ".clock"
-        clock.touch()
-        os.utime(clock)
-        return clock.stat().st_mtime_ns
-
-    def index(self) -> pd.DataFrame:
-        """Return one row per record: run, core, stage, encoder, status, seconds, tokens, device.
-
-        Only files that changed since the last look are read and checked, so that a store of a
-        hundred thousand records is surveyed in seconds. Records that fail their checksum are left
-        out, named once in a warning and kept in ``rejected``.
-        """
-        if not self._opened:
-            self._open_index()
-        present = {run: facts for run, facts in self._scan()}
-        changed = [run for run, facts in present.items() if self._known.get(run) != facts]
-        gone = [run for run in self._known if run not in present]
-        if changed or gone:
-            fresh = [self._look(run, present[run]) for run in changed]
-            keep = self._index[~self._index["run"].isin({*changed, *gone})]
-            found = pd.DataFrame([row for row in fresh if row], columns=list(_INDEX)).astype(_INDEX)
-            self._index = pd.concat([keep, found], ignore_index=True) if len(keep) else found
-            self._known = present
-            if len(changed) + len(gone) > 100:
-                self._save_index()
-        return self._index
 
     def runs(self, status: Collection[str] = FINISHED) -> set[str]:
         """Return the ids of all runs whose record has one of these statuses."""
@@ -198,7 +253,7 @@ class Store:
         Returns:
             A DataFrame sorted by encoder, condition, intermediate, target, seed and language.
         """
-        wanted = sorted(self.index()["run"]) if runs is None else list(dict.fromkeys(runs))
+        wanted = sorted(self.index()["run"]) if runs is None else dict.fromkeys(runs)
         rows = [
             row
             for record in self.records(wanted)
@@ -209,18 +264,17 @@ class Store:
 
     def outcomes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """Return a row per attempt: English dev score, status, steps, tokens, seconds, notes."""
-        wanted = sorted(self.index()["run"]) if runs is None else list(dict.fromkeys(runs))
-        names = ("run", "stage", "encoder", "condition", "intermediate", "target")
         facts = ("seed", "status", "steps", "rows", "tokens", "seconds", "device", "precision")
         rows = [
-            {name: getattr(record, name) for name in names}
+            {name: getattr(record, name) for name in _NAMES}
             | {"attempt": number}
             | {name: getattr(attempt, name) for name in facts}
-            | {"dev": _mean(attempt.dev.values()), "notes": "; ".join(attempt.notes)}
-            for record in self.records(wanted)
+            | {"dev": pd.Series(list(attempt.dev.values()), dtype=float).mean()}
+            | {"notes": "; ".join(attempt.notes)}
+            for record in self.records(sorted(self.index()["run"]) if runs is None else runs)
             for number, attempt in enumerate(record.attempts)
         ]
-        return pd.DataFrame(rows, columns=[*names, "attempt", *facts, "dev", "notes"])
+        return pd.DataFrame(rows, columns=[*_NAMES, "attempt", *facts, "dev", "notes"])
 
     def export(
         self, path: str | Path, runs: Iterable[str] | None = None, *, every_metric: bool = False
@@ -241,55 +295,37 @@ class Store:
         write_atomic(target.with_suffix(".csv"), table.to_csv(index=False).encode())
         return target
 
-    def summary(self, wanted: Collection[str] | None = None) -> pd.DataFrame:
-        """Return what is done, failed, collapsed and missing, and what it took.
-
-        Args:
-            wanted: ids of the runs of a plan (``plan.runs["run"]``); then runs without a record
-                count as missing.
+    def summary(self) -> pd.DataFrame:
+        """Return what is done, failed and collapsed, and what it took.
 
         Returns:
             A row per stage and status with runs, seconds and megabytes, and one for checkpoints.
         """
         index = self.index()
-        if wanted is not None:
-            index = index[index["run"].isin(list(wanted))]
         status = index["status"].where(~index["status"].str.startswith("failed"), "failed")
         groups = index.assign(status=status, megabytes=index["bytes"] / 1e6)
-        table = (
-            groups.groupby(["stage", "status"], sort=True)
-            .agg(runs=("run", "size"), seconds=("seconds", "sum"), megabytes=("megabytes", "sum"))
-            .reset_index()
-        )
-        more = [_line("", "rejected", len(self.rejected), 0.0)] if self.rejected else []
-        if wanted is not None:
-            more.append(_line("", "missing", len(set(wanted)) - len(index), 0.0))
-        saved = self.checkpoints()
-        size = sum(size_of(self.folder / "checkpoints" / run) for run in saved) / 1e6
-        more.append(_line("checkpoint", "kept", len(saved), size))
-        return pd.concat([table, pd.DataFrame(more)], ignore_index=True).round(1)
+        sums = {"seconds": ("seconds", "sum"), "megabytes": ("megabytes", "sum")}
+        table = groups.groupby(["stage", "status"]).agg(runs=("run", "size"), **sums)
+        files = [f for f in (self.folder / "checkpoints").rglob("*") if f.is_file()]
+        rows = [["checkpoint", "kept", len(self.checkpoints()), 0.0, sum(map(_size, files)) / 1e6]]
+        if self.rejected:
+            rows.append(["", "rejected", len(self.rejected), 0.0, 0.0])
+        table = table.reset_index()
+        more = pd.DataFrame(rows, columns=list(table.columns))
+        return pd.concat([table, more] if len(table) else [more], ignore_index=True).round(1)
 
-    # Checkpoints
+    # Checkpoints and unfinished work
 
     def checkpoint(self, run: str) -> Path | None:
         """Return the folder of a run's checkpoint, or None where there is none.
 
-        A checkpoint has its name only once it is whole; ``helpers.models.training.load_encoder`` compares
-        its checksums when it reads it.
+        A checkpoint has its name only once it is whole; its checksums are compared when it is read.
         """
         folder = self.folder / "checkpoints" / run
         return folder if folder.is_dir() else None
 
     def save_checkpoint(self, run: str, fill: Callable[[Path], object]) -> Path:
-        """Write a checkpoint under another name, and give it its own once it is whole.
-
-        Args:
-            run: id of the run it belongs to.
-            fill: writes safetensors files with their ``.sha256`` into the folder it is given.
-
-        Raises:
-            StoreFull: the disk is full; an older checkpoint of the run is untouched.
-        """
+        """Let a function fill a folder, and give that its name once it is whole."""
         folder = self.folder / "checkpoints" / run
         unfinished = folder.with_name(f".{run}.{uuid.uuid4().hex}.tmp")
         unfinished.mkdir(parents=True)
@@ -309,11 +345,7 @@ class Store:
     def checkpoints(self) -> set[str]:
         """Return the ids of all runs that have a checkpoint folder."""
         folder = self.folder / "checkpoints"
-        if not folder.is_dir():
-            return set()
-        return {name for name in os.listdir(folder) if not name.startswith(".")}
-
-    # Unfinished work
+        return {p.name for p in folder.glob("[!.]*")} if folder.is_dir() else set()
 
     def progress(self, run: str) -> Path:
         """Return the folder for the state of an unfinished run."""
@@ -323,44 +355,100 @@ class Store:
         """Forget the state of an unfinished run."""
         shutil.rmtree(self.progress(run), ignore_errors=True)
 
-    def claim(self, run: str) -> locks.Claim | None:
-        """Claim a run, or return None while another living process works on it."""
-        return locks.claim(self._claim(run))
-
-    def claimed(self, run: str) -> bool:
-        """Return whether a process that is not known to be dead works on a run."""
-        return locks.held(self._claim(run))
-
     def log(self, run: str) -> Path:
         """Return the log file of a run."""
         return self.folder / "logs" / f"{run}.log"
 
+    @contextmanager
+    def lock(self, arm: str) -> Iterator[bool]:
+        """Hold an arm, so that processes that share a store do not do it twice; False: another does.
+
+        The kernel frees the lock when its holder ends, however it ends. On a file system without such
+        locks filelock falls back to a file, which stays behind when its holder dies on another machine:
+        there, delete the folder ``locks`` before starting again.
+        """
+        lock = filelock.FileLock(self._lock(arm))
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def held(self, arm: str) -> bool:
+        """Return whether a process works on an arm."""
+        if not (self.folder / "locks" / f"{arm}.lock").exists():
+            return False
+        with self.lock(arm) as mine:
+            return not mine
+
+    def _lock(self, arm: str) -> Path:
+        path = self.folder / "locks" / f"{arm}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise HelpfulError(
+                f"the store {self.folder} cannot be written ({error.strerror}); set TRANSFER_STORE to "
+                "a folder that can. What is stored there can still be read."
+            ) from error
+        return path
+
     def sweep(self) -> int:
         """Delete what killed processes left half-written; return how many things that were.
 
-        Nothing is deleted while any process works on this store, nor within an hour, as the disk
-        counts it: another process may be about to begin.
+        Nothing is deleted while any process works on this store, nor within an hour: another may be
+        about to begin.
         """
-        claims = self.folder / "claims"
-        if claims.is_dir() and any(locks.held(path) for path in claims.glob("[!.]*.json")):
+        if any(self.held(path.stem) for path in (self.folder / "locks").glob("*.lock")):
             return 0
-        found = [entry for name in _FOLDERS for entry in (self.folder / name).rglob(".*")]
-        newest = self.now() - _SWEEP_SECONDS * 10**9 if found else 0
-        left = [entry for entry in found if entry.lstat().st_mtime_ns < newest]
+        names = ("records", "checkpoints", "plans")
+        found = [entry for name in names for entry in (self.folder / name).rglob(".*")]
+        left = [e for e in found if e.lstat().st_mtime < time.time() - _SWEEP_SECONDS]
         for entry in left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         return len(left)
 
-    def _claim(self, run: str) -> Path:
-        return self.folder / "claims" / f"{run}.json"
-
     # Index
+
+    def index(self) -> pd.DataFrame:
+        """Return one row per record: run, core, stage, encoder, status, seconds, tokens, device.
+
+        Only files that changed since the last look are read and checked, so that a store of a
+        hundred thousand records is surveyed in seconds. Records that fail their checksum are left
+        out, named once in a warning and kept in ``rejected``.
+        """
+        copy = self.folder / "index.parquet"
+        if not self._opened:
+            self._opened = True
+            try:  # It is only a copy of the summaries, so errors end it.
+                self._index = pd.read_parquet(copy)[list(_INDEX)].astype(_INDEX)
+                stamps = zip(self._index["bytes"], self._index["changed"], strict=True)
+                self._known = dict(zip(self._index["run"], stamps, strict=True))
+            except (OSError, ValueError, KeyError):
+                pass
+        present = dict(self._scan())
+        changed = [run for run, facts in present.items() if self._known.get(run) != facts]
+        gone = [run for run in self._known if run not in present]
+        if changed or gone:
+            fresh = [row for run in changed if (row := self._look(run, present[run]))]
+            keep = self._index[~self._index["run"].isin({*changed, *gone})]
+            found = pd.DataFrame(fresh, columns=list(_INDEX)).astype(_INDEX)
+            self._index = pd.concat([keep, found], ignore_index=True) if len(keep) else found
+            self._known = present
+        if len(changed) + len(gone) > 100:
+            try:
+                write_atomic(copy, self._index.to_parquet(index=False, compression="zstd"))
+            except HelpfulError:
+                pass  # Without the copy the next look only takes longer.
+        return self._index
 
     def _scan(self) -> Iterator[tuple[str, tuple[int, int]]]:
         records = self.folder / "records"
-        if not records.is_dir():
-            return
-        for shard in os.scandir(records):
+        for shard in os.scandir(records) if records.is_dir() else ():
             for entry in os.scandir(shard):
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
                     facts = entry.stat()
@@ -379,58 +467,28 @@ class Store:
         return row | {"bytes": facts[0], "changed": facts[1]}
 
     def _reject(self, run: str, why: str) -> None:
-        new = self.rejected.get(run) != why
+        if self.rejected.get(run) != why:
+            warnings.warn(f"{why} It counts as missing and will be redone.", stacklevel=4)
         self.rejected[run] = why
         self._index = self._index[self._index["run"] != run]
-        if new:
-            warnings.warn(f"{why} It counts as missing and will be redone.", stacklevel=4)
-
-    def _open_index(self) -> None:
-        """Start from the stored copy of all summaries; it is only a copy, so errors end it."""
-        self._opened = True
-        try:
-            table = pd.read_parquet(self.folder / "index.parquet")
-            self._index = table[list(_INDEX)].astype(_INDEX)
-        except (OSError, ValueError, KeyError):
-            return
-        stamps = zip(self._index["bytes"], self._index["changed"], strict=True)
-        self._known = dict(zip(self._index["run"], stamps, strict=True))
-
-    def _save_index(self) -> None:
-        try:
-            content = self._index.to_parquet(index=False, compression="zstd")
-            write_atomic(self.folder / "index.parquet", content)
-        except HelpfulError:
-            return  # Without the copy the next look only takes longer.
-
-
-def scores(folder: str | Path | None = None, *, stage: str = "target") -> pd.DataFrame:
-    """Return all scores of a store as one tidy table; see ``Store.scores``."""
-    return Store(folder).scores(stage=stage)
-
-
-def summary(folder: str | Path | None = None) -> pd.DataFrame:
-    """Return what a store holds: done, failed, collapsed, seconds, megabytes."""
-    return Store(folder).summary()
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table of scores its column types and its order."""
-    numbers = {"value": "float64", "seconds": "float64", "peak_memory_mb": "float64"}
-    counts = dict.fromkeys(("n", "seed", "rows_trained"), "int64")
-    texts = {name: "str" for name in SCORE_COLUMNS if name not in {*numbers, *counts}}
+    kinds = dict.fromkeys(SCORE_COLUMNS, "str") | dict.fromkeys(_NUMBERS, "float64")
     order = ["encoder", "condition", "intermediate", "target", "stage", "seed", "language", "run"]
-    typed = table.astype(texts | numbers | counts)
+    typed = table.astype(kinds | dict.fromkeys(_COUNTS, "int64"))
     return typed.sort_values(order, kind="stable", ignore_index=True)
 
 
 def read_export(path: str | Path) -> pd.DataFrame:
-    """Read scores that ``Store.export`` wrote.
-
-    Raises:
-        BadRecord: a column is missing.
-    """
-    table = pd.read_parquet(path)
+    """Read scores that ``Store.export`` wrote, or raise BadRecord."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise BadRecord(
+            f"{path} is damaged ({error}); get it again: git checkout {path}"
+        ) from error
     missing = [name for name in SCORE_COLUMNS if name not in table.columns]
     if missing:
         raise BadRecord(f"{path} lacks the columns {', '.join(missing)}; export it again.")
@@ -445,27 +503,8 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes in all files below a folder; files that vanish meanwhile count nothing."""
-    total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else float("nan")
-
-
-def _line(stage: str, status: str, runs: int, megabytes: float) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "status": status,
-        "runs": runs,
-        "seconds": 0.0,
-        "megabytes": megabytes,
-    }
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0  # It vanished meanwhile.

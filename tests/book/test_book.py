@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import book, pages, provenance
+from helpers import book, files, pages
 from helpers.errors import BadFit, HelpfulError, UnknownName
 from helpers.study.store import SCORE_COLUMNS
 
@@ -212,9 +212,9 @@ def test_the_address_of_the_repository_is_the_configured_one():
 
 
 def test_history_is_in_order_of_time():
-    found = provenance.history("book/specification.md")
+    found = files.history("book/specification.md")
     assert [when for _, when, _ in found] == sorted(when for _, when, _ in found)
-    assert provenance.history("no/such/file") == []
+    assert files.history("no/such/file") == []
 
 
 def test_a_table_without_rows_is_its_note():

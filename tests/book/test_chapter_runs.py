@@ -5,7 +5,7 @@ from jupyter_cache import get_cache
 
 from helpers import book
 from helpers.errors import HelpfulError
-from helpers.machine import cores
+from helpers.files import cores
 from helpers.pages import execute_missing
 from tests.book.test_pages import CELL, HEADER
 

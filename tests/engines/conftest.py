@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers.study import execution
 from helpers.study.store import Store
+from tests.engines import fake
 
 
 @pytest.fixture
@@ -15,12 +14,10 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def fake_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Let this process and all it starts use the quick worker."""
-    monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
+def fake_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let this process and all it starts train in no time."""
+    monkeypatch.setenv("TRANSFER_TASKS", "tests.engines.fake")
     monkeypatch.setenv("FAKE_TRACE", str(tmp_path / "trace"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    cached = execution.default_worker
-    cached.cache_clear()
-    yield
-    cached.cache_clear()  # so that later tests get the real one
+    for name in fake.STAND_INS:
+        monkeypatch.setattr(fake.run, name, getattr(fake, name))

@@ -1,19 +1,27 @@
-"""A worker that needs no encoder: quick, exact, resumable, and leaves a trace of what it did."""
+"""Training that needs no encoder: quick, exact, resumable, and leaves a trace of what it did."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from helpers.errors import BadRecord
 from helpers.files import write_atomic
-from helpers.study.execution import Progress, Stop, Stopped, Work
-from helpers.study.plans import Builder, Job, Plan
-from helpers.study.records import Attempt
+from helpers.models.settings import Outcome
+from helpers.study.plan import Builder, Plan
+from helpers.study.run import Stop, Stopped
+from helpers.study.store import Record
 
 STEPS = 5
+run = importlib.import_module("helpers.study.run")
+STAND_INS = ("attempt", "pretrained", "tuned_encoder")
 
 
 def make_plan(
@@ -24,97 +32,109 @@ def make_plan(
     data = {n: builder.part({"tasks": {f"t{n}": {}}, "test_rows": 0}) for n in range(targets)}
     tested = builder.part({"de": "1", "fr": "2"})
     settings = builder.settings({"epochs": 1})
-    for seed in range(2 * seeds):
+
+    def add_targets(condition: str, seed: int, **links: str) -> None:
         for n in range(targets):
-            common = {"settings": settings, "evaluation": tested, "tokens": (1000, 300)}
-            builder.add(
-                stage="target", condition="none", seed=seed, data=data[n], target=f"t{n}", **common
-            )
+            shared = {"settings": settings, "evaluation": tested, "target": f"t{n}", **links}
+            builder.add("target", condition, seed, data=data[n], tokens=(1000, 300), **shared)
+
+    for seed in range(2 * seeds):
+        add_targets("none", seed)
     for seed in range(seeds):
         for m in range(intermediates):
-            part = builder.part({"tasks": {f"i{m}": {}}})
-            shared = {"condition": "single", "seed": seed, "intermediate": f"i{m}"}
-            parent = builder.add(
-                stage="intermediate", data=part, settings=settings, tokens=(2000, 0), **shared
-            )
-            for n in range(targets):
-                builder.add(
-                    stage="target",
-                    data=data[n],
-                    target=f"t{n}",
-                    parent=parent,
-                    settings=settings,
-                    evaluation=tested,
-                    tokens=(1000, 300),
-                    **shared,
-                )
+            part, name = builder.part({"tasks": {f"i{m}": {}}}), f"i{m}"
+            shared = {"settings": settings, "intermediate": name, "tokens": (2000, 0)}
+            parent = builder.add("intermediate", "single", seed, data=part, **shared)
+            add_targets("single", seed, intermediate=name, parent=parent)
     known = {"encoder": builder.encoder, "keep": keep, "judged": ["target"], "device": "cpu"}
     return Plan("fake", "fake", builder.table(), builder.parts, {}, known | facts)
 
 
-def work(
-    job: Job, start: Path | None, state: Path, *, seed: int, stop: Stop, progress: Progress
-) -> Work:
+@dataclass
+class Tuned:
+    outcome: Outcome
+    text: str
+
+    def save_encoder(self, folder: Path) -> None:
+        write_atomic(folder / "encoder.bin", self.text.encode())
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        write_atomic(folder / "encoder.bin.sha256", digest.encode())
+
+
+def pretrained(name: str, real: Callable[[str], Any] = run.pretrained) -> Any:
+    return "" if name == "fake" else real(name)
+
+
+def tuned_encoder(base: str, folder: Path) -> str:
+    text = (folder / "encoder.bin").read_text()
+    if hashlib.sha256(text.encode()).hexdigest() != (folder / "encoder.bin.sha256").read_text():
+        raise BadRecord(f"{folder} does not match its checksum")
+    return text
+
+
+def attempt(
+    job: Record, start: str, state: Path, seed: int, stop: Stop, step: Callable[[int, int], None]
+) -> Tuned:
     """Count to five, slowly if asked; the score depends on the job, its seed and its start."""
     _trace("begin", job, seed)
-    _meet(int(os.environ.get("FAKE_MEET", "0")))
+    deadline = time.monotonic() + 60
+    meet = int(
+        os.environ.get("FAKE_MEET", "0")
+    )  # processes that must have begun before any goes on
+    while len({entry[3] for entry in trace()}) < meet and time.monotonic() < deadline:
+        time.sleep(0.02)
     _misbehave(job)
-    done = _resume(state)
+    done = (
+        int(json.loads(kept.read_text())["done"]) if (kept := state / "state.json").exists() else 0
+    )
     while done < STEPS:
         time.sleep(float(os.environ.get("FAKE_STEP", "0")))
         done += 1
-        progress(done, STEPS)
+        step(done, STEPS)
         if stop():
-            write_atomic(state / "state.json", json.dumps({"done": done}).encode())
-            raise Stopped("stopped")
-    origin = (start / "encoder.bin").read_text() if start else ""
-    value = fraction(job, seed, origin)
+            write_atomic(kept, json.dumps({"done": done}).encode())
+            raise Stopped
+    value = fraction(job, seed, start if isinstance(start, str) else "")
     dev = {"t": 0.1 if job.target in os.environ.get("FAKE_COLLAPSE", "-").split() else value}
-    scores = [
-        {"language": code, "split": "test", "metric": "accuracy", "value": value, "n": 9}
-        for code in job.spec["evaluation"]
-    ]
+    score = {"split": "test", "metric": "accuracy", "value": value, "n": 9}
+    scores = [{"language": code} | score for code in job.spec["evaluation"]]
+    facts = {"floor": {"t": 0.1}, "steps": STEPS, "rows": 10, "tokens": 1000, "device": "cpu fake"}
     _trace("end", job, seed)
-    return Work(
-        Attempt("done", seed, scores, dev, STEPS, 10, 1000, device="cpu fake"),
-        {"t": 0.1},
-        lambda folder: _save(folder, f"{job.run}/{seed}"),
-    )
+    return Tuned(Outcome("done", seed, scores, dev, **facts), f"{job.run}/{seed}")
 
 
-def fraction(job: Job, seed: int, origin: str) -> float:
+def fraction(job: Record, seed: int, origin: str) -> float:
     """The score of a job, between 0.2 and 1."""
     text = f"{job.intermediate}|{job.target}|{job.condition}|{seed}|{origin}"
     return 0.2 + 0.8 * int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 0xFFFFFF
 
 
-def trace() -> list[list[str]]:
-    """What was done, one entry per begin and end."""
+def trace(what: str = "") -> list[list[str]]:
+    """What was done, one entry per begin and end: what, run, seed, process."""
     path = Path(os.environ.get("FAKE_TRACE", os.devnull))
-    return [line.split("|") for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split("|") for line in lines if line.startswith(what)]
 
 
-def _trace(what: str, job: Job, seed: int) -> None:
-    if os.environ.get("FAKE_TRACE"):
-        handle = os.open(os.environ["FAKE_TRACE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(handle, f"{what}|{job.run}|{seed}|{os.getpid()}\n".encode())
-        os.close(handle)
+def ended() -> list[str]:
+    return [entry[1] for entry in trace("end")]
 
 
-def _meet(processes: int) -> None:
-    """Wait until so many processes have begun a run, but no longer than a minute."""
-    deadline = time.monotonic() + 60
-    while len({entry[3] for entry in trace()}) < processes and time.monotonic() < deadline:
-        time.sleep(0.02)
+def _trace(what: str, job: Record, seed: int) -> None:
+    handle = os.open(
+        os.environ.get("FAKE_TRACE", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    )
+    os.write(handle, f"{what}|{job.run}|{seed}|{os.getpid()}\n".encode())
+    os.close(handle)
 
 
-def _misbehave(job: Job) -> None:
-    """Fail always, or fail once, where the test asks for it."""
+def _misbehave(job: Record) -> None:
+    """Die, fail always, or fail once, where the test asks for it."""
     if os.environ.get("FAKE_DIE"):
         os.abort()
     names = {job.run, job.target, job.intermediate, job.stage}
     if names & set(os.environ.get("FAKE_FAIL", "-").split()):
-        raise RuntimeError(f"asked to fail on {job.run}")
+        raise RuntimeError("asked to fail")
     once = os.environ.get("FAKE_FAIL_ONCE", "")
     if once and job.target and job.intermediate:
         try:
@@ -124,12 +144,6 @@ def _misbehave(job: Job) -> None:
         raise RuntimeError("asked to fail once")
 
 
-def _resume(state: Path) -> int:
-    path = state / "state.json"
-    return int(json.loads(path.read_text())["done"]) if path.exists() else 0
-
-
-def _save(folder: Path, text: str) -> None:
-    write_atomic(folder / "encoder.bin", text.encode())
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_atomic(folder / "encoder.bin.sha256", digest.encode())
+if "FAKE_TRACE" in os.environ:  # a process that a test has started
+    for name in STAND_INS:
+        setattr(run, name, globals()[name])

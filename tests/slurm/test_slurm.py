@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.study import execution
-from helpers.study.resuming import missing
+from helpers.study.plan import missing
 from helpers.study.store import Store
 from tests.engines import fake
+from tests.engines.fake import ended
 
 CLUSTER = os.environ.get("TRANSFER_TEST_SLURM", "")
 COLUMNS = ["run", "language", "seed", "value", "status"]
@@ -38,10 +38,11 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that both nodes and this process see."""
     path = Path(CLUSTER) / f"test-{time.time_ns()}"
     path.mkdir()
-    monkeypatch.setenv("TRANSFER_WORKER", "tests.engines.fake:work")
+    monkeypatch.setenv("TRANSFER_TASKS", "tests.engines.fake")
     monkeypatch.setenv("FAKE_TRACE", str(path / "trace"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    execution.default_worker.cache_clear()
+    for name in fake.STAND_INS:
+        monkeypatch.setattr(fake.run, name, getattr(fake, name))
     return path
 
 
@@ -50,10 +51,6 @@ def expected(folder: Path) -> pd.DataFrame:
     scores = study.run(fake.make_plan(**SHAPE), store=Store(folder / "one"), progress=False)
     (folder / "trace").unlink()
     return scores[COLUMNS]
-
-
-def ended() -> list[str]:
-    return [entry[1] for entry in fake.trace() if entry[0] == "end"]
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 400) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -11,12 +13,105 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import files
-from helpers.errors import BadRecord, StoreFull
+from helpers.errors import BadRecord, HelpfulError, StoreFull
+from helpers.models.settings import Outcome
 from helpers.study import store as stores
-from helpers.study.store import SCORE_COLUMNS, Store, read_export
-from tests.store.test_records import make_record
+from helpers.study.store import SCORE_COLUMNS, Record, Store, read_export, record_of, summary_of
+
+
+def score(language: str, metric: str, value: float | None, **more: object) -> dict[str, object]:
+    return {"language": language, "split": "test", "metric": metric, "value": value, "n": 8} | more
+
+
+def make_record(run: str = "ab12", status: str = "done", **changes: object) -> Record:
+    scores = [
+        score("de", "f1", 0.25, status="done"),
+        score("de", "em", 0.125),
+        score("fr", "f1", 0.5),
+    ]
+    counts = {"steps": 7, "rows": 10, "tokens": 900, "seconds": 1.5, "peak_memory_mb": 300.0}
+    facts = {
+        **{"run": run, "core": "c0", "stage": "target", "encoder": "tiny", "condition": "single"},
+        **{"intermediate": "i", "target": "t", "work": 1000.0},
+        "spec": {"evaluation": {"de": "hash-de", "fr": "hash-fr"}},
+        "sources": {"de": "package x==1"},
+        "attempts": [Outcome(status, 3, scores, {"t": 0.5}, device="cpu x", notes=["n"], **counts)],
+        "provenance": {"commit": "c", "versions": "v", "utc": "2026-01-01T00:00:00Z"},
+    }
+    return Record(**(facts | changes))  # type: ignore[arg-type]
+
+
+# Records
+
+
+def test_a_record_reads_back_as_it_was_written_and_is_json() -> None:
+    record = make_record()
+    again = record_of(record.to_bytes(), "x")
+    assert again.to_bytes() == record.to_bytes() and again.scores() == record.scores()
+    assert set(content := json.loads(record.to_bytes())) == {"checksum", "summary", "record"}
+    assert content["summary"]["status"] == "done"
+
+
+def test_records_of_earlier_versions_are_read_and_of_unknown_ones_refused() -> None:
+    def rewritten(change: object) -> bytes:
+        content = json.loads(make_record().to_bytes())
+        change(content["record"]["attempts"][0])  # type: ignore[operator]
+        body = stores._json(content["record"])
+        body = f'"summary":{stores._json(content["summary"])},\n"record":{body}}}\n'
+        digest = stores.hashlib.sha256(body.encode()).hexdigest()
+        return f'{{"checksum":"{digest}",\n{body}'.encode()
+
+    later = ("floor", "kept_step", "loss", "sources", "fingerprints")
+    old = record_of(rewritten(lambda attempt: [attempt.pop(name) for name in later]), "x")
+    assert old.scores() == make_record().scores()
+    with pytest.raises(BadRecord, match="x was written by another version"):
+        record_of(rewritten(lambda attempt: attempt.update(colour="red")), "x")
+
+
+@given(st.data())
+def test_every_changed_byte_and_every_cut_is_noticed(data: st.DataObject) -> None:
+    content = bytearray(make_record().to_bytes())
+    cut = bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    for damaged in (cut, bytes(content)):
+        for read in (summary_of, record_of):
+            with pytest.raises(BadRecord, match="record-x"):
+                read(damaged, "record-x")
+
+
+def test_not_a_number_survives_as_valid_json() -> None:
+    attempt = Outcome("done", 0, [score("de", "f1", math.nan)], {"t": math.inf})
+    content = make_record(attempts=[attempt]).to_bytes()
+    assert math.isnan(record_of(content, "x").scores()[0]["value"])
+    json.loads(content, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_score_rows_have_the_columns_of_the_table_and_main_metrics_on_demand() -> None:
+    rows = make_record().scores()
+    assert all(set(row) == set(SCORE_COLUMNS) for row in rows)
+    assert rows[0]["data_hash"] == "hash-de" and rows[0]["data_source"] == "package x==1"
+    main = make_record().scores(every_metric=False)
+    assert [(row["language"], row["metric"]) for row in main] == [("de", "f1"), ("fr", "f1")]
+
+
+def test_the_status_of_a_score_is_its_own_or_that_of_its_attempt() -> None:
+    (good,) = make_record().attempts
+    record = make_record(attempts=[Outcome("collapsed", 1, good.scores), good])
+    assert record.status == "done"
+    statuses = [(row["seed"], row["status"]) for row in record.scores(every_metric=False)]
+    assert statuses == [(1, "collapsed")] * 2 + [(3, "done")] * 2
+    (row,) = make_record(attempts=[Outcome("failed: no", 2)]).scores()
+    assert row["status"] == "failed: no" and math.isnan(row["value"]) and row["language"] == ""
+    for own in ("not applicable", "failed: BadRows: hidden"):
+        attempt = Outcome("done", 0, [score("de", "f1", None, status=own), score("fr", "f1", 0.5)])
+        assert [row["status"] for row in make_record(attempts=[attempt]).scores()] == [own, "done"]
+
+
+# The folder
 
 
 @pytest.fixture
@@ -59,7 +154,7 @@ def test_the_index_sees_what_others_write_change_and_delete(store: Store) -> Non
     store.write(make_record("aa"))
     assert set(other.index()["run"]) == {"aa"}
     store.write(make_record("bb"))
-    store.write(make_record("aa", attempts=[make_record(status="failed: x").attempts[0]]))
+    store.write(make_record("aa", "failed: x"))
     assert dict(other.index()[["run", "status"]].to_numpy()) == {"aa": "failed: x", "bb": "done"}
     assert other.runs() == {"bb"}
     store.path("bb").unlink()
@@ -111,9 +206,8 @@ def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store: S
     (path.parent / ".aa.json.x7").write_bytes(b"{half")
     (store.folder / "checkpoints" / ".cc.0.tmp").mkdir(parents=True)
     assert set(store.index()["run"]) == {"aa"} and store.checkpoints() == set()
-    claim = store.claim("dd")
-    assert claim and store.sweep() == 0  # somebody may be writing
-    claim.release()
+    with store.lock("dd") as mine:
+        assert mine and Store(store.folder).sweep() == 0  # somebody may be writing
     assert store.sweep() == 0  # somebody may be about to begin
     for entry in (path.parent / ".aa.json.x7", store.folder / "checkpoints" / ".cc.0.tmp"):
         os.utime(entry, (0, 0))
@@ -198,23 +292,27 @@ def test_export_has_a_twin_and_reads_back(store: Store, tmp_path: Path) -> None:
     assert store.export(path).read_bytes() == first  # the same table is the same file
 
 
-def test_a_foreign_table_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_or_damaged_table_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"run": ["a"]}).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(BadRecord, match="lacks the columns stage"):
         read_export(tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadRecord, match="x.parquet is damaged.*git checkout"):
+        read_export(tmp_path / "x.parquet")
 
 
-def test_summary_counts_what_is_missing(store: Store) -> None:
+def test_summary_counts_what_there_is(store: Store) -> None:
     store.write(make_record("aa"))
-    store.write(make_record("bb", attempts=[make_record(status="failed: y").attempts[0]]))
-    table = store.summary(["aa", "bb", "cc", "dd"]).set_index("status")["runs"]
-    assert table[["done", "failed", "missing", "kept"]].tolist() == [1, 1, 2, 0]
+    store.write(make_record("bb", "failed: y"))
+    table = store.summary().set_index("status")
+    assert table["runs"].to_dict() == {"done": 1, "failed": 1, "kept": 0}
+    assert table.loc["done", "seconds"] == 1.5
 
 
 _WRITER = """
 import sys
 from helpers.study.store import Store
-from tests.store.test_records import make_record
+from tests.store.test_store import make_record
 store = Store(sys.argv[1])
 while True:
     for number in range(20):
@@ -225,7 +323,7 @@ while True:
 def test_a_reader_never_sees_half_a_record_of_a_writer_that_is_killed(store: Store) -> None:
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(store.folder)])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 200
         while len(store.index()) < 20 and time.monotonic() < deadline:
             time.sleep(0.01)
         for _ in range(20):
@@ -234,3 +332,43 @@ def test_a_reader_never_sees_half_a_record_of_a_writer_that_is_killed(store: Sto
         writer.wait()
         assert not store.rejected
         assert len(Store(store.folder).index()) == 20
+
+
+# Locks
+
+
+_HOLD = """
+import sys, time
+from helpers.study.store import Store
+with Store(sys.argv[1]).lock("arm") as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_arm_has_one_holder_and_a_killed_one_is_replaced_at_once(store: Store) -> None:
+    assert not store.held("arm")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(store.folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout and process.stdout.readline().strip() == "True"
+        with store.lock("arm") as mine, store.lock("another") as other:
+            assert not mine and other and store.held("arm")
+        process.kill()
+        process.wait()
+        with store.lock("arm") as mine:
+            assert mine
+    finally:
+        process.kill()
+        assert process.stdout
+        process.stdout.close()
+
+
+def test_a_store_that_cannot_be_written_can_be_read_and_says_so(store: Store) -> None:
+    store.write(make_record("aa"))
+    (store.folder / "locks").write_text("a file where a folder should be")
+    with pytest.raises(HelpfulError, match="cannot be written.*TRANSFER_STORE"):
+        with store.lock("arm"):
+            pass
+    assert set(Store(store.folder).scores()["run"]) == {"aa"}

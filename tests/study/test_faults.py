@@ -16,7 +16,7 @@ import pytest
 
 from helpers import study, tasks
 from helpers.errors import BadPlan, HelpfulError
-from helpers.study.engines import ENGINES
+from helpers.study.engines import problems
 from helpers.study.profiles import TINY
 from helpers.study.store import Store
 from helpers.tasks import Source, Task
@@ -109,7 +109,7 @@ def test_a_store_that_cannot_be_written_names_the_variable(store: Store) -> None
         study.run(plan, store=store, progress=False)
 
 
-@pytest.mark.skipif(bool(ENGINES["snakemake"].problems()), reason="Snakemake is not installed")
+@pytest.mark.skipif(bool(problems("snakemake")), reason="Snakemake is not installed")
 def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +138,6 @@ def test_ctrl_c_keeps_the_state_and_ends_in_one_line(tmp_path: Path, engine: str
         "TRANSFER_TASKS": "tests.engines.fake",
         "FAKE_STEP": "0.5",
         "FAKE_TRACE": str(tmp_path / "trace"),
-        "TRANSFER_WORKER": "tests.engines.fake:work",
         "TRANSFER_TEXT_ROOT": "django",
     }
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from helpers import study, tasks
 from helpers.errors import BadPlan, BadRecord, UnknownName
-from helpers.models.settings import FIXED
-from helpers.study import plans, profiles
+from helpers.models.settings import Settings
+from helpers.study import profiles
+from helpers.study.plan import Plan
 from helpers.study.profiles import TINY
 from helpers.study.store import Store
 from helpers.tasks import Source, Task
+
+plans = sys.modules["helpers.study.plan"]
 
 
 def runs(store: Store, **options: object) -> pd.DataFrame:
@@ -117,7 +124,7 @@ def test_ids_change_with_what_determines_a_result(shared: Store, change: dict) -
     )
 
 
-def _targets(plan: plans.Plan) -> set[str]:
+def _targets(plan: Plan) -> set[str]:
     return set(plan.runs.loc[plan.runs["stage"] == "target", "run"])
 
 
@@ -137,11 +144,8 @@ def test_targets_change_with_their_intermediate_stage(
         monkeypatch.setitem(plans.CODE, "intermediate", 99)
         after = runs(shared)
     elif "encoder" in change:
-        from helpers.study import planning
-
-        facts = planning.describe_encoder("tiny")
-        other = {"identity": {"sha256": "another"}, "facts": facts["facts"]}
-        monkeypatch.setattr(planning, "describe_encoder", lambda name: other)
+        _, facts = plans._describe("tiny", "")
+        monkeypatch.setattr(plans, "_describe", lambda *asked: ({"sha256": "another"}, facts))
         after = runs(shared)
     else:
         after = study.plan(replace(TINY, **change), store=shared).runs
@@ -151,8 +155,9 @@ def test_targets_change_with_their_intermediate_stage(
     assert same_baselines == ("encoder" not in change)
 
 
-@pytest.mark.parametrize("name", [name for name in plans.INCIDENTAL if name not in FIXED])
+@pytest.mark.parametrize("name", ["checkpoint_seconds", "gradient_checkpointing"])
 def test_ids_do_not_change_with_how_a_result_is_reached(shared: Store, name: str) -> None:
+    assert hasattr(Settings(), name)
     value = True if name == "gradient_checkpointing" else 64
     other = replace(TINY, target=replace(TINY.target, **{name: value}))
     made = study.plan(other, store=shared)
@@ -311,39 +316,61 @@ def test_profiles_are_complete() -> None:
                     profile.settings(tasks.get(name), stage, condition)
 
 
-def test_a_plan_loads_a_packaged_encoder_once(
+def test_what_is_known_of_rows_and_encoders_is_remembered_and_forgotten_when_it_may_be_wrong(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helpers.study import planning
+    asked: list[str] = []
 
+    def counted(name: str) -> Any:
+        real = getattr(plans, name)
+
+        def look(*parts: Any) -> Any:
+            asked.append(name)
+            return real(*parts)
+
+        look.__module__, look.__qualname__ = real.__module__, name
+        return look
+
+    for name in ("_look", "_describe"):
+        monkeypatch.setattr(plans, name, counted(name))
     first = study.plan("tiny", encoder="bundled", store=store)
-    monkeypatch.setattr(planning, "describe_encoder", lambda name: pytest.fail("loaded again"))
+    assert asked.count("_describe") == 1 and (reads := asked.count("_look")) > 10
     again = study.plan("tiny", encoder="bundled", store=store)
     assert again.facts == first.facts and list(again.runs["run"]) == list(first.runs["run"])
-    assert first.facts["device"] in ("cpu", "cuda")
-    with pytest.raises(pytest.fail.Exception, match="loaded again"):
-        study.plan("tiny", encoder="bundled-random", store=store)
+    assert len(asked) == reads + 1 and first.facts["device"] in ("cpu", "cuda")
+    monkeypatch.setattr(plans, "_code", lambda: "changed")
+    study.plan("tiny", encoder="bundled", store=store)
+    assert len(asked) == 2 * (reads + 1)
+    for file in (store.folder / "known").rglob("output.pkl"):
+        file.write_bytes(b"half")
+    with pytest.warns(UserWarning):
+        study.plan("tiny", encoder="bundled", store=store)
 
 
-def test_surveys_are_remembered_and_forgotten_when_they_may_be_wrong(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_plan_of_the_demo_study_needs_no_torch(
+    store: Store, package_data: None, tmp_path: Path
 ) -> None:
-    from helpers.study import surveys
-
-    calls: list[str] = []
-    real = surveys._survey
-    monkeypatch.setattr(
-        surveys, "_survey", lambda task, *rest: (calls.append(task.name), real(task, *rest))[1]
+    code = (
+        "import sys, time\n"
+        "from helpers import study\n"
+        "from helpers.study.store import Store\n"
+        "print('torch' in sys.modules)\n"
+        "began = time.process_time()\n"
+        "plan = study.plan('demo', store=Store(sys.argv[1]))\n"
+        "plan.cost(Store(sys.argv[1]))\n"
+        "print('torch' in sys.modules, time.process_time() - began)\n"
     )
-    study.plan("tiny", store=store)
-    first = len(calls)
-    assert first == len(set(calls)) * 3 or first > 0
-    study.plan("tiny", store=store)
-    assert len(calls) == first
-    surveys._code.cache_clear()
-    monkeypatch.setattr(surveys, "_files", lambda folder: "changed")
-    study.plan("tiny", store=store)
-    assert len(calls) == 2 * first
-    surveys._code.cache_clear()
-    (store.folder / "surveys.json").write_text("{half")
-    study.plan("tiny", store=store)
+    command = [sys.executable, "-c", code, str(store.folder)]
+    study.plan("demo", store=store)  # reads the data and loads the encoder once
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported, planned, seconds = done.stdout.split()
+    assert imported == planned == "False" and float(seconds) < 1.5
+
+
+def test_a_script_and_a_module_of_one_name(store: Store) -> None:
+    """The functions keep their names though modules have them too, whatever is imported first."""
+    code = (
+        "import helpers.study.run, helpers.study.plan; from helpers import study as s; print(s.run)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("<function run")

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.study.engines import local
+from helpers.study.plan import missing
 from helpers.study.profiles import TINY
-from helpers.study.resuming import missing
+from helpers.study.run import Stopped, do
 from helpers.study.store import Store
 
 COLUMNS = ["run", "language", "metric", "seed", "value", "n", "status"]
@@ -67,17 +67,9 @@ def test_killed_and_resumed_gives_the_same_scores(
     undisturbed: tuple[Store, pd.DataFrame], store: Store
 ) -> None:
     plan = study.plan("tiny", store=undisturbed[0])
-    path = plan.save(store.folder / "plans")
-    command = [
-        sys.executable,
-        "-m",
-        "helpers.study.run",
-        "--plan",
-        str(path),
-        "--missing",
-        "--keep",
-    ]
-    process = subprocess.Popen([*command, "--store", str(store.folder)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "helpers.study.run", "--plan", str(plan.save(store.plans))]
+    command += ["--store", str(store.folder), "--keep", *plan.arms]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while len(store.runs()) < 3 and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
@@ -91,31 +83,35 @@ def test_an_interrupted_run_goes_on_from_its_state(
     undisturbed: tuple[Store, pd.DataFrame], store: Store
 ) -> None:
     plan = study.plan("tiny", store=undisturbed[0])
-    run = plan.runs.loc[plan.runs["target"] == "toy-slots", "run"].iloc[0]
-    steps: list[int] = []
-    asked = iter([False] * 9 + [True] * 3)
+    first = plan.runs.iloc[0]
+    assert first["target"] == "toy-intents" and first["condition"] == "none"
+    told: list[str] = []
 
-    from helpers.study.execution import Stopped, execute
+    def steps() -> list[int]:
+        return [int(now.split()[-1].split("/")[0]) for now in told if ": step " in now]
 
+    def tell(run: str, status: str, now: str) -> None:
+        told.extend([now] * (run == first["run"]))
+
+    asked = {"keep": True, "tell": tell}
     with pytest.raises(Stopped):
-        execute(plan, run, store, stop=lambda: next(asked), progress=lambda n, _: steps.append(n))
-    assert store.status(run) == "" and steps[-1] == 10
-    assert list(store.progress(run).rglob("*.safetensors"))
-    execute(plan, run, store, progress=lambda n, _: steps.append(n))
-    assert steps == list(range(1, 31))
-    assert not store.progress(run).exists()
+        do(plan, plan.arm_of[first["run"]], store, stop=lambda: len(steps()) >= 10, **asked)
+    assert store.status(first["run"]) == "" and steps()[-1] == 10
+    assert list(store.progress(first["run"]).rglob("*.safetensors"))
+    assert do(plan, plan.arm_of[first["run"]], store, stop=lambda: False, **asked)
+    assert steps() == list(range(1, steps()[-1] + 1)) and len(steps()) > 20
+    assert not store.progress(first["run"]).exists()
     expected = undisturbed[1]
-    same(store.scores([run]), expected[expected["run"] == run].reset_index(drop=True))
+    expected = expected[expected["run"].isin(store.runs())].reset_index(drop=True)
+    same(store.scores(), expected)
 
 
 def test_a_flipped_checkpoint_is_made_again(
     undisturbed: tuple[Store, pd.DataFrame], store: Store
 ) -> None:
     plan = study.plan("tiny", store=undisturbed[0])
-    parent = next(iter(plan.dependents))
-    queue = local.Queue(plan, [parent], store, keep=True, stop=lambda: False)
-    queue.through(lambda run, status: None)
-    weights = next((store.folder / "checkpoints" / parent).glob("*.safetensors"))
+    study.run(study.plan("tiny", targets=["toy-messages"], store=undisturbed[0]), store=store)
+    weights = next((store.folder / "checkpoints").glob("*/encoder.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
@@ -142,6 +138,8 @@ def test_the_command_line(
     assert study.main(options) == 0
     text = capsys.readouterr().err
     assert "3 runs of profile 'tiny'" in text and "2 evaluated runs, 4 scores" in text
+    assert study.main(options) == 0
+    assert "; 3 runs are stored, 0.0 minutes are left." in capsys.readouterr().err
     assert study.main([*options, "--engine", "spark"]) == 2
     assert "unknown engine 'spark'" in capsys.readouterr().err
     assert study.main([*options, "--mode", "stored"]) == 0

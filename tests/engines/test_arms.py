@@ -1,0 +1,254 @@
+"""The loop that every engine is made of: what is done, what is redone, what is left alone."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import study
+from helpers.errors import BadPlan, HelpfulError, StoreFull
+from helpers.study.plan import Plan, digest, missing, peak_megabytes
+from helpers.study.store import SCORE_COLUMNS, Store
+from tests.engines import fake
+from tests.engines.fake import ended
+
+COLUMNS = ["run", "language", "value", "status"]
+
+
+def run(plan: Plan, store: Store, **options: object) -> pd.DataFrame:
+    return study.run(plan, store=store, progress=False, **options)
+
+
+def test_a_target_starts_from_its_own_intermediate(store: Store) -> None:
+    plan = fake.make_plan()
+    scores = run(plan, store)
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    values = scores.set_index(["run", "language"])["value"]
+    for row in plan.runs[plan.runs["stage"] == "target"].itertuples():
+        origin = f"{row.parent}/{row.seed}" if row.parent else ""
+        expected = fake.fraction(plan.job(row.run), row.seed, origin)
+        assert values[(row.run, "de")] == values[(row.run, "fr")] == pytest.approx(expected)
+
+
+def test_arms_share_nothing_and_hold_every_run_once(store: Store) -> None:
+    plan = fake.make_plan(intermediates=3, targets=2, seeds=2)
+    assert sorted(sum(plan.arms.values(), [])) == sorted(plan.runs["run"])
+    kinds = [len(runs) for runs in plan.arms.values()]
+    assert kinds == [2] * 4 + [3] * 6  # four seeds of baselines, and six stages with two targets
+    for arm, names in plan.arms.items():
+        parents = {plan.job(name).spec["parent"] for name in names}
+        assert parents <= {"", arm} and (arm in names) == (len(names) == 3)
+    # The same arm of another plan is the same one, so that two drivers do not do it twice.
+    assert set(fake.make_plan(intermediates=1).arms) < set(fake.make_plan(intermediates=2).arms)
+
+
+def test_a_run_that_two_plans_ask_for_is_done_once(store: Store) -> None:
+    run(fake.make_plan(intermediates=1), store)
+    larger = fake.make_plan(intermediates=2)
+    run(larger, store)
+    assert len(ended()) == len(larger)
+
+
+def test_modes(store: Store) -> None:
+    plan, small = fake.make_plan(), fake.make_plan(intermediates=1)
+    with pytest.raises(HelpfulError, match="no run of this plan.*python -m helpers.study"):
+        run(plan, store, mode="stored")
+    done = run(small, store)
+    assert len(run(plan, store, mode="stored")) == len(done) and len(ended()) == len(small)
+    again = run(small, store, mode="always")
+    assert len(ended()) == 2 * len(small)
+    assert len(list(store.folder.glob("replaced/*/*.json"))) == len(small)
+    pd.testing.assert_frame_equal(done[COLUMNS], again[COLUMNS])
+
+
+def test_the_cost_counts_what_is_left(store: Store) -> None:
+    plan = fake.make_plan(trained_parameters=1e6)
+    before = plan.cost(store).set_index(["stage", "condition"])
+    assert before.loc[("total", ""), ["arms", "runs", "stored"]].tolist() == [4, 10, 0]
+    assert before.loc[("total", ""), "training_tokens"] == 12_000
+    assert before.loc[("intermediate", "single"), "megabytes"] == pytest.approx(8, abs=0.1)
+    assert "10 runs of profile 'fake'" in plan.sentence(store) and "4 arms:" in plan.sentence(store)
+    run(fake.make_plan(intermediates=1), store)
+    total = plan.cost(store).iloc[-1]
+    assert (total["runs"], total["stored"], total["training_tokens"]) == (10, 7, 12_000)
+    assert 0 <= total["minutes_left"] <= total["minutes"]
+    assert "; 7 runs are stored, 0.1 minutes are left." in plan.sentence(store)
+    assert "measured in 7 runs" in plan.sentence(store)
+
+
+def test_the_same_failure_over_and_over_ends_the_plan(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ImportError("no module named torch")
+
+    monkeypatch.setattr(fake.run, "attempt", broken)
+    with pytest.raises(HelpfulError, match="5 runs in a row.*no module named torch"):
+        run(fake.make_plan(targets=9), store)
+    assert len(store.index()) == 5
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_checkpoints_go_when_nothing_needs_them_unless_they_are_kept(
+    store: Store, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fake.make_plan(keep=keep)
+    stages = set(plan.runs.loc[plan.runs["stage"] == "intermediate", "run"])
+    monkeypatch.setenv("FAKE_FAIL", "t1")
+    run(plan, store)
+    assert store.checkpoints() == stages  # while one target has failed
+    monkeypatch.delenv("FAKE_FAIL")
+    run(plan, store)
+    assert store.checkpoints() == (stages if keep else set())
+    assert missing(plan, store, keep=keep) == []
+    # A new target of a checkpoint that is gone needs its stage again.
+    larger, before = fake.make_plan(targets=3, keep=keep), len(ended())
+    assert (run(larger, store)["status"] == "done").all()
+    assert len(ended()) - before == 4 + (0 if keep else 2)
+
+
+def test_a_damaged_checkpoint_is_redone(store: Store, tmp_path: Path) -> None:
+    plan, larger = fake.make_plan(targets=1), fake.make_plan(targets=2)
+    run(plan, store)
+    (folder := store.folder / "checkpoints" / next(iter(store.checkpoints()))).joinpath(
+        "encoder.bin"
+    ).write_text("flipped")
+    expected = run(larger, Store(tmp_path / "other"))
+    pd.testing.assert_frame_equal(run(larger, store)[COLUMNS], expected[COLUMNS])
+    assert fake.tuned_encoder("", folder).startswith(folder.name)
+
+
+def test_a_damaged_record_counts_as_missing_and_is_redone(store: Store) -> None:
+    plan = fake.make_plan()
+    expected = run(plan, store)
+    path = store.path(plan.runs["run"].iloc[-1])
+    content = path.read_bytes()
+    path.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    with pytest.warns(UserWarning, match="fails its checksum"):
+        found = run(plan, Store(store.folder))
+    pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS])
+    assert len(ended()) == len(plan) + 1
+
+
+def test_collapsed_runs_are_retried_once_and_both_attempts_stay(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_COLLAPSE", "t0")
+    plan = fake.make_plan()
+    scores = run(plan, store)
+    collapsed = scores[scores["target"] == "t0"]
+    assert (collapsed["status"] == "collapsed").all() and collapsed["value"].notna().all()
+    seeds = collapsed.groupby("run")["seed"].agg(lambda seed: sorted(set(seed)))
+    assert all(second == first + 10_000 for first, second in seeds)
+    outcomes = store.outcomes()
+    assert outcomes.loc[outcomes["status"] == "collapsed", "notes"].str.contains("constant").all()
+    assert (scores.loc[scores["target"] == "t1", "status"] == "done").all()
+    assert missing(plan, store, keep=True) == []  # a second collapse is final
+
+
+def test_a_retry_that_succeeds_is_the_result(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moody(job, start, state, seed, stop, step):
+        tuned = fake.attempt(job, start, state, seed, stop, step)
+        tuned.outcome.floor = {"t": 0.1 if seed >= 10_000 else 2.0}
+        return tuned
+
+    monkeypatch.setattr(fake.run, "attempt", moody)
+    scores = run(fake.make_plan(intermediates=0, targets=1), store)
+    by_attempt = scores.groupby("seed")["status"].first().to_dict()
+    assert by_attempt == {0: "collapsed", 1: "collapsed", 10_000: "done", 10_001: "done"}
+    assert set(store.index()["status"]) == {"done"}
+
+
+def test_a_full_disk_ends_the_plan_and_loses_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, real, written = fake.make_plan(), Store.write, []
+
+    def full(self, record):
+        if len(written) == 3:
+            raise StoreFull(28, f"no room left to write {self.path(record.run)}")
+        written.append(record.run)
+        return real(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", full)
+        with pytest.raises(StoreFull, match="no room left"):
+            run(plan, store)
+    assert store.runs() == set(written)
+    assert (run(plan, store)["status"] == "done").all()
+    assert len(ended()) == len(plan) + 1
+
+
+def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fake.make_plan(intermediates=4, trained_parameters=1e9)
+    whole = peak_megabytes(plan, plan.runs["run"], keep=True)
+    monkeypatch.setattr(study, "free_bytes", lambda folder: (whole - 1) * 1e6)
+    with pytest.raises(BadPlan, match="needs about .* MB.*or run it with keep=False"):
+        run(plan, store)
+    assert not fake.trace()
+    assert len(run(plan, store, keep=False)) and not store.checkpoints()
+
+
+def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> None:
+    plan = fake.make_plan()
+    run(plan, store)
+    rows, target = plan.runs.copy(), plan.runs["stage"] == "target"
+    rows.loc[target, "evaluation"] = "only-de"
+    rows.loc[target, "run"] = [digest(f"{core}|only-de") for core in rows.loc[target, "core"]]
+    parts = dict(plan.parts) | {"only-de": {"de": "1"}}
+    narrow = replace(plan, runs=rows, parts=parts, facts=plan.facts | {"languages": ["de"]})
+    scores = run(narrow, store)
+    assert len(ended()) == len(plan)
+    assert set(scores["language"]) == {"de"} and len(scores) == target.sum()
+
+
+def test_progress_says_runs_rate_and_time_left_or_nothing(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRANSFER_QUIET", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(fake.make_plan(intermediates=0), store)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FAKE_FAIL", "i1")
+    study.run(fake.make_plan(), store=store)
+    shown = capsys.readouterr().err
+    assert "fake: 100%" in shown and "6/6" in shown and "3 failed" in shown and "runs/s" in shown
+    monkeypatch.setenv("TRANSFER_QUIET", "1")
+    study.run(fake.make_plan(seeds=2), store=store)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_run_has_a_log(store: Store) -> None:
+    plan = fake.make_plan()
+    run(plan, store)
+    for name in plan.runs["run"]:
+        text = store.log(name).read_text()
+        assert plan.job(name).name in text and "done in" in text
+
+
+def test_status_counts_every_run_of_every_plan(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRANSFER_STORE", str(store.folder))
+    assert study.main(["--status"]) == 0
+    assert "no plan was started here yet" in capsys.readouterr().out
+    plan, larger = fake.make_plan(), fake.make_plan(intermediates=3)
+    monkeypatch.setenv("FAKE_FAIL", "t1")
+    run(plan, store)
+    larger.save(store.plans)
+    table = study.status(store).set_index("runs")
+    assert table.loc[len(plan), ["done", "failed", "missing"]].tolist() == [6, 4, 4]
+    assert table.loc[len(larger), ["done", "failed", "missing"]].tolist() == [6, 4, 7]
+    assert (table["minutes_left"] > 0).all() and study.status(store, "other").empty
+    (store.plans / "00.parquet").write_bytes(b"x")
+    assert study.main(["--status", "--profile", "tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert "failed: RuntimeError" in out and "logs" in out and plan.id not in out
+    assert "00.parquet is not a plan" in err
