@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +30,12 @@ settings.load_profile("any clock")
 _REAL = os.environ.get(ROOT_VARIABLE, "")
 
 
-# TEST_PRECISION=bf16 lets every processor pass for one that multiplies in bf16.
+# TEST_PRECISION=bf16 lets any processor pass for one that multiplies in bf16, here and in children.
 if os.environ.get("TEST_PRECISION") == "bf16":
-    from helpers.models import network
-
-    network.multiplies_bf16 = lambda device: True
+    _FOLDER = Path(__file__).parent / "bf16"
+    paths = [str(_FOLDER), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    runpy.run_path(str(_FOLDER / "sitecustomize.py"))
 
 
 @pytest.fixture(scope="session")
