@@ -78,7 +78,7 @@ def evaluate(
     """
     predicted, lost = _predict(tuned, task, languages, rows, split, layer)
     task = replace(task, labels=_head_task(tuned, task).labels)
-    entries = []
+    entries: list[dict[str, Any]] = []
     for part in predicted:
         facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
         try:
@@ -236,7 +236,8 @@ def _kept(
     languages: Iterable[str], make: Callable[[str], _T]
 ) -> tuple[dict[str, _T], dict[str, str]]:
     """Make something of each language; say why where its rows do not allow it."""
-    made, lost = {}, {}
+    made: dict[str, _T] = {}
+    lost: dict[str, str] = {}
     for language in languages:
         try:
             made[language] = make(language)

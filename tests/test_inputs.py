@@ -312,7 +312,7 @@ WRITTEN: dict[str, Case] = {
     "pawsx numbers": (written("pawsx", [1, np.int64(0), "1"]), "1\n0\n1\n"),
     "pawsx floats": (
         written("pawsx", [1.0, 0.0]),
-        refused("pawsx de: line 1: '1.0'; expected 0, 1"),
+        refused("pawsx en: line 1: '1.0'; expected 0, 1"),
     ),
     "pawsx truths": (written("pawsx", [True, np.bool_(False)]), refused("line 1: 'True'")),
     "pawsx one text": (written("pawsx", "0101"), refused("got str; expected a list")),
@@ -322,12 +322,18 @@ WRITTEN: dict[str, Case] = {
     "tatoeba rows": (written("tatoeba", np.array([1, 0])), "1\n0\n"),
     "tatoeba rows from 1": (written("tatoeba", [2, 1]), refused("line 1: '2'", "from 0 to 1")),
     "panx tags": (written("panx", [["B-PER", "O"], ["O"]]), "B-PER\nO\n\nO\n\n"),
-    "panx numbers": (written("panx", [[1, 0]]), refused("panx ar: line 1: 1; expected")),
+    "panx numbers": (written("panx", [[1, 0]]), refused("panx en: line 1: 1; expected")),
     "panx with tokens": (
         written("panx", [["Anna\tB-PER", "O"]]),
         refused("line 1: 'Anna\\tB-PER'"),
     ),
     "panx letter last": (written("panx", [["PER-B", "PER-I"]]), refused("line 1: 'PER-B'")),
+    "udpos tags of a treebank": (
+        written("udpos", [["NN"]]),
+        refused("line 1: 'NN'; expected a tag"),
+    ),
+    "udpos in lower case": (written("udpos", [["noun"]]), refused("line 1: 'noun'")),
+    "udpos nothing at all": (written("udpos", None), refused("got NoneType; expected a list")),
     "panx text for tags": (written("panx", ["O", "O"]), refused("row 1 is 'O'; expected tags")),
     "bucc pairs": (written("bucc2018", [("de-1", "en-2")]), "de-1\ten-2\n"),
     "bucc swapped": (written("bucc2018", [("en-2", "de-1")]), refused("line 1: ('en-2', 'de-1')")),

@@ -92,27 +92,23 @@ def mine_texts(
     source_ids: Sequence[Hashable],
     target_ids: Sequence[Hashable],
 ) -> pd.DataFrame:
-    """Mine pairs of texts, merging identical texts before the search.
+    """Mine pairs of texts, merging identical texts before the search, as XTREME does for BUCC.
 
     Args:
         source_vectors: one vector per source text, shape ``(n, width)``.
         target_vectors: one vector per target text, shape ``(m, width)``.
-        source_texts: the texts.
+        source_texts: the texts; those that differ only in white space at their ends are repetitions.
         target_texts: the texts.
         source_ids: their ids, each of one text.
         target_ids: their ids, each of one text.
 
     Returns:
-        Columns ``source``, ``target`` (ids) and ``score``, by falling score; pairs with a text that
-        has several ids are left out, as in XTREME.
+        Columns ``source``, ``target`` (ids) and ``score``, by falling score, without pairs of which
+        a text is repeated.
 
     Raises:
         BadRows: different numbers of texts, ids and vectors, an id of two texts, a side without
             texts, or as :func:`mine`.
-
-    Source:
-        XTREME's BUCC mining: a merged text keeps the vector of its last occurrence, and texts that
-        differ only in white space at their ends are repetitions.
     """
     x_rows, x_ids = _merged("source", source_vectors, source_texts, source_ids)
     y_rows, y_ids = _merged("target", target_vectors, target_texts, target_ids)
@@ -145,7 +141,7 @@ def _merged(
             )
         seen[name] = text
         repeated.setdefault(text.strip(), []).append(name)
-    # Dictionaries keep the place of the first occurrence, so ties rank as in the text.
+    # A repeated text keeps its last vector, and its first place: ties rank as in the texts.
     last = {text: place for place, text in enumerate(texts)}
     return np.fromiter(last.values(), np.int64), [repeated[text.strip()] for text in last]
 

@@ -353,7 +353,7 @@ def submission_values(folder: Path) -> pd.DataFrame:
         gold: dict[str, dict[str, Any]] = {}
         given: dict[str, dict[str, Any]] = {}
         for task in benchmark.tasks.values():
-            both = {language: drawn(task, language, chance) for language in task.languages}
+            both = {code: drawn(task, code, chance) for code in sorted(task.languages)}
             gold[task.name] = {language: pair[0] for language, pair in both.items()}
             given[task.name] = {language: pair[1] for language, pair in both.items()}
         labels = write_labels(gold, folder / name / "labels", name)
