@@ -256,9 +256,15 @@ class _Values:
         """Keep a record for later calls, of this process and of others."""
         self.known[key] = record
         body = json.dumps([key, record])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{_digest(body)} {body}\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{_digest(body)} {body}\n")
+        except OSError as error:
+            raise HelpfulError(
+                f"could not write {self.path}: {error.strerror}. Free some space, or pass another "
+                "folder=; values that were kept are untouched."
+            ) from error
 
 
 def _digest(text: str) -> str:

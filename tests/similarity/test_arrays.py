@@ -211,6 +211,12 @@ def test_a_language_head_gives_losses(tiny, trained, options, tmp_path):
     assert np.abs(plain.values - tuned.values).max() > 0
     drift = given.get("parallel.tuned_losses", dyad(language="qaa"))
     assert drift.count > 20
+    # Scoring hidden pieces leaves the encoder as it was: what is read next has no dropout.
+    states = [
+        gatherer(tiny, trained, options, tmp_path / name).get("target.states", dyad()).values
+        for name in "ab"
+    ]
+    np.testing.assert_array_equal(*states)
 
 
 def test_an_early_run_is_made_once_per_dyad(tiny, trained, options, tmp_path):
