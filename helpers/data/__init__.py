@@ -420,7 +420,7 @@ def _map_one(maker: Standard, raw: datasets.Dataset) -> datasets.Dataset:
             made += [blank | {name: row[name] for name in fields} for row in outcome.rows]
             made += [blank | {"_dropped": reason} for reason in outcome.dropped]
             if outcome.notes and made:
-                made[-1] = made[-1] | {"_notes": outcome.notes}
+                made[-1] = made[-1] | {"_notes": made[-1]["_notes"] + outcome.notes}
         return {name: [row[name] for row in made] for name in features}
 
     with sources.quiet():
