@@ -22,7 +22,8 @@ from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.study import profiles
-from helpers.study.plan import CHARACTERS_PER_TOKEN, Known, Survey
+from helpers.study.known import Known, Survey
+from helpers.study.plan import CHARACTERS_PER_TOKEN
 from helpers.study.store import Store
 from helpers.tasks import Task
 

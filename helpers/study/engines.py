@@ -114,9 +114,8 @@ def processes(
 ) -> None:
     """Do several arms at a time, each process with one device, or with one core and one thread."""
     gpus, before = gpu_numbers(), set(multiprocessing.active_children())
-    count = min(
-        workers or len(gpus) or max(1, min(cores(), _free_memory() // _BYTES_EACH)), len(arms)
-    )
+    fit = len(gpus) or max(1, min(cores(), _free_memory() // _BYTES_EACH))
+    count = min(workers or fit, len(arms))
     spawn = multiprocessing.get_context("spawn")
     devices = spawn.SimpleQueue()
     for number in range(count):
@@ -152,9 +151,8 @@ def processes(
 def _begin(devices: Any, driver: int) -> None:
     """Prepare a worker: one device, one thread each, and an end when the driver ends."""
     die_with_parent(driver)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the driver, which ends its workers.
+    # Ctrl-C reaches the driver, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if number := devices.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = number
     else:
@@ -214,7 +212,7 @@ def _free_memory() -> int:
 
 
 def snakemake(*order: Any, workers: int, extra: Sequence[str]) -> None:
-    """Do arms as jobs of Snakemake on this machine; several share no GPU."""
+    """Do arms as jobs of Snakemake on this machine, one at a time where there is a GPU."""
     jobs = workers or (1 if gpu_numbers() else cores())
     _workflow(["--cores", str(jobs), *extra], *order)
 
@@ -245,7 +243,7 @@ def _workflow(
         "store": str(store.folder.resolve()),
         "python": sys.executable,
         "keep": keep,
-        "threads": max(1, cores()) if gpus else 1,
+        "threads": cores() if gpus and "--cores" in arguments else 1,
         # Weights, gradients, two moments, twice, and libraries, in MB.
         "mem_mb": round(2500 + parameters * 4 * 5 * 2 / 1e6),
         "gpus": gpus,

@@ -9,17 +9,14 @@ condition and seed. Arms share nothing, so no job waits for another.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -28,9 +25,9 @@ import pyarrow.parquet as pq
 from helpers import tasks
 from helpers.errors import BadPlan, BadRecord, HelpfulError, MissingData, UnknownName, unknown
 from helpers.files import write_atomic
-from helpers.models import bundled
 from helpers.models.settings import Settings
 from helpers.study import profiles
+from helpers.study.known import Known, Survey, digest
 from helpers.study.profiles import CONDITIONS, Profile
 from helpers.study.store import Record, Store
 from helpers.tasks import Task
@@ -268,12 +265,13 @@ def changed_rows(job: Record, store: Store) -> list[str]:
         for language in languages
         if language in tested
     ]
-    known = Known(store)
+    known, text = Known(store), data.get("text", {})
+    limit = job.spec["settings"].get("mlm_rows") or None
     return [
         f"{task.name!r} ({language}, {split})"
         for task, language, split, fingerprint in asked
         if known.rows(task, language, split).fingerprint != fingerprint
-    ]
+    ] + [f"text ({code})" for code, known_as in text.items() if _text(code, limit) != known_as]
 
 
 # What a plan will cost
@@ -531,12 +529,10 @@ class _Maker:
 
     def _text(self, settings: Settings) -> dict[str, str]:
         """Return the fingerprints of the text for masked language modelling."""
-        from helpers.data.texts import texts
-
         found = {}
         for language in settings.mlm_languages:
             try:
-                found[language] = texts(language, settings.mlm_rows or None).fingerprint
+                found[language] = _text(language, settings.mlm_rows or None)
             except HelpfulError as error:
                 self.unread.setdefault(("text",), {})[f"text {language}"] = str(error)
         return found
@@ -605,7 +601,7 @@ class _Maker:
         if survey is None or not self.facts:
             return None
         stamp = f"{self.identity} {survey.fingerprint}"
-        return int(self.known.kept(_choose_layer, self.name, target.name, stamp=stamp))
+        return self.known.layer(self.name, target.name, stamp)
 
     def _survey(
         self, task: Task, language: str, split: str, optional: bool = False
@@ -618,6 +614,13 @@ class _Maker:
                 entries = self.unread.setdefault(tuple(sorted(held)) or (task.name,), {})
                 entries[f"{task.name!r} {language} {split}"] = " ".join(str(error).split())
             return None
+
+
+def _text(language: str, limit: int | None) -> str:
+    """Return the fingerprint of text for masked language modelling."""
+    from helpers.data.texts import texts
+
+    return texts(language, limit).fingerprint
 
 
 def _alone(target: Task, condition: str, seeds: Sequence[int]) -> tuple[int, ...]:
@@ -656,125 +659,6 @@ def device() -> str:
     return best_device().type
 
 
-def digest(text: str) -> str:
-    """Return 16 hexadecimal digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _canonical(value: Any) -> str:
     """Return JSON that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-# What must be known of rows and encoders; reading all of them takes minutes, so it is remembered.
-
-
-class Survey(NamedTuple):
-    """The rows of one task in one language and split; ``fingerprint`` is their SHA-256.
-
-    ``characters`` are means per sequence that a row becomes, ``sequences`` its choices, else 1.
-    """
-
-    fingerprint: str
-    source: str
-    rows: int
-    characters: float
-    sequences: float
-
-
-class Known:
-    """What is known of rows and encoders, remembered in a store as long as nothing can change it."""
-
-    def __init__(self, store: Store) -> None:
-        """Remember below this store; what is there may be deleted at any time."""
-        from joblib import Memory  # half of what importing this module would take
-
-        try:
-            self.memory = Memory(store.folder / "known", verbose=0)
-        except OSError:  # a store that may only be read
-            self.memory = Memory(None, verbose=0)
-        # Folders are looked at once per plan, not once per process: in a notebook, data change.
-        self._stamp_of = functools.cache(_stamp)
-
-    def kept(self, function: Any, *asked: Any, stamp: str) -> Any:
-        """Return what a function gives, as it was given before under the same stamp."""
-        return self.memory.cache(function)(*asked, digest(f"{stamp} {_code()}"))
-
-    def rows(self, task: Task, language: str, split: str) -> Survey:
-        """Return what is known of rows; a user's own are read each time, as they change at will."""
-        sources = task.source.flat()
-        readers = [function for function in (task.adapt, *(s.read for s in sources)) if function]
-        shipped = all(str(f.__module__).startswith("helpers.") for f in readers)
-        if not shipped or any(source.kind == "tables" for source in sources):
-            return Survey(*_look(task, language, split, ""))
-        stamps = [self._stamp_of(source.kind, source.id) for source in sources]
-        return Survey(*self.kept(_look, task, language, split, stamp=repr(stamps)))
-
-    def encoder(self, name: str) -> Any:
-        """Return what identifies an encoder, and the facts a cost needs."""
-        place = bundled.path() if name in ("bundled", "bundled-random") else Path(name)
-        if not place.exists():
-            return _describe(name, "")  # Only loading it tells.
-        return self.kept(_describe, name, stamp=_files(place))
-
-
-def _look(task: Task, language: str, split: str, stamp: str) -> tuple[Any, ...]:
-    """Read rows and return the fields of a ``Survey``."""
-    from helpers import data
-
-    rows = data.rows(task, language=language, split=split)
-    sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 500))]
-    sequences = sum(len(row.get("choices", "1")) for row in sample)
-    characters = sum(map(_characters, sample)) / max(1, sequences)
-    return rows.fingerprint, rows.source, len(rows), characters, sequences / max(1, len(sample))
-
-
-def _characters(row: Mapping[str, Any]) -> int:
-    """Count the characters of a row; a context is read once per choice."""
-    total = sum(len(str(row.get(name, ""))) for name in ("first", "second", "question", "text"))
-    total += sum(len(token) + 1 for token in row.get("tokens", ()))
-    choices = row.get("choices", [""])
-    return total + sum(len(str(row.get("context", ""))) + len(choice) for choice in choices)
-
-
-def _describe(name: str, stamp: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load an encoder; return what identifies it, and the facts a cost needs."""
-    from helpers.study.run import pretrained
-
-    encoder = pretrained(name)
-    total = sum(weights.numel() for weights in encoder.model.parameters())
-    words = encoder.model.get_input_embeddings().weight.numel()  # type: ignore[operator]
-    facts = {"parameters": total - words, "words": words}
-    facts["trained_parameters"] = total - words * encoder.freeze_embeddings
-    return {"sha256": encoder.sha256, "layers": encoder.layers}, facts
-
-
-def _choose_layer(encoder: str, task: str, stamp: str) -> int:
-    """Return the layer in which an encoder retrieves best on a task's development rows."""
-    from helpers import evaluation
-    from helpers.study.run import pretrained
-
-    target = tasks.get(task)
-    return evaluation.choose_layer(pretrained(encoder), target, target.languages[0])
-
-
-def _stamp(kind: str, name: str) -> str:
-    """Return a version or a stamp of files that changes whenever the rows of a source can."""
-    if kind == "package":
-        try:
-            return metadata.version(name.split("==")[0])
-        except metadata.PackageNotFoundError:
-            return "absent"
-    root = os.environ.get(name if kind == "folder" else "TRANSFER_DATA_ROOT", "")
-    return _files(Path(root) / (name if kind == "hub" else "")) if root else ""
-
-
-def _files(place: Path, pattern: str = "*") -> str:
-    """Return a stamp of names, sizes and times of a file, or of all files below a folder."""
-    facts = [(str(p), p.stat()) for p in (place, *place.rglob(pattern)) if p.is_file()]
-    return digest(repr((place, sorted((p, s.st_size, s.st_mtime_ns) for p, s in facts))))
-
-
-@functools.cache
-def _code() -> str:
-    return _files(Path(__file__).resolve().parents[1], "*.py")

@@ -92,7 +92,7 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
                 store.drop_checkpoint(arm)
                 start.cache_clear()
                 left = [arm, run, *left]
-        if staged and not keep and store.runs() >= set(plan.arms[arm]):
+        if staged and not keep and not set(plan.arms[arm]) & set(missing(plan, store, keep)):
             store.drop_checkpoint(arm)
     return True
 

@@ -380,7 +380,8 @@ class Store:
 
     def held(self, arm: str) -> bool:
         """Return whether a process works on an arm."""
-        if not (self.folder / "locks" / f"{arm}.lock").exists():
+        file = self.folder / "locks" / f"{arm}.lock"
+        if not os.access(file, os.W_OK):  # there is none, or the store may only be read
             return False
         with self.lock(arm) as mine:
             return not mine

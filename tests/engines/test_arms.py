@@ -11,7 +11,8 @@ import pytest
 
 from helpers import study
 from helpers.errors import BadPlan, HelpfulError, StoreFull
-from helpers.study.plan import Plan, digest, missing, peak_megabytes
+from helpers.study.known import digest
+from helpers.study.plan import Plan, missing, peak_megabytes
 from helpers.study.store import SCORE_COLUMNS, Store
 from tests.engines import fake
 from tests.engines.fake import ended

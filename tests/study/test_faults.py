@@ -67,6 +67,17 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
     assert set(study.run(plan, store=store, progress=False)["status"]) == {"done"}
 
 
+def test_text_that_changed_since_the_plan_is_not_trained_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFER_TEXT_ROOT", str(tmp_path))
+    (tmp_path / "de.txt").write_text("ein Satz\nund noch einer\n", encoding="utf-8")
+    plan = study.plan("tiny", ["toy-same"], ["toy-messages"], ["mlm"], store=store)
+    (tmp_path / "de.txt").write_text("ein anderer Satz\n", encoding="utf-8")
+    (why,) = study.run(plan, store=store, progress=False)["status"]
+    assert "its intermediate stage" in why and "changed since the plan was made: text (de)" in why
+
+
 def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store: Store) -> None:
     hot = replace(TINY.intermediate, learning_rate=1e30, clip=0.0)
     profile = replace(TINY, intermediate=hot)

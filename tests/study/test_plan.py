@@ -14,7 +14,7 @@ import pytest
 from helpers import study, tasks
 from helpers.errors import BadPlan, BadRecord, UnknownName
 from helpers.models.settings import Settings
-from helpers.study import profiles
+from helpers.study import known, profiles
 from helpers.study.plan import Plan
 from helpers.study.profiles import TINY
 from helpers.study.store import Store
@@ -144,8 +144,8 @@ def test_targets_change_with_their_intermediate_stage(
         monkeypatch.setitem(plans.CODE, "intermediate", 99)
         after = runs(shared)
     elif "encoder" in change:
-        _, facts = plans._describe("tiny", "")
-        monkeypatch.setattr(plans, "_describe", lambda *asked: ({"sha256": "another"}, facts))
+        _, facts = known._describe("tiny", "")
+        monkeypatch.setattr(known, "_describe", lambda *asked: ({"sha256": "another"}, facts))
         after = runs(shared)
     else:
         after = study.plan(replace(TINY, **change), store=shared).runs
@@ -207,7 +207,7 @@ def test_a_saved_plan_reads_back(shared: Store, store: Store) -> None:
     pd.testing.assert_frame_equal(again.runs, plan.runs)
     assert again.id == plan.id
     assert all(again.job(run) == plan.job(run) for run in plan.runs["run"])
-    assert plans.find(store.folder, [plan.runs["run"][0]]).id == plan.id
+    assert plans.find(store.folder, list(plan.arms)[:1]).id == plan.id
     with pytest.raises(UnknownName, match="not part of plan"):
         plan.job("nonsense")
     path.write_bytes(path.read_bytes()[:-9])
@@ -217,15 +217,15 @@ def test_a_saved_plan_reads_back(shared: Store, store: Store) -> None:
 
 def test_cost_adds_up_and_says_where_it_is_from(shared: Store, store: Store) -> None:
     plan = study.plan("tiny", store=shared)
-    cost = plan.cost()
+    cost = plan.cost(store)
     parts, total = cost.iloc[:-1], cost.iloc[-1]
     assert total["runs"] == len(plan) == parts["runs"].sum()
     assert total["training_tokens"] == parts["training_tokens"].sum() > 0
     assert total["minutes"] > 0 and total["megabytes"] > 0
-    half = plan.cost(plan.runs["run"].iloc[:5])
-    assert half.iloc[-1]["runs"] == 5
-    assert "not measured" in repr(plan) and "<table" in plan._repr_html_()
-    assert study.plan("tiny", store=shared, seeds=2).cost().iloc[-1]["minutes"] > total["minutes"]
+    assert total["arms"] == len(plan.arms) == 4
+    assert "not measured" in plan.sentence(store) and "<table" in plan._repr_html_()
+    more = study.plan("tiny", store=shared, seeds=2).cost(store)
+    assert more.iloc[-1]["minutes"] > total["minutes"] and repr(plan).startswith("13 runs")
 
 
 def test_estimated_tokens_are_near_the_true_ones(shared: Store) -> None:
@@ -322,7 +322,7 @@ def test_what_is_known_of_rows_and_encoders_is_remembered_and_forgotten_when_it_
     asked: list[str] = []
 
     def counted(name: str) -> Any:
-        real = getattr(plans, name)
+        real = getattr(known, name)
 
         def look(*parts: Any) -> Any:
             asked.append(name)
@@ -332,13 +332,13 @@ def test_what_is_known_of_rows_and_encoders_is_remembered_and_forgotten_when_it_
         return look
 
     for name in ("_look", "_describe"):
-        monkeypatch.setattr(plans, name, counted(name))
+        monkeypatch.setattr(known, name, counted(name))
     first = study.plan("tiny", encoder="bundled", store=store)
     assert asked.count("_describe") == 1 and (reads := asked.count("_look")) > 10
     again = study.plan("tiny", encoder="bundled", store=store)
     assert again.facts == first.facts and list(again.runs["run"]) == list(first.runs["run"])
     assert len(asked) == reads + 1 and first.facts["device"] in ("cpu", "cuda")
-    monkeypatch.setattr(plans, "_code", lambda: "changed")
+    monkeypatch.setattr(known, "_code", lambda: "changed")
     study.plan("tiny", encoder="bundled", store=store)
     assert len(asked) == 2 * (reads + 1)
     for file in (store.folder / "known").rglob("output.pkl"):
