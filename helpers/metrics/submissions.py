@@ -389,7 +389,8 @@ def _check(
     for place, value in _values(task, content):
         if not fits(value):
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:80] + "..."
-            raise BadRows(f"{where}{place}: {shown}; expected {expected}.")
+            kind = "id" if task.kind in _KEYED else "line"
+            raise BadRows(f"{where}{kind} {place!r}: {shown}; expected {expected}.")
     if gold and task.kind != "pairs":
         why = placeholder(value for _, value in _values(task, content))
         if why:
@@ -442,18 +443,17 @@ def _alphabet(
     return fits, words
 
 
-def _values(task: OfficialTask, content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each value of a file with its place in it."""
+def _values(task: OfficialTask, content: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each value of a file with its place in it: an id, or the number of a line."""
     if task.kind == "tags":
         line = 0
         for sentence in content:
-            yield from ((f"line {line + i}", tag) for i, tag in enumerate(sentence, start=1))
+            yield from enumerate(sentence, start=line + 1)
             line += len(sentence) + 1
     elif task.kind in _KEYED:
-        pairs = content.items() if isinstance(content, Mapping) else content
-        yield from ((f"id {name!r}", value) for name, value in pairs)
+        yield from content.items() if isinstance(content, Mapping) else content
     else:
-        yield from ((f"line {line}", value) for line, value in enumerate(content, start=1))
+        yield from enumerate(content, start=1)
 
 
 def _compare(task: OfficialTask, said: Any, gold: Any, given: Path, right: Path) -> None:
