@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,21 @@ if os.environ.get("TEST_PRECISION") == "bf16":
     paths = [str(_FOLDER), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     runpy.run_path(str(_FOLDER / "sitecustomize.py"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shuffle", type=int, help="run modules, and tests in them, in a random order"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        order = random.Random(seed)
+        order.shuffle(items)
+        places = {item.path: order.random() for item in items}
+        items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -46,68 +46,78 @@ def entry(facts: Entry, rule: str, official: bool, metric: str, value: float) ->
     return facts | {"rule": rule, "official": official, "metric": metric, "value": float(value)}
 
 
-# Tags
+def facts_of(trap: str, task: str, language: str, n: int, reader: str) -> Entry:
+    return {"trap": trap, "task": task, "language": language, "n": n, "reader": reader}
 
 
-def pos_readings(
-    given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], facts: Entry
-) -> list[Entry]:
-    """Score the same tags in every way that has been called F1 or accuracy of parts of speech."""
-    rows = []
-    for variant in metrics.VARIANTS:
-        value = metrics.span_f1(given, gold, variant=variant)
-        rows.append(entry(facts, variant, variant == OFFICIAL, "f1", value["f1"]))
-    return rows
+def languages_of(task: str) -> list[str]:
+    return [code for code, split in data.at_hand(task) if split == "test"]
+
+
+@functools.cache
+def _encoder() -> encoders.Encoder:
+    return encoders.load("bundled")
+
+
+@functools.cache
+def _layer() -> int:
+    """Return the layer chosen on messages, as the book does for tasks without development rows."""
+    return evaluation.choose_layer(_encoder(), tasks.get("messages"))
+
+
+def _vectors(task: tasks.Task, language: str, split: str, layer: int) -> np.ndarray:
+    (part,) = evaluation.predict(Tuned(_encoder()), task, [language], split=split, layer=layer)
+    return np.asarray(part.predictions)
 
 
 def pos() -> list[Entry]:
     """UD POS in every language at hand: one model, three readings of its tags."""
     task = tasks.get("udpos")
     settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
-    tuned = fine_tune(_encoder(), [task], settings, 0)
-    rows = []
-    for part in evaluation.predict(tuned, task, _languages("udpos"), rows=SENTENCES):
-        gold = _named([row["tags"] for row in part.rows], task.labels)
-        facts = _facts("pos_reading", task.name, part.language, len(gold), READER_UD)
-        rows += pos_readings(_named(part.predictions, task.labels), gold, facts)
+    tuned, rows = fine_tune(_encoder(), [task], settings, 0), []
+    for part in evaluation.predict(tuned, task, languages_of("udpos"), rows=SENTENCES):
+        gold, given = (
+            [[task.labels[int(tag)] for tag in sentence] for sentence in side]
+            for side in ([row["tags"] for row in part.rows], part.predictions)
+        )
+        facts = facts_of("pos_reading", task.name, part.language, len(gold), READER_UD)
+        rows += pos_readings(given, gold, facts)
     return rows
 
 
-def _named(tags: Sequence[Sequence[int]], labels: Sequence[str]) -> list[list[str]]:
-    return [[labels[int(tag)] for tag in sentence] for sentence in tags]
-
-
-# Mined pairs
+def pos_readings(
+    given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], facts: Entry
+) -> list[Entry]:
+    """Score the same tags in every way that has been called F1 or accuracy of parts of speech."""
+    return [
+        entry(
+            facts, variant, variant == OFFICIAL, "f1", metrics.span_f1(given, gold, variant)["f1"]
+        )
+        for variant in metrics.VARIANTS
+    ]
 
 
 def bucc() -> list[Entry]:
     """BUCC: mined from whole corpora, against what is easier to get and easier to do."""
-    return [
-        row
-        for language in _languages("bucc2018")
-        for layer in (LOWER, _layer())
-        for row in _bucc(tasks.get("bucc2018"), language, layer)
-    ]
-
-
-def _bucc(task: tasks.Task, language: str, layer: int) -> list[Entry]:
-    sides = {split: data.rows(task, language, split) for split in ("dev", "test")}
-    vectors = {split: _vectors(task, language, split, layer) for split in sides}
-    gold = {split: gold_pairs(rows) for split, rows in sides.items()}
-    reader = f"bundled encoder, layer {layer}"
-    facts = _facts("bucc_pool", task.name, language, len(gold["test"]), reader)
-    rows = []
-    for pool, whole in (("whole corpora", True), ("gold pairs only", False)):
-        pairs = {
-            split: mined(sides[split], vectors[split], None if whole else gold[split])
-            for split in sides
-        }
-        for tuned_on in ("dev", "test"):
-            threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on])
-            kept = mining.apply_threshold(pairs["test"], threshold)
-            value = metrics.pair_f1(kept, gold["test"])["f1"]
-            rule = f"{pool}, threshold tuned on {tuned_on}"
-            rows.append(entry(facts, rule, whole and tuned_on == "dev", "f1", value))
+    task, rows = tasks.get("bucc2018"), []
+    for language in languages_of(task.name):
+        sides = {split: data.rows(task, language, split) for split in ("dev", "test")}
+        gold = {split: gold_pairs(found) for split, found in sides.items()}
+        for layer in (LOWER, _layer()):
+            reader = f"bundled encoder, layer {layer}"
+            facts = facts_of("bucc_pool", task.name, language, len(gold["test"]), reader)
+            vectors = {split: _vectors(task, language, split, layer) for split in sides}
+            for pool, whole in (("whole corpora", True), ("gold pairs only", False)):
+                pairs = {
+                    split: mined(sides[split], vectors[split], None if whole else gold[split])
+                    for split in sides
+                }
+                for tuned_on in ("dev", "test"):
+                    threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on])
+                    kept = mining.apply_threshold(pairs["test"], threshold)
+                    value = metrics.pair_f1(kept, gold["test"])["f1"]
+                    rule = f"{pool}, threshold tuned on {tuned_on}"
+                    rows.append(entry(facts, rule, whole and tuned_on == "dev", "f1", value))
     return rows
 
 
@@ -121,97 +131,88 @@ def mined(
 ) -> pd.DataFrame:
     """Mine pairs by margin; ``only``: from sentences that belong to one of these pairs."""
     wanted = {name for pair in only for name in pair} if only is not None else None
-    parts = []
+    parts: list[tuple[np.ndarray, list[str], list[str]]] = []
     for side in ("query", "candidate"):
-        places = [
-            (place, row)
+        here = [
+            (place, row["text"], row["id"])
             for place, row in enumerate(rows)
             if row["side"] == side and (wanted is None or row["id"] in wanted)
         ]
-        parts.append((vectors[[p for p, _ in places]], [r["text"] for _, r in places], places))
-    first, second = ([row["id"] for _, row in places] for *_, places in parts)
-    return mining.mine_texts(parts[0][0], parts[1][0], parts[0][1], parts[1][1], first, second)
-
-
-# Nearest translations
+        parts.append(
+            (vectors[[p for p, *_ in here]], [t for _, t, _ in here], [i for *_, i in here])
+        )
+    (one, texts, ids), (other, others, names) = parts
+    return mining.mine_texts(one, other, texts, others, ids, names)
 
 
 def tatoeba() -> list[Entry]:
     """Tatoeba: English asks, the foreign side asks, and equal sentences count as equal."""
-    task, layer = tasks.get("tatoeba"), _layer()
-    rows = []
+    task, layer, rows = tasks.get("tatoeba"), _layer(), []
     for language in TATOEBA:
-        reader = f"bundled encoder, layer {layer}"
-        facts = _facts("tatoeba_direction", task.name, language, 0, reader)
-        found = data.rows(task, language, "test")
-        rows += directions(list(found), _vectors(task, language, "test", layer), facts)
+        facts = facts_of(
+            "tatoeba_direction", task.name, language, 0, f"bundled encoder, layer {layer}"
+        )
+        found = list(data.rows(task, language, "test"))
+        rows += directions(found, _vectors(task, language, "test", layer), facts)
     return rows
 
 
 def directions(rows: Sequence[Entry], vectors: np.ndarray, facts: Entry) -> list[Entry]:
     """Return top-1 accuracy both ways, and with every equal right sentence accepted.
 
-    Args:
-        rows: queries and candidates; the n-th query is answered by the n-th candidate.
-        vectors: one per row.
-        facts: columns that all entries share.
+    The n-th query of the rows is answered by the n-th candidate; each row has a vector.
     """
     sides = [
         [place for place, row in enumerate(rows) if row["side"] == side]
         for side in ("query", "candidate")
     ]
-    texts = [[rows[place]["text"] for place in side] for side in sides]
-    hits = {}
-    for name, one, other in (("English asks", 0, 1), ("the foreign side asks", 1, 0)):
-        best = mining.nearest(vectors[sides[one]], vectors[sides[other]], k=1).index[:, 0]
-        hits[name] = best == np.arange(len(best))
-        if name == "English asks":
-            alike = [texts[1][b] == texts[1][i] for i, b in enumerate(best)]
-            hits["English asks, equal sentences accepted"] = np.array(alike)
-    facts = facts | {"n": len(sides[0])}
+    asked, answers = (vectors[side] for side in sides)
+    texts = [rows[place]["text"] for place in sides[1]]
+    found = mining.nearest(asked, answers, k=1).index[:, 0]
+    back = mining.nearest(answers, asked, k=1).index[:, 0]
+    hits = {
+        "English asks": found == np.arange(len(found)),
+        "English asks, equal sentences accepted": np.array(
+            [texts[best] == texts[place] for place, best in enumerate(found)]
+        ),
+        "the foreign side asks": back == np.arange(len(back)),
+    }
     return [
-        entry(facts, rule, rule == "English asks", "accuracy", right.mean())
+        entry(facts | {"n": len(asked)}, rule, rule == "English asks", "accuracy", right.mean())
         for rule, right in hits.items()
     ]
-
-
-# Answers
 
 
 def offsets() -> list[Entry]:
     """XQuAD: a perfect reader, scored against answers cut out at the published offsets."""
     rows = []
-    for language in _languages("xquad"):
-        facts = _facts("offsets", "xquad", language, 0, "perfect reader")
-        rows += perfect_reader(_raw("xquad", language), facts)
+    for language in languages_of("xquad"):
+        (source,) = tasks.get("xquad").source.serving(language, "test")
+        facts = facts_of("offsets", "xquad", language, 0, "perfect reader")
+        rows += perfect_reader(list(sources.load(source, language, "test").rows), facts)
     return rows
 
 
 def perfect_reader(raw: Sequence[Entry], facts: Entry) -> list[Entry]:
     """Score the published answer texts against themselves, and against the text at their offsets."""
-    given, sliced = [], []
-    for row in raw:
-        text, start = row["answers"]["text"][0], row["answers"]["answer_start"][0]
-        given.append(text)
-        sliced.append([row["context"][start : start + len(text)]])
-    facts = facts | {"n": len(given)}
+    given = [row["answers"]["text"][0] for row in raw]
+    starts = [row["answers"]["answer_start"][0] for row in raw]
+    cut = [row["context"][s : s + len(t)] for row, s, t in zip(raw, starts, given, strict=True)]
     rows = []
-    for rule, right in (
-        ("answer text", [[text] for text in given]),
-        ("text at the offset", sliced),
-    ):
+    for rule, right in (("answer text", given), ("text at the offset", cut)):
+        found = metrics.squad(given, [[text] for text in right])
         for metric in ("exact_match", "f1"):
-            value = metrics.squad(given, right)[metric]
-            rows.append(entry(facts, rule, rule == "answer text", metric, value))
+            facts = facts | {"n": len(given)}
+            rows.append(entry(facts, rule, rule == "answer text", metric, found[metric]))
     return rows
 
 
 def one_more() -> list[Entry]:
     """XQuAD: a reader who takes one word too many, under two rules of comparing answers."""
     rows = []
-    for language in _languages("xquad"):
+    for language in languages_of("xquad"):
         found = data.rows("xquad", language, "test")
-        facts = _facts("one_more", "xquad", language, len(found), "right answer and one more")
+        facts = facts_of("one_more", "xquad", language, len(found), "right answer and one more")
         rows += greedy_reader(found, language, facts)
     return rows
 
@@ -241,50 +242,16 @@ def longer(context: str, answer: str, start: int, language: str) -> str:
     return context[before.start() if before else start : end]
 
 
-# Questions and files
-
-
 def xcopa() -> list[Entry]:
     """XCOPA: the share of rows whose published question contradicts the other languages."""
     rows = []
-    for language in _languages("xcopa"):
+    for language in languages_of("xcopa"):
         found = data.rows("xcopa", language, "test")
         wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
-        facts = _facts("xcopa_question", "xcopa", language, len(found), "none")
-        rows.append(
-            entry(facts, "published question", False, "wrong questions", wrong / len(found))
-        )
+        facts = facts_of("xcopa_question", "xcopa", language, len(found), "none")
+        share = wrong / len(found)
+        rows.append(entry(facts, "published question", False, "wrong questions", share))
     return rows
-
-
-def _languages(task: str) -> list[str]:
-    return [code for code, split in data.at_hand(task) if split == "test"]
-
-
-def _raw(task: str, language: str) -> Sequence[Entry]:
-    (source,) = tasks.get(task).source.serving(language, "test")
-    return list(sources.load(source, language, "test").rows)
-
-
-@functools.cache
-def _encoder() -> encoders.Encoder:
-    return encoders.load("bundled")
-
-
-@functools.cache
-def _layer() -> int:
-    """Return the layer chosen on messages, as the book does for tasks without development rows."""
-    return evaluation.choose_layer(_encoder(), tasks.get("messages"))
-
-
-def _vectors(task: tasks.Task, language: str, split: str, layer: int) -> np.ndarray:
-    tuned = Tuned(_encoder())
-    (part,) = evaluation.predict(tuned, task, [language], split=split, layer=layer)
-    return np.asarray(part.predictions)
-
-
-def _facts(trap: str, task: str, language: str, n: int, reader: str) -> Entry:
-    return {"trap": trap, "task": task, "language": language, "n": n, "reader": reader}
 
 
 TRAPS: dict[str, Callable[[], list[Entry]]] = {
@@ -318,16 +285,9 @@ def _ids(source: Source) -> list[str]:
     return list(dict.fromkeys(leaf.id for leaf in source.flat()))
 
 
-def main() -> int:
-    """Measure the named traps, or all."""
-    chosen = sys.argv[1:] or list(TRAPS)
-    for name in chosen:
+if __name__ == "__main__":
+    for name in sys.argv[1:] or TRAPS:
         rows = TRAPS[name]()
         store(rows)
-        table = pd.DataFrame(rows)
-        print(table.groupby(["rule", "metric"], sort=False)["value"].agg(["mean", "size"]), "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        shown = pd.DataFrame(rows).groupby(["rule", "metric"], sort=False)["value"]
+        print(shown.agg(["mean", "size"]), "\n")

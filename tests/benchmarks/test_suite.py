@@ -1,25 +1,17 @@
 """The benchmarks at a size that takes seconds: they run, and write the rows they promise."""
 
+import importlib
 import math
+import os
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from benchmarks import __main__ as suite
-from benchmarks import (
-    metrics_speed,
-    mining_speed,
-    plans_speed,
-    spans_speed,
-    table,
-    tatoeba_speed,
-    training_speed,
-)
-from benchmarks.table import Measurement, not_measured
-from benchmarks.workloads import Workload
-from helpers import tasks
-from helpers.models import encoders
+from benchmarks import harness, scoring, similarity, stats, studies, training
+from benchmarks.harness import Measurement, not_measured
+from benchmarks.workloads import CPU, Workload
 from helpers.models.settings import Settings
 
 # Names that other pages rely on.
@@ -35,15 +27,28 @@ PROMISED = {
     "plan_100k_runs_seconds",
 }
 COLUMNS = "name value unit reference reference_value ratio device threads rows date".split()
+ARM = {"train": 2.0, "evaluate": 4.0, "share_of_peak": 0.5, "peak": 6.0, "rows": 6}
+ARM |= {"peak_memory_mb": 5.0, "dev": 0.5, "device": "cpu"}
 
 
 def names(rows):
     return sorted(row.name for row in rows)
 
 
+def promised(job):
+    return sorted(suite.JOBS[job].rows)
+
+
 def test_every_promised_row_has_a_benchmark():
     rows = [row for job in suite.JOBS.values() for row in job.rows]
     assert set(rows) >= PROMISED and len(rows) == len(set(rows))
+    for module, function in (job.call.split(".") for job in suite.JOBS.values()):
+        assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
+
+
+def test_every_stored_row_has_a_benchmark():
+    stored = set(pd.read_csv(harness.PATH)["name"])
+    assert stored <= {row for job in suite.JOBS.values() for row in job.rows}
 
 
 def test_a_row_names_its_benchmark():
@@ -57,16 +62,14 @@ def test_a_row_names_its_benchmark():
 
 def stored(path):
     found = pd.read_csv(path)
-    return {
-        (name, device): value for name, device, value in found[["name", "device", "value"]].values
-    }
+    return {(name, device): value for name, device, value in found[COLUMNS[:1] + ["device", "value"]].values}  # fmt: skip
 
 
 def test_a_new_figure_replaces_the_old_one_of_its_device_alone(tmp_path):
     path = tmp_path / "benchmarks.csv"
-    table.store([Measurement("a", 1, "s", device="cuda X"), Measurement("b", 1, "s")], path)
-    found = table.store([Measurement("a", 2, "s"), Measurement("b", 3, "s")], path)
-    here = table.machine()
+    harness.store([Measurement("a", 1, "s", device="cuda X"), Measurement("b", 1, "s")], path)
+    found = harness.store([Measurement("a", 2, "s"), Measurement("b", 3, "s")], path)
+    here = harness.machine()
     assert stored(path) == {("a", "cuda X"): 1, ("a", here): 2, ("b", here): 3}
     assert list(found.columns)[: len(COLUMNS)] == COLUMNS
 
@@ -74,38 +77,65 @@ def test_a_new_figure_replaces_the_old_one_of_its_device_alone(tmp_path):
 def test_what_was_not_measured_never_hides_a_figure(tmp_path):
     path = tmp_path / "benchmarks.csv"
     absent = not_measured("a", "s", "cuda", "no GPU")
-    table.store([Measurement("a", 1, "s", device="cpu X"), absent], path)
-    found = table.store([absent], path)  # once is enough
+    harness.store([Measurement("a", 1, "s", device="cpu X"), absent], path)
+    found = harness.store([absent], path)  # once is enough
     assert len(found) == 2 and found["note"].str.startswith("not measured").sum() == 1
-    table.store([Measurement("a", 4, "s", device="cuda X")], path)
-    table.store([absent], path)
+    harness.store([Measurement("a", 4, "s", device="cuda X")], path)
+    harness.store([absent], path)
     assert stored(path) == {("a", "cpu X"): 1, ("a", "cuda X"): 4}
 
 
-@pytest.mark.parametrize("arm", ["ours", "tuned", "stock"])
+def test_sides_take_turns_and_a_rate_is_better_the_higher():
+    said, clock = [], iter(range(100))
+    sides = {"a": lambda: said.append("a") or 1, "b": lambda: said.append("b") or 2}
+    seconds, results = harness.turns(sides, 2, lambda: next(clock))
+    assert said == ["a", "b", "a", "b"] and results == {"a": 1, "b": 2}
+    assert seconds == {"a": [1, 1], "b": [1, 1]}
+    assert harness.compared("x", 2.0, "s", "other", 4.0).ratio == 2.0
+    assert harness.compared("x", 2.0, "tokens/s", "other", 4.0).ratio == 0.5
+
+
+def test_a_fresh_process_answers_or_says_why():
+    assert harness.apart("harness.machine") == harness.machine()
+    with pytest.raises(RuntimeError, match="unknown.*nothing"):
+        harness.apart("__main__.chosen", ["nothing"])
+
+
+def test_a_neighbour_works_until_it_is_left(monkeypatch):
+    started, popen = [], harness.subprocess.Popen
+    monkeypatch.setattr(
+        harness.subprocess, "Popen", lambda *a: started.append(popen(*a)) or started[-1]
+    )
+    with harness.neighbour():
+        (process,) = started
+        assert process.poll() is None
+    assert process.returncode == -9 if os.name == "posix" else process.returncode
+
+
+@pytest.mark.parametrize("arm", training.ARMS)
 @pytest.mark.parametrize("task", ["toy-intents", "toy-slots"])
 def test_the_arms_of_training(arm, task):
     work = Workload("tiny", "tiny", task, Settings(epochs=1, train_rows=24, max_length=32))
-    found = training_speed.run_arm(arm, work, 0)
+    found = training.run_arm(arm, work, 0)
     for name in ("train", "evaluate", "peak", "peak_memory_mb"):
         assert math.isfinite(found[name]) and found[name] > 0
     assert 0 <= found["dev"] <= 1 and 0 < found["share_of_peak"] < 1
 
 
-def test_the_rows_of_training():
-    arm = {"train": 2.0, "evaluate": 4.0, "share_of_peak": 0.5, "peak": 6.0, "rows": 6}
-    arm |= {"peak_memory_mb": 5.0}
-    arms = {name: arm | {"dev": 0.5, "device": "cpu"} for name in training_speed.ARMS}
-    rows = [row for name in training_speed.CPU for row in training_speed.measurements(name, arms)]
-    promised = [row for name in training_speed.CPU for row in suite.JOBS[name].rows]
-    assert names(rows) == sorted(promised)
+def test_the_rows_of_training(monkeypatch):
+    monkeypatch.setattr(training, "apart", lambda call, arm, workload, seed: ARM)
+    monkeypatch.setattr(training, "store", lambda rows: None)
+    rows = [row for name in CPU for row in training.compare(name)]
+    assert names(rows) == sorted(row for name in CPU for row in suite.JOBS[name].rows)
     assert {row.ratio for row in rows} == {1.0, 0.5}
+    (row,) = training.beside()
+    assert (row.name,) == suite.JOBS["neighbour"].rows and row.ratio == 1.0
 
 
 def test_where_the_time_goes_adds_up():
     work = Workload("pair", "tiny", "toy-intents", Settings(epochs=1, train_rows=24, max_length=32))
-    found = [training_speed.profile(replace(work, name=name)) for name in training_speed.CPU]
-    assert names(row for rows in found for row in rows) == sorted(suite.JOBS["profile"].rows)
+    found = [training.profile(replace(work, name=name)) for name in CPU]
+    assert names(row for rows in found for row in rows) == promised("profile")
     for rows in found:
         shares = [row.value for row in rows if "_time_in_" in row.name]
         assert sum(shares) == pytest.approx(1)
@@ -113,34 +143,42 @@ def test_where_the_time_goes_adds_up():
 
 
 def test_memory_is_measured_on_a_gpu_only(monkeypatch):
-    monkeypatch.setattr(training_speed.torch.cuda, "is_available", lambda: False)
-    row = training_speed.memory()
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
+    (row,) = training.memory()
     assert (row.name,) == suite.JOBS["memory"].rows
     assert math.isnan(row.value) and row.note.startswith("not measured")
 
 
-def test_spans():
-    rows = spans_speed.measurements(30)
-    assert names(rows) == sorted(suite.JOBS["spans"].rows)
-    assert all(row.ratio > 0 for row in rows)
+@pytest.mark.parametrize(
+    ("job", "measure"),
+    [
+        ("spans", lambda: scoring.spans(30)),
+        ("metrics", lambda: scoring.metrics_of_rows(40, 20)),
+        ("plans", lambda: studies.plans(200)),
+        ("permutation", lambda: stats.relabelling(1)),
+    ],
+)
+def test_a_small_one_writes_its_rows(job, measure):
+    rows = measure()
+    assert names(rows) == promised(job)
+    assert all(row.value > 0 and not row.ratio <= 0 for row in rows)
+
+
+def test_logme_agrees_with_its_authors():
+    assert [row.rows for row in similarity.logme(400, 1)] == [400, 400, 400, 100]
 
 
 def test_mining(monkeypatch):
-    for part in mining_speed.PARTS.values():
+    for part in (scoring.bare_products, scoring.mined, scoring.pool):
         part(2000)
     facts = {"wall": 1.0, "cpu": 2.0, "memory": 3.0, "threads": 1}
-    monkeypatch.setattr(mining_speed, "run", lambda part, rows: facts)
-    assert names(mining_speed.measurements(100_000, 2000)) == sorted(suite.JOBS["mining"].rows)
-
-
-def test_plans(tmp_path):
-    rows = plans_speed.measure(tmp_path, 200)
-    assert names(rows) == sorted(suite.JOBS["plans"].rows)
+    monkeypatch.setattr(scoring, "apart", lambda part, rows: facts)
+    assert names(scoring.mining(100_000, 2000)) == promised("mining")
 
 
 def test_tatoeba_is_measured_with_its_products():
-    rows = tatoeba_speed.measure(encoders.load("tiny"), tasks.get("messages"), ["de", "fr"])
-    assert names(rows) == sorted(suite.JOBS["tatoeba"].rows)
+    rows = scoring.tatoeba("tiny", "messages", ["de", "fr"])
+    assert names(rows) == promised("tatoeba")
     middle, last = rows
     assert "hidden state 1 of 2" in middle.note and "hidden state 2 of 2" in last.note
     assert last.rows == middle.rows > 0 and 0 < last.ratio < 1
@@ -150,14 +188,10 @@ def test_tatoeba_is_measured_with_its_products():
 
 def test_tatoeba_without_its_rows_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
-    rows = tatoeba_speed.measure(encoders.load("tiny"), tasks.get("tatoeba"), ["af"])
+    rows = scoring.tatoeba("tiny", "tatoeba", ["af"])
     assert all(math.isnan(row.value) and row.note.startswith("not measured") for row in rows)
-    assert names(rows) == sorted(suite.JOBS["tatoeba"].rows)
+    assert names(rows) == promised("tatoeba")
 
 
 def test_xtreme_reads_fixed_layers_of_two_depths():
-    assert [tatoeba_speed.xtreme_layer(depth) for depth in (12, 24, 2)] == [8, 14, 1]
-
-
-def test_metrics():
-    assert names(metrics_speed.measurements(40, 20)) == sorted(suite.JOBS["metrics"].rows)
+    assert [scoring.xtreme_layer(depth) for depth in (12, 24, 2)] == [8, 14, 1]

@@ -112,7 +112,7 @@ def fraction(job: Record, seed: int, origin: str) -> float:
 def trace(what: str = "") -> list[list[str]]:
     """What was done, one entry per begin and end: what, run, seed, process."""
     path = Path(os.environ.get("FAKE_TRACE", os.devnull))
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [line.split("|") for line in lines if line.startswith(what)]
 
 

@@ -66,7 +66,7 @@ def machine() -> dict[str, str]:
 
 def _vendor() -> str:
     facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor")), "")
 
 

@@ -1,0 +1,408 @@
+"""Fine-tuning and evaluating: stock Trainer, Trainer tuned by its arguments, this project's loop.
+
+Every arm trains the same encoder on the same tokenised rows, in a process of its own, in turn, and
+then predicts them. Its time starts when rows are tokenised and the model is on its device, and ends
+when the last step is done. Tokens are real ones: padding does not count. Stock Trainer is so slow on a
+processor that it is run once; the others take turns, and medians are stored.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import (
+    Measurement,
+    apart,
+    compared,
+    machine,
+    neighbour,
+    not_measured,
+    store,
+    turns,
+)
+from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
+from helpers.formats import Encoded, task_scores
+from helpers.formats.encoded import IGNORE
+from helpers.models import network, training
+from helpers.models.network import Network, outputs
+from helpers.models.training import Prepared
+
+ARMS = ("stock", "tuned", "ours")
+PRODUCT = "largest matrix product, operations/s"
+NO_GPU = "no GPU on the machine that ran the benchmarks"
+
+
+def compare(workload: str, repeats: int = 2) -> list[Measurement]:
+    """Run all arms in turn and return the medians of one workload."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(repeats):
+        for arm in ARMS if seed == 0 else ARMS[1:]:
+            try:
+                runs.setdefault(arm, []).append(apart("training.one", arm, workload, seed))
+            except RuntimeError as error:  # of a large model on a small GPU, for one
+                print(error)
+    if not torch.cuda.is_available():
+        gpu = f"train_{workload}_vs_tuned_trainer"
+        store([not_measured(gpu, "tokens/s", "cuda", NO_GPU)])
+    return measurements(workload, {arm: medians(found) for arm, found in runs.items() if found})
+
+
+def medians(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        key: statistics.median(run[key] for run in found) if isinstance(value, float) else value
+        for key, value in found[0].items()
+    }
+
+
+def measurements(workload: str, found: dict[str, dict[str, Any]]) -> list[Measurement]:
+    """Turn the medians of one workload into rows of the table."""
+    ours, rows = found["ours"], []
+    for arm in [arm for arm in ARMS[:2] if arm in found]:
+        other, reference = found[arm], f"transformers.Trainer, {arm}"
+        ends = f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
+        for stage, note in (
+            (
+                "train",
+                f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory {ends}",
+            ),
+            ("evaluate", "predicting the training rows"),
+        ):
+            name, facts = f"{stage}_{workload}_vs_{arm}_trainer", {**_facts(ours), "note": note}
+            rows.append(compared(name, ours[stage], "tokens/s", reference, other[stage], **facts))
+    share = ours["share_of_peak"]
+    name = "train_matmul_share_of_peak" + ("" if workload == "pair" else f"_{workload}")
+    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **_facts(ours)))
+    return rows
+
+
+def _facts(found: dict[str, Any]) -> dict[str, Any]:
+    device = found["device"] if torch.cuda.is_available() else machine()
+    return {"device": device, "threads": torch.get_num_threads(), "rows": found["rows"]}
+
+
+def beside(repeats: int = 2) -> list[Measurement]:
+    """Train pairs beside one busy neighbour, both this project's way and a tuned Trainer's."""
+    alone = apart("training.one", "ours", "pair", 0)["train"]
+    with neighbour():
+        runs = {arm: [apart("training.one", arm, "pair", seed) for seed in range(repeats)]
+                for arm in ARMS[1:]}  # fmt: skip
+    ours, tuned = (medians(runs[arm]) for arm in ("ours", "tuned"))
+    note = f"one other program keeps a core busy; {alone:.0f} tokens/s without it"
+    return [
+        compared(
+            "train_pair_beside_a_neighbour_vs_tuned_trainer", ours["train"], "tokens/s",
+            "transformers.Trainer, tuned", tuned["train"], **_facts(ours), note=note,
+        )
+    ]  # fmt: skip
+
+
+def memory() -> list[Measurement]:
+    """Return the memory that XLM-R Large's shape needs at batch 32 x 128; on a GPU only."""
+    name, limit = "train_large_32x128_peak_memory", 16_000.0
+    if not torch.cuda.is_available():
+        return [not_measured(name, "MB", "cuda", NO_GPU)]
+    found = run_arm("ours", MEMORY, 0)
+    return [compared(name, found["peak_memory_mb"], "MB", "16 GB", limit, **_facts(found))]
+
+
+def one(arm: str, workload: str, seed: int) -> dict[str, Any]:
+    """Run one arm of a workload that this machine can measure."""
+    return run_arm(arm, (GPU if torch.cuda.is_available() else CPU)[workload], seed)
+
+
+def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
+    """Train once and return tokens per second, matmul work, memory and dev score."""
+    device, settings = network.best_device(), work.settings
+    train = ours if arm == "ours" else trainer
+    if device.type == "cuda":
+        # Warm up: start the GPU's libraries and compile what the arm compiles.
+        short = replace(work, settings=replace(settings, train_rows=1600))
+        train(arm, prepared(short, seed), short, seed, device)
+        gc.collect()  # or what is warm would count as memory of what is measured
+        torch.cuda.empty_cache()
+        if arm == "stock":  # a rate needs fewer rows than the others take in that time
+            work = short
+    ready = prepared(work, seed)
+    (encoded,) = ready.train.values()
+    precision = network.resolve_precision("auto", device)
+    peak = matmul_peak(device, precision)
+    torch.manual_seed(seed)
+    found = train(arm, ready, work, seed, device)
+    passes = found.pop("tokens", settings.epochs * len(encoded.tokens)) / len(encoded.tokens)
+    flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
+    # A shared machine's speed drifts: its peak is the best seen just before and just after.
+    peak = max(peak, matmul_peak(device, precision))
+    seconds, predicting = found.pop("seconds"), found.pop("predicting")
+    return found | {
+        "train": passes * len(encoded.tokens) / seconds,
+        "evaluate": len(encoded.tokens) / predicting,
+        "peak": peak,
+        "share_of_peak": flops / seconds / peak,
+        "rows": encoded.rows,
+        "device": network.describe(device),
+    }
+
+
+def ours(
+    arm: str, ready: Prepared, work: Workload, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Train and predict with this project's loop."""
+    ended: list[float] = []
+
+    def look(done: int, total: int) -> None:
+        if done == total:
+            _synchronise(device)
+            ended.append(time.perf_counter())
+
+    begin = time.perf_counter()
+    outcome = training.Run(ready, work.settings, seed).train(progress=look).outcome
+    found = {"seconds": ended[0] - begin, "peak_memory_mb": outcome.peak_memory_mb}
+    found |= {"tokens": outcome.tokens, "dev": next(iter(outcome.dev.values()), float("nan"))}
+    # Predict as evaluation does: forward passes alone, with the budget of the device.
+    ready = prepared(work, seed)
+    ((name, encoded),) = ready.train.items()
+    format_, precision = ready.formats[name], network.resolve_precision("auto", device)
+    head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
+    packed = network.suits(ready.pruned.model, device, precision)
+    joined = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
+    how: dict[str, Any] = {"device": device, "precision": precision}
+    how["budget"] = network.forward_tokens(device)
+    return found | {"predicting": _least(lambda: outputs(joined.eval(), name, encoded, **how))}
+
+
+def _least(work: Callable[[], object], times: int = 2) -> float:
+    return min(turns({"": work}, times)[0][""])
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_flops(encoded: Encoded, width: int, layers: int) -> float:
+    """Return the operations of all matrix products in one forward and backward pass.
+
+    Per layer and token: 24 width^2 for projections and feed-forward, 4 length x width for
+    attention; the backward pass doubles both. Embeddings and heads are not counted.
+    """
+    lengths = encoded.lengths.astype(float)
+    return 3 * layers * (24 * width**2 * lengths.sum() + 4 * width * (lengths**2).sum())
+
+
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Return the best rate of a large matrix product on this machine, operations per second."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+
+    def multiply() -> None:
+        a @ b
+        _synchronise(device)
+
+    _synchronise(device)
+    return 2 * size**3 / _least(multiply, 12)
+
+
+# The stock way.
+
+
+def trainer(
+    arm: str, ready: Prepared, work: Workload, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Train and predict with transformers.Trainer, as it comes or tuned by its arguments."""
+    from transformers import Trainer, TrainingArguments
+
+    ((name, encoded),) = ready.train.items()
+    # Twice as many run out of memory on 80 GB: Trainer pads and keeps the whole word table.
+    tokens = min(work.settings.batch_tokens, 16_384)
+    rows_per_step = max(1, round(tokens / encoded.lengths.mean()))
+    tuned: dict[str, Any] = {
+        "bf16": network.resolve_precision("auto", device) == "bf16",
+        "per_device_train_batch_size": rows_per_step,
+        "per_device_eval_batch_size": 4 * rows_per_step,
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "dataloader_num_workers": 4 if device.type == "cuda" else 0,
+        "optim": "adamw_torch_fused",
+    }
+    kind = ready.tasks[name].format
+    items, model = trainer_items(ready, encoded, kind), trainer_model(ready, arm)
+    pad = ready.encoder.model.config.pad_token_id or 0
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(row["length"] for row in rows)
+        fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE}
+        return {
+            key: torch.tensor(
+                [
+                    row[key] + [fill[key]] * (width - len(row[key]))
+                    if isinstance(row[key], list)
+                    else row[key]
+                    for row in rows
+                ]
+            )
+            for key in rows[0]
+            if key != "length"
+        }
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=work.settings.epochs,
+            learning_rate=work.settings.learning_rate,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=device.type == "cpu",
+            seed=seed,
+            remove_unused_columns=False,
+            **tuned if arm == "tuned" else {},
+        )
+        stock: Any = Trainer(model, arguments, train_dataset=items, data_collator=collate)
+        model.to(device)
+        _synchronise(device)
+        begin = time.perf_counter()
+        stock.train()
+        _synchronise(device)
+        seconds, used = time.perf_counter() - begin, network.peak_memory_mb(device)
+        found = {"seconds": seconds, "peak_memory_mb": used}
+        found["dev"] = trainer_dev(model, ready, device)
+        return found | {"predicting": _least(lambda: stock.predict(items))}
+
+
+def whole_ids(ready: Prepared, encoded: Encoded) -> np.ndarray:
+    """Return a set's piece ids in the whole table: Trainer has no pruned one."""
+    kept = ready.pruned.kept
+    return encoded.tokens.astype(np.int64) if kept is None else kept[encoded.tokens]
+
+
+def trainer_items(ready: Prepared, encoded: Encoded, kind: str) -> Any:
+    """Return the tokenised rows as a Trainer wants them: one dictionary per sequence."""
+    ids, items = whole_ids(ready, encoded), []
+    for place in range(len(encoded)):
+        begin, end = encoded.starts[place : place + 2]
+        length = int(end - begin)
+        item = {"input_ids": ids[begin:end].tolist(), "attention_mask": [1] * length}
+        item["length"] = length
+        if kind == "pair":
+            item["labels"] = int(encoded.per_sequence["label"][place])
+        elif kind == "tagging":
+            item["labels"] = encoded.per_token["tag"][begin:end].tolist()
+        else:
+            item["start_positions"] = int(encoded.per_sequence["begin"][place])
+            item["end_positions"] = int(encoded.per_sequence["end"][place])
+        items.append(item)
+    return items
+
+
+def trainer_model(ready: Prepared, arm: str) -> Any:
+    """Return the encoder under transformers' own head of the task's format."""
+    import transformers
+
+    (task,), source = ready.tasks.values(), ready.encoder
+    heads = {"pair": "SequenceClassification", "tagging": "TokenClassification"}
+    family = type(source.model).__name__.removesuffix("Model")
+    config = type(source.model.config)(**source.model.config.to_dict())
+    config.num_labels = 2 if task.format == "span" else len(task.labels)
+    config._attn_implementation = "sdpa"
+    if arm == "tuned":
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    head = heads.get(task.format, "QuestionAnswering")
+    model = getattr(transformers, f"{family}For{head}")(config)
+    base = getattr(model, model.base_model_prefix)
+    base.load_state_dict(source.model.state_dict(), strict=False)
+    if arm == "tuned" and source.freeze_embeddings:
+        base.get_input_embeddings().weight.requires_grad_(False)
+    return model
+
+
+@torch.inference_mode()
+def trainer_dev(model: Any, ready: Prepared, device: torch.device) -> float:
+    """Score a Trainer's model on the English dev rows, decoded as this project decodes."""
+    from helpers import metrics
+
+    if not ready.dev:
+        return float("nan")
+    ((name, (rows, encoded)),) = ready.dev.items()
+    task, format_ = ready.tasks[name], ready.formats[name]
+    raw: dict[str, list[np.ndarray]] = {}
+    model.eval()
+    for ids in np.split(whole_ids(ready, encoded), encoded.starts[1:-1]):
+        output = model(input_ids=torch.tensor(ids[None], device=device))
+        if task.format == "span":
+            found = {"begin_score": output.start_logits[0], "end_score": output.end_logits[0]}
+        elif task.format == "tagging":
+            found = {"tag": output.logits[0].argmax(-1)}
+        else:
+            found = {"label": output.logits.argmax(-1)}
+        for key, value in found.items():
+            raw.setdefault(key, []).append(value.float().cpu().numpy())
+    joined = {key: np.concatenate(parts) for key, parts in raw.items()}
+    if "tag" in joined:
+        joined["tag"] = joined["tag"].astype(int)
+    values = task_scores(task, rows, format_.decode(task, rows, encoded, joined))
+    return values[metrics.main(task.metric)]
+
+
+# Where the time goes: what the operations of a step are, by their names in PyTorch.
+
+PARTS = {
+    "matmul": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn"),
+    "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::_flash_attention"),
+    "optimiser": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
+    "elementwise": (
+        "aten::gelu", "aten::native_layer_norm", "aten::add", "aten::mul", "aten::copy_",
+        "aten::sum", "aten::div", "aten::fill_", "aten::cat", "aten::masked_fill",
+    ),
+}  # fmt: skip
+NOTES = {
+    "matmul": "attention of short sequences included",
+    "attention": "softmax, and the fused kernel of long sequences",
+}
+
+
+def profiles() -> list[Measurement]:
+    return [row for work in CPU.values() for row in profile(work)]
+
+
+def profile(work: Workload) -> list[Measurement]:
+    """Return which share of the time of training goes into which kind of operation."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    ready, cpu = prepared(work), torch.device("cpu")
+    ready.dev.clear()  # training alone
+    (encoded,) = ready.train.values()
+    peak = matmul_peak(cpu, network.resolve_precision("auto", cpu))
+    with profiler(activities=[ProfilerActivity.CPU]) as seen:
+        outcome = training.Run(ready, work.settings, 0).train().outcome
+    spent = dict.fromkeys(PARTS, 0.0)
+    for event in seen.key_averages():
+        for part, names in PARTS.items():
+            if event.key.startswith(names):
+                spent[part] += event.self_cpu_time_total / 1e6 / outcome.seconds
+                break
+    spent["rest"] = 1 - sum(spent.values())
+    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
+    rows = [
+        Measurement(
+            f"train_{work.name}_time_in_{part}", share, "share", note=NOTES.get(part, ""), **facts
+        )
+        for part, share in spent.items()
+    ]
+    passes = outcome.tokens / len(encoded.tokens)
+    flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
+    rate = flops / ((spent["matmul"] + spent["attention"]) * outcome.seconds) / peak
+    facts["note"] = "while matrix products and attention run"
+    name = f"train_{work.name}_matmul_rate"
+    return [*rows, Measurement(name, rate, "share", PRODUCT, peak, rate, **facts)]
