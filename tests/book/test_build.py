@@ -27,47 +27,41 @@ def article(root, page="book/01_sample"):
     return text, text[text.index("<article") : text.index("</article>")]
 
 
-def test_numbers_in_prose_come_from_the_run(built):
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"sampled gain averages <span[^>]*>[+−][\d.]+ points</span>",  # computed in the run
+        r"sample.csv \(6 rows",  # three languages, two seeds from outside instead of three
+        r'caption-number">Fig\. 1 </span>',
+        r"The sampled <a[^>]*><span[^>]*>gain</span></a> of <span[^>]*>3</span>",
+        r"Runs on <span[^>]*>CPU</span> · results took <span[^>]*>nothing</span>",
+        r"page built <span[^>]*>20\d\d-\d\d-\d\d</span>",
+        r'class="provenance"',
+    ],
+)
+def test_the_page_shows_what_the_run_made(built, pattern):
+    assert re.search(pattern, article(built)[1])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "colab.research.google.com/github/{0}/blob/main/book/01_sample.ipynb",
+        r"mybinder.org/v2/gh/{0}/main\?urlpath=lab/tree/book/01_sample.ipynb",
+        r'href="\.\./_sources/book/01_sample\.(md|ipynb)"',
+    ],
+)
+def test_the_page_links_to_its_notebook(built, pattern):
+    assert re.search(pattern.format("transfer-book/transfer-book"), article(built)[0])
+
+
+def test_set_up_cells_are_not_shown_and_figures_have_a_text(built):
     _, shown = article(built)
-    assert re.search(r"sampled gain averages <span[^>]*>[+−][\d.]+ points</span>", shown)
-
-
-def test_settings_from_outside_reach_the_page(built):
-    _, shown = article(built)
-    assert "sample.csv (6 rows" in shown  # three languages, two seeds instead of three
-
-
-def test_figures_have_number_caption_and_text(built):
-    _, shown = article(built)
+    assert "git clone" not in shown and "begin" not in shown
     images = Images()
     images.feed(shown)
     assert images.figures == 1 and len(images.found) == 1
     assert images.found[0]["alt"].startswith("Dot plot") and images.found[0]["src"].endswith(".svg")
-    assert re.search(r'caption-number">Fig\. 1 </span>', shown)
-    assert re.search(
-        r"The sampled <a[^>]*><span[^>]*>gain</span></a> of <span[^>]*>3</span>", shown
-    )
-
-
-def test_facts_and_provenance_are_shown(built):
-    _, shown = article(built)
-    assert re.search(
-        r"Runs on <span[^>]*>CPU</span> · results took <span[^>]*>nothing</span>", shown
-    )
-    assert re.search(r"page built <span[^>]*>20\d\d-\d\d-\d\d</span>", shown)
-    assert 'class="provenance"' in shown
-
-
-def test_set_up_cells_are_not_shown(built):
-    _, shown = article(built)
-    assert "git clone" not in shown and "begin" not in shown
-
-
-def test_launch_buttons_point_at_the_notebook(built):
-    page, _ = article(built)
-    url = "transfer-book/transfer-book"
-    assert f"colab.research.google.com/github/{url}/blob/main/book/01_sample.ipynb" in page
-    assert f"mybinder.org/v2/gh/{url}/main?urlpath=lab/tree/book/01_sample.ipynb" in page
 
 
 def test_hidden_folders_and_notebooks_are_not_pages(built):
@@ -75,11 +69,6 @@ def test_hidden_folders_and_notebooks_are_not_pages(built):
     made = {str(file.relative_to(html)) for file in html.rglob("*.html")}
     assert not [name for name in made if "stray" in name or "hidden" in name]
     assert {"book/01_sample.html", "book/glossary.html", "search.html"} <= made
-
-
-def test_the_page_can_be_downloaded_as_a_notebook(built):
-    page, _ = article(built)
-    assert re.search(r'href="\.\./_sources/book/01_sample\.(md|ipynb)"', page)
 
 
 def test_the_front_page_leads_to_the_book(built):
