@@ -95,7 +95,9 @@ def test_refusals(own):
 
 def test_a_similarity_that_does_not_exist_is_explained(own, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
-    with pytest.raises(HelpfulError, match="logme of toy-same and own is undefined: only 0 of 2"):
+    with pytest.raises(
+        HelpfulError, match="logme of toy-same and own is undefined: there is no enc"
+    ):
         results._beside(profiles.get("tiny"), ["own"], "logme")
 
 
