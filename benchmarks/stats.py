@@ -13,7 +13,8 @@ from scipy import sparse
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 from benchmarks.harness import Measurement, compared, turns
-from helpers.stats import design, permutation, scenarios
+from data.make import calibration
+from helpers.stats import design, permutation
 from helpers.stats.reml import crossed_reml
 
 EFFECTS = ["intermediate", "target", "intermediate:target", "language", "target:language"]
@@ -27,7 +28,7 @@ def mixed_models(repeats: int = 3) -> list[Measurement]:
     MixedLM runs with the powell search, since its default search stops short; all sides must reach
     the same likelihood.
     """
-    data = scenarios.language_rows(np.random.default_rng(0), 0.3)
+    data = calibration.language_rows(np.random.default_rng(0), 0.3)
 
     sides: dict[str, Callable[[], float]] = {
         "ours": lambda: crossed_reml(data, "gain", ["similarity"], EFFECTS).loglik,

@@ -1,30 +1,30 @@
-"""The confirmatory analysis, as the specification page of the book fixes it.
+"""The confirmatory analysis, as the specification page of the book fixes it, and what a slope means.
 
 Nothing here is chosen by looking at gains; see ``book/specification.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from helpers.errors import BadFit, BadRows
-from helpers.stats import design, effects, interaction, permutation, reml
+from helpers.stats import design, permutation, reml
 from helpers.stats.reml import Fit
 
 PRIMARY = "text_embedding"
 RANDOM = ("intermediate", "target", "block")
+TASKS = ["intermediate", "target"]
 FORMATS = ("intermediate_format", "target_format")
 NEGLIGIBLE_POINTS = 0.5
 NEGLIGIBLE_SD = 0.3
 LEVEL = 0.05
 DISTANCE = "syntactic"
-
-
-Answered = tuple[pd.Series, Fit]
+LEAST = 5  # languages of a dyad whose slope on distance counts
 
 
 @dataclass(frozen=True)
@@ -59,56 +59,57 @@ def confirm(
     """Run H1, H2 and H3 in order, each with three ways of inference side by side.
 
     Args:
-        dyads: dyad table of one encoder with identity pairs in it (they only lend their similarity
-            to the permutation test), as from `gains.dyads` with similarity.
-        rows: what `gains.gains` returned with the column ``distance`` joined, for H3; English and
-            other conditions are left out here.
-        measure: the primary similarity.
-        distance: language column of H3.
+        dyads: dyad table of one encoder; identity pairs only lend their similarity to permutations.
+        rows: what `gains.gains` returned with the column ``distance`` joined, for H3.
+        measure, distance: the primary similarity, and the language column of H3.
         controls: what `multiverse.controls` returned; if one failed, every verdict is withheld.
-        n: relabellings.
-        seed: random seed of the relabellings.
+        n, seed: relabellings.
 
     Raises:
-        BadRows: several encoders, or the measure is missing.
         BadFit: H1 cannot be fitted; a later hypothesis that cannot is reported as such.
     """
     scaled = prepared(dyads, measure)
     used = scaled.dropna(subset=["gain"])
-    answers = {"H1": _by_dyads(scaled, used, measure, [], n, seed)}
-    questions = {"H1": "slope above zero", "H2": "slope above zero beside equal formats"}
-    notes = list(answers["H1"][1].notes)
+
+    def slope(*extra: str) -> tuple[pd.Series, Fit]:
+        fit = reml.crossed_reml(used, "gain", [measure, *extra], RANDOM)
+        return _answer(fit, used, scaled, "gain", measure, list(extra), n, seed), fit
+
+    def falling() -> tuple[pd.Series, Fit]:
+        assert rows is not None
+        slopes = _dyad_slopes(_language_means(rows, scaled, measure, distance), measure, distance)
+        fit = reml.crossed_reml(slopes, "slope", [measure], RANDOM)
+        return _answer(fit, slopes, slopes, "slope", measure, [], n, seed), fit
+
+    first = slope()
+    answers, notes = {"H1": first}, list(first[1].notes)
+    questions = {"H1": "slope above zero"}
+    later: list[tuple[str, str, Callable[[], tuple[pd.Series, Fit]]]] = []
     if "same_format" in scaled:
-        _attempt(
-            answers, notes, "H2", lambda: _by_dyads(scaled, used, measure, ["same_format"], n, seed)
-        )
+        later.append(("H2", "slope above zero beside equal formats", lambda: slope("same_format")))
     if rows is not None:
-        questions["H3"] = f"slope falls with {distance} distance"
-        _attempt(
-            answers, notes, "H3", lambda: _by_languages(rows, scaled, measure, distance, n, seed)
-        )
+        later.append(("H3", f"slope falls with {distance} distance", falling))
+    for name, question, ask in later:
+        questions[name] = question
+        try:
+            answers[name] = ask()
+        except BadFit as error:
+            notes.append(f"{name} was not tested: {error}")
     table = pd.DataFrame({name: row for name, (row, _) in answers.items()}).T
     table.insert(0, "question", pd.Series(questions))
     table["verdict"] = _verdicts(table)
     if controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
-    first = answers["H1"][1]
+    residual = reml.crossed_reml(used, "gain", [], RANDOM).variances[reml.RESIDUAL]
+    bounds = {"points": NEGLIGIBLE_POINTS, "dyad SD": NEGLIGIBLE_SD * float(np.sqrt(residual))}
+    negligible = {name: equivalence(first[1], measure, bound) for name, bound in bounds.items()}
     return Confirmatory(
         table.rename_axis("hypothesis"),
-        _negligible(first, used, measure),
+        pd.DataFrame(negligible).T.rename_axis("bound in"),
         {name: fit for name, (_, fit) in answers.items()},
         tuple(dict.fromkeys(notes)),
     )
-
-
-def _attempt(
-    answers: dict[str, Answered], notes: list[str], name: str, ask: Callable[[], Answered]
-) -> None:
-    try:
-        answers[name] = ask()
-    except BadFit as error:
-        notes.append(f"{name} was not tested: {error}")
 
 
 def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -117,10 +118,6 @@ def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
     Args:
         dyads: dyad table of one encoder, identity pairs in it.
         measure: similarity; dyads without it are left out.
-
-    Raises:
-        BadRows: several encoders, or no such measure.
-        BadFit: the measure does not vary over the dyads that have a gain.
     """
     if measure not in dyads.columns:
         raise BadRows(f"the dyad table has no similarity {measure!r}; add it with gains.dyads.")
@@ -134,36 +131,6 @@ def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
         raise BadFit(f"{measure!r} does not vary over the {here.size} dyads that have a gain.")
     known[measure] = (known[measure] - here.mean()) / here.std()
     return known
-
-
-def _by_dyads(
-    scaled: pd.DataFrame, used: pd.DataFrame, measure: str, extra: list[str], n: int, seed: int
-) -> tuple[pd.Series, Fit]:
-    fit = reml.crossed_reml(used, "gain", [measure, *extra], RANDOM)
-    return _answer(fit, used, scaled, "gain", measure, extra, n, seed), fit
-
-
-def _by_languages(
-    rows: pd.DataFrame, scaled: pd.DataFrame, measure: str, distance: str, n: int, seed: int
-) -> tuple[pd.Series, Fit]:
-    key = ["intermediate", "target"]
-    facts = scaled.loc[scaled["gain"].notna(), [*key, measure, "block", *FORMATS]]
-    keep = rows["language"] != "en"
-    if "condition" in rows:
-        keep &= rows["condition"] == "single"
-    mean = (
-        rows[keep]
-        .groupby([*key, "language"], as_index=False)
-        .agg(**{"gain": ("gain", "mean"), distance: (distance, "first")})
-    )
-    mean = mean.dropna(subset=[distance]).merge(facts, on=key)
-    fit = interaction.by_distance(mean, measure, distance, RANDOM, keep=FORMATS)
-    slopes = interaction.distance_slopes(
-        interaction.standard_over_languages(mean, distance), "gain", distance,
-        [measure, "block", *FORMATS],
-    )  # fmt: skip
-    slopes = design.standardise(slopes, [measure])
-    return _answer(fit, slopes, slopes, "slope", measure, [], n, seed), fit
 
 
 def _answer(
@@ -181,7 +148,6 @@ def _answer(
         reml.crossed_reml(used, outcome, fixed, RANDOM, reml=False)
         for fixed in ([measure, *extra], extra)
     ]
-    row = fit[measure]
     try:
         found = permutation.qap(
             scaled, outcome, measure, "intermediate", "target", FORMATS, n, seed, given=extra
@@ -189,19 +155,10 @@ def _answer(
         p_permutation, smallest = found.p, 1 / len(found.null)
     except BadFit:
         p_permutation = smallest = float("nan")
-    return pd.Series(
-        {
-            "dyads": fit.rows,
-            "estimate": row["estimate"],
-            "low": row["low"],
-            "high": row["high"],
-            "df": row["df"],
-            "p": row["p"],
-            "p_likelihood": reml.compare(*pair)["p"],
-            "p_permutation": p_permutation,
-            "p_smallest": smallest,
-        }
-    )
+    own = fit[measure][["estimate", "low", "high", "df", "p"]]
+    others = [reml.compare(*pair), p_permutation, smallest]
+    names = ["p_likelihood", "p_permutation", "p_smallest"]
+    return pd.Series({"dyads": fit.rows, **own, **dict(zip(names, others, strict=True))})
 
 
 def _verdicts(table: pd.DataFrame) -> list[str]:
@@ -224,9 +181,161 @@ def _verdicts(table: pd.DataFrame) -> list[str]:
     return out
 
 
-def _negligible(fit: Fit, used: pd.DataFrame, measure: str) -> pd.DataFrame:
-    without = reml.crossed_reml(used, "gain", [], RANDOM)
-    in_sd = NEGLIGIBLE_SD * float(np.sqrt(without.variances[reml.RESIDUAL]))
-    bounds = {"points": NEGLIGIBLE_POINTS, "dyad SD": in_sd}
-    rows = {name: effects.equivalence(fit, measure, b, LEVEL) for name, b in bounds.items()}
-    return pd.DataFrame(rows).T.rename_axis("bound in")
+def equivalence(fit: Fit, term: str, bound: float) -> pd.Series:
+    """Test whether a slope lies within a bound above zero, by two one-sided tests (Schuirmann 1987)."""
+    if not bound > 0:
+        raise BadFit(f"the bound of negligible effects must be above zero; it is {bound:g}.")
+    estimate, se, df = fit[term][["estimate", "se", "df"]]
+    above = float(stats.t.sf((estimate + bound) / se, df))
+    p = max(above, float(stats.t.cdf((estimate - bound) / se, df)))
+    half = float(stats.t.ppf(1 - LEVEL, df)) * se
+    names = ["estimate", "low", "high", "bound", "p", "equivalent"]
+    values = [estimate, estimate - half, estimate + half, bound, p, p < LEVEL]
+    return pd.Series(dict(zip(names, values, strict=True)))
+
+
+# What a slope means.
+
+
+def effect_sizes(
+    data: pd.DataFrame, outcome: str, predictor: str, random: Sequence[str]
+) -> pd.Series:
+    """Return the size of one slope in several units.
+
+    Args:
+        data: one row per dyad.
+        outcome, predictor: numeric columns.
+        random: random effects.
+
+    Returns:
+        slope (per standard deviation of the predictor), low, high, in_dyad_sd (over the dyad residual
+        without the predictor), partial_r, r2_marginal and r2_conditional (Nakagawa & Schielzeth 2013),
+        dyad_variance_explained (share of that residual variance that is gone; may be negative).
+    """
+    scaled = design.standardise(data, [predictor])
+    fit = reml.crossed_reml(scaled, outcome, [predictor], random)
+    without = reml.crossed_reml(scaled, outcome, [], random)
+    row, residual = fit[predictor], float(without.variances[reml.RESIDUAL])
+    by_fixed = float(np.var(fit.design.x @ fit.peak.state.beta))
+    sizes = [float(np.mean(t.slope**2)) for t in fit.design.terms]
+    by_random = float(np.dot(fit.variances.iloc[:-1], sizes))
+    total = by_fixed + by_random + float(fit.variances[reml.RESIDUAL])
+    return pd.Series(
+        {
+            "slope": row["estimate"],
+            "low": row["low"],
+            "high": row["high"],
+            "in_dyad_sd": row["estimate"] / np.sqrt(residual),
+            "partial_r": row["t"] / np.sqrt(row["t"] ** 2 + row["df"]),
+            "r2_marginal": by_fixed / total,
+            "r2_conditional": (by_fixed + by_random) / total,
+            "dyad_variance_explained": 1 - float(fit.variances[reml.RESIDUAL]) / residual,
+        }
+    )
+
+
+def within_and_between(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
+    """Split a similarity into what belongs to the dyad and what to each of its tasks (Mundlak 1978).
+
+    Returns:
+        The data with ``<predictor>_dyad`` (what is left after the effects of both tasks: its slope
+        cannot be due to one of them) and the centred means ``_intermediate`` and ``_target``.
+    """
+    design.require(data, [predictor, *TASKS], [predictor])
+    x = data[predictor].to_numpy(float)
+    dummies = [pd.get_dummies(data[task].astype(str)).to_numpy(float) for task in TASKS]
+    basis = np.hstack([np.ones((len(data), 1)), *dummies])
+    out = data.copy()
+    out[f"{predictor}_dyad"] = x - basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
+    for task in TASKS:
+        out[f"{predictor}_{task}"] = data.groupby(task)[predictor].transform("mean") - x.mean()
+    return out
+
+
+def variance_shares(data: pd.DataFrame, outcome: str, random: Sequence[str]) -> pd.DataFrame:
+    """Return how much each effect could explain at most: variance components without predictors.
+
+    Returns:
+        Indexed by effect, residual last: variance, sd, share, low and high (profile likelihood).
+    """
+    fit = reml.crossed_reml(data, outcome, [], random)
+    out = pd.DataFrame({"variance": fit.variances, "sd": np.sqrt(fit.variances)})
+    out["share"] = fit.variances / fit.variances.sum()
+    out[["low", "high"]] = [fit.profile(str(name)) for name in fit.variances.index]
+    return out
+
+
+# Languages.
+
+
+def _language_means(
+    rows: pd.DataFrame, scaled: pd.DataFrame, measure: str, distance: str
+) -> pd.DataFrame:
+    """Return gains per dyad and language over seeds, with distance, similarity and formats."""
+    facts = scaled.loc[scaled["gain"].notna(), [*TASKS, measure, "block", *FORMATS]]
+    keep = rows["language"] != "en"
+    if "condition" in rows:
+        keep &= rows["condition"] == "single"
+    by = rows[keep].groupby([*TASKS, "language"], as_index=False)
+    mean = by.agg(**{"gain": ("gain", "mean"), distance: (distance, "first")})
+    return mean.dropna(subset=[distance]).merge(facts, on=TASKS)
+
+
+def _dyad_slopes(means: pd.DataFrame, measure: str, distance: str) -> pd.DataFrame:
+    """Return each dyad's slope on distance, so that the dyad stays the unit of inference."""
+    languages = means.groupby("language")[[distance]].first()
+    scaled = design.standardise(languages, [distance])[distance]
+    rows = means.assign(**{distance: means["language"].map(scaled)})
+    slopes = distance_slopes(rows, "gain", distance, [measure, "block", *FORMATS])
+    return design.standardise(slopes, [measure])
+
+
+def distance_slopes(
+    data: pd.DataFrame, outcome: str, covariate: str, keep: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the least-squares slope on a language covariate within each dyad of five languages or more."""
+    design.require(data, [*TASKS, outcome, covariate], [outcome, covariate])
+    by = [*TASKS, *keep]
+    x = data[covariate] - data.groupby(by)[covariate].transform("mean")
+    parts = data[by].assign(xy=x * data[outcome], xx=x**2, languages=1)
+    out = parts.groupby(by, as_index=False).sum()
+    out = out[(out["languages"] >= LEAST) & (out["xx"] > 1e-12)]
+    if out.empty:
+        raise BadFit(
+            f"no dyad has {LEAST} languages that differ in {covariate!r}; add languages, or leave "
+            "the interaction out."
+        )
+    out["slope"] = out["xy"] / out["xx"]
+    return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
+
+
+def by_language(
+    data: pd.DataFrame, predictor: str, random: Sequence[str] = (*RANDOM, "intermediate:target")
+) -> pd.DataFrame:
+    """Return the similarity slope of each language, partially pooled.
+
+    Args:
+        data: one row per dyad and language (seeds averaged) with ``gain``.
+        predictor: similarity; it is standardised.
+        random: random effects besides those of language and target x language.
+
+    Returns:
+        Indexed by language: slope (the common one plus the predicted deviation), se (of the prediction
+        error), deviation; ordered by slope.
+    """
+    rows, term = design.standardise(data, [predictor]), f"{predictor}|language"
+    effects = [*random, "language", "target:language", term]
+    fit = reml.crossed_reml(rows, "gain", [predictor], effects)
+    if term in fit.blups:
+        own, k = fit.blups[term], list(fit.blups).index(term)
+        v, slopes = fit.peak.variances, fit.peak.slopes
+        part, ratio = slice(*fit.cross.starts[k : k + 2]), v[k] / v[-1]
+        # variance of the common slope plus a deviation, less what its prediction knows
+        left = np.eye(len(fit.table))[fit.design.names.index(predictor)] - ratio * slopes.zhx[part]
+        fixed = np.einsum("li,li->l", left, np.linalg.solve(fit.peak.state.info, left.T).T)
+        se = np.sqrt(v[k] + v[-1] * (fixed - ratio**2 * np.diag(slopes.zhz)[part]))
+    else:
+        own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
+        se = np.full(len(own), fit[predictor]["se"])
+    table = pd.DataFrame({"slope": fit[predictor]["estimate"] + own, "se": se, "deviation": own})
+    return table.rename_axis("language").sort_values("slope")

@@ -18,14 +18,7 @@ ALIASED = 1e-9
 
 @dataclass(frozen=True)
 class Term:
-    """One random effect: a grouping, or a slope within a grouping.
-
-    Attributes:
-        name: as the caller wrote it.
-        codes: level number of each row, shape (rows,).
-        levels: level names in the order of their codes.
-        slope: covariate whose slope varies by level, shape (rows,); ones for an intercept.
-    """
+    """One random effect: level number per row, level names, and the slope covariate (ones: intercepts)."""
 
     name: str
     codes: np.ndarray
@@ -41,16 +34,9 @@ class Term:
 
 @dataclass(frozen=True)
 class Design:
-    """Arrays of a mixed model.
+    """Arrays of a mixed model: outcome, fixed effects (intercept first), random effects kept, weights.
 
-    Attributes:
-        y: outcome, shape (rows,).
-        x: fixed effects with the intercept first, shape (rows, fixed).
-        names: names of the columns of ``x``.
-        terms: the random effects that can be estimated.
-        weights: known relative precisions, shape (rows,).
-        notes: plain sentences about effects that were left out.
-        levels: levels of the fixed effects that are categories.
+    ``notes`` are sentences about effects left out, ``levels`` those of categories.
     """
 
     y: np.ndarray
@@ -74,36 +60,25 @@ def factors(data: pd.DataFrame, name: str) -> list[str]:
 
 
 def require(data: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str] = ()) -> None:
-    """Check that columns exist and hold a value in every row.
-
-    Args:
-        data: the table.
-        columns: columns that must be there and complete.
-        numeric: those of them that must hold finite numbers.
-
-    Raises:
-        UnknownName: a column does not exist.
-        BadFit: there are no rows, a value is missing, or a number is not finite.
-    """
+    """Raise unless the columns exist and hold a value, the numeric ones a finite one, in each row."""
     for column in columns:
         if column not in data.columns:
             raise unknown("column", column, map(str, data.columns))
     if data.empty:
         raise BadFit("the table has no rows; check the filters that made it.")
     for column in columns:
-        values = data[column]
+        known = data[column].notna()
         if column in numeric:
-            values = pd.Series(np.where(np.isfinite(_numbers(data, column)), 1.0, np.nan))
-        missing = int(values.isna().sum())
-        if missing:
+            known = pd.Series(np.isfinite(numbers(data, column)))
+        if not known.all():
             raise BadFit(
-                f"{missing} of {len(data)} rows have no usable value of {column!r}. Nothing is "
-                f"imputed here: leave those rows out on purpose, data.dropna(subset=[{column!r}]), "
-                "and say so, or complete the runs that are missing."
+                f"{int((~known).sum())} of {len(data)} rows have no usable value of {column!r}. "
+                "Nothing is imputed here: leave those rows out on purpose, "
+                f"data.dropna(subset=[{column!r}]), and say so, or complete the runs that are missing."
             )
 
 
-def _numbers(data: pd.DataFrame, column: str) -> np.ndarray:
+def numbers(data: pd.DataFrame, column: str) -> np.ndarray:
     """Return a column as floats, or say why it is not one."""
     try:
         return data[column].to_numpy(dtype=float, na_value=np.nan)
@@ -136,72 +111,33 @@ def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, tuple[str,
 def expand(
     data: pd.DataFrame, name: str, levels: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, np.ndarray]]:
-    """Return the design columns of one fixed effect; the first level of a category is left out.
-
-    Args:
-        data: one row per observation.
-        name: a column, or ``"a:b"`` for a product.
-        levels: levels of each category, see `categories`.
-
-    Raises:
-        BadFit: a category has one level, or a row has a level that is not among them.
-    """
+    """Return the design columns of one fixed effect; the first level of a category is left out."""
     out = [("", np.ones(len(data)))]
     for column in factors(data, name):
+        pieces = [(column, data[column])] if column not in levels else []
         if column in levels:
-            pieces = _indicators(data, column, levels[column])
-        else:
-            pieces = [(column, _numbers(data, column))]
-        out = [(f"{a}:{b}".lstrip(":"), u * v) for a, u in out for b, v in pieces]
+            text, known = data[column].astype(str), levels[column]
+            if len(known) < 2:
+                raise BadFit(
+                    f"{column!r} has the single value {known[0]!r}, so it has no effect to "
+                    "estimate; remove it from the fixed effects or add rows that differ in it."
+                )
+            if new := sorted(set(text) - set(known)):
+                raise BadFit(
+                    f"{column!r} has the value {new[0]!r}, which the fit has not seen (it knows "
+                    f"{', '.join(known)}), so it cannot be predicted."
+                )
+            pieces = [(f"{column}={value}", text == value) for value in known[1:]]
+        out = [(f"{a}:{b}".lstrip(":"), u * v.to_numpy(float)) for a, u in out for b, v in pieces]
     return out
 
 
-def _indicators(
-    data: pd.DataFrame, column: str, levels: Sequence[str]
-) -> list[tuple[str, np.ndarray]]:
-    text = data[column].astype(str)
-    if len(levels) < 2:
-        raise BadFit(
-            f"{column!r} has the single value {levels[0]!r}, so it has no effect to "
-            "estimate; remove it from the fixed effects or add rows that differ in it."
-        )
-    new = sorted(set(text) - set(levels))
-    if new:
-        raise BadFit(
-            f"{column!r} has the value {new[0]!r}, which the fit has not seen (it knows "
-            f"{', '.join(levels)}), so it cannot be predicted."
-        )
-    return [(f"{column}={v}", (text == v).to_numpy(float)) for v in levels[1:]]
-
-
 def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the fixed-effects matrix, intercept first, and its column names.
-
-    Args:
-        data: one row per observation.
-        fixed: column names; text columns become indicators, ``"a:b"`` is a product.
-
-    Raises:
-        BadFit: a column is constant, or a combination of the earlier ones.
-    """
-    columns = [(INTERCEPT, np.ones(len(data)))]
+    """Return the fixed-effects matrix (rows, fixed), intercept first, and its column names."""
     levels = categories(data, fixed)
-    for name in fixed:
-        columns += expand(data, name, levels)
-    refuse_aliased(columns)
-    return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
-
-
-def refuse_aliased(columns: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Raise if a column is constant or a linear combination of the columns before it.
-
-    Args:
-        columns: names and values, the intercept first.
-
-    Raises:
-        BadFit: which column, and what to do.
-    """
-    basis = np.zeros((columns[0][1].size, 0))
+    columns = [(INTERCEPT, np.ones(len(data)))]
+    columns += [pair for name in fixed for pair in expand(data, name, levels)]
+    basis = np.zeros((len(data), 0))
     for position, (name, column) in enumerate(columns):
         rest = column - basis @ (basis.T @ column)
         rest = rest - basis @ (basis.T @ rest)  # twice: one pass loses digits when nearly aliased
@@ -216,94 +152,67 @@ def refuse_aliased(columns: Sequence[tuple[str, np.ndarray]]) -> None:
             )
         others = ", ".join(repr(n) for n, _ in columns[1:position])
         raise BadFit(
-            f"{name!r} is a linear combination of {others or 'the intercept'}: their effects cannot"
-            " be told apart; keep one of them, or combine them into one measure."
+            f"{name!r} is a linear combination of {others}: their effects cannot be told apart; "
+            "keep one of them, or combine them into one measure."
         )
+    return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
 
 
 def random_term(data: pd.DataFrame, name: str) -> Term:
-    """Return one random effect.
-
-    Args:
-        data: one row per observation.
-        name: ``"a"``; ``"a:b"`` for each combination of two columns; ``"x|a"`` for a slope of
-            ``x`` that varies by ``a``, independent of the intercepts.
-    """
+    """Return one random effect: ``"a"``, ``"a:b"`` for combinations, ``"x|a"`` for slopes by a."""
     slope, _, group = ("", "", name) if name in data else name.rpartition("|")
     first, *others = factors(data, group)
     text = data[first].astype(object)
     for column in others:
         text = text.astype(str) + " x " + data[column].astype(object).astype(str)
     codes, levels = pd.factorize(text.to_numpy(), sort=True)
-    by = _numbers(data, slope) if slope else np.ones(len(data))
+    by = numbers(data, slope) if slope else np.ones(len(data))
     return Term(name, codes, tuple(map(str, levels)), by)
 
 
 def estimable(
-    x: np.ndarray, terms: Sequence[Term], weights: np.ndarray, residual: bool = True
+    x: np.ndarray, terms: Sequence[Term], weights: np.ndarray
 ) -> tuple[tuple[Term, ...], tuple[str, ...]]:
-    """Keep the random effects whose variance the design can tell from the others.
+    """Keep the random effects whose variance the design can tell from the others; say why not the rest.
 
-    Each effect adds a known matrix (its kernel) to the covariance of the rows. After projecting
-    out the fixed effects, an effect whose kernel is a combination of the earlier kernels and of
-    the residual has no variance of its own. This one rule covers a single level, a level per row,
-    the same grouping under two names, and a grouping that the fixed effects use up.
-
-    Args:
-        x: fixed effects, shape (rows, fixed).
-        terms: candidate effects; earlier ones win.
-        weights: known relative precisions, shape (rows,).
-        residual: whether a residual variance is estimated too.
-
-    Returns:
-        The effects kept, and one sentence for each effect left out.
+    Each effect adds a known matrix (its kernel) to the covariance of the rows. After projecting out the
+    fixed effects, an effect whose kernel is a combination of the earlier kernels and of the residual
+    has no variance of its own: a single level, a level per row, the same grouping under two names, a
+    grouping that the fixed effects use up.
     """
+    if not terms:
+        return (), ()
     root = np.sqrt(weights)[:, None]
     q, _ = np.linalg.qr(x * root)
-    free = [_project(q, term.matrix() * root) for term in terms]
-    rows = x.shape[0] - x.shape[1]
+    z = np.hstack([term.matrix() * root for term in terms])
+    along = q.T @ z
+    left = z.T @ z - along.T @ along
+    # inner products of the kernels, the residual's last
+    cut = np.cumsum([0, *(len(term.levels) for term in terms[:-1])])
+    among = np.add.reduceat(np.add.reduceat(left**2, cut, axis=0), cut, axis=1)
+    traces = np.add.reduceat(left.diagonal(), cut)
+    gram = np.block([[among, traces[:, None]], [traces, np.array([x.shape[0] - x.shape[1]])]])
     kept: list[int] = []
     notes: list[str] = []
     for k, term in enumerate(terms):
-        own = float(np.sum((free[k].T @ free[k]) ** 2))
-        if own <= ALIASED * max(1.0, float(np.sum(weights)) ** 2) or not _new(
-            free, kept, k, own, rows if residual else 0
-        ):
-            notes.append(_why_left_out(term, own, [terms[j].name for j in kept]))
-        else:
+        others = [*kept, len(terms)]
+        own, cross = gram[k, k], gram[others, k]
+        weight = np.linalg.lstsq(gram[np.ix_(others, others)], cross, rcond=None)[0]
+        nothing = own <= ALIASED * max(1.0, float(np.sum(weights)) ** 2)
+        if not nothing and own - cross @ weight > 1e-7 * own:
             kept.append(k)
+            continue
+        if len(term.levels) == 1:
+            why = f"it has one level, {term.levels[0]!r}"
+        elif len(term.levels) == term.codes.size:
+            why = "it has one level per row, which is what the residual is"
+        elif nothing or not kept:
+            why = "the fixed effects and the residual already account for it"
+        else:
+            names = ", ".join(terms[j].name for j in kept)
+            why = f"this table cannot tell it from {names} and the residual"
+        notes.append(f"random effect {term.name!r} was left out: {why}.")
     return tuple(terms[k] for k in kept), tuple(notes)
-
-
-def _project(q: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return z - q @ (q.T @ z)
-
-
-def _new(free: list[np.ndarray], kept: list[int], k: int, own: float, rows: int) -> bool:
-    """Tell whether kernel ``k`` is more than a combination of the kept ones and the residual."""
-    cross = [float(np.sum((free[j].T @ free[k]) ** 2)) for j in kept]
-    gram = [[float(np.sum((free[i].T @ free[j]) ** 2)) for j in kept] for i in kept]
-    if rows:
-        traces = [float(np.sum(free[j] ** 2)) for j in kept]
-        gram = [row + [trace] for row, trace in zip(gram, traces, strict=True)]
-        gram.append([*traces, float(rows)])
-        cross.append(float(np.sum(free[k] ** 2)))
-    if not cross:
-        return True
-    weight = np.linalg.lstsq(np.array(gram), np.array(cross), rcond=None)[0]
-    return bool(own - np.array(cross) @ weight > 1e-7 * own)
-
-
-def _why_left_out(term: Term, own: float, kept: list[str]) -> str:
-    if len(term.levels) == 1:
-        why = f"it has one level, {term.levels[0]!r}"
-    elif len(term.levels) == term.codes.size:
-        why = "it has one level per row, which is what the residual is"
-    elif own == 0 or not kept:
-        why = "the fixed effects and the residual already account for it"
-    else:
-        why = f"this table cannot tell it from {', '.join(kept)} and the residual"
-    return f"random effect {term.name!r} was left out: {why}."
 
 
 def build(
@@ -312,67 +221,36 @@ def build(
     fixed: Sequence[str],
     random: Sequence[str],
     weights: str | None = None,
-    residual: bool = True,
 ) -> Design:
-    """Return the arrays of a mixed model, or say why it cannot be fitted.
-
-    Args:
-        data: one row per observation.
-        outcome: numeric column.
-        fixed: fixed effects, see `fixed_matrix`; the intercept is always there.
-        random: random effects, see `random_term`.
-        weights: column of known relative precisions (the variance of a row is divided by it).
-        residual: whether a residual variance is estimated.
-
-    Raises:
-        UnknownName: a column does not exist.
-        BadFit: values are missing, a measure is constant or collinear, or there are too few rows.
-    """
+    """Return the arrays of a mixed model, see `reml.crossed_reml`, or say why it cannot be fitted."""
     slopes = [name.split("|")[0] for name in random if "|" in name and name not in data]
-    used = columns_of(data, [*fixed, *random])
     numeric = [c for c in columns_of(data, fixed) if c in data and is_number(data, c)]
     extra = [weights] if weights else []
-    require(data, [outcome, *used, *extra], [outcome, *numeric, *slopes, *extra])
-    y = _numbers(data, outcome)
+    used = [outcome, *columns_of(data, [*fixed, *random]), *extra]
+    require(data, used, [outcome, *numeric, *slopes, *extra])
+    y = numbers(data, outcome)
     x, names = fixed_matrix(data, fixed)
-    w = _numbers(data, weights) if weights else np.ones(len(data))
+    w = numbers(data, weights) if weights else np.ones(len(data))
     if np.any(w <= 0):
         raise BadFit(f"weights in {weights!r} must be above zero; leave such rows out instead.")
     if np.ptp(y) == 0:
         raise BadFit(f"{outcome!r} is {y[0]:g} in every row; there is nothing to explain.")
-    _refuse_too_few(len(y), len(names), len(random))
-    terms, notes = estimable(x, [random_term(data, name) for name in random], w, residual)
+    need = len(names) + len(random) + 2
+    if len(y) < need:
+        raise BadFit(
+            f"{len(y)} rows cannot carry {len(names)} fixed effects and {len(random) + 1} variances "
+            f"(at least {need} rows are needed): add intermediates or targets, or ask for fewer "
+            "effects."
+        )
+    terms, notes = estimable(x, [random_term(data, name) for name in random], w)
     return Design(y, x, names, terms, w, notes, categories(data, fixed))
 
 
-def _refuse_too_few(rows: int, fixed: int, random: int) -> None:
-    need = fixed + random + 2
-    if rows < need:
-        raise BadFit(
-            f"{rows} rows cannot carry {fixed} fixed effects and {random + 1} variances (at least "
-            f"{need} rows are needed): add intermediates or targets, or ask for fewer effects."
-        )
-
-
-def double_centre(matrix: np.ndarray) -> np.ndarray:
-    """Return a complete matrix without its row and column means, shape unchanged."""
-    m = np.asarray(matrix, float)
-    return m - m.mean(1, keepdims=True) - m.mean(0, keepdims=True) + m.mean()
-
-
 def standardise(data: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return a copy in which numeric columns have mean 0 and standard deviation 1.
-
-    Args:
-        data: one row per observation; missing values stay missing.
-        columns: columns to change.
-
-    Raises:
-        BadFit: a column is constant.
-    """
+    """Return a copy in which numeric columns have mean 0 and standard deviation 1; missing stay missing."""
     out = data.copy()
     for column in columns:
-        values = _numbers(data, column)
+        values = numbers(data, column)
         if not np.isfinite(values).any():
             raise BadFit(f"{column!r} has no value in any row, so it cannot be used; leave it out.")
         spread = np.nanstd(values, ddof=1) if np.isfinite(values).sum() > 1 else 0.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from helpers import tasks
 from helpers.errors import BadRows, unknown
@@ -28,25 +29,20 @@ def gains(
     """Compute the gain of every scored run over the mean baseline of its target and language.
 
     Args:
-        scores: tidy score table (``helpers.study.store.SCORE_COLUMNS``; columns not needed are ignored).
+        scores: tidy score table (``helpers.study.store.SCORE_COLUMNS``).
         split: rows of this split count.
-        metrics: main metric per target; default: what the task facts say, or the only metric.
-        chance: score of guessing per target, 0 to 1; default: what the task facts say, or 0.
+        metrics, chance: main metric, and score of guessing (0 to 1), per target where the task facts
+            are not to be asked.
         collapsed: whether collapsed runs count too (sensitivity analysis).
-        headroom: subtract baseline seeds at even positions only (in sorted order) and report
-            those at odd positions in ``headroom``. The same baseline run on both sides of a
-            regression makes a slope out of its own noise.
+        headroom: subtract baseline seeds at even positions only and report those at odd ones in
+            ``headroom``: the same run on both sides makes a slope out of its own noise.
 
     Returns:
-        One row per encoder, condition, intermediate, target, language and seed:
-
-        - ``score``, ``baseline`` (mean over baseline seeds), 0 to 1;
-        - ``gain`` in points (0 to 100); ``gain_logit``, difference of chance-corrected logits with
-          continuity 0.5 / n; ``gain_error``, share of the error removed; ``gain_z``, points over
-          the baseline seeds' standard deviation for that target (NaN where it cannot be known);
-        - ``baseline_seeds``, ``baseline_sd`` (points, pooled over languages);
-        - ``headroom``: 100 minus the mean of the other baseline half, if asked for;
-        - flags ``identity_pair``, ``same_source``, ``english``.
+        One row per encoder, condition, intermediate, target, language and seed: ``score`` and
+        ``baseline`` (0 to 1), ``gain`` (points), ``gain_logit`` (chance-corrected, continuity 0.5 / n),
+        ``gain_error`` (share of the error removed), ``gain_z`` (over ``baseline_sd``),
+        ``baseline_seeds``, ``baseline_sd`` (points, pooled over languages), ``headroom`` (points) and
+        the flags ``identity_pair``, ``same_source``, ``english``.
 
     Raises:
         BadRows: columns or baselines are missing, a run counts twice, or a value is not a score.
@@ -59,8 +55,21 @@ def gains(
         raise BadRows("there are only baselines (condition 'none'); run some intermediates first.")
     subtrahend, covariate = _split(base) if headroom else (base, None)
     table = arms.merge(_baselines(subtrahend), on=["encoder", *CELL], how="left", validate="m:1")
-    _refuse_bare(table)
-    out = _scales(table)
+    bare = table.loc[table["baseline"].isna(), ["encoder", *CELL]].drop_duplicates()
+    if len(bare):
+        some = "; ".join(" ".join(map(str, c)) for c in bare.head(5).itertuples(index=False))
+        raise BadRows(
+            f"{len(bare)} cells have scores but no baseline (condition 'none'): {some}. Run those "
+            "baselines, or leave these scores out."
+        )
+    out = table.rename(columns={"value": "score"})
+    difference, room = out["score"] - out["baseline"], 1 - out["baseline"]
+    out["gain"] = 100 * difference
+    out["gain_logit"] = out["logit"] - out["baseline_logit"]
+    out["gain_error"] = difference / room.where(room > 0)
+    out["gain_z"] = out["gain"] / out["baseline_sd"].where(out["baseline_sd"] > 0)
+    keep = [*ARM, *CELL, "seed", "metric", "n", "score", "baseline", *SCALES]
+    out = out[[*keep, "baseline_seeds", "baseline_sd"]]
     if covariate is not None:
         other = covariate.groupby(["encoder", *CELL])["value"].mean().rename("other")
         out = out.merge(other.reset_index(), on=["encoder", *CELL], how="left")
@@ -76,14 +85,7 @@ def clean(
     metrics: Mapping[str, str] | None = None,
     collapsed: bool = False,
 ) -> pd.DataFrame:
-    """Return the score rows that count: main metric, one split, finished runs, each once.
-
-    Args:
-        scores, split, metrics, collapsed: as in `gains`.
-
-    Raises:
-        BadRows: a column is missing, nothing is left, values are no scores, or a run counts twice.
-    """
+    """Return the score rows that count, see `gains`: main metric, one split, finished runs, each once."""
     missing = [c for c in NEEDED if c not in scores.columns]
     if missing:
         raise BadRows(f"the score table lacks {', '.join(missing)}; it has {list(scores.columns)}.")
@@ -111,42 +113,34 @@ def clean(
 
 
 def _metric(target: str, present: set[str], metrics: Mapping[str, str] | None) -> str:
-    """Return the main metric of a target."""
-    chosen = (metrics or {}).get(target, "")
-    if not chosen and target in tasks.names():
-        chosen = tasks.get(target).metric
-    if not chosen and len(present) == 1:
+    """Return the main metric of a target: the one named, that of the task facts, or the only one."""
+    named = (metrics or {}).get(target, "")
+    chosen = named or (tasks.get(target).metric if target in tasks.names() else "")
+    if chosen in present:
+        return chosen
+    if len(present) == 1 and not named:
         return next(iter(present))
-    if chosen not in present:
-        if len(present) == 1 and not (metrics or {}).get(target):
-            return next(iter(present))
-        raise BadRows(
-            f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}; name its main "
-            f"metric: metrics={{{target!r}: ...}}."
-        )
-    return chosen
+    raise BadRows(
+        f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}; name its main "
+        f"metric: metrics={{{target!r}: ...}}."
+    )
 
 
 def _logit(rows: pd.DataFrame, chance: Mapping[str, float] | None) -> pd.Series:
     """Return chance-corrected logits, kept finite by 0.5 / n at both ends."""
-    levels = {t: _chance(str(t), chance) for t in rows["target"].unique()}
-    guess = rows["target"].map(levels).astype(float)
+    known, given = tasks.names(), chance or {}
+    levels = {
+        t: float(given[t] if t in given else tasks.get(t).chance if t in known else 0.0)
+        for t in rows["target"].astype(str).unique()
+    }
+    guess = rows["target"].astype(str).map(levels).astype(float)
     edge = np.minimum(0.5 / rows["n"].clip(lower=1).astype(float), 0.5)
     above = ((rows["value"] - guess) / (1 - guess)).clip(lower=edge, upper=1 - edge)
     return pd.Series(np.log(above / (1 - above)), index=rows.index)
 
 
-def _chance(target: str, chance: Mapping[str, float] | None) -> float:
-    if chance is not None and target in chance:
-        return float(chance[target])
-    return float(tasks.get(target).chance) if target in tasks.names() else 0.0
-
-
 def _split(base: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split baseline seeds by their position in sorted order: even, odd.
-
-    A baseline that is not trained (retrieval) has no noise of its own and stands on both sides.
-    """
+    """Split baseline seeds by position, even and odd; one that trains nothing stands on both sides."""
     position = base.groupby(["encoder", *CELL])["seed"].rank(method="first").astype(int) - 1
     both = untrained(base)
     even, odd = base[(position % 2 == 0) | both], base[(position % 2 == 1) | both]
@@ -176,60 +170,19 @@ def _baselines(base: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="variance")
 
 
-def _refuse_bare(table: pd.DataFrame) -> None:
-    bare = table[table["baseline"].isna()]
-    if len(bare):
-        cells = bare[["encoder", *CELL]].drop_duplicates()
-        some = "; ".join(" ".join(map(str, c)) for c in cells.head(5).itertuples(index=False))
-        raise BadRows(
-            f"{len(cells)} cells have scores but no baseline (condition 'none'): {some}. Run those "
-            "baselines, or leave these scores out."
-        )
-
-
-def _scales(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the four scales of gain."""
-    out = table.rename(columns={"value": "score"})
-    difference = out["score"] - out["baseline"]
-    out["gain"] = 100 * difference
-    out["gain_logit"] = out["logit"] - out["baseline_logit"]
-    room = 1 - out["baseline"]
-    out["gain_error"] = difference / room.where(room > 0)
-    out["gain_z"] = out["gain"] / out["baseline_sd"].where(out["baseline_sd"] > 0)
-    keep = [*ARM, *CELL, "seed", "metric", "n", "score", "baseline", *SCALES]
-    return out[[*keep, "baseline_seeds", "baseline_sd"]]
-
-
 def add_flags(table: pd.DataFrame) -> pd.DataFrame:
-    """Add ``identity_pair`` and ``same_source`` to a table with intermediates and targets.
-
-    Both come from the task facts (`helpers.tasks.relation`); a pair with a task that is not
-    registered shares nothing that is known, and both flags are false.
-    """
+    """Add ``identity_pair`` and ``same_source`` from the task facts; false for unknown tasks."""
     pairs = list(zip(table["intermediate"].astype(str), table["target"].astype(str), strict=True))
-    shared = {pair: _shared(*pair) for pair in set(pairs)}
+    known = tasks.names()
+    shared = {p: tasks.relation(*p) for p in set(pairs) if p[0] in known and p[1] in known}
     out = table.copy()
     for flag in ("identity_pair", "same_source"):
-        out[flag] = [shared[pair].get(flag, False) for pair in pairs]
+        out[flag] = [shared.get(p, {}).get(flag, False) for p in pairs]
     return out
 
 
-def _shared(intermediate: str, target: str) -> dict[str, bool]:
-    known = tasks.names()
-    both = intermediate in known and target in known
-    return tasks.relation(intermediate, target) if both else {}
-
-
 def outcomes(scores: pd.DataFrame) -> pd.DataFrame:
-    """Count runs by how they ended, per encoder, condition, intermediate and target.
-
-    Args:
-        scores: tidy score table.
-
-    Returns:
-        Columns encoder, condition, intermediate, target, done, collapsed, failed, not_applicable:
-        numbers of seeds.
-    """
+    """Count seeds by how they ended (done, collapsed, failed, not_applicable), per dyad and arm."""
     status = scores["status"].astype(str).str.split(":").str[0].str.replace(" ", "_")
     table = scores.assign(status=status)[[*ARM, "target", "seed", "status"]].drop_duplicates()
     counts = table.groupby([*ARM, "target", "status"]).size().unstack(fill_value=0)
@@ -247,22 +200,19 @@ def dyads(
 ) -> pd.DataFrame:
     """Average gains into one row per dyad: seeds within a language first, then languages.
 
-    Languages count the same. A language that some intermediate lacks for a target is left out for
-    all of that target's dyads, so that no dyad is averaged over easier languages.
+    Languages count the same. One that some intermediate lacks for a target is left out for all of that
+    target's dyads, so that no dyad is averaged over easier languages.
 
     Args:
         table: what `gains` returned.
-        condition: rows of this condition count.
-        english: whether English counts among the languages.
-        similarity: measures per dyad, either wide (``intermediate``, ``target`` and one column per
-            measure) or long (``intermediate``, ``target``, ``measure``, ``value``), as
+        condition, english: rows of this condition count, and whether English does.
+        similarity: measures per dyad, a column each or long (``measure``, ``value``) as
             `helpers.similarity.measure` returns it; of its languages English is used.
-        formats: format per task; default: the task facts.
+        formats: format per task where the task facts are not to be asked.
 
     Returns:
-        One row per encoder and dyad: gain on each scale, ``score``, ``baseline``, ``seeds``,
-        ``languages``, ``languages_left_out``, ``intermediate_format``, ``target_format``,
-        ``block``, flags, and the similarity columns.
+        One row per encoder and dyad: gain on each scale, score, baseline, seeds, languages,
+        languages_left_out, both formats, block, flags, and the similarity columns.
 
     Raises:
         BadRows: no row is left, a task's format is unknown, or a similarity is given twice.
@@ -274,33 +224,24 @@ def dyads(
         raise BadRows(
             f"no {'' if english else 'non-English '}gain of condition {condition!r} (have: {have})."
         )
-    keep, left_out = _common_languages(rows)
-    out = _average(keep)
-    out["languages_left_out"] = _per_target(out, left_out)
-    out = add_formats(add_flags(out), formats)
-    return out if similarity is None else add_similarity(out, similarity)
-
-
-def _per_target(table: pd.DataFrame, counts: pd.Series) -> np.ndarray:
-    index = pd.MultiIndex.from_frame(table[["encoder", "target"]])
-    return counts.reindex(index).fillna(0).astype(int).to_numpy()
-
-
-def _common_languages(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """Keep the languages every dyad of a target has; count the others per target."""
+    # a language counts where every dyad of the target has it
     by = ["encoder", "target"]
     dyad_count = rows.groupby(by)["intermediate"].transform("nunique")
-    have = rows.groupby([*by, "language"])["intermediate"].transform("nunique")
-    full = have == dyad_count
-    dropped = rows[~full].groupby(by)["language"].nunique()
+    full = rows.groupby([*by, "language"])["intermediate"].transform("nunique") == dyad_count
     if not full.any():
         raise BadRows(
             "no language is there for every intermediate of any target; complete the runs first."
         )
-    return rows[full], dropped
+    out = _average(rows[full])
+    dropped = rows[~full].groupby(by)["language"].nunique()
+    counts = dropped.reindex(pd.MultiIndex.from_frame(out[by]))
+    out["languages_left_out"] = counts.fillna(0).astype(int).to_numpy()
+    out = add_formats(add_flags(out), formats)
+    return out if similarity is None else add_similarity(out, similarity)
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average seeds within a language, then languages."""
     means = [*SCALES, "score", "baseline", *(["headroom"] if "headroom" in rows else [])]
     dyad = ["encoder", "intermediate", "target"]
     by_language = rows.groupby([*dyad, "language"])[means].mean()
@@ -312,42 +253,23 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_formats(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Add ``intermediate_format``, ``target_format``, ``block`` and ``same_format``.
-
-    Args:
-        table: a table with intermediates and targets.
-        formats: format per task; default: the task facts.
-
-    Raises:
-        BadRows: the format of a task is not known.
-    """
-    out = table.copy()
+    """Add both formats, their block and ``same_format``; from the task facts where not given."""
+    out, given, known = table.copy(), formats or {}, tasks.names()
     for role in ("intermediate", "target"):
-        out[f"{role}_format"] = [_format(str(t), formats) for t in out[role]]
+        names = table[role].astype(str)
+        if unheard := sorted(set(names) - set(given) - set(known)):
+            raise BadRows(
+                f"the format of {unheard[0]!r} is not known: register it, or pass formats={{...}}."
+            )
+        found = {t: given[t] if t in given else tasks.get(t).format for t in names.unique()}
+        out[f"{role}_format"] = names.map(found)
     out["block"] = out["intermediate_format"] + " x " + out["target_format"]
     out["same_format"] = (out["intermediate_format"] == out["target_format"]).astype(float)
     return out
 
 
-def _format(task: str, formats: Mapping[str, str] | None) -> str:
-    if formats and task in formats:
-        return formats[task]
-    if task in tasks.names():
-        return tasks.get(task).format
-    raise BadRows(f"the format of {task!r} is not known: register it, or pass formats={{...}}.")
-
-
 def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
-    """Add one column per similarity measure to a dyad table.
-
-    Args:
-        table: one row per dyad.
-        similarity: wide or long, see `dyads`.
-
-    Raises:
-        UnknownName: the similarity table lacks the dyad's columns.
-        BadRows: a dyad has two values of a measure, or no dyad has any.
-    """
+    """Add one column per similarity measure to a dyad table; wide or long, see `dyads`."""
     key = ["intermediate", "target"]
     for column in key:
         if column not in similarity.columns:
@@ -368,35 +290,78 @@ def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFram
     return out
 
 
-def exclude(
-    table: pd.DataFrame, *, identity: bool = True, formats: Collection[str] = ()
-) -> pd.DataFrame:
-    """Return a dyad table without pairs the specification leaves out.
-
-    Args:
-        table: dyad table.
-        identity: leave out identity pairs.
-        formats: leave out targets of these formats, such as ``("retrieval",)``.
-    """
-    keep = pd.Series(True, index=table.index)
-    if identity:
-        keep &= ~table["identity_pair"]
-    if formats:
-        keep &= ~table["target_format"].isin(list(formats))
-    return table[keep].reset_index(drop=True)
+def exclude(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a dyad table without identity pairs, as the specification wants it."""
+    return table[~table["identity_pair"]].reset_index(drop=True)
 
 
-def measures_of(table: pd.DataFrame, known: Sequence[str] = ()) -> list[str]:
-    """Return the columns of a dyad table that are similarity measures.
-
-    Args:
-        table: dyad table with similarity columns.
-        known: further columns that are not measures.
-    """
+def measures_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a dyad table that are similarity measures."""
     own = {
         "encoder", "intermediate", "target", "score", "baseline", "headroom", "seeds", "languages",
         "languages_left_out", "intermediate_format", "target_format", "block", "same_format",
-        "identity_pair", "same_source", *SCALES, *known,
+        "identity_pair", "same_source", *SCALES,
     }  # fmt: skip
-    numeric = table.select_dtypes("number").columns
-    return [str(c) for c in numeric if c not in own]
+    return [str(c) for c in table.select_dtypes("number").columns if c not in own]
+
+
+def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Return the gain of every dyad with an interval over seeds, English left out.
+
+    Whole runs (means over the languages that all arms of a target have) of dyad and baseline are
+    compared by Welch's interval. A dyad or baseline that ran once borrows the spread of all arms of its
+    target, pooled. A baseline that trains nothing (retrieval) has no noise.
+
+    Args:
+        scores: tidy score table.
+        level: coverage aimed at.
+
+    Returns:
+        encoder, intermediate, target, gain (points), se, df, low, high, seeds, baseline_seeds,
+        languages, own_noise (points, by the pooled spread of the dyad's own runs; the shared baseline's
+        noise is not in it), spread (``"own runs"``, ``"other runs of the target"``, ``"unknown"``) and
+        clear: the interval leaves out zero.
+    """
+    rows = clean(scores)
+    rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
+    by, arm = ["encoder", "target"], ["encoder", "target", "condition", "intermediate"]
+    rows = rows.assign(arm=rows["condition"] + " " + rows["intermediate"].astype(str))
+    arms = rows.groupby(by)["arm"].transform("nunique")
+    rows = rows[rows.groupby([*by, "language"])["arm"].transform("nunique") == arms]
+    if not (rows["condition"] == "single").any():
+        raise BadRows("no language is there for all arms of any target; complete the runs first.")
+    runs = rows.groupby([*arm, "seed"])["value"].agg(["mean", "size"])
+    languages = rows.groupby(by)["language"].nunique().rename("languages")
+    runs = runs.join(languages, on=by)
+    if (short := runs[runs["size"] < runs["languages"]]).size:
+        _, target, _, intermediate, _ = short.index[0]
+        raise BadRows(
+            f"seeds of {intermediate!r} on {target!r} differ in their languages; complete the runs, "
+            "or leave those seeds out."
+        )
+    each = (100 * runs["mean"]).groupby(level=arm).agg(["mean", "var", "size"])
+    squares = (each["var"].fillna(0) * (each["size"] - 1)).groupby(level=by).sum()
+    freedom = (each["size"] - 1).groupby(level=by).sum().rename("freedom")
+    pooled = (squares / freedom.where(freedom > 0)).rename("pooled")
+    exact = untrained(rows).groupby([rows[c] for c in by]).any().rename("exact")
+    base = each.xs("none", level="condition").droplevel("intermediate").add_prefix("base_")
+    out = each.xs("single", level="condition").reset_index()
+    for column in (base, freedom, pooled, exact, languages):
+        out = out.join(column, on=by)
+    out["gain"] = out["mean"] - out["base_mean"]
+    parts = [out["var"] / out["size"], (out["base_var"] / out["base_size"]).mask(out["exact"], 0.0)]
+    total, spare = sum(parts), [out["size"] - 1, (out["base_size"] - 1).clip(lower=1)]
+    own = total > 0
+    welch = total**2 / sum(v**2 / d for v, d in zip(parts, spare, strict=True))
+    shares = 1 / out["size"] + (1 / out["base_size"]).mask(out["exact"], 0.0)
+    out["se"] = np.sqrt(total.where(own, out["pooled"] * shares))
+    out["df"] = welch.where(own, out["freedom"].where(out["freedom"] > 0))
+    half = stats.t.ppf(0.5 + level / 2, out["df"]) * out["se"]
+    out["low"], out["high"] = out["gain"] - half, out["gain"] + half
+    out["own_noise"] = np.sqrt(out["pooled"] / out["size"])
+    borrowed = np.where(half.notna(), "other runs of the target", "unknown")
+    out["spread"] = np.where(own, "own runs", borrowed)
+    out["clear"] = (out["low"] > 0) | (out["high"] < 0)
+    out = out.rename(columns={"size": "seeds", "base_size": "baseline_seeds"})
+    names = ["encoder", "intermediate", "target", "gain", "se", "df", "low", "high", "seeds"]
+    return out[[*names, "baseline_seeds", "languages", "own_noise", "spread", "clear"]]

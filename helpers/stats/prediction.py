@@ -1,33 +1,25 @@
-"""Out-of-sample prediction of gains: does similarity help to choose an intermediate task?"""
+"""Out-of-sample prediction of gains, and which measures of similarity say the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.cluster import hierarchy
+from scipy.spatial import distance
 
-from helpers.errors import BadFit, BadRows, unknown
-from helpers.stats import design, likelihood, reml
+from helpers.errors import BadFit
+from helpers.stats import design, permutation, reml
 from helpers.stats.reml import Fit
-
-Coding = Literal["above worst", "raw", "exponential"]
-CODINGS: tuple[Coding, ...] = ("above worst", "raw", "exponential")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Joint prediction of new rows.
-
-    Attributes:
-        mean: shape (rows,).
-        covariance: of the prediction errors, residual included, shape (rows, rows).
-        df: degrees of freedom of each row's error variance, shape (rows,).
-    """
+    """Joint prediction of new rows: mean (rows,), error covariance (rows, rows), df (rows,)."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -37,105 +29,53 @@ class Forecast:
         """Return predicted, se, df, low, high; the interval is for one new observation."""
         se = np.sqrt(np.diag(self.covariance))
         half = stats.t.ppf(0.5 + level / 2, self.df) * se
-        return pd.DataFrame(
-            {
-                "predicted": self.mean,
-                "se": se,
-                "df": self.df,
-                "low": self.mean - half,
-                "high": self.mean + half,
-            }
-        )
+        ends = {"low": self.mean - half, "high": self.mean + half}
+        return pd.DataFrame({"predicted": self.mean, "se": se, "df": self.df, **ends})
 
 
 def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
-    """Predict new rows from a fit: fixed effects, and random effects of the levels it has seen.
+    """Predict new rows from a fit: fixed effects as asked for, and random effects of the levels seen.
 
-    Args:
-        fit: a fit of `reml.crossed_reml` without a known covariance.
-        new: rows to predict, with the columns of the fit's effects; each counts with weight 1.
-        fixed: the fixed effects of the fit, as they were asked for.
-
-    Returns:
-        Mean and joint error covariance: what is unknown of the random effects, of the fixed effects
-        and the residual. Degrees of freedom follow Satterthwaite's formula over all variances.
-
-    Raises:
-        UnknownName: a column is missing.
-        BadFit: a value is missing, or a category the fit has not seen.
-
-    Source: Henderson, Biometrics 31 (1975), best linear unbiased prediction.
+    Error covariance: random effects, fixed effects and residual (Henderson 1975); df: Satterthwaite.
     """
-    if fit.model.held:
-        raise BadFit("predictions need a fit without a known covariance; fit with weights instead.")
-    rows = _NewRows(_fixed_of(fit, new, fixed), *_random_of(fit, new))
-    v = fit.peak.variances
-    mean, covariance = _predict(fit, rows, v)
-    return Forecast(mean, covariance, _error_df(fit, rows, covariance))
-
-
-@dataclass(frozen=True)
-class _NewRows:
-    """Design of new rows: fixed effects, levels the fit has seen, and kernels among the rows."""
-
-    x: np.ndarray
-    seen: np.ndarray
-    own: list[np.ndarray]
-
-
-def _fixed_of(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> np.ndarray:
-    """Return the fixed-effects matrix of new rows with the columns of the fit."""
     used = design.columns_of(new, fixed)
     design.require(new, used, [c for c in used if c in new and design.is_number(new, c)])
     pieces = {design.INTERCEPT: np.ones(len(new))}
     for name in fixed:
-        pieces |= dict(design.expand(new, name, fit.model.design.levels))
-    missing = [n for n in fit.model.design.names if n not in pieces]
-    if missing:
+        pieces |= dict(design.expand(new, name, fit.design.levels))
+    if missing := [n for n in fit.design.names if n not in pieces]:
         raise BadFit(f"cannot build {', '.join(missing)} for the new rows; pass the fit's effects.")
-    return np.column_stack([pieces[n] for n in fit.model.design.names])
-
-
-def _random_of(fit: Fit, new: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the design of new rows on the fitted levels, and the kernel of each effect."""
-    seen, own = [np.zeros((len(new), 0))], []
-    for term in fit.model.design.terms:
+    x = np.column_stack([pieces[n] for n in fit.design.names])
+    # the new rows on the levels seen, and each effect's kernel among the new rows
+    seen, kernels = [np.zeros((len(new), 0))], []
+    for term in fit.design.terms:
         design.require(new, design.columns_of(new, [term.name]))
         fresh = design.random_term(new, term.name)
         names = np.asarray(fresh.levels, object)[fresh.codes]
         known = names[:, None] == np.asarray(term.levels, object)[None, :]
         seen.append(known * fresh.slope[:, None])
-        own.append((names[:, None] == names[None, :]) * np.outer(fresh.slope, fresh.slope))
-    return np.hstack(seen), own
-
-
-def _predict(fit: Fit, rows: _NewRows, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and error covariance at given variances."""
-    cross = fit.model.cross
-    state = likelihood.solve(cross, v[:-1] / v[-1])
-    slopes = likelihood.derivatives(cross, state, v, reml=True)
-    z = rows.seen * cross.spread(v[:-1] / v[-1])
-    left = rows.x - z @ slopes.zhx
+        kernels.append((names[:, None] == names[None, :]) * np.outer(fresh.slope, fresh.slope))
+    v, state = fit.peak.variances, fit.peak.state
+    slopes = fit.peak.slopes
+    z = (raw := np.hstack(seen)) * fit.cross.per_level(v[:-1] / v[-1])
+    left = x - z @ slopes.zhx
     error = np.eye(len(z)) - z @ slopes.zhz @ z.T + left @ np.linalg.solve(state.info, left.T)
-    among = sum((s * k for s, k in zip(v, rows.own, strict=False)), np.zeros_like(error))
-    return rows.x @ state.beta + z @ slopes.zpy, v[-1] * error + among
-
-
-def _error_df(fit: Fit, rows: _NewRows, covariance: np.ndarray) -> np.ndarray:
-    """Return Satterthwaite degrees of freedom of each prediction error variance."""
-    v = fit.peak.variances
-    slopes = []
-    for k in range(v.size):
-        step = 1e-4 * max(v[k], 1e-2 * v.sum())
-        up, down = v.copy(), v.copy()
-        up[k] += step
-        down[k] = max(down[k] - step, 0.0)
-        rise = np.diag(_predict(fit, rows, up)[1] - _predict(fit, rows, down)[1])
-        slopes.append(rise / (up[k] - down[k]))
-    g = np.array(slopes)
-    spread = np.einsum("kr,kl,lr->r", g, fit.precision.variances, g)
-    df = 2 * np.diag(covariance) ** 2 / np.maximum(spread, 1e-300)
-    return np.clip(df, 1.0, fit.rows - len(fit.table))
+    among = sum((s * k for s, k in zip(v, kernels, strict=False)), np.zeros_like(error))
+    covariance = v[-1] * error + among
+    # a prediction minimises its error's variance, so that the derivative of that variance in one
+    # component sees only the kernel of the error, y_new - weights @ y; it is linear in all of them
+    apart = raw - z @ slopes.zhz - left @ np.linalg.solve(state.info, slopes.zhx.T)
+    cut = zip(fit.cross.starts[:-1], fit.cross.starts[1:], strict=True)
+    turn = [
+        (apart[:, a:b] ** 2 - raw[:, a:b] ** 2).sum(1) + np.diag(kernel)
+        for (a, b), kernel in zip(cut, kernels, strict=True)
+    ]
+    variance = np.diag(covariance)
+    rest = variance - sum((s * g for s, g in zip(v, turn, strict=False)), np.zeros(len(z)))
+    turned = np.array([*turn, rest / v[-1]])
+    spread = np.einsum("kr,kl,lr->r", turned, fit.spread, turned)
+    df = np.clip(2 * variance**2 / np.maximum(spread, 1e-300), 1.0, fit.rows - len(fit.table))
+    return Forecast(x @ state.beta + z @ slopes.zpy, covariance, df)
 
 
 @dataclass(frozen=True)
@@ -143,11 +83,9 @@ class LeftOut:
     """Predictions of units the model had not seen.
 
     Attributes:
-        table: the rows of the data with observed, predicted, baseline (the same model without
-            similarity), se, df, low, high.
-        scores: r2 (share of the baseline's squared error that is gone; negative: similarity made
-            predictions worse), rmse, rmse_baseline, spearman (mean within target, prediction
-            against observation), coverage (share inside the 95 % interval), units, rows.
+        table: the rows with observed, predicted, baseline (without similarity), se, df, low, high.
+        scores: r2 (share of the baseline's squared error that is gone), rmse, rmse_baseline, spearman
+            (mean within target), coverage (inside the 95 % interval), units, rows.
         notes: plain sentences, such as effects a training part could not estimate.
     """
 
@@ -164,27 +102,22 @@ def leave_out(
     unit: str,
     *,
     baseline: Sequence[str] = (),
-    target: str = "target",
 ) -> LeftOut:
     """Predict each unit from a model fitted without any of its rows.
 
     Args:
-        data: one row per observation.
+        data: one row per observation; position, not label, says which row is which.
         outcome: numeric column.
-        fixed: fixed effects of the model, similarity among them.
-        random: random effects; a level not seen in training is predicted at zero, with its
-            variance in the interval.
+        fixed, random: effects of the model; a level not seen in training is predicted at zero.
         unit: column whose levels are left out one at a time: an intermediate, a target, a format,
             a block, a language family.
-        baseline: fixed effects of the model to compare with (default: none).
-        target: column within which rank correlations are taken.
+        baseline: fixed effects of the model to compare with.
 
     Raises:
-        UnknownName: a column does not exist.
         BadFit: a unit cannot be left out because the rest does not carry the model.
     """
     design.require(data, [unit, outcome, *design.columns_of(data, [*fixed, *random])], [outcome])
-    data = data.reset_index(drop=True)  # position, not label, says which row is which
+    data = data.reset_index(drop=True)
     levels = sorted(data[unit].astype(str).unique())
     if len(levels) < 3:
         raise BadFit(
@@ -194,200 +127,105 @@ def leave_out(
     parts, notes = [], []
     for level in levels:
         here = data[unit].astype(str) == level
-        part, said = _left_out(data, here, outcome, fixed, random, baseline, f"{unit} {level}")
-        parts.append(part)
-        notes += said
+        train, test = data[~here], data[here]
+        try:
+            full = reml.crossed_reml(train, outcome, fixed, random)
+            plain = reml.crossed_reml(train, outcome, baseline, random)
+        except BadFit as error:
+            said = f"without {unit} {level} the rest does not carry the model: {error}"
+            raise BadFit(said) from None
+        found = forecast(full, test, fixed).table().set_index(test.index)
+        found["baseline"] = forecast(plain, test, baseline).mean
+        rest = test.assign(observed=test[outcome]).drop(columns=found.columns, errors="ignore")
+        parts.append(pd.concat([rest, found], axis=1))
+        notes += [f"without {unit} {level}: {note}" for note in full.design.notes]
     table = pd.concat(parts).sort_index()
-    return LeftOut(table, _scores(table, len(levels), target), tuple(dict.fromkeys(notes)))
-
-
-def _left_out(
-    data: pd.DataFrame,
-    here: pd.Series,
-    outcome: str,
-    fixed: Sequence[str],
-    random: Sequence[str],
-    baseline: Sequence[str],
-    name: str,
-) -> tuple[pd.DataFrame, list[str]]:
-    train, test = data[~here], data[here]
-    try:
-        full = reml.crossed_reml(train, outcome, fixed, random)
-        plain = reml.crossed_reml(train, outcome, baseline, random)
-    except BadFit as error:
-        raise BadFit(f"without {name} the rest does not carry the model: {error}") from None
-    out = test.assign(observed=test[outcome])
-    found = forecast(full, test, fixed).table().set_index(test.index)
-    out = pd.concat([out.drop(columns=found.columns, errors="ignore"), found], axis=1)
-    out["baseline"] = forecast(plain, test, baseline).mean
-    notes = [f"without {name}: {n}" for n in full.model.design.notes]
-    return out, notes
-
-
-def _scores(table: pd.DataFrame, units: int, target: str) -> pd.Series:
-    error = table["observed"] - table["predicted"]
-    plain = table["observed"] - table["baseline"]
-    inside = table["observed"].between(table["low"], table["high"])
+    error, plain_error = (table["observed"] - table[c] for c in ("predicted", "baseline"))
     values = {
-        "r2": 1 - float((error**2).sum() / (plain**2).sum()),
+        "r2": 1 - float((error**2).sum() / (plain_error**2).sum()),
         "rmse": float(np.sqrt((error**2).mean())),
-        "rmse_baseline": float(np.sqrt((plain**2).mean())),
-        "spearman": spearman_within(table, "predicted", "observed", target),
-        "coverage": float(inside.mean()),
-        "units": units,
+        "rmse_baseline": float(np.sqrt((plain_error**2).mean())),
+        "spearman": _spearman_within(table),
+        "coverage": float(table["observed"].between(table["low"], table["high"]).mean()),
+        "units": len(levels),
         "rows": len(table),
     }
-    return pd.Series(values)
+    return LeftOut(table, pd.Series(values), tuple(dict.fromkeys(notes)))
 
 
-def spearman_within(table: pd.DataFrame, predicted: str, observed: str, by: str) -> float:
-    """Return the mean rank correlation within groups of at least 3 rows; NaN if there is none."""
-    if by not in table.columns:
-        return float("nan")
-    values = []
-    for _, part in table.groupby(by):
-        varies = part[predicted].nunique() > 1 and part[observed].nunique() > 1
-        if len(part) >= 3 and varies:
-            values.append(float(stats.spearmanr(part[predicted], part[observed]).statistic))
+def _spearman_within(table: pd.DataFrame) -> float:
+    """Return the mean rank correlation within targets of at least 3 rows; NaN if there is none."""
+    values = [
+        float(stats.spearmanr(part["predicted"], part["observed"]).statistic)
+        for _, part in (table.groupby("target") if "target" in table else [])
+        if len(part) >= 3 and part["predicted"].nunique() > 1 and part["observed"].nunique() > 1
+    ]
     return float(np.mean(values)) if values else float("nan")
 
 
 def expected_best(observed: np.ndarray, score: np.ndarray, k: int) -> float:
-    """Return the expected best outcome among the ``k`` highest scores, ties broken at random.
-
-    Args:
-        observed: outcome per candidate, shape (candidates,).
-        score: what candidates are ranked by, shape (candidates,).
-        k: how many are tried.
-    """
+    """Return the expected best outcome among the ``k`` highest scores, ties broken at random."""
     k = min(k, observed.size)
     cut = np.sort(score)[::-1][k - 1]
-    certain = observed[score > cut]
-    tied = np.sort(observed[score == cut])
-    floor = certain.max() if certain.size else -np.inf
-    picks = k - certain.size
+    certain, tied = observed[score > cut], np.sort(observed[score == cut])
+    floor, picks = certain.max(initial=-np.inf), k - certain.size
     # the largest of a random subset is the j-th smallest with this probability
     chances = np.array([comb(j, picks - 1) for j in range(tied.size)]) / comb(tied.size, picks)
     return float(chances @ np.maximum(tied, floor))
 
 
-def regret(
-    table: pd.DataFrame, score: str, observed: str = "observed", by: str = "target", k: int = 1
-) -> pd.Series:
-    """Return, per target, the best outcome less the best among the ``k`` highest scores.
-
-    Args:
-        table: one row per candidate.
-        score: column that ranks candidates.
-        observed: outcome in points.
-        by: column that says which candidates compete.
-        k: how many are tried.
-
-    Returns:
-        Points lost, indexed by target; 0 is a perfect choice.
-    """
-    design.require(table, [score, observed, by], [score, observed])
-    lost = {
-        name: float(part[observed].max())
-        - expected_best(part[observed].to_numpy(float), part[score].to_numpy(float), k)
-        for name, part in table.groupby(by)
-    }
-    return pd.Series(lost, name=f"regret@{k}").rename_axis(by)
-
-
 def strategies(
-    table: pd.DataFrame,
-    scores: Mapping[str, str],
-    *,
-    observed: str = "observed",
-    rows: str = "intermediate",
-    by: str = "target",
-    ks: Sequence[int] = (1, 3),
+    table: pd.DataFrame, scores: Mapping[str, str], *, ks: Sequence[int] = (1, 3)
 ) -> pd.DataFrame:
-    """Compare ways to choose an intermediate task, by the points they lose.
+    """Compare ways to choose an intermediate task for a target, by the points they lose.
 
     Args:
-        table: one row per dyad; predictions must come from a model that had not seen the target.
-        scores: name of a strategy to the column it ranks by, such as
-            ``{"similarity": "predicted", "data size": "log_rows", "same format": "same_format"}``.
-        observed: outcome in points.
-        rows: column of candidates.
-        by: column of targets.
+        table: one row per dyad: intermediate, target, observed (points) and the columns of
+            ``scores``; predictions must come from a model that had not seen the target.
+        scores: name of a strategy to the column it ranks by.
         ks: how many candidates may be tried.
 
     Returns:
-        Indexed by strategy: one column ``regret@k`` per k (mean over targets) and ``gain`` (mean
-        outcome of the first choice). Added to the given ones: ``random``, ``best constant choice``
-        (the candidate best on average over the other targets) and ``best possible``.
+        Indexed by strategy: ``regret@k`` (the best outcome less the best of the first k, mean over
+        targets) and ``gain`` (of the first choice); with ``random``, ``best constant choice`` (the
+        candidate best on average over the other targets) and ``best possible``.
     """
-    work = table.copy()
-    work["_constant"] = _constant(table, observed, rows, by)
-    work["_none"] = 0.0
+    design.require(table, ["target", "observed", *scores.values()], ["observed", *scores.values()])
+    # a candidate's mean outcome over the other targets, less those targets' means
+    centred = table["observed"] - table.groupby("target")["observed"].transform("mean")
+    by = centred.groupby(table["intermediate"])
+    elsewhere = by.transform("size") - 1
+    constant = (by.transform("sum") - centred) / elsewhere.where(elsewhere > 0)
+    work = table.assign(_constant=constant.fillna(centred.min() - 1), _none=0.0)
     every = {**scores, "best constant choice": "_constant", "random": "_none"}
-    out = pd.DataFrame(
-        {
-            f"regret@{k}": {n: regret(work, c, observed, by, k).mean() for n, c in every.items()}
-            for k in ks
-        }
-    )
-    best = float(work.groupby(by)[observed].max().mean())
-    first = {name: best - regret(work, c, observed, by, 1).mean() for name, c in every.items()}
-    out["gain"] = pd.Series(first)
-    out.loc["best possible"] = [0.0] * len(ks) + [best]
+    best = work.groupby("target")["observed"].max()
+
+    def chosen(column: str, k: int) -> pd.Series:
+        parts = work.groupby("target")[["observed", column]]
+        return parts.apply(lambda p: expected_best(*p.to_numpy(float).T, k))
+
+    regret = {
+        f"regret@{k}": {name: (best - chosen(c, k)).mean() for name, c in every.items()} for k in ks
+    }
+    out = pd.DataFrame(regret)
+    out["gain"] = pd.Series({name: chosen(c, 1).mean() for name, c in every.items()})
+    out.loc["best possible"] = [0.0] * len(ks) + [best.mean()]
     return out.rename_axis("strategy")
 
 
-def _constant(table: pd.DataFrame, observed: str, rows: str, by: str) -> pd.Series:
-    """Return each candidate's mean outcome over the other targets, less those targets' means."""
-    centred = table[observed] - table.groupby(by)[observed].transform("mean")
-    total = centred.groupby(table[rows]).transform("sum")
-    count = centred.groupby(table[rows]).transform("size")
-    return ((total - centred) / (count - 1).where(count > 1)).fillna(centred.min() - 1)
+def ndcg(observed: Sequence[float], score: Sequence[float], above_worst: bool = True) -> float:
+    """Return the normalised discounted cumulative gain (Jarvelin & Kekalainen 2002) of a ranking.
 
-
-def ndcg(
-    observed: Sequence[float],
-    score: Sequence[float],
-    coding: Coding,
-    k: int | None = None,
-) -> float:
-    """Return normalised discounted cumulative gain, with the coding of relevance stated.
-
-    Published values differ in coding and are not comparable. With ``"raw"`` accuracy a fully
-    reversed ranking scores near 1; ``"above worst"`` (outcome less the worst outcome) does not.
-
-    Args:
-        observed: outcomes, shape (candidates,).
-        score: what candidates are ranked by, shape (candidates,).
-        coding: ``"above worst"``, ``"raw"`` (outcomes must be >= 0) or ``"exponential"``
-            (2^outcome - 1, outcomes >= 0).
-        k: depth; default: all.
-
-    Raises:
-        UnknownName: no such coding.
-        BadRows: outcomes the coding cannot take.
-
-    Source: Jarvelin & Kekalainen, ACM TOIS 20(4) (2002); Burges et al. (2005) for exponential gain.
+    Relevance is the outcome less the worst one. The outcome itself, as some published values have it,
+    lets a fully reversed ranking score near 1.
     """
-    if coding not in CODINGS:
-        raise unknown("coding", coding, CODINGS)
-    gain, s = np.asarray(observed, float), np.asarray(score, float)
-    if gain.shape != s.shape or gain.ndim != 1 or gain.size == 0:
-        raise BadRows("ndcg needs one score per outcome, at least one.")
-    if coding != "above worst" and gain.min() < 0:
-        raise BadRows(
-            f"coding {coding!r} needs outcomes of at least 0; use 'above worst' for gains."
-        )
-    relevance = {"above worst": gain - gain.min(), "raw": gain, "exponential": 2.0**gain - 1}[
-        coding
-    ]
-    depth = min(k or gain.size, gain.size)
-    discount = 1 / np.log2(np.arange(depth) + 2)
-    ideal = float(np.sort(relevance)[::-1][:depth] @ discount)
+    relevance = np.asarray(observed, float) - (np.min(observed) if above_worst else 0.0)
+    discount = 1 / np.log2(np.arange(relevance.size) + 2)
+    ideal = float(np.sort(relevance)[::-1] @ discount)
     # ties share the mean relevance of their group, so that the order of rows does not matter
-    shared = pd.Series(relevance).groupby(s).transform("mean").to_numpy()
-    order = np.argsort(-s, kind="stable")
-    return float(shared[order][:depth] @ discount) / ideal if ideal > 0 else 1.0
+    shared = pd.Series(relevance).groupby(np.asarray(score, float)).transform("mean").to_numpy()
+    order = np.argsort(-np.asarray(score, float), kind="stable")
+    return float(shared[order] @ discount) / ideal if ideal > 0 else 1.0
 
 
 def predict_gain(
@@ -404,22 +242,15 @@ def predict_gain(
     """Rank intermediates for a target nobody has run, with prediction intervals.
 
     Args:
-        new: one row per candidate intermediate, with the columns of ``fixed`` and ``random``.
+        new: one row per candidate intermediate, with the columns of the effects.
         data: dyad table to learn from.
-        outcome: numeric column, such as ``"gain"``.
-        fixed: fixed effects, similarity among them.
-        random: random effects; those of known intermediates are used.
+        outcome, fixed, random: the model, see `reml.crossed_reml`.
         level: coverage of the intervals.
-        draws: simulated outcomes for ``best``.
-        seed: random seed.
+        draws, seed: simulated outcomes for ``best``.
 
     Returns:
-        ``new`` with rank, predicted, se, df, low, high, ``best`` (probability of being the best of
-        the candidates) and ``helps`` (probability of a gain above zero), best first. Whether the
-        intervals cover as they claim is `leave_out`'s ``coverage``.
-
-    Raises:
-        BadFit: the data do not carry the model.
+        ``new``, best first, with rank, predicted, se, df, low, high, ``best`` (probability of being the
+        best of the candidates) and ``helps`` (of a gain above zero).
     """
     fit = reml.crossed_reml(data, outcome, fixed, random)
     found = forecast(fit, new, fixed)
@@ -436,26 +267,11 @@ def predict_gain(
 
 
 def influence(
-    data: pd.DataFrame,
-    outcome: str,
-    fixed: Sequence[str],
-    random: Sequence[str],
-    term: str,
-    units: Sequence[str] = ("intermediate", "target"),
+    data: pd.DataFrame, outcome: str, fixed: Sequence[str], random: Sequence[str], term: str
 ) -> pd.DataFrame:
-    """Return the slope without each task in turn.
-
-    Args:
-        data, outcome, fixed, random: as in `reml.crossed_reml`.
-        term: fixed effect to follow.
-        units: columns whose levels are left out one at a time.
-
-    Returns:
-        unit, left_out, estimate, se, low, high, p; the first row leaves out nothing.
-    """
-    whole = reml.crossed_reml(data, outcome, fixed, random)
-    rows = [{"unit": "", "left_out": "", **whole[term]}]
-    for unit in units:
+    """Return the slope of ``term`` with all tasks (first row) and without each in turn."""
+    rows = [{"unit": "", "left_out": "", **reml.crossed_reml(data, outcome, fixed, random)[term]}]
+    for unit in ("intermediate", "target"):
         for level in sorted(data[unit].astype(str).unique()):
             rest = data[data[unit].astype(str) != level]
             try:
@@ -464,3 +280,74 @@ def influence(
                 raise BadFit(f"without {unit} {level}: {error}") from None
             rows.append({"unit": unit, "left_out": level, **fit[term]})
     return pd.DataFrame(rows)[["unit", "left_out", "estimate", "se", "low", "high", "p"]]
+
+
+# Measures that say the same.
+
+
+def dyadic_parts(data: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return columns over the complete dyads without what belongs to single tasks, standardised."""
+    complete = data.dropna(subset=list(columns))
+    table = permutation.grid(complete, columns[0], columns, "intermediate", "target")
+    used = np.isfinite(table.outcome)
+    basis = permutation.effects_basis(table, used, permutation.BOTH)
+    if used.sum() < basis.shape[1] + 3:
+        raise BadFit(
+            f"{int(used.sum())} complete dyads are too few to compare measures; leave out measures "
+            "that are undefined for many dyads."
+        )
+    x = table.predictors[:, used].T
+    rest = x - basis @ (basis.T @ x)
+    flat = np.linalg.norm(rest, axis=0) <= 1e-8 * np.maximum(np.linalg.norm(x, axis=0), 1e-300)
+    if flat.any():
+        names = ", ".join(repr(c) for c, f in zip(columns, flat, strict=True) if f)
+        raise BadFit(f"{names} belong to single tasks and do not vary between dyads; leave out.")
+    return pd.DataFrame(rest / rest.std(0, ddof=1), columns=list(columns))
+
+
+def overlap(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Say which measures repeat one another about dyads, tasks' means removed, and what each adds.
+
+    Args:
+        table: dyad table without identity pairs.
+        measures: similarity columns; the first of a group that says the same (1 - |Spearman| below .3
+            on average) stands for it.
+
+    Returns:
+        Indexed by measure: group, vif, r2 (of the gain's dyadic part), unique (its part that no other
+        of up to eight groups shares), note (why a measure is not compared).
+    """
+    used, notes = table.dropna(subset=["gain"]), {}
+    for name in measures:
+        missing = int(used[name].isna().sum())
+        notes[name] = f"undefined for {missing} of {len(used)} dyads" if missing else ""
+        try:
+            dyadic_parts(used.dropna(subset=[name]), [name]) if not missing else None
+        except BadFit as error:
+            notes[name] = str(error)
+    names = [name for name, reason in notes.items() if not reason]
+    if len(names) < 2:
+        raise BadFit("fewer than two measures are defined for all dyads and vary between them.")
+    parts = dyadic_parts(used, ["gain", *names])
+    gain, x = parts.pop("gain").to_numpy(), parts
+    apart = 1 - x.corr("spearman").abs().to_numpy()
+    np.fill_diagonal(apart, 0)
+    tree = hierarchy.linkage(distance.squareform(np.maximum(apart, 0), checks=False), "average")
+    raw = pd.Series(hierarchy.fcluster(tree, 0.3, "distance"), index=names)
+    groups = raw.map({g: k for k, g in enumerate(dict.fromkeys(raw), 1)})
+
+    def r2(y: np.ndarray, chosen: Sequence[str]) -> float:
+        z = x[list(chosen)].to_numpy()
+        rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
+        return 1 - float(rest @ rest) / float(y @ y)
+
+    out = pd.DataFrame({"note": notes}).assign(group=groups)
+    explained = {n: r2(x[n].to_numpy(), [m for m in names if m != n]) for n in names}
+    out["vif"] = pd.Series(
+        {n: 1 / (1 - r) if r < 1 - 1e-10 else np.inf for n, r in explained.items()}
+    )
+    out["r2"] = pd.Series({n: r2(gain, [n]) for n in names})
+    first = list(groups.drop_duplicates().index[:8])
+    others = {n: [m for m in first if m != n] for n in first}
+    out["unique"] = pd.Series({n: r2(gain, first) - r2(gain, rest) for n, rest in others.items()})
+    return out[["group", "vif", "r2", "unique", "note"]].rename_axis("measure")

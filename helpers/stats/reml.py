@@ -1,27 +1,33 @@
-"""Mixed models with crossed random effects by restricted maximum likelihood."""
+"""Mixed models with crossed random effects by restricted maximum likelihood.
+
+The model is y = X b + sum_k Z_k u_k + e with u_k ~ N(0, v_k I) and e ~ N(0, s I). All is computed
+from cross-products of (Z, X, y) formed once, so that one evaluation costs a Cholesky of the size of
+the random effects, whatever the number of rows. Derivatives: Searle, Casella & McCulloch, Variance
+Components (1992), chapter 6.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-import scipy.linalg as sla
 from scipy import optimize, stats
+from scipy.linalg import lapack
 
 from helpers.errors import BadFit, unknown
-from helpers.stats import design, freedom, likelihood
+from helpers.stats import design
 from helpers.stats.design import Design
-from helpers.stats.freedom import Method, Precision
-from helpers.stats.likelihood import Cross, Peak
 
+Method = Literal["kenward-roger", "satterthwaite"]
 RESIDUAL = "residual"
-# Of the two, Kenward-Roger keeps the nominal type I error where similarity follows the format
-# blocks and the block variance is estimated near zero: see data/calibration and `calibration.py`.
-DEFAULT: Method = "kenward-roger"
+SETTLED = 1e-6  # a search has converged if the log-likelihood can rise by no more than this
+FAR = 0.02  # ratio of a small variance to the others where a search begins
+ONE_SUMMIT = 100  # levels above which no table was seen to have a second maximum
+JOINS = 1e-2  # a climb this near to a known maximum, in height and place, ends there
 
 
 @dataclass(frozen=True)
@@ -29,34 +35,29 @@ class Fit:
     """A fitted mixed model that passed its guards.
 
     Attributes:
-        table: one row per fixed effect: estimate, se, df, t, p, low, high (95 % interval). Degrees
-            of freedom outside 1 to rows - fixed effects are set to the nearer end: formulas give
-            less than 1 where a variance hardly shows, and an interval of half a degree is no help.
+        table: one row per fixed effect: estimate, se, df, t, p, low, high (95 % interval). Degrees of
+            freedom outside 1 to rows - fixed effects are set to the nearer end: formulas give less
+            than 1 where a variance hardly shows.
         variances: one per random effect, and ``"residual"`` last.
-        loglik: restricted log-likelihood (log-likelihood if ``reml`` is false).
-        converged: always true: a fit that does not converge raises BadFit.
-        method: how standard errors and degrees of freedom were computed.
-        reml: whether the restricted likelihood was maximised.
-        rows: number of rows.
-        levels: number of levels of each random effect.
+        loglik, reml: log-likelihood, and whether the restricted one.
+        rows, levels: number of rows, and of levels per random effect.
         boundary: random effects whose variance was estimated at zero.
         notes: plain sentences about effects left out and zero variances.
-        model, peak, precision: the arrays behind the numbers.
+        design, cross, peak, spread: the arrays behind them; spread is the variances' covariance.
     """
 
     table: pd.DataFrame
     variances: pd.Series
     loglik: float
-    converged: bool
-    method: Method
     reml: bool
     rows: int
     levels: dict[str, int]
     boundary: tuple[str, ...]
     notes: tuple[str, ...]
-    model: Model = field(repr=False)
+    design: Design = field(repr=False)
+    cross: Cross = field(repr=False)
     peak: Peak = field(repr=False)
-    precision: Precision = field(repr=False)
+    spread: np.ndarray = field(repr=False)
 
     def __getitem__(self, term: str) -> pd.Series:
         """Return the table row of one fixed effect."""
@@ -65,90 +66,30 @@ class Fit:
         return self.table.T[term]
 
     @cached_property
-    def covariance(self) -> pd.DataFrame:
-        """Covariance of the fixed effects, as the standard errors are computed."""
-        names = self.table.index
-        return pd.DataFrame(self.precision.covariance, index=names, columns=names)
+    def blups(self) -> dict[str, pd.Series]:
+        """Predicted random effects by level, per effect."""
+        ratios = self.cross.per_level(self.peak.variances[:-1] / self.peak.variances[-1])
+        parts = np.split(ratios * self.peak.slopes.zpy, self.cross.starts[1:-1])
+        names = [(t.name, pd.Index(t.levels, name=t.name)) for t in self.design.terms]
+        return {n: pd.Series(u, levels) for (n, levels), u in zip(names, parts, strict=False)}
 
-    @cached_property
-    def blups(self) -> dict[str, pd.DataFrame]:
-        """Predicted random effects: a table (blup, se of its error) per effect, by level."""
-        return _blups(self.model, self.peak)
+    def profile(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """Return the profile-likelihood interval of a variance; the lower end may be 0."""
+        if name not in self.variances.index:
+            raise unknown("variance", name, self.variances.index)
+        at = self.variances.index.get_loc(name)
+        drop = float(stats.chi2.ppf(level, 1)) / 2
+        centre, total = float(self.variances.iloc[at]), float(self.variances.sum())
+        least = 1e-12 * total if name == RESIDUAL else 0.0
 
-    @cached_property
-    def residuals(self) -> np.ndarray:
-        """What neither fixed nor random effects predict, shape (rows,)."""
-        named = self.model.design
-        rest = named.y - named.x @ self.peak.state.beta
-        for term in named.terms:
-            rest = rest - self.blups[term.name]["blup"].to_numpy()[term.codes] * term.slope
-        return np.asarray(rest)
+        def below(value: float) -> float:
+            held = {at: max(value, least)}
+            peak = maximise(self.cross, self.reml, held, self.peak.variances)
+            return peak.loglik - self.loglik + drop
 
-    @cached_property
-    def r2(self) -> dict[str, float]:
-        """Marginal (fixed effects) and conditional (fixed and random) share of variance."""
-        return _r2(self.model, self.variances, self.peak.state.beta)
-
-    def contrast(self, weights: dict[str, float]) -> pd.Series:
-        """Return estimate, se, df, t, p, low, high of a weighted sum of fixed effects.
-
-        Args:
-            weights: weight of each fixed effect; those not named count 0.
-        """
-        for term in weights:
-            if term not in self.table.index:
-                raise unknown("fixed effect", term, self.table.index)
-        c = np.array([weights.get(str(term), 0.0) for term in self.table.index])
-        se = float(np.sqrt(c @ self.precision.covariance @ c))
-        df = float(np.clip(self.precision.df_of(c), 1, self.rows - len(c)))
-        table = _table([""], c @ self.peak.state.beta, np.array([se]), np.array([df]))
-        return table.iloc[0]
-
-    def interval(self, term: str, level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of a fixed effect at a level, by its t distribution."""
-        row = self[term]
-        half = float(stats.t.ppf(0.5 + level / 2, row.df)) * row.se
-        return float(row.estimate - half), float(row.estimate + half)
-
-    def profile(self, term: str, level: float = 0.95) -> tuple[float, float]:
-        """Return the profile-likelihood interval of a fixed effect or of a variance.
-
-        Args:
-            term: a fixed effect (plain likelihood) or a random effect (restricted likelihood).
-            level: coverage aimed at.
-
-        Returns:
-            Lower and upper end; the lower end of a variance may be 0.
-
-        Raises:
-            UnknownName: no such effect.
-            BadFit: the likelihood does not fall far enough on one side.
-        """
-        if term in self.table.index:
-            return _profile_fixed(self.model, list(self.table.index).index(term), level)
-        if term in self.variances.index:
-            return _profile_variance(self, list(self.variances.index).index(term), level)
-        raise unknown("effect", term, [*self.table.index, *self.variances.index])
-
-
-@dataclass(frozen=True)
-class Model:
-    """The whitened arrays of a model, kept so that a fit can be profiled and compared.
-
-    Attributes:
-        design: named arrays before whitening.
-        y, x, z: whitened outcome, fixed effects and one array per random effect.
-        cross: their cross-products.
-        held: variances that are known rather than estimated, by position.
-    """
-
-    design: Design
-    y: np.ndarray
-    x: np.ndarray
-    z: tuple[np.ndarray, ...]
-    cross: Cross
-    held: dict[int, float]
-    names: tuple[str, ...]
+        width = max(centre, total / 20)
+        low = 0.0 if centre == 0 else _cross_zero(below, centre, -0.6 * width)
+        return low, _cross_zero(below, centre, width)
 
 
 def crossed_reml(
@@ -158,9 +99,8 @@ def crossed_reml(
     random: Sequence[str],
     weights: str | None = None,
     *,
-    covariance: np.ndarray | None = None,
     reml: bool = True,
-    method: Method = DEFAULT,
+    method: Method = "kenward-roger",
 ) -> Fit:
     """Fit a mixed model with crossed random effects.
 
@@ -169,263 +109,421 @@ def crossed_reml(
         outcome: numeric column.
         fixed: fixed effects besides the intercept: numeric columns, text columns (as indicators),
             products ``"a:b"``.
-        random: random effects: ``"a"``, ``"a:b"`` for combinations, ``"x|a"`` for independent
-            slopes of ``x`` by ``a``.
+        random: random effects: ``"a"``, ``"a:b"`` for combinations, ``"x|a"`` for independent slopes
+            of ``x`` by ``a``.
         weights: column of known relative precisions: a row's residual variance is divided by it.
-        covariance: known sampling covariance of the rows, shape (rows, rows), such as
-            `noise.sampling_covariance` gives for gains that share baseline runs. The residual is
-            then what varies between rows beyond it.
         reml: restricted likelihood (for estimates) or the plain one (to compare fixed effects).
-        method: small-sample method for standard errors and degrees of freedom.
+        method: small-sample standard errors and df, ``"kenward-roger"`` or ``"satterthwaite"``. The
+            first keeps the nominal type I error where similarity follows format blocks.
 
     Returns:
         The fit. Effects the design cannot estimate are left out and named in ``Fit.notes``.
 
     Raises:
-        UnknownName: a column or the method does not exist.
         BadFit: missing values, a constant or collinear measure, too few rows, or no convergence.
-            The text says what to do.
 
     Source: Bates et al., J. Stat. Software 67(1) (2015) for the profiled likelihood; Patterson &
         Thompson, Biometrika 58 (1971) for REML.
     """
     if method not in get_args(Method):
         raise unknown("small-sample method", method, get_args(Method))
-    if weights is not None and covariance is not None:
-        raise BadFit("give weights or a covariance, not both: a covariance holds the precisions.")
-    named = design.build(data, outcome, fixed, random, weights, residual=True)
-    model = _whiten(named, covariance)
-    peak = likelihood.maximise(model.cross, reml, model.held)
-    return _report(model, peak, reml, method)
-
-
-def refit(fit: Fit, outcome: np.ndarray, x: np.ndarray) -> Fit:
-    """Fit the same random effects to another outcome and other covariates.
-
-    For simulations: what depends on the grouping of rows alone is not computed again.
-
-    Args:
-        fit: a REML fit without a known covariance.
-        outcome: shape (rows,).
-        x: covariates in place of the former fixed effects, without the intercept and as many as
-            they were, shape (rows, covariates).
-
-    Raises:
-        BadFit: other shapes, a collinear covariate, or no convergence.
-    """
-    model, named = fit.model, fit.model.design
-    full = np.column_stack([np.ones(len(outcome)), x])
-    if model.held or not fit.reml or full.shape != named.x.shape or outcome.shape != named.y.shape:
-        raise BadFit("refit needs a REML fit without known covariance, and arrays of its shapes.")
-    design.refuse_aliased(list(zip(named.names, full.T, strict=True)))
-    root = np.sqrt(named.weights)
-    y, full_w = outcome * root, full * root[:, None]
-    cross = replace(model.cross, **likelihood.with_outcome(np.hstack(model.z), full_w, y))
-    moved = replace(named, y=outcome, x=full)
-    peak = likelihood.maximise(cross, True)
-    fresh = Model(moved, y, full_w, model.z, cross, {}, model.names)
-    return _report(fresh, peak, True, fit.method)
-
-
-def _whiten(named: Design, covariance: np.ndarray | None) -> Model:
-    """Scale rows so that the residual is independent with one variance."""
-    z = [term.matrix() for term in named.terms]
-    names = tuple(term.name for term in named.terms) + (RESIDUAL,)
-    if covariance is None:
-        root = np.sqrt(named.weights)
-        y, x = named.y * root, named.x * root[:, None]
-        z = [m * root[:, None] for m in z]
-        cross = likelihood.cross_products(y, x, z, float(np.log(root).sum()))
-        return Model(named, y, x, tuple(z), cross, {}, names)
-    factor = _root_of(covariance, named.y.size)
-    z.append(np.eye(named.y.size))  # the residual becomes a variance to estimate; error is known
-    y, x, *z = [
-        sla.solve_triangular(factor, a, lower=True, check_finite=False)
-        for a in (named.y, named.x, *z)
-    ]
-    jacobian = -float(np.log(np.diag(factor)).sum())
-    cross = likelihood.cross_products(y, x, z, jacobian)
-    return Model(named, y, x, tuple(z), cross, {-1: 1.0}, names)
-
-
-def _root_of(covariance: np.ndarray, rows: int) -> np.ndarray:
-    k = np.asarray(covariance, float)
-    if k.shape != (rows, rows) or not np.allclose(k, k.T, atol=1e-10 * np.abs(k).max()):
-        raise BadFit(
-            f"covariance must be symmetric with shape ({rows}, {rows}), one row per row of the "
-            f"data; it has shape {k.shape}."
-        )
-    try:
-        return sla.cholesky(k, lower=True)
-    except (np.linalg.LinAlgError, ValueError):
-        raise BadFit(
-            "covariance is not positive definite: every row needs a sampling variance above zero "
-            "(two seeds at least), and a target's rows may not share all of their error."
-        ) from None
-
-
-def _report(model: Model, peak: Peak, reml: bool, method: Method) -> Fit:
-    """Turn a maximum into what a reader needs."""
-    known = bool(model.held)
-    reml_peak = peak if reml else _with_reml_slopes(model.cross, peak)
-    precision = freedom.precision(model.cross, reml_peak, method, residual=not known)
-    v = peak.variances[:-1] if known else peak.variances
-    variances = pd.Series(v, index=list(model.names), name="variance")
-    names = list(model.design.names)
-    se = np.sqrt(np.diag(precision.covariance))
-    df = np.clip(precision.df, 1.0, model.cross.rows - len(names))
-    boundary = tuple(n for n in model.names[:-1] if variances[n] <= 1e-8 * variances.sum())
-    notes = (*model.design.notes, *map(_zero_note, boundary))
-    return Fit(
-        table=_table(names, peak.state.beta, se, df),
-        variances=variances,
-        loglik=peak.loglik,
-        converged=True,
-        method=method,
-        reml=reml,
-        rows=model.cross.rows,
-        levels={t.name: len(t.levels) for t in model.design.terms},
-        boundary=boundary,
-        notes=notes,
-        model=model,
-        peak=peak,
-        precision=precision,
-    )
-
-
-def _zero_note(name: str) -> str:
-    return (
+    named = design.build(data, outcome, fixed, random, weights)
+    cross = cross_products(named)
+    peak = maximise(cross, reml)
+    covariance, df, spread = _precision(cross, peak, method, reml)
+    names = [*(term.name for term in named.terms), RESIDUAL]
+    variances = pd.Series(peak.variances, index=names, name="variance")
+    boundary = tuple(n for n in names[:-1] if variances[n] <= 1e-8 * variances.sum())
+    zero = [
         f"the variance of {name!r} is estimated at zero: this table shows no spread of it beyond "
         "the other effects (not proof that there is none)."
-    )
+        for name in boundary
+    ]
+    return Fit(
+        table=t_table(
+            named.names, peak.state.beta, np.sqrt(np.diag(covariance)),
+            np.clip(df, 1.0, cross.rows - len(named.names)),
+        ),
+        variances=variances,
+        loglik=peak.loglik,
+        reml=reml,
+        rows=cross.rows,
+        levels={t.name: len(t.levels) for t in named.terms},
+        boundary=boundary,
+        notes=(*named.notes, *zero),
+        design=named,
+        cross=cross,
+        peak=peak,
+        spread=spread,
+    )  # fmt: skip
 
 
-def _with_reml_slopes(cross: Cross, peak: Peak) -> Peak:
-    slopes = likelihood.derivatives(cross, peak.state, peak.variances, reml=True)
-    return Peak(peak.variances, peak.state, slopes, peak.loglik, peak.steps, peak.gap)
-
-
-def _table(
+def t_table(
     names: Sequence[str], estimate: np.ndarray, se: np.ndarray, df: np.ndarray
 ) -> pd.DataFrame:
-    t = estimate / se
-    half = stats.t.ppf(0.975, df) * se
-    columns: dict[str, Any] = {
-        "estimate": estimate,
-        "se": se,
-        "df": df,
-        "t": t,
-        "p": 2 * stats.t.sf(np.abs(t), df),
-        "low": estimate - half,
-        "high": estimate + half,
-    }
+    """Return estimate, se, df, t, p, low, high (95 %) of t-distributed estimates, by term."""
+    t, half = estimate / se, stats.t.ppf(0.975, df) * se
+    columns = {
+        "estimate": estimate, "se": se, "df": df, "t": t, "p": 2 * stats.t.sf(np.abs(t), df),
+        "low": estimate - half, "high": estimate + half,
+    }  # fmt: skip
     return pd.DataFrame(columns, index=pd.Index(names, name="term"))
 
 
-def _blups(model: Model, peak: Peak) -> dict[str, pd.DataFrame]:
-    """Return the predicted random effects with the standard errors of their errors."""
-    cross, v = model.cross, peak.variances
-    ratios = cross.spread(v[:-1] / v[-1])
-    u = ratios * peak.slopes.zpy
-    zpz = peak.slopes.zpz
-    se = np.sqrt(np.maximum(v[-1] * (ratios - ratios**2 * np.diag(zpz)), 0))
-    out = {}
-    for k, term in enumerate(model.design.terms):
-        part = slice(cross.starts[k], cross.starts[k + 1])
-        index = pd.Index(term.levels, name=term.name)
-        out[term.name] = pd.DataFrame({"blup": u[part], "se": se[part]}, index=index)
-    return out
+def compare(full: Fit, reduced: Fit) -> float:
+    """Return the p-value of the likelihood-ratio test of two models nested in their fixed effects."""
+    df = len(full.table) - len(reduced.table)
+    if full.rows != reduced.rows or df < 1 or full.reml or reduced.reml:
+        raise BadFit(
+            "compare(full, reduced) needs nested models on the same rows, larger first, both fitted "
+            "by the plain likelihood: reml=False."
+        )
+    return float(stats.chi2.sf(max(2 * (full.loglik - reduced.loglik), 0.0), df))
 
 
-def _r2(model: Model, variances: pd.Series, beta: np.ndarray) -> dict[str, float]:
-    """Shares of variance by fixed, and by fixed and random effects.
-
-    Source: Nakagawa & Schielzeth, Methods Ecol. Evol. 4 (2013); Johnson (2014) for slopes.
-    """
-    named = model.design
-    by_fixed = float(np.var(named.x @ beta))
-    sizes = [float(np.mean(t.slope**2)) for t in named.terms]
-    by_random = float(np.dot(variances.iloc[:-1], sizes))
-    total = by_fixed + by_random + float(variances.iloc[-1] * np.mean(1 / named.weights))
-    return {"marginal": by_fixed / total, "conditional": (by_fixed + by_random) / total}
-
-
-def _profile_fixed(model: Model, column: int, level: float) -> tuple[float, float]:
-    """Profile the plain likelihood over one coefficient."""
-    top = likelihood.maximise(model.cross, False, model.held)
-    drop = float(stats.chi2.ppf(level, 1)) / 2
-    centre = float(top.state.beta[column])
-    width = float(np.sqrt(top.variances[-1] * np.linalg.inv(top.state.info)[column, column]))
-
-    def below(value: float) -> float:
-        shifted = model.cross.shift(column, value)
-        peak = likelihood.maximise(shifted, False, model.held, start=top.variances)
-        return peak.loglik - top.loglik + drop
-
-    return _cross_zero(below, centre, -width), _cross_zero(below, centre, width)
-
-
-def _cross_zero(below: Any, centre: float, width: float, floor: float | None = None) -> float:
-    """Step away from the maximum until ``below`` turns negative, then solve."""
+def _cross_zero(below: Callable[[float], float], centre: float, width: float) -> float:
+    """Step away from the maximum until ``below`` turns negative, then solve; 0 is the least."""
     near, far = centre, centre + width
     for _ in range(60):
-        if floor is not None and far <= floor:
-            return floor if below(floor) >= 0 else float(optimize.brentq(below, floor, near))
+        if far <= 0:
+            return 0.0 if below(0.0) >= 0 else float(optimize.brentq(below, 0.0, near))
         if below(far) < 0:
             return float(optimize.brentq(below, near, far, xtol=1e-8 * abs(width)))
         near, far = far, centre + 1.6 * (far - centre)
-    raise BadFit(
-        "the likelihood does not fall off on one side, so there is no profile interval: use the "
-        "interval of the table, or more rows."
-    )
+    raise BadFit("the likelihood does not fall off on one side, so there is no profile interval.")
 
 
-def _profile_variance(fit: Fit, position: int, level: float) -> tuple[float, float]:
-    """Profile the fit's likelihood over one variance."""
-    model, top = fit.model, fit.peak
-    drop = float(stats.chi2.ppf(level, 1)) / 2
-    at = -1 if position == model.cross.terms else position
-    centre = float(top.variances[at])
-
-    def below(value: float) -> float:
-        held = {**model.held, at: max(value, 1e-12 * fit.variances.sum() if at == -1 else 0.0)}
-        start = top.variances.copy()
-        peak = likelihood.maximise(model.cross, fit.reml, held, start=start)
-        return peak.loglik - top.loglik + drop
-
-    width = max(centre, float(fit.variances.sum()) / 20)
-    low = 0.0 if centre == 0 else _cross_zero(below, centre, -0.6 * width, floor=0.0)
-    return low, _cross_zero(below, centre, width)
+# The likelihood.
 
 
-def compare(full: Fit, reduced: Fit) -> pd.Series:
-    """Return the likelihood-ratio test of two nested models.
+@dataclass(frozen=True)
+class Cross:
+    """Cross-products of Z (rows, levels), X (rows, fixed) and y, weights in them; ``jacobian`` is theirs."""
 
-    Models that differ in fixed effects must be fitted with ``reml=False``. For one variance that
-    is absent from the reduced model the p-value is halved, because zero is an end of its range.
+    zz: np.ndarray
+    zx: np.ndarray
+    zy: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: float
+    starts: np.ndarray
+    rows: int
+    jacobian: float = 0.0
 
-    Args:
-        full: the larger model.
-        reduced: the smaller one, on the same rows.
+    def per_level(self, values: np.ndarray) -> np.ndarray:
+        """Repeat one value per effect for each of its levels."""
+        return np.repeat(values, np.diff(self.starts))
 
-    Returns:
-        Series with statistic, df, p.
+    def degrees(self, reml: bool) -> int:
+        """Return the divisor of the residual variance."""
+        return self.rows - len(self.xx) if reml else self.rows
 
-    Raises:
-        BadFit: the models cannot be compared.
 
-    Source: Self & Liang, J. Am. Stat. Assoc. 82 (1987) for the boundary.
+def cross_products(named: Design) -> Cross:
+    """Form the cross-products of a design."""
+    root = np.sqrt(named.weights)
+    y, x = named.y * root, named.x * root[:, None]
+    z = np.hstack([np.zeros((y.size, 0)), *(t.matrix() for t in named.terms)]) * root[:, None]
+    starts = np.cumsum([0, *(len(t.levels) for t in named.terms)])
+    products = (z.T @ z, z.T @ x, z.T @ y, x.T @ x, x.T @ y, float(y @ y))
+    return Cross(*products, starts, y.size, float(np.log(root).sum()))
+
+
+@dataclass(frozen=True)
+class State:
+    """Solution at given variance ratios; H is the covariance over the residual variance.
+
+    ``root``: Cholesky of I + D'Z'ZD; ``rx``, ``ry``: root-solved Z'X and Z'y; ``info``: X'H^-1X;
+    ``rss``: y'Py; ``logdet``, ``logdet_x``: of H and of ``info``.
     """
-    fixed = len(full.table) - len(reduced.table)
-    random = len(full.variances) - len(reduced.variances)
-    if full.rows != reduced.rows or fixed < 0 or random < 0 or fixed + random == 0:
-        raise BadFit("compare(full, reduced) needs nested models on the same rows, larger first.")
-    if full.reml != reduced.reml or (fixed and full.reml):
+
+    root: np.ndarray
+    scale: np.ndarray
+    rx: np.ndarray
+    ry: np.ndarray
+    info: np.ndarray
+    beta: np.ndarray
+    rss: float
+    logdet: float
+    logdet_x: float
+
+
+def solve(cross: Cross, ratios: np.ndarray) -> State:
+    """Solve the mixed-model equations at variances over the residual variance, all >= 0."""
+    scale = np.sqrt(cross.per_level(ratios))
+    a = scale[:, None] * cross.zz * scale
+    a[np.diag_indices_from(a)] += 1.0
+    root = _cholesky(a)
+    rx = _lower_solve(root, scale[:, None] * cross.zx)
+    ry = _lower_solve(root, scale * cross.zy)
+    info, xy = cross.xx - rx.T @ rx, cross.xy - rx.T @ ry
+    info_root = _cholesky(info)
+    half = _lower_solve(info_root, xy)
+    beta = np.linalg.solve(info_root.T, half)
+    rss = float(cross.yy - ry @ ry - half @ half)
+    logdet, logdet_x = (2 * float(np.log(r.diagonal()).sum()) for r in (root, info_root))
+    return State(root, scale, rx, ry, info, beta, rss, logdet, logdet_x)
+
+
+# LAPACK is called directly: a search solves hundreds of small systems, for which the checks of
+# scipy's own functions take longer than the arithmetic.
+def _cholesky(a: np.ndarray) -> np.ndarray:
+    if a.size == 0:
+        return a
+    root, bad = lapack.dpotrf(a, lower=1, clean=1)
+    if bad:
+        raise np.linalg.LinAlgError("not positive definite")
+    return np.asarray(root)
+
+
+def _lower_solve(root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if root.size == 0:
+        return right
+    solved, bad = lapack.dtrtrs(root, right, lower=1)
+    if bad:
+        raise np.linalg.LinAlgError("singular")
+    return np.asarray(solved).reshape(right.shape)
+
+
+def loglik(cross: Cross, state: State, residual: float, reml: bool) -> float:
+    """Return the log-likelihood (restricted or not), constants as in lme4 and statsmodels."""
+    twice = state.logdet + (state.logdet_x if reml else 0.0) + state.rss / residual
+    twice += cross.degrees(reml) * np.log(2 * np.pi * residual)
+    return float(-0.5 * twice + cross.jacobian)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Gradient and expected information in the variances, and products in units of the residual.
+
+    ``zpz``, ``zhz``: Z'PZ and Z'H^-1Z; ``zpy``: Z'Py; ``zhx``: Z'H^-1X.
+    """
+
+    score: np.ndarray
+    expected: np.ndarray
+    zpz: np.ndarray
+    zhz: np.ndarray
+    zpy: np.ndarray
+    zhx: np.ndarray
+
+
+def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -> Slopes:
+    """Return first derivatives and expected information at variances, the residual last."""
+    w = _lower_solve(state.root, state.scale[:, None] * cross.zz)
+    zhz = cross.zz - w.T @ w
+    zhx = cross.zx - w.T @ state.rx
+    zpy = cross.zy - w.T @ state.ry - zhx @ state.beta
+    zpz = zhz - zhx @ np.linalg.solve(state.info, zhx.T)
+    traces = zpz if reml else zhz
+    s, ratios, cut = variances[-1], variances[:-1] / variances[-1], cross.starts[:-1]
+    t, quad = _add_blocks(traces.diagonal(), cut), _add_blocks(zpy**2, cut)
+    tt = _add_blocks(traces**2, cut, both=True)
+    # products with the residual kernel use P = P H P: nothing of the size of the rows is formed
+    u = t - tt @ ratios
+    trace_p = cross.degrees(reml) - ratios @ t
+    score = np.append(quad, state.rss - ratios @ quad) / s**2 - np.append(t, trace_p) / s
+    expected = _border(tt, u, trace_p - ratios @ u) / (2 * s**2)
+    return Slopes(score / 2, expected, zpz, zhz, zpy, zhx)
+
+
+def observed_information(cross: Cross, peak: Peak, slopes: Slopes) -> np.ndarray:
+    """Return the observed information, shape (terms + 1, terms + 1)."""
+    s, ratios = peak.variances[-1], peak.variances[:-1] / peak.variances[-1]
+    cut, zpy, zpz = cross.starts[:-1], slopes.zpy, slopes.zpz
+    b = zpy - zpz @ (cross.per_level(ratios) * zpy)  # Z'PPy
+    first = peak.state.rss - ratios @ _add_blocks(zpy**2, cut)  # y'PPy
+    mixed = _add_blocks(zpy * b, cut)
+    pairs = _add_blocks(zpy[:, None] * zpz * zpy, cut, both=True)
+    return _border(pairs, mixed, first - ratios @ mixed) / s**3 - slopes.expected
+
+
+def _add_blocks(values: np.ndarray, cut: np.ndarray, both: bool = False) -> np.ndarray:
+    if cut.size == 0:
+        return np.zeros((0, 0) if both else 0)
+    out = np.add.reduceat(values, cut, axis=0)
+    return np.add.reduceat(out, cut, axis=1) if both else out
+
+
+def _border(inner: np.ndarray, side: np.ndarray, corner: float) -> np.ndarray:
+    out = np.empty((side.size + 1, side.size + 1))
+    out[:-1, :-1], out[:-1, -1], out[-1, :-1], out[-1, -1] = inner, side, side, corner
+    return out
+
+
+# The search.
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Maximum of the likelihood: variances (residual last), and how far it could still rise (``gap``)."""
+
+    variances: np.ndarray
+    state: State
+    slopes: Slopes
+    loglik: float
+    gap: float
+
+
+def maximise(
+    cross: Cross,
+    reml: bool = True,
+    held: Mapping[int, float] | None = None,
+    start: np.ndarray | None = None,
+) -> Peak:
+    """Find the variances that maximise the likelihood, zero allowed.
+
+    Fisher scoring over the variances themselves with those at zero held there as long as the likelihood
+    falls away from it. Searching over standard deviations instead would make zero a stationary point of
+    every problem and stop there wrongly. Small tables have several maxima, at the lower of which two far
+    starts can agree: searches begin in many places, the highest is kept. ``held`` fixes variances by
+    position; ``start`` is trusted if that search settles.
+    """
+    total = max(float(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy)), 0.0)
+    total /= max(cross.degrees(reml), 1)
+    if total <= 1e-14 * cross.yy / cross.rows:
         raise BadFit(
-            "fixed effects are compared by the plain likelihood: fit both models with reml=False."
+            "the fixed effects fit every row exactly, so there is no error to judge them by: "
+            "use fewer effects or more rows."
         )
-    if random > 1 or (random and fixed):
-        raise BadFit("compare one variance at a time, and apart from fixed effects.")
-    statistic = max(2 * (full.loglik - reduced.loglik), 0.0)
-    p = float(stats.chi2.sf(statistic, fixed + random)) / (2 if random else 1)
-    return pd.Series({"statistic": statistic, "df": fixed + random, "p": min(p, 1.0)})
+    good: list[Peak] = []
+    for begin in ([] if start is None else [start]) + _starts(cross, total):
+        peak = _climb(cross, begin, reml, held or {}, good)
+        if peak is not None and peak.gap <= SETTLED:
+            good.append(peak)
+            if start is not None:
+                break
+    if not good:
+        raise BadFit(
+            "the search for the variances did not converge, so no coefficient is shown: look for a "
+            "random effect with very few levels or a residual near zero, and leave that effect out."
+        )
+    return max(good, key=lambda peak: peak.loglik)
+
+
+def _starts(cross: Cross, total: float) -> list[np.ndarray]:
+    """Return where searches begin: equal variances, each one small, large, and alone with error."""
+    k = len(cross.starts) - 1
+    equal, one = np.ones(k + 1), np.eye(k + 1, dtype=bool)
+    if len(cross.zz) > ONE_SUMMIT:
+        shares = [equal, *(np.append(np.full(k, ratio), 1.0) for ratio in (FAR, 1 / FAR))]
+    else:
+        shares = [equal, *np.where(one, FAR, 1.0), *np.where(one, 1 / FAR, 1.0)]
+        shares += list(np.where(one | one[-1], 1.0, FAR)[:-1])
+    return [total * share / share.sum() for share in shares]
+
+
+Place = tuple[np.ndarray, State, float]
+
+
+def _at(cross: Cross, variances: np.ndarray, reml: bool, held: Mapping[int, float]) -> Place | None:
+    """Evaluate; without held variances the common scale is set to its best value for free."""
+    v = variances.copy()
+    v[list(held)] = list(held.values())
+    try:
+        state = solve(cross, v[:-1] / v[-1])
+    except np.linalg.LinAlgError:
+        return None
+    if not state.rss > 0:
+        return None
+    if not held:
+        v = v * (state.rss / cross.degrees(reml) / v[-1])
+    return v, state, loglik(cross, state, v[-1], reml)
+
+
+def _climb(
+    cross: Cross, start: np.ndarray, reml: bool, held: Mapping[int, float], known: Sequence[Peak]
+) -> Peak | None:
+    """Climb by Fisher scoring; None where that breaks down or joins a known maximum."""
+    here = _at(cross, start, reml, held)
+    moves = np.full(start.size, True)
+    moves[list(held)] = False
+    for _ in range(200):
+        if here is None:
+            return None
+        v, state, value = here
+        close = [p for p in known if abs(p.loglik - value) < JOINS]
+        if any(np.abs(p.variances - v).max() < JOINS * v.sum() for p in close):
+            return None
+        slopes = derivatives(cross, state, v, reml)
+        free = moves & ~((v <= 0) & (slopes.score <= 0))
+        jump = np.zeros(v.size)
+        if free.any():
+            info = slopes.expected[np.ix_(free, free)]
+            try:
+                jump[free] = np.linalg.solve(info, slopes.score[free])
+            except np.linalg.LinAlgError:
+                jump[free] = np.linalg.lstsq(info, slopes.score[free], rcond=None)[0]
+        gap = float(0.5 * slopes.score @ jump)
+        here = None if gap < 1e-9 else _higher(cross, v, value, jump, reml, held)
+        if here is None:
+            return Peak(v, state, slopes, value, gap)
+    return None
+
+
+def _higher(
+    cross: Cross, v: np.ndarray, value: float, jump: np.ndarray, reml: bool, held: Mapping[int, float]
+) -> Place | None:  # fmt: skip
+    """Shorten the step until the likelihood rises; negative variances become zero."""
+    for halvings in range(40):
+        trial = np.maximum(v + jump / 2**halvings, 0.0)
+        trial[-1] = max(trial[-1], 0.05 * v[-1])  # the residual may shrink, never vanish in a step
+        found = _at(cross, trial, reml, held)
+        if found is not None and found[2] > value:
+            return found
+    return None
+
+
+# Small-sample standard errors and degrees of freedom.
+
+
+def _precision(
+    cross: Cross, peak: Peak, method: Method, reml: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return covariance and df of the fixed effects, and the covariance of the variances.
+
+    Of one coefficient the Kenward-Roger scale is exactly 1 and its df are Satterthwaite's formula with the
+    *expected* information of all variances; its standard error is enlarged for their being estimated.
+    Satterthwaite uses the observed information of the variances above zero, as lmerTest does.
+
+    Source: Kenward & Roger, Biometrics 53 (1997); Kuznetsova et al., J. Stat. Software 82(13) (2017).
+    """
+    v = peak.variances
+    slopes = peak.slopes if reml else derivatives(cross, peak.state, v, reml=True)
+    covariance = plain = v[-1] * np.linalg.inv(peak.state.info)
+    first, second = _kernels(cross, peak, slopes)
+    use, information = np.full(v.size, True), slopes.expected
+    if method == "satterthwaite":
+        use[:-1] = v[:-1] > 1e-8 * v.sum()
+        information = observed_information(cross, peak, slopes)
+    spread = np.zeros((v.size, v.size))
+    spread[np.ix_(use, use)] = np.linalg.pinv(information[np.ix_(use, use)], hermitian=True)
+    if method == "kenward-roger":
+        inner = np.einsum("kl,klij->ij", spread, second)
+        inner -= np.einsum("kl,kij,jm,lmn->in", spread, first, plain, first)
+        covariance = plain + 2 * plain @ inner @ plain
+        covariance = (covariance + covariance.T) / 2
+    # twice the squared variance over the variance of that variance
+    turn = np.array([np.diag(plain @ f @ plain) for f in first])
+    uncertain = np.einsum("ki,kl,li->i", turn, spread, turn)
+    with np.errstate(divide="ignore"):
+        df = np.where(uncertain > 0, 2 * np.diag(plain) ** 2 / uncertain, np.inf)
+    return covariance, df, spread
+
+
+def _kernels(cross: Cross, peak: Peak, slopes: Slopes) -> tuple[np.ndarray, np.ndarray]:
+    """Return X'V^-1 K V^-1 X per variance and X'V^-1 K V^-1 K V^-1 X per pair of variances."""
+    f, n, s = slopes.zhx, slopes.zhz, peak.variances[-1]
+    ratios, k = peak.variances[:-1] / s, len(peak.variances) - 1
+    e = f - n @ (cross.per_level(ratios)[:, None] * f)  # Z'H^-2X
+    blocks = [slice(a, b) for a, b in zip(cross.starts[:-1], cross.starts[1:], strict=True)]
+    p = f.shape[1]
+    first, second = np.zeros((k + 1, p, p)), np.zeros((k + 1, k + 1, p, p))
+    for i, a in enumerate(blocks):
+        first[i] = f[a].T @ f[a]
+        for j, b in enumerate(blocks):
+            second[i, j] = f[a].T @ n[a, b] @ f[b]
+        second[i, k] = f[a].T @ e[a]
+        second[k, i] = second[i, k].T
+    first[k] = peak.state.info - np.einsum("k,kij->ij", ratios, first[:k])
+    second[k, k] = first[k] - np.einsum("k,kij->ij", ratios, second[:k, k])
+    return first / s**2, second / s**3

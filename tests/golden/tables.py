@@ -32,7 +32,6 @@ from helpers.stats import (
     calibration,
     confirmatory,
     gains,
-    interaction,
     multiverse,
     permutation,
     prediction,
@@ -171,8 +170,8 @@ def interaction_values() -> pd.DataFrame:
     cells = cells.groupby([*TASKS, "language"], as_index=False)[["gain", "syntactic"]].mean()
     own = analysed()[[*TASKS, "block", confirmatory.PRIMARY]]
     cells = cells.merge(own, on=TASKS)
-    slopes = interaction.distance_slopes(cells, "gain", "syntactic")
-    by_language = interaction.by_language(cells, confirmatory.PRIMARY, BY_LANGUAGE)
+    slopes = confirmatory.distance_slopes(cells, "gain", "syntactic")
+    by_language = confirmatory.by_language(cells, confirmatory.PRIMARY, BY_LANGUAGE)
     return pd.concat([by_language.reset_index(), slopes], ignore_index=True)
 
 

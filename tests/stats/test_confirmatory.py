@@ -1,8 +1,14 @@
 import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
+from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
 
+from data.make import calibration as scenarios
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, multiverse, permutation, reml, scenarios
+from helpers.stats import confirmatory, design, multiverse, permutation, prediction, reml
+from tests.stats.tables import crossed
 
 
 def dyads(slope, seed=0, name="blocks half"):
@@ -93,3 +99,144 @@ def test_refusals():
         confirmatory.confirm(two.assign(encoder=["e", "f"] * 45))
     with pytest.raises(BadFit, match="does not vary"):
         confirmatory.confirm(dyads(1.0).assign(text_embedding=1.0))
+
+
+def test_equivalence_is_two_one_sided_tests():
+    rng = np.random.default_rng(0)
+    data = crossed(8, 6, seed=1).assign(gain=0.1 + rng.normal(size=48))
+    fit = reml.crossed_reml(data, "gain", [], [])
+    found = confirmatory.equivalence(fit, "(intercept)", 0.5)
+    p, _, _ = DescrStatsW(data["gain"]).ttost_mean(-0.5, 0.5)
+    assert found["p"] == pytest.approx(p)
+    assert found["equivalent"] == (p < 0.05)
+    # equivalent exactly if the 90 % interval lies within the bounds
+    for bound in (0.05, 0.2, 0.5, 1.0):
+        found = confirmatory.equivalence(fit, "(intercept)", bound)
+        assert found["equivalent"] == (-bound < found["low"] and found["high"] < bound)
+    with pytest.raises(BadFit, match="above zero"):
+        confirmatory.equivalence(fit, "(intercept)", 0)
+
+
+def test_effect_sizes():
+    data = crossed(8, 6, seed=1)
+    found = confirmatory.effect_sizes(data, "gain", "similarity", confirmatory.TASKS)
+    fit = reml.crossed_reml(data, "gain", ["similarity"], confirmatory.TASKS)
+    assert found["slope"] == pytest.approx(
+        fit["similarity"]["estimate"] * data["similarity"].std(), rel=1e-4
+    )
+    plain = reml.crossed_reml(data, "gain", [], confirmatory.TASKS)
+    assert found["in_dyad_sd"] == pytest.approx(
+        found["slope"] / np.sqrt(plain.variances["residual"]), rel=1e-4
+    )
+    assert found["partial_r"] ** 2 == pytest.approx(
+        fit["similarity"]["t"] ** 2 / (fit["similarity"]["t"] ** 2 + fit["similarity"]["df"]),
+        rel=1e-3,
+    )
+
+
+def test_within_and_between_adds_up_and_is_free_of_task_means():
+    data = crossed(7, 6, seed=2).drop(index=[3, 17])
+    found = confirmatory.within_and_between(data, "similarity")
+    for task in confirmatory.TASKS:
+        assert found.groupby(task)["similarity_dyad"].mean().abs().max() < 1e-9
+    fixed = reml.crossed_reml(found, "gain", ["similarity_dyad"], confirmatory.TASKS)[
+        "similarity_dyad"
+    ]["estimate"]
+    by_hand = smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit()
+    assert fixed == pytest.approx(by_hand.params["similarity"], rel=0.02)
+
+
+def test_variance_shares_sum_to_one():
+    found = confirmatory.variance_shares(crossed(8, 6, seed=4), "gain", confirmatory.TASKS)
+    assert found["share"].sum() == pytest.approx(1)
+    assert (found["low"] <= found["variance"]).all()
+    assert (found["variance"] <= found["high"]).all()
+
+
+def language_rows(slope=0.5, change=0.0, seed=0):
+    return scenarios.language_rows(
+        np.random.default_rng(seed), slope, change, (12, 9, 15, 7, 10), 8
+    )
+
+
+def test_distance_slopes_are_least_squares_within_dyads():
+    data = language_rows()
+    found = confirmatory.distance_slopes(data, "gain", "distance", ["similarity"])
+    one = data[(data["intermediate"] == "i02") & (data["target"] == "t03")]
+    by_hand = stats.linregress(one["distance"], one["gain"]).slope
+    here = found[(found["intermediate"] == "i02") & (found["target"] == "t03")].iloc[0]
+    assert here["slope"] == pytest.approx(by_hand)
+    assert here["languages"] == 7
+    assert len(found) == 40
+    few = data[data["language"] < "l15"]
+    counts = few.groupby(["intermediate", "target"])["language"].nunique()
+    assert len(confirmatory.distance_slopes(few, "gain", "distance")) == (counts >= 5).sum()
+    with pytest.raises(BadFit, match="no dyad has 5 languages"):
+        confirmatory.distance_slopes(data[data["language"] < "l04"], "gain", "distance")
+
+
+def test_a_shared_baseline_does_not_move_differences_between_dyads():
+    data = language_rows()
+    noise = dict.fromkeys(zip(data["target"], data["language"], strict=True))
+    rng = np.random.default_rng(1)
+    noise = {cell: rng.normal() for cell in noise}
+    moved = data.assign(
+        gain=[
+            g - noise[cell]
+            for g, cell in zip(
+                data["gain"], zip(data["target"], data["language"], strict=True), strict=True
+            )
+        ]
+    )
+    a, b = (confirmatory.distance_slopes(d, "gain", "distance") for d in (data, moved))
+    shift = (a["slope"] - b["slope"]).groupby(a["target"]).std()
+    assert shift.max() < 1e-9
+
+
+def test_the_change_of_the_slope_with_distance_is_found():
+    def change(data):
+        means = data.assign(intermediate_format="f", target_format="g")
+        slopes = confirmatory._dyad_slopes(means, "similarity", "distance")
+        fit = reml.crossed_reml(slopes, "slope", ["similarity"], confirmatory.RANDOM)
+        return fit["similarity"]["estimate"]
+
+    estimates = [change(language_rows(0.5, 0.6, s)) for s in range(6)]
+    assert np.mean(estimates) == pytest.approx(0.6, abs=0.12)
+    # the covariate is standardised over languages, whatever its unit
+    scaled = language_rows(0.5, 0.6, 0).assign(distance=lambda d: 100 * d["distance"] + 7)
+    assert change(scaled) == pytest.approx(estimates[0], rel=1e-5)
+
+
+def test_by_language_pools_towards_the_common_slope():
+    data = language_rows(0.5, 0.0, 3)
+    found = confirmatory.by_language(data, "similarity")
+    assert set(found.index) == set(data["language"])
+    assert found["slope"].is_monotonic_increasing
+    raw = {
+        name: stats.linregress(g["similarity"], g["gain"]).slope
+        for name, g in data.groupby("language")
+        if len(g) >= 5
+    }
+    assert found["slope"].std() < pd.Series(raw).std()
+
+
+def test_errors_of_language_slopes_are_those_of_the_forecasts():
+    data = language_rows(0.5, 0.0, 4)
+    rng = np.random.default_rng(4)
+    own = {name: 0.8 * rng.normal() for name in data["language"].unique()}
+    data["gain"] += data["language"].map(own) * data["similarity"]
+    found = confirmatory.by_language(data, "similarity")
+    scaled = design.standardise(data, ["similarity"])
+    effects = [
+        *confirmatory.RANDOM,
+        "intermediate:target",
+        "language",
+        "target:language",
+        "similarity|language",
+    ]
+    fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects)
+    two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
+    covariance = prediction.forecast(fit, two, ["similarity"]).covariance
+    one = np.array([1.0, -1.0])
+    variance = one @ covariance @ one - 2 * fit.variances["residual"]
+    assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))

@@ -260,14 +260,70 @@ def test_dyads_refuse_what_is_not_there():
         g.dyads(found)
 
 
-def test_exclude():
-    table = pd.DataFrame(
-        {
-            "intermediate": ["mnli", "mnli"],
-            "target": ["xnli", "tatoeba"],
-            "target_format": ["pair", "retrieval"],
-            "identity_pair": [True, False],
-        }
-    )
+def test_exclude_leaves_identity_pairs_out():
+    table = pd.DataFrame({"target": ["xnli", "tatoeba"], "identity_pair": [True, False]})
     assert g.exclude(table)["target"].tolist() == ["tatoeba"]
-    assert g.exclude(table, identity=False, formats=["retrieval"])["target"].tolist() == ["xnli"]
+
+
+MANY = tuple(f"t{k:03d}" for k in range(160))  # targets as independent replicates
+
+
+def simulated(rng, seeds=3, baselines=6, sd=0.02, targets=("x", "y")):
+    """Runs whose seed noise is shared by their languages; true gains are 3 and 5 points."""
+    table = scores(("a", "b"), targets, ("de", "fr", "es"), seeds, baselines)
+    true = table["intermediate"].map({"": 0.5, "a": 0.53, "b": 0.55}).to_numpy()
+    runs = table["run"].unique()
+    shared = table["run"].map(dict(zip(runs, sd * rng.normal(size=runs.size), strict=True)))
+    own = 0.005 * rng.normal(size=len(table))
+    return table.assign(value=true + shared + own)
+
+
+def test_intervals_are_welchs():
+    table = simulated(np.random.default_rng(1))
+    row = g.intervals(table).set_index(["intermediate", "target"]).loc["a", "x"]
+    runs = 100 * table[table["target"] == "x"].groupby(["intermediate", "seed"])["value"].mean()
+    theirs = stats.ttest_ind(runs["a"], runs[""], equal_var=False)
+    assert row["gain"] == pytest.approx(runs["a"].mean() - runs[""].mean())
+    assert row["gain"] / row["se"] == pytest.approx(theirs.statistic)
+    assert row["df"] == pytest.approx(theirs.df)
+    ends = theirs.confidence_interval()
+    assert [row["low"], row["high"]] == pytest.approx([ends.low, ends.high])
+    assert row["spread"] == "own runs"
+    assert (row["seeds"], row["baseline_seeds"], row["languages"]) == (3, 6, 3)
+    squares = sum((len(r) - 1) * r.var(ddof=1) for _, r in runs.groupby(level=0))
+    assert row["own_noise"] == pytest.approx(np.sqrt(squares / 9 / 3))
+
+
+def test_intervals_cover():
+    found = g.intervals(simulated(np.random.default_rng(2), targets=MANY))
+    truth = found["intermediate"].map({"a": 3.0, "b": 5.0})
+    assert 0.90 <= truth.between(found["low"], found["high"]).mean() <= 0.99
+
+
+def test_a_baseline_that_trains_nothing_has_no_noise():
+    table = simulated(np.random.default_rng(0), baselines=1)
+    table["rows_trained"] = np.where(table["condition"] == "none", 0, 100)
+    row = g.intervals(table).set_index(["intermediate", "target"]).loc["a", "x"]
+    runs = table[(table["intermediate"] == "a") & (table["target"] == "x")]
+    means = 100 * runs.groupby("seed")["value"].mean()
+    assert row["se"] == pytest.approx(means.std(ddof=1) / np.sqrt(3))
+    assert row["df"] == pytest.approx(2)
+    # without noise one baseline may stand on both sides
+    split = g.gains(table, headroom=True)
+    assert split["headroom"].to_numpy() == pytest.approx(100 * (1 - split["baseline"]).to_numpy())
+
+
+def test_gains_of_one_target_correlate_one_half_with_equal_seeds():
+    table = simulated(np.random.default_rng(5), baselines=3, targets=MANY)
+    formats = FORMATS | dict.fromkeys(MANY, "pair")
+    dyads = g.dyads(g.gains(table), formats=formats)
+    wide = dyads.pivot(index="target", columns="intermediate", values="gain")
+    assert np.corrcoef(wide.to_numpy().T)[0, 1] == pytest.approx(0.5, abs=0.15)
+
+
+def test_intervals_refuse_seeds_that_lack_a_language():
+    table = simulated(np.random.default_rng(6))
+    with pytest.raises(BadRows, match="differ in their languages"):
+        g.intervals(table.drop(index=table.index[table["run"] == "single-a-x-0"][0]))
+    with pytest.raises(BadRows, match="no language is there"):
+        g.intervals(table[table["condition"] == "none"])

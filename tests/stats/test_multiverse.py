@@ -4,8 +4,9 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
+from data.make import calibration as scenarios
 from helpers.errors import BadFit, UnknownName
-from helpers.stats import multiverse, permutation, scenarios
+from helpers.stats import multiverse, permutation
 from helpers.stats.reml import crossed_reml
 
 TASKS = ("intermediate", "target")
@@ -122,15 +123,6 @@ def test_subsets():
     assert len(found["all"]) == 88
     assert len(found["without retrieval"]) == 70
     assert "retrieval" not in set(found["without retrieval"]["target_format"])
-
-
-def test_benjamini_hochberg():
-    p = [0.01, 0.04, 0.03, 0.005, 0.5]
-    expected = multipletests(p, method="fdr_bh")[1]
-    assert multiverse.benjamini_hochberg(p) == pytest.approx(expected)
-    with_gap = multiverse.benjamini_hochberg([0.01, np.nan, 0.02])
-    assert np.isnan(with_gap[1])
-    assert with_gap[[0, 2]] == pytest.approx(multipletests([0.01, 0.02], method="fdr_bh")[1])
 
 
 def test_all_measures_table():

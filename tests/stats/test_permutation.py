@@ -145,7 +145,7 @@ def test_a_measure_without_a_value_is_skipped_and_shown():
     pd.testing.assert_frame_equal(table.tail(1), alone)
     with pytest.raises(BadFit, match="'empty' has no value"):
         permutation.qap(data, "gain", "empty", *TASKS, n=99)
-    with pytest.raises(BadFit, match="no measure"):
+    with pytest.raises(BadFit, match="'empty' has no value"):
         permutation.max_t(data, "gain", ["empty"], *TASKS, n=99)
 
 

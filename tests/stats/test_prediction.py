@@ -2,9 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.outliers_influence import variance_inflation_factor
 
-from helpers.errors import BadFit, BadRows, UnknownName
-from helpers.stats import prediction, scenarios
+from data.make import calibration as scenarios
+from helpers.errors import BadFit, UnknownName
+from helpers.stats import prediction
 from helpers.stats.reml import crossed_reml
 from tests.stats.tables import crossed
 
@@ -21,7 +23,7 @@ def dense_forecast(fit, data, new, x_new):
         v += fit.variances[name] * (old[:, None] == old)
         cross += fit.variances[name] * (fresh[:, None] == old)
         own += fit.variances[name] * (fresh[:, None] == fresh)
-    x = fit.model.design.x
+    x = fit.design.x
     inverse = np.linalg.inv(v)
     beta = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ data["gain"].to_numpy())
     mean = x_new @ beta + cross @ inverse @ (data["gain"].to_numpy() - x @ beta)
@@ -47,7 +49,7 @@ def test_forecast_without_random_effects_is_the_textbook_interval():
     new = pd.DataFrame({"similarity": [0.0, 2.0]})
     table = prediction.forecast(fit, new, ["similarity"]).table()
     x = data["similarity"]
-    s2 = float((fit.residuals**2).sum() / 46)
+    s2 = float(((data["gain"] - fit.design.x @ fit.peak.state.beta) ** 2).sum() / 46)
     spread = s2 * (1 + 1 / 48 + (2.0 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
     assert table.loc[1, "se"] == pytest.approx(np.sqrt(spread))
     assert table["df"].tolist() == pytest.approx([46, 46], rel=1e-3)
@@ -65,9 +67,6 @@ def test_forecast_refuses_what_it_has_not_seen():
         prediction.forecast(fit, new.drop(columns="similarity"), ["similarity", "target_format"])
     with pytest.raises(BadFit, match="cannot build"):
         prediction.forecast(fit, data.head(2), ["similarity"])
-    known = crossed_reml(data, "gain", [], TWO, covariance=0.1 * np.eye(48))
-    with pytest.raises(BadFit, match="without a known covariance"):
-        prediction.forecast(known, data.head(2), [])
 
 
 def test_leave_out_never_sees_the_unit():
@@ -143,9 +142,9 @@ def test_weighted_fits_predict_by_their_weights():
     v = np.diag(fit.variances["residual"] / data["w"].to_numpy())
     kernel = {n: data[n].to_numpy()[:, None] == data[n].to_numpy() for n in TWO}
     v = v + sum(fit.variances[n] * kernel[n] for n in TWO)
-    rest = data["gain"].to_numpy() - fit.model.design.x @ fit.peak.state.beta
+    rest = data["gain"].to_numpy() - fit.design.x @ fit.peak.state.beta
     part = sum(fit.variances[n] * kernel[n] for n in TWO)
-    expected = fit.model.design.x @ fit.peak.state.beta + part @ np.linalg.solve(v, rest)
+    expected = fit.design.x @ fit.peak.state.beta + part @ np.linalg.solve(v, rest)
     assert prediction.forecast(fit, data, ["similarity"]).mean == pytest.approx(expected)
 
 
@@ -170,52 +169,6 @@ def test_expected_best_counts_ties():
     assert prediction.expected_best(observed, np.zeros(4), 2) == pytest.approx(np.mean(pairs))
     assert prediction.expected_best(observed, np.array([1, 0, 0, 0]), 2) == pytest.approx(4.0)
     assert prediction.expected_best(observed, np.zeros(4), 9) == 5.0
-
-
-def test_regret_and_strategies():
-    table = pd.DataFrame(
-        {
-            "target": ["x", "x", "x", "y", "y", "y"],
-            "intermediate": ["a", "b", "c"] * 2,
-            "observed": [1.0, 4.0, 2.0, 0.0, 3.0, 5.0],
-            "predicted": [0.0, 1.0, 2.0, 0.0, 1.0, 2.0],
-        }
-    )
-    assert prediction.regret(table, "predicted").to_dict() == {"x": 2.0, "y": 0.0}
-    assert prediction.regret(table, "predicted", k=2).to_dict() == {"x": 0.0, "y": 0.0}
-    found = prediction.strategies(table, {"similarity": "predicted"}, ks=(1, 2))
-    assert found.loc["similarity"].tolist() == [1.0, 0.0, 3.5]
-    # the other target's best: c for x (loses 2), b for y (loses 2)
-    assert found.loc["best constant choice", "regret@1"] == 2.0
-    assert found.loc["random", "regret@1"] == pytest.approx(np.mean([4 - 7 / 3, 5 - 8 / 3]))
-    assert found.loc["best possible", "regret@1"] == 0
-    assert found.loc["best possible", "gain"] == 4.5
-    with pytest.raises(BadFit, match="no usable value"):
-        prediction.regret(table.assign(predicted=np.nan), "predicted")
-
-
-def test_ndcg_says_its_coding():
-    accuracy = [0.80, 0.75, 0.70, 0.65]
-    right, wrong = [4, 3, 2, 1], [1, 2, 3, 4]
-    for coding in prediction.CODINGS:
-        assert prediction.ndcg(accuracy, right, coding) == pytest.approx(1.0)
-    # with raw accuracy a fully reversed ranking looks excellent
-    assert prediction.ndcg(accuracy, wrong, "raw") > 0.9
-    assert prediction.ndcg(accuracy, wrong, "above worst") < 0.7
-    discount = 1 / np.log2(np.arange(4) + 2)
-    by_hand = (
-        np.array([0, 0.05, 0.10, 0.15]) @ discount / (np.array([0.15, 0.10, 0.05, 0]) @ discount)
-    )
-    assert prediction.ndcg(accuracy, wrong, "above worst") == pytest.approx(by_hand)
-    assert prediction.ndcg([1, 1, 1], [1, 2, 3], "above worst") == 1.0
-    tied = [prediction.ndcg(a, [0, 0], "raw") for a in ([1.0, 0.0], [0.0, 1.0])]
-    assert tied[0] == pytest.approx(tied[1])
-    with pytest.raises(UnknownName):
-        prediction.ndcg(accuracy, right, "linear")
-    with pytest.raises(BadRows, match="above worst"):
-        prediction.ndcg([-1.0, 2.0], [1, 2], "raw")
-    with pytest.raises(BadRows):
-        prediction.ndcg([1.0], [1, 2], "raw")
 
 
 def test_predict_gain_ranks_with_intervals():
@@ -246,3 +199,97 @@ def test_influence_leaves_out_each_task():
     small = crossed(3, 2, seed=1)
     with pytest.raises(BadFit, match="without intermediate 0"):
         prediction.influence(small, "gain", ["similarity"], ["target"], "similarity")
+
+
+def test_regret_and_strategies():
+    table = pd.DataFrame(
+        {
+            "target": ["x", "x", "x", "y", "y", "y"],
+            "intermediate": ["a", "b", "c"] * 2,
+            "observed": [1.0, 4.0, 2.0, 0.0, 3.0, 5.0],
+            "predicted": [0.0, 1.0, 2.0, 0.0, 1.0, 2.0],
+        }
+    )
+    found = prediction.strategies(table, {"similarity": "predicted"}, ks=(1, 2))
+    assert found.loc["similarity"].tolist() == [1.0, 0.0, 3.5]
+    # the other target's best: c for x (loses 2), b for y (loses 2)
+    assert found.loc["best constant choice", "regret@1"] == 2.0
+    assert found.loc["random", "regret@1"] == pytest.approx(np.mean([4 - 7 / 3, 5 - 8 / 3]))
+    assert found.loc["best possible", "regret@1"] == 0
+    assert found.loc["best possible", "gain"] == 4.5
+    with pytest.raises(BadFit, match="no usable value"):
+        prediction.strategies(table.assign(predicted=np.nan), {"similarity": "predicted"})
+
+
+def test_ndcg_of_raw_scores_praises_a_reversed_ranking():
+    accuracy = [0.80, 0.75, 0.70, 0.65]
+    right, wrong = [4, 3, 2, 1], [1, 2, 3, 4]
+    assert prediction.ndcg(accuracy, right) == prediction.ndcg(accuracy, right, False) == 1.0
+    assert prediction.ndcg(accuracy, wrong, above_worst=False) > 0.9
+    discount = 1 / np.log2(np.arange(4) + 2)
+    worst, best = np.array([0, 0.05, 0.10, 0.15]), np.array([0.15, 0.10, 0.05, 0])
+    assert prediction.ndcg(accuracy, wrong) == pytest.approx(worst @ discount / (best @ discount))
+    assert prediction.ndcg([1, 1, 1], [1, 2, 3]) == 1.0
+    tied = [prediction.ndcg(a, [0, 0], False) for a in ([1.0, 0.0], [0.0, 1.0])]
+    assert tied[0] == pytest.approx(tied[1])
+
+
+# Measures that say the same.
+
+
+def measures(seed=0):
+    data = crossed(8, 7, seed=seed)
+    rng = np.random.default_rng(seed)
+    data["m1"] = rng.normal(size=56)
+    data["m2"] = data["m1"] + 0.3 * rng.normal(size=56)
+    data["m3"] = rng.normal(size=56)
+    return data
+
+
+def centred(data, name):
+    wide = data[name].to_numpy().reshape(8, 7)
+    return (wide - wide.mean(0) - wide.mean(1)[:, None] + wide.mean()).ravel()
+
+
+def test_overlap_is_that_of_the_double_centred_columns():
+    data = measures().assign(gain=lambda d: d["m1"] + d["m2"] + d["gain"])
+    found = prediction.overlap(data, ["m1", "m2", "m3"])
+    parts = np.column_stack([centred(data, m) for m in ("m1", "m2", "m3")])
+    by_hand = [variance_inflation_factor(parts, k) for k in range(3)]
+    assert found["vif"].to_numpy() == pytest.approx(by_hand)
+    assert found["vif"]["m1"] > 5 > found["vif"]["m3"]
+    assert found["group"].tolist() == [1, 1, 2]
+    y = centred(data, "gain")
+
+    def r2(*columns):
+        rest = y - (x := parts[:, columns]) @ np.linalg.lstsq(x, y, rcond=None)[0]
+        return 1 - (rest @ rest) / (y @ y)
+
+    assert found["r2"].to_numpy() == pytest.approx([r2(0), r2(1), r2(2)])
+    # m1 stands for its group
+    assert found["unique"]["m1"] == pytest.approx(r2(0, 2) - r2(2))
+    assert found["unique"]["m3"] == pytest.approx(r2(0, 2) - r2(0))
+    assert np.isnan(found["unique"]["m2"])
+    twice = prediction.overlap(data.assign(m4=3 * data["m3"]), ["m3", "m4"])
+    assert np.isinf(twice["vif"]).all()
+
+
+def test_target_effects_do_not_make_measures_alike():
+    data = measures()
+    for name in ("m1", "m3"):  # on pure noise many scores follow the number of classes
+        data[name] += 10 * data["target"]
+    assert data[["m1", "m3"]].corr().iloc[0, 1] > 0.9
+    assert prediction.overlap(data, ["m1", "m3"])["vif"].max() < 1.5
+
+
+def test_measures_that_cannot_be_compared_are_named():
+    data = measures().assign(size=lambda d: d["intermediate"] * 1.0)
+    data["part"] = data["m2"].mask(data.index < 3)
+    found = prediction.overlap(data, ["m1", "size", "part", "m3"])["note"]
+    assert "belong to single tasks" in found["size"]
+    assert found["part"] == "undefined for 3 of 56 dyads"
+    with pytest.raises(BadFit, match="fewer than two"):
+        prediction.overlap(data, ["m1", "size"])
+    few = pd.DataFrame({"intermediate": [0, 0, 1, 1], "target": [0, 1, 0, 1], "m": [1.0, 2, 3, 5]})
+    with pytest.raises(BadFit, match="too few"):
+        prediction.dyadic_parts(few, ["m"])

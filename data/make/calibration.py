@@ -1,13 +1,36 @@
-"""Simulated dyad tables with a known slope: the worlds the analysis is tried in."""
+"""Make or extend data/calibration: how often the analysis is wrong, by simulation.
+
+    python -m data.make.calibration --study dyads --replicates 1000
+
+Simulated tables with a known slope are analysed as the specification says, and in the ways it is
+compared with. Batches are seeded by their own names, so that a run continues where it was stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy
+
+from helpers.files import commit, write_atomic
+from helpers.stats import calibration, checks, confirmatory, permutation, reml
+from helpers.stats.calibration import COUNTED, FINAL, KEY, OTHER, RELABELLINGS, SEED, Answers
+from helpers.stats.confirmatory import RANDOM, TASKS
+
+FOLDER = Path(__file__).resolve().parents[1] / "calibration"
+BATCH = 50
+COMPARED = 4  # batches in which the methods that are not ours run too
+
+Draw = Callable[[np.random.Generator], pd.DataFrame]
+Analyse = Callable[[pd.DataFrame, int], Answers]
 
 Similarity = Literal["independent", "nodes", "interactions", "blocks", "confounded"]
 
@@ -216,3 +239,163 @@ def _cells(
         f"f{rows[a]} x f{columns[b]}" for a, b in zip(frame["i"], frame["t"], strict=True)
     ]
     return frame
+
+
+# How each method is asked.
+
+
+def ours(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the specified analysis, its companion, and the other small-sample method."""
+    full = data.dropna(subset=["gain"])
+    return {
+        **calibration.specified(data, seed),
+        OTHER: lambda: _reml(full, method="satterthwaite"),
+    }
+
+
+def every(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the specified analysis and the ones it is compared with."""
+    full = data.dropna(subset=["gain"])
+
+    def free() -> pd.Series:
+        found = permutation.qap(data, "gain", "similarity", *TASKS, None, RELABELLINGS, seed)
+        return pd.Series({"estimate": found.estimate, "p": found.p})
+
+    return {
+        **ours(data, seed),
+        "REML, blocks, same-format indicator": lambda: _reml(full, ["similarity", "same_format"]),
+        "REML without blocks": lambda: _reml(full, random=TASKS),
+        "permutation, free": free,
+        "two-way fixed effects": lambda: checks.ols(full, "gain", "similarity", TASKS),
+        "OLS": lambda: checks.ols(full, "gain", "similarity"),
+        "OLS, clustered by target": lambda: checks.ols(
+            full, "gain", "similarity", clusters=["target"]
+        ),
+        "OLS, clustered both ways": lambda: checks.ols(full, "gain", "similarity", clusters=TASKS),
+    }
+
+
+def _reml(
+    data: pd.DataFrame,
+    fixed: Sequence[str] = ("similarity",),
+    random: Sequence[str] = RANDOM,
+    outcome: str = "gain",
+    method: reml.Method = "kenward-roger",
+) -> pd.Series:
+    return reml.crossed_reml(data, outcome, fixed, random, method=method)["similarity"]
+
+
+def by_language(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the slope of gain on similarity from rows per language, in right and wrong ways."""
+    means = data.groupby([*TASKS, "block", "similarity"], as_index=False).agg(gain=("gain", "mean"))
+    cells = data.assign(
+        dyad=data["intermediate"] + data["target"], cell=data["target"] + data["language"]
+    )
+
+    def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Callable[[], pd.Series]:
+        return lambda: checks.ols(cells, "gain", "similarity", effects, clusters)
+
+    return {
+        "dyad means, " + FINAL: lambda: _reml(means),
+        "rows, OLS": ols(),
+        "rows, two-way fixed effects": ols(TASKS),
+        "rows, clustered by target x language": ols(TASKS, ["cell"]),
+        "rows, clustered by dyad": ols(TASKS, ["dyad"]),
+    }
+
+
+def by_distance(data: pd.DataFrame, seed: int) -> Answers:
+    """Return the change of the slope with language distance: by dyad slopes, and by rows."""
+    rows = data.assign(product=data["similarity"] * data["distance"])
+    effects = [*TASKS, "distance", "similarity"]
+    keep = ["similarity", "block"]
+
+    def by_dyad() -> pd.Series:
+        slopes = confirmatory.distance_slopes(data, "gain", "distance", keep)
+        return _reml(slopes, outcome="slope")
+
+    return {
+        "dyad slopes, " + FINAL: by_dyad,
+        "rows, two-way fixed effects": lambda: checks.ols(rows, "gain", "product", effects),
+    }
+
+
+# The stored studies: scenario names, slopes, how to draw, how to answer.
+Cell = tuple[str, float, Draw, Analyse]
+
+
+def dyad_tables(scenario: Scenario, slope: float) -> Draw:
+    """Return what draws dyad tables of a scenario; every stored replicate comes from here."""
+    return lambda rng: table(scenario, *draw(scenario, slope, rng))
+
+
+def dyad_cells() -> list[Cell]:
+    """Return the cells of ``dyads.csv``: every scenario at 0 and 0.4, some at more slopes."""
+    more = "independent|blocks none|blocks half|blocks|20 x 10, none|20 x 10, half|20 x 10|7 x 3"
+    slopes = [(name, slope, every) for name in SCENARIOS for slope in (0.0, 0.4)]
+    slopes += [(name, slope, ours) for name in more.split("|") for slope in (0.2, 0.6, 0.8)]
+    return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in slopes]
+
+
+def language_cells() -> list[Cell]:
+    """Return the cells of ``languages.csv``: rows per language, 9 x 202."""
+
+    def rows(slope: float, change: float) -> Draw:
+        return lambda rng: language_rows(rng, slope, change)
+
+    cells: list[Cell] = [("languages", b, rows(b, 0.0), by_language) for b in (0.0, 0.3)]
+    return cells + [("language distance", c, rows(0.3, c), by_distance) for c in (0.0, 0.1)]
+
+
+STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
+    "dyads": dyad_cells,
+    "languages": language_cells,
+}
+
+
+def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
+    """Make or extend a stored table of counts, replicates rounded up to whole batches."""
+    about = {
+        "command": f"python -m data.make.calibration --study {study}",
+        "commit": commit(),
+        "seed": SEED,
+        "batch": BATCH,
+        "batches_with_all_methods": COMPARED,
+        "relabellings": RELABELLINGS,
+        "scenarios": [asdict(s) for s in SCENARIOS.values()] if study == "dyads" else "rows",
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pandas": pd.__version__,
+        },
+    }
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
+    write_atomic(folder / f"{study}.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    path = folder / f"{study}.csv"
+    counts = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, *COUNTED])
+    done = set(map(tuple, counts[["scenario", "slope", "batch"]].to_numpy()))
+    for number in range(-(-replicates // BATCH)):
+        for name, slope, drawn, answer in STUDIES[study]():
+            if (name, slope, number) in done:
+                continue
+            answer = ours if answer is every and number >= COMPARED else answer
+            fresh = calibration.batch(name, slope, number, drawn, answer, BATCH)
+            counts = pd.concat([counts, fresh], ignore_index=True) if len(counts) else fresh
+            write_atomic(path, counts.to_csv(index=False, float_format="%.10g").encode())
+    return calibration.load(folder, study)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--study", choices=sorted(STUDIES), default="dyads")
+    parser.add_argument("--replicates", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    chosen = parser.parse_args()
+    counts = run(chosen.folder, chosen.study, chosen.replicates)
+    print(calibration.summary(counts).to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()

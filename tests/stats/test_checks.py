@@ -5,9 +5,11 @@ import hashlib
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 
 from helpers.errors import BadFit, BadRecord, MissingData
-from helpers.stats import external
+from helpers.stats import checks
+from tests.stats.tables import crossed
 
 NAMES = {
     "inference": "org/roberta-base-mnli-{k}",
@@ -21,16 +23,16 @@ NAMES = {
 def stand_in(same=0.0, block=1.0, models=386, incomplete=40, seed=0) -> pd.DataFrame:
     """Random scores laid out as the published table; no number in it is a published one."""
     rng = np.random.default_rng(seed)
-    targets = list(external.TARGETS)
+    targets = list(checks.TARGETS)
     families = list(NAMES)
     own = [families[k % len(families)] for k in range(models)]
-    effect = {(a, b): block * rng.normal() for a in families for b in external.TARGETS.values()}
+    effect = {(a, b): block * rng.normal() for a in families for b in checks.TARGETS.values()}
     base = rng.uniform(50, 90, len(targets))
     node, ease = rng.normal(size=models), 0.5 * rng.normal(size=len(targets))
     rows = [["roberta-base", base.mean(), np.nan, *base]]
     for k, family in enumerate(own):
         shift = (
-            [same * (family == f) + effect[family, f] for f in external.TARGETS.values()]
+            [same * (family == f) + effect[family, f] for f in checks.TARGETS.values()]
             + node[k]
             + ease
             + rng.normal(size=len(targets))
@@ -50,7 +52,7 @@ def path(tmp_path):
 
 
 def test_the_table_becomes_gains_over_the_plain_encoder(path):
-    found = external.read_table(path)
+    found = checks.read_table(path)
     assert len(found) == 386 * 36
     assert found["target"].nunique() == 36
     wide = stand_in().set_index("model_name")
@@ -60,20 +62,19 @@ def test_the_table_becomes_gains_over_the_plain_encoder(path):
     assert row["gain"] == pytest.approx(gain)
     assert (row["intermediate_family"], row["target_family"]) == ("sentiment", "sentiment")
     assert row["same_family"] == 1
-    assert found.attrs["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert external.TARGETS.keys() == set(found["target"])
+    assert checks.TARGETS.keys() == set(found["target"])
 
 
 def test_checksum_is_insisted_on_only_if_known(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert len(external.read_table(path, digest)) == 386 * 36
+    assert len(checks.read_table(path, digest)) == 386 * 36
     with pytest.raises(BadRecord, match="checksum"):
-        external.read_table(path, "0" * 64)
+        checks.read_table(path, "0" * 64)
 
 
 def test_files_that_are_not_the_table(tmp_path, path):
     with pytest.raises(MissingData, match="github.com/IBM/model-recycling"):
-        external.read_table(tmp_path / "nothing.csv")
+        checks.read_table(tmp_path / "nothing.csv")
     table = stand_in()
     for wrong, said in [
         (table.drop(columns="sst2"), "lacks sst2"),
@@ -83,10 +84,10 @@ def test_files_that_are_not_the_table(tmp_path, path):
     ]:
         wrong.to_csv(path)
         with pytest.raises(BadRecord, match=said):
-            external.read_table(path)
+            checks.read_table(path)
     path.write_bytes(b"")
     with pytest.raises(BadRecord, match="cannot be read"):
-        external.read_table(path)
+        checks.read_table(path)
 
 
 @pytest.mark.parametrize(
@@ -103,17 +104,17 @@ def test_files_that_are_not_the_table(tmp_path, path):
     ],
 )
 def test_names_tell_families(name, family):
-    assert external.family_of(name) == family
+    assert checks.family_of(name) == family
 
 
 def test_five_methods_on_a_true_effect_and_on_none():
-    true = external.add_families(long(stand_in(same=2.0, block=0.2)))
-    found = external.compare(true, n=499)
+    true = checks.add_families(long(stand_in(same=2.0, block=0.2)))
+    found = checks.compare(true, n=499)
     assert len(found) == 5
     assert found["estimate"].between(1.4, 2.6).all()
     assert (found["p"] < 0.05).all()
-    none = external.add_families(long(stand_in(same=0.0, block=2.0, seed=3)))
-    blind = external.compare(none, n=499)
+    none = checks.add_families(long(stand_in(same=0.0, block=2.0, seed=3)))
+    blind = checks.compare(none, n=499)
     # the block variance makes the standard error honest, whatever the draw
     honest = blind.loc["REML, model, target and block", "se"]
     assert honest > 4 * blind.loc["REML, model and target", "se"]
@@ -122,38 +123,26 @@ def test_five_methods_on_a_true_effect_and_on_none():
 
 
 def long(wide):
-    scores = wide.set_index("model_name")[list(external.TARGETS)].dropna()
+    scores = wide.set_index("model_name")[list(checks.TARGETS)].dropna()
     gains = scores.drop(index="roberta-base") - scores.loc["roberta-base"]
     out = gains.rename_axis(columns="target").stack().rename("gain").reset_index()
     return out.rename(columns={"model_name": "intermediate"})
 
 
 def test_nothing_to_compare():
-    table = external.add_families(long(stand_in()))
+    table = checks.add_families(long(stand_in()))
     with pytest.raises(BadFit, match="no model name"):
-        external.compare(table.assign(intermediate_family=""))
+        checks.compare(table.assign(intermediate_family=""))
 
 
-def test_seeds_are_tab_separated(tmp_path):
-    file = tmp_path / "seeds.csv"
-    rows = [
-        {"dataset name": t, "accuracy": "" if t == "stsb" else 0.5 + 0.01 * s,
-         "loss": 0.1, "spearmanr": 0.9 + 0.01 * s if t == "stsb" else "", "stage": s}
-        for s in range(20) for t in external.TARGETS
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(file, sep="\t")
-    found = external.read_seeds(file)
-    assert len(found) == 20 * 36
-    sd = external.noise(found)
-    assert sd["mnli"] == pytest.approx(np.std(np.arange(20), ddof=1))
-    assert sd["stsb"] == pytest.approx(sd["mnli"])
-    file.write_text("a\tb\n1\t2\n")
-    with pytest.raises(BadRecord, match="is not"):
-        external.read_seeds(file)
-    with pytest.raises(BadFit, match="one seed"):
-        external.noise(found[found["seed"] == 0])
-
-
-def test_collapsed_rows_are_only_marked():
-    table = pd.DataFrame({"gain": [-30.0, -10.0, 5.0]})
-    assert external.collapsed_rows(table).tolist() == [True, False, False]
+@pytest.mark.parametrize("clusters", [[], ["target"], ["intermediate", "target"]])
+def test_ols_is_that_of_the_formula(clusters):
+    data = crossed(8, 6, seed=3)
+    groups = {"groups": np.squeeze(data[clusters].to_numpy())} if clusters else None
+    robust = {"cov_type": "cluster", "cov_kwds": groups} if clusters else {}
+    theirs = smf.ols("gain ~ similarity + C(target_format)", data).fit(use_t=True, **robust)
+    found = checks.ols(data, "gain", "similarity", ["target_format"], clusters)
+    names = ["estimate", "se", "t", "p"]
+    by_hand = [theirs.params, theirs.bse, theirs.tvalues, theirs.pvalues]
+    assert found[names].tolist() == pytest.approx([v["similarity"] for v in by_hand])
+    assert found["df"] == (min(data[c].nunique() for c in clusters) - 1 if clusters else 45)
