@@ -177,7 +177,7 @@ def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> 
     if not len(encoded):
         raise BadRows(
             f"task {task.name!r}: none of its {len(train)} English training rows can be learnt from "
-            f"as a {task.format} row; left out: {dict(encoded.skipped) or 'queries without answer'}."
+            f"as a {task.format} row; left out: {dict(encoded.skipped)}."
         )
     prepared.tasks[task.name], prepared.formats[task.name] = task, format_
     prepared.train[task.name] = encoded
