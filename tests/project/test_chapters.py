@@ -37,7 +37,7 @@ def test_code_of_a_chapter_is_clean(chapter):
         "B018,E703",
     ]
     done = subprocess.run(
-        [*command, "-"], input=f"{setup}\n\n{code}\n", capture_output=True, text=True
+        [*command, "-"], input=f"{setup}\n\n{code}\n", capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stdout
 
@@ -51,7 +51,7 @@ def test_committed_notebooks_carry_no_outputs():
         twin = chapter.with_suffix(".ipynb")
         # What a reader saved in JupyterLab since is theirs, and stays out of commits.
         git = ["git", "-C", str(pages.ROOT), "show", f"HEAD:./book/{twin.name}"]
-        done = subprocess.run(git, capture_output=True, text=True)
+        done = subprocess.run(git, capture_output=True, encoding="utf-8")
         cells = json.loads(done.stdout if done.returncode == 0 else twin.read_text("utf-8"))[
             "cells"
         ]

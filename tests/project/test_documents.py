@@ -47,7 +47,9 @@ def test_files_that_are_named_exist(document):
 def test_documents_say_where_they_are_one_way(document):
     url = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]["url"]
     named = set(
-        re.findall(r"https://github\.com/[\w.-]+/transfer-book", (ROOT / document).read_text())
+        re.findall(
+            r"https://github\.com/[\w.-]+/transfer-book", (ROOT / document).read_text("utf-8")
+        )
     )
     assert named <= {url}
 
