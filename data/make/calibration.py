@@ -258,7 +258,9 @@ def every(data: pd.DataFrame, seed: int) -> Answers:
     full = data.dropna(subset=["gain"])
 
     def free() -> pd.Series:
-        found = permutation.qap(data, "gain", "similarity", *TASKS, None, RELABELLINGS, seed)
+        found = permutation.qap(
+            data, "gain", "similarity", *confirmatory.DYAD, None, RELABELLINGS, seed
+        )
         return pd.Series({"estimate": found.estimate, "p": found.p})
 
     return {

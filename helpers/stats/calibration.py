@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy import stats
 
 from helpers.errors import BadFit
 from helpers.stats import design, permutation, reml
-from helpers.stats.confirmatory import FORMATS, RANDOM, TASKS
+from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
 
 SEED = 20261123
 RELABELLINGS = 499
@@ -63,7 +64,8 @@ def batch(
     for _ in range(size):
         data, seed = draw(rng), int(rng.integers(2**31))
         for method, ask in answer(data, seed).items():
-            row = {"method": method, **dict.fromkeys(COUNTED, 0.0), "replicates": 1}
+            row: dict[str, Any] = {"method": method, **dict.fromkeys(COUNTED, 0.0)}
+            row["replicates"] = 1
             rows.append(row)
             try:
                 found = ask()
@@ -144,7 +146,7 @@ def specified(data: pd.DataFrame, seed: int) -> Answers:
         return reml.crossed_reml(full, "gain", ["similarity"], RANDOM)["similarity"]
 
     def companion() -> pd.Series:
-        found = permutation.qap(data, "gain", "similarity", *TASKS, FORMATS, RELABELLINGS, seed)
+        found = permutation.qap(data, "gain", "similarity", *DYAD, FORMATS, RELABELLINGS, seed)
         return pd.Series({"estimate": found.estimate, "p": found.p})
 
     return {FINAL: model, COMPANION: companion}
@@ -168,7 +170,7 @@ def permuted_tables(
         Counts (scenario ``"relabelled"``), for `summary`. With few formats some relabellings are nearly
         the original, so a true effect shows in the rate.
     """
-    table = permutation.grid(data, "gain", [similarity], *TASKS, FORMATS)
+    table = permutation.grid(data, "gain", [similarity], *DYAD, FORMATS)
     rng, every = np.random.default_rng(seed), np.full(table.outcome.shape, True)
     orders = [
         [_moved(rng, g) for g in (table.row_groups, table.column_groups)] for _ in range(replicates)

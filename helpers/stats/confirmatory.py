@@ -18,7 +18,8 @@ from helpers.stats.reml import Fit
 
 PRIMARY = "text_embedding"
 RANDOM = ("intermediate", "target", "block")
-TASKS = ["intermediate", "target"]
+DYAD = ("intermediate", "target")
+TASKS = list(DYAD)
 FORMATS = ("intermediate_format", "target_format")
 NEGLIGIBLE_POINTS = 0.5
 NEGLIGIBLE_SD = 0.3

@@ -350,9 +350,9 @@ def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         out = out.join(column, on=by)
     out["gain"] = out["mean"] - out["base_mean"]
     parts = [out["var"] / out["size"], (out["base_var"] / out["base_size"]).mask(out["exact"], 0.0)]
-    total, spare = sum(parts), [out["size"] - 1, (out["base_size"] - 1).clip(lower=1)]
+    total, spare = parts[0] + parts[1], [out["size"] - 1, (out["base_size"] - 1).clip(lower=1)]
     own = total > 0
-    welch = total**2 / sum(v**2 / d for v, d in zip(parts, spare, strict=True))
+    welch = total**2 / (parts[0] ** 2 / spare[0] + parts[1] ** 2 / spare[1])
     shares = 1 / out["size"] + (1 / out["base_size"]).mask(out["exact"], 0.0)
     out["se"] = np.sqrt(total.where(own, out["pooled"] * shares))
     out["df"] = welch.where(own, out["freedom"].where(out["freedom"] > 0))

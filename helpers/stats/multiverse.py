@@ -11,7 +11,7 @@ from scipy import stats
 
 from helpers.errors import BadFit, unknown
 from helpers.stats import design, permutation, reml
-from helpers.stats.confirmatory import FORMATS, RANDOM, TASKS
+from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
 from helpers.stats.gains import SCALES
 
 REMOVED: Mapping[str, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ def run(
             raise unknown("measure", measure, map(str, table.columns))
     # every dyad of any subset once: relabelled similarities come from all of them
     union = pd.concat([t[[*keep, *measures]] for t in tables.values()]).drop_duplicates(TASKS)
-    whole = permutation.grid(union.assign(_any=0.0), "_any", measures, *TASKS, within)
+    whole = permutation.grid(union.assign(_any=0.0), "_any", measures, *DYAD, within)
     residuals = {key: permutation.residual_tables(whole, e) for key, e in removed.items()}
     empty = [m for m, x in zip(measures, whole.predictors, strict=True) if np.isnan(x).all()]
     notes = [f"{measure} is not defined for any dyad." for measure in empty]
@@ -209,7 +209,7 @@ def all_measures(
     if len(fitted):
         table.loc[fitted, "p_bh"] = stats.false_discovery_control(table.loc[fitted, "p"])
     try:
-        found = permutation.max_t(data, "gain", fitted, *TASKS, FORMATS, n, seed)
+        found = permutation.max_t(data, "gain", list(fitted), *DYAD, FORMATS, n, seed)
     except BadFit:
         found = pd.DataFrame(columns=["p", "p_max_t"], dtype=float)
     table = table.join(found[["p", "p_max_t"]].rename(columns={"p": "p_permutation"}))

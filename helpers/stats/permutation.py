@@ -87,7 +87,8 @@ def grid(
         _groups(data, task, format, ordered)
         for task, format, ordered in zip((rows, columns), within or ("", ""), names, strict=True)
     ]
-    return Grid(*names, fill([outcome])[0], fill(predictors), fill(given), *groups)
+    tables = (fill([outcome])[0], fill(predictors), fill(given))
+    return Grid(names[0], names[1], *tables, groups[0], groups[1])
 
 
 def _groups(data: pd.DataFrame, name: str, format: str, ordered: np.ndarray) -> np.ndarray:
@@ -314,7 +315,7 @@ def _permute(
     """Return slope and t, cells, both statistics under relabelling, and whether that is exact."""
     tables = residual_tables(table, effects)
     fits: list[Slopes | None] = []
-    problem: BadFit | None = BadFit("there is no measure to test; name at least one column.")
+    problem = BadFit("there is no measure to test; name at least one column.")
     for k, name in enumerate(names):
         try:
             fits.append(slopes(table, k, name, effects, tables))

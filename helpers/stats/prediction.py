@@ -140,11 +140,11 @@ def leave_out(
         parts.append(pd.concat([rest, found], axis=1))
         notes += [f"without {unit} {level}: {note}" for note in full.design.notes]
     table = pd.concat(parts).sort_index()
-    error, plain_error = (table["observed"] - table[c] for c in ("predicted", "baseline"))
+    rest, plain_rest = (table["observed"] - table[c] for c in ("predicted", "baseline"))
     values = {
-        "r2": 1 - float((error**2).sum() / (plain_error**2).sum()),
-        "rmse": float(np.sqrt((error**2).mean())),
-        "rmse_baseline": float(np.sqrt((plain_error**2).mean())),
+        "r2": 1 - float((rest**2).sum() / (plain_rest**2).sum()),
+        "rmse": float(np.sqrt((rest**2).mean())),
+        "rmse_baseline": float(np.sqrt((plain_rest**2).mean())),
         "spearman": _spearman_within(table),
         "coverage": float(table["observed"].between(table["low"], table["high"]).mean()),
         "units": len(levels),
@@ -202,7 +202,9 @@ def strategies(
 
     def chosen(column: str, k: int) -> pd.Series:
         parts = work.groupby("target")[["observed", column]]
-        return parts.apply(lambda p: expected_best(*p.to_numpy(float).T, k))
+        return parts.apply(
+            lambda p: expected_best(p["observed"].to_numpy(float), p[column].to_numpy(float), k)
+        )
 
     regret = {
         f"regret@{k}": {name: (best - chosen(c, k)).mean() for name, c in every.items()} for k in ks

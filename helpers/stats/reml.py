@@ -77,7 +77,7 @@ class Fit:
         """Return the profile-likelihood interval of a variance; the lower end may be 0."""
         if name not in self.variances.index:
             raise unknown("variance", name, self.variances.index)
-        at = self.variances.index.get_loc(name)
+        at = list(self.variances.index).index(name)
         drop = float(stats.chi2.ppf(level, 1)) / 2
         centre, total = float(self.variances.iloc[at]), float(self.variances.sum())
         least = 1e-12 * total if name == RESIDUAL else 0.0
