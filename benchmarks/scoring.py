@@ -267,26 +267,26 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     parts = ("bare_products", "mined", "bare_products")
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
     search = apart("scoring.pool", pool_rows)
-    size, facts = f"{rows // 1000}k", {"threads": int(ours["threads"])}
+    size, threads = f"{rows // 1000}k", int(ours["threads"])
     whole, bare = "whole process", "one bare product of all pairs"
     return [
         *(
             compared(
                 f"mining_{size}{'_cpu' * (clock == 'cpu')}_vs_bare_matmul", ours[clock], "s", bare,
-                (before[clock] + after[clock]) / 2, rows=rows, **facts,
+                (before[clock] + after[clock]) / 2, rows=rows, threads=threads,
                 note=f"both directions, width {WIDTH}",
             )
             for clock in ("wall", "cpu")
         ),
         Measurement(
-            f"mining_{size}_peak_memory", ours["memory"], "MB", rows=rows, note=whole, **facts
+            f"mining_{size}_peak_memory", ours["memory"], "MB", rows=rows, note=whole, threads=threads
         ),
         Measurement(
-            "search_pool_wall", search["wall"], "s", rows=pool_rows, **facts,
+            "search_pool_wall", search["wall"], "s", rows=pool_rows, threads=threads,
             note=f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk",
         ),
         Measurement(
-            "search_pool_peak_memory", search["memory"], "MB", rows=pool_rows, **facts,
+            "search_pool_peak_memory", search["memory"], "MB", rows=pool_rows, threads=threads,
             note=f"{whole}, with the pages of the pool that are in memory",
         ),
     ]  # fmt: skip

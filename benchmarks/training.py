@@ -172,6 +172,7 @@ def ours(
     ((name, encoded),) = ready.train.items()
     format_, precision = ready.formats[name], network.resolve_precision("auto", device)
     head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
+    assert ready.pruned is not None  # just prepared
     packed = network.suits(ready.pruned.model, device, precision)
     joined = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
     how: dict[str, Any] = {"device": device, "precision": precision}
@@ -282,6 +283,7 @@ def trainer(
 
 def whole_ids(ready: Prepared, encoded: Encoded) -> np.ndarray:
     """Return a set's piece ids in the whole table: Trainer has no pruned one."""
+    assert ready.pruned is not None  # training has not taken it
     kept = ready.pruned.kept
     return encoded.tokens.astype(np.int64) if kept is None else kept[encoded.tokens]
 

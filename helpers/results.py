@@ -237,8 +237,9 @@ def _beside(profile: profiles.Profile, targets: list[str], measure: str) -> pd.D
     # As many rows as elsewhere in the book: what was read there is not read again.
     options = Options.sized(sampled_rows(profile.name))
     sides = (list(profile.intermediates), targets)
-    more = {"seeds": (0,), "options": options, "progress": False}
-    table = similarity.measure(sides, [measure], profile.encoder, **more)
+    table = similarity.measure(
+        sides, [measure], profile.encoder, seeds=(0,), options=options, progress=False
+    )
     for row in table[table["status"] != "done"].itertuples():
         pair = f"{measure} of {row.intermediate} and {row.target}"
         raise HelpfulError(f"{pair} is {row.status}: {row.reason}")

@@ -316,12 +316,13 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, errors, snapshot_download
 
     wanted = ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
-    at = {"revision": revision or None}
-    files = {"allow_patterns": wanted, "ignore_patterns": ["*/*"]}
-    fetch = functools.partial(snapshot_download, identifier, **at, **files)
+    at = revision or None
+    fetch = functools.partial(
+        snapshot_download, identifier, revision=at, allow_patterns=wanted, ignore_patterns=["*/*"]
+    )
     try:
         # Asked first, because this answers at once where there is no connection; a download retries.
-        HfApi().model_info(identifier, **at, timeout=20)
+        HfApi().model_info(identifier, revision=at, timeout=20)
         return Path(fetch())
     except Exception as error:  # the hub's client lets the errors of several libraries through
         refusal = error
