@@ -17,6 +17,7 @@ import huggingface_hub
 import pytest
 from hypothesis import HealthCheck, settings
 
+from helpers import tasks
 from helpers.data import packages
 from helpers.data.sources import ROOT_VARIABLE
 from helpers.tasks import demo
@@ -52,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order.shuffle(items)
         places = {item.path: order.random() for item in items}
         items.sort(key=lambda item: places[item.path])
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the tasks that a test registers, so that the order of tests changes nothing."""
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
 
 
 @pytest.fixture(scope="session")

@@ -141,10 +141,15 @@ def processes(
                 "stored. If memory ran out, use fewer workers."
             ) from error
         finally:
-            # An arm that is under way writes its state when it is asked to end.
-            for child in set(multiprocessing.active_children()) - before if working else ():
+            # An arm that is under way writes its state when it is asked to end. A worker that ended
+            # between two arms may have held the lock of the pool's queue, for which others wait.
+            left = set(multiprocessing.active_children()) - before if working else set()
+            for child in left:
                 child.terminate()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=not left, cancel_futures=True)
+            for child in left:
+                child.join(GRACE + 1)
+                child.kill()
     progress.look()
 
 

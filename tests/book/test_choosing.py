@@ -20,10 +20,9 @@ def rank(target="own", profile="demo", **options):
 
 
 @pytest.fixture
-def own(monkeypatch):
+def own():
     rows = [{"id": str(i), "first": f"text {i}", "second": "", "label": i % 2} for i in range(6)]
     source = tasks.Source("rows", "own", read=lambda language, split: rows)
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     return tasks.register(tasks.Task("own", "target", "pair", source, labels=("a", "b")))
 
 

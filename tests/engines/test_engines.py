@@ -200,20 +200,19 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(
 
 def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time() -> None:
     code = (
-        "import time\n"
-        "from helpers.study import run\n"
+        "import importlib, time\n"
+        "run = importlib.import_module('helpers.study.run')\n"
         "run.GRACE = 0.5\n"
         "with run.stopping():\n"
         "    print('ready', flush=True)\n"
         "    end = time.monotonic() + 60\n"
         "    while time.monotonic() < end: pass\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout
-    process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 143
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 143
 
 
 def test_a_worker_that_dies_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

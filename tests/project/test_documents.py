@@ -71,7 +71,6 @@ def _blocks(document, heading):
 
 
 def test_adding_a_task_works_as_it_is_described(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     Path("my_data").mkdir()

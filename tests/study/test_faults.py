@@ -22,11 +22,6 @@ from helpers.study.store import Store
 from helpers.tasks import Source, Task
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
-
-
 def write(folder: Path, *names: str, swapped: bool = False) -> None:
     rows = [f"text number {n} is here,{'ab'[(n + swapped) % 2]}" for n in range(40)]
     for name in names:

@@ -12,11 +12,6 @@ from helpers.study.store import Store
 from helpers.tasks import Source, Task
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
-
-
 def table(path: Path, label: str = "yes") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"open the door {n},{label if n % 2 else 'no'}" for n in range(40)]
