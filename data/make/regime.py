@@ -1,0 +1,73 @@
+"""Make data/results/regime.csv: scores from which the sizes of the pilot study are chosen.
+
+    python -m data.make.regime 300x6 1000x3      # hours of two cores; a second call goes on
+
+Each regime is a number of English target rows and of epochs. A few intermediates and targets are
+trained in each, with two seeds and four baselines, from the same intermediate stages; which regime
+gives the most reliable gains is read off ``stats.gains`` without looking at any similarity.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import study
+from helpers.files import write_atomic
+from helpers.study.profiles import PILOT, Profile
+from helpers.study.store import Store
+
+OUTPUT = Path(__file__).parents[1] / "results" / "regime.csv"
+INTERMEDIATES = ("qqp", "siqa", "squad1", "xpos-ewt")  # one a format
+TARGETS = ("xnli", "pawsx", "xquad", "udpos")
+LANGUAGES = ("de", "zh")  # test rows of all four targets are at hand in these
+# Rows, epochs, learning rate of the target stage; span tasks read longer rows, so a third of them.
+REGIMES = {
+    "300x6": (300, 6, 2e-4),
+    "300x12": (300, 12, 1e-4),
+    "1000x3": (1000, 3, 1e-4),
+    "1000x6": (1000, 6, 1e-4),
+    "3000x3": (3000, 3, 1e-4),
+}
+
+
+def profile(regime: str) -> Profile:
+    """Return the pilot with the target stage of a regime and a short intermediate stage."""
+    rows, epochs, rate = REGIMES[regime]
+    return replace(
+        PILOT,
+        name=f"regime-{regime}",
+        seeds=2,
+        intermediate=replace(PILOT.intermediate, train_rows=3000, dev_rows=300, batch_tokens=1024),
+        target=replace(
+            PILOT.target, train_rows=rows, epochs=epochs, learning_rate=rate, batch_tokens=1024
+        ),
+        by_format={
+            "intermediate": {
+                "span": {"max_length": 256, "train_rows": 1000},
+                "choice": {"max_length": 96, "train_rows": 1000},
+            },
+            "target": {"span": {"max_length": 256, "train_rows": rows // 3}},
+        },
+        test_rows={"pair": 300, "tagging": 150, "span": 120},
+    )
+
+
+def main() -> None:
+    """Run regimes, one after the other, and store the scores of all that are done."""
+    parser = argparse.ArgumentParser("python -m data.make.regime", description=__doc__)
+    parser.add_argument("regimes", nargs="+", choices=REGIMES)
+    found = []
+    for regime in parser.parse_args().regimes:
+        plan = study.plan(profile(regime), INTERMEDIATES, TARGETS, languages=LANGUAGES)
+        print(regime, plan.cost(), sep="\n", flush=True)
+        scores = study.run(plan, keep=True, store=Store())
+        found.append(scores.assign(regime=regime))
+        old = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame({"regime": []})
+        table = pd.concat([old[~old["regime"].isin([regime])], found[-1]])
+        write_atomic(OUTPUT, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+if __name__ == "__main__":
+    main()
