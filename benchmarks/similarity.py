@@ -127,7 +127,7 @@ def wide_encoder(columns: int) -> Any:
         intermediate_size=2 * columns,
     )
     model = BertModel(config, add_pooling_layer=False).eval()
-    return dataclasses.replace(tiny, name="wide", model=model, dimension=columns, sha256="wide")
+    return dataclasses.replace(tiny, name="wide", model=model, sha256="wide")
 
 
 def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:

@@ -86,15 +86,8 @@ def load_encoder(name: str) -> Encoder:
     )
     model = XLMRobertaModel(config, add_pooling_layer=False)
     tiny = encoders.load("tiny")
-    return replace(
-        tiny,
-        name=name,
-        model=model,
-        sha256="random",
-        dimension=1024,
-        layers=24,
-        note="XLM-R Large's shape with random weights: for timing only.",
-    )
+    note = "XLM-R Large's shape with random weights: for timing only."
+    return replace(tiny, name=name, model=model, sha256="random", note=note)
 
 
 def prepared(work: Workload, seed: int = 0) -> Prepared:
@@ -106,11 +99,7 @@ def prepared(work: Workload, seed: int = 0) -> Prepared:
         return _random_ids(encoder, work)
     task, train, dev = generated_spans(work.settings.train_rows, work.settings.dev_rows)
     ready = Prepared(encoder)
-    format_ = formats.get(task.format)
-    longest = min(task.max_length, work.settings.max_length)
-    ready.tasks[task.name], ready.formats[task.name] = task, format_
-    ready.train[task.name] = format_.encode(task, train, encoder, longest, True)
-    ready.dev[task.name] = (dev, format_.encode(task, dev, encoder, longest, False))
+    ready.add(task, formats.get(task.format), train, dev, work.settings.max_length)
     ready.outcome.rows = len(train)
     ready.prune()
     return ready

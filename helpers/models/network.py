@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import platform
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
 
 from helpers.errors import HelpfulError, unknown
 from helpers.formats import Batch, Encoded, FormatBase
@@ -46,14 +47,17 @@ class Network(nn.Module):
     ) -> None:
         """Join an encoder, heads and formats by task name; for ``packed`` see :func:`suits`."""
         super().__init__()
-        self.packed = packed
-        if packed:
-            config: Any = model.config
-            self._attention = config._attn_implementation
-            use_packing(model)
-        self.model = model
+        self.model, self.packed, self.formats = model, packed, dict(formats)
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
-        self.formats = dict(formats)
+        if packed:
+            changed: Any = model
+            self._attention = changed.config._attn_implementation
+            AttentionInterface.register(PACKED, packed_attention)
+            changed.set_attn_implementation(PACKED)
+            # A GPU is faster with one product for query, key and value; a processor is not.
+            for module in model.modules() if torch.cuda.is_available() else ():
+                if _like_bert(module):
+                    module.__class__ = _in_one_product(type(module))
 
     def unpack(self) -> None:
         """Make a packed encoder one again that others can run padded."""
@@ -105,9 +109,8 @@ class Network(nn.Module):
         self, batch: Batch, name: str, pooling: str, layer: int | Sequence[int] | None = None
     ) -> dict[str, Tensor]:
         """Return the reduced outputs of a batch of one task; several layers only for retrieval."""
-        return self.formats[name].predict(
-            self.head(name), self.states(batch, layer), batch, pooling
-        )
+        head, hidden = self.head(name), self.states(batch, layer)
+        return self.formats[name].predict(head, hidden, batch, pooling)
 
 
 def _key(name: str) -> str:
@@ -134,18 +137,6 @@ def _like_bert(module: nn.Module) -> bool:
     return all(hasattr(module, part) for part in ("query", "key", "value", "num_attention_heads"))
 
 
-def use_packing(model: nn.Module) -> None:
-    """Make a transformers encoder attend with :func:`packed_attention`."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(PACKED, packed_attention)
-    model.set_attn_implementation(PACKED)  # type: ignore[operator]
-    for module in model.modules():
-        if _like_bert(module):
-            kind: Any = type(module)
-            module.__class__ = _in_one_product(kind)
-
-
 @functools.cache
 def _in_one_product(kind: type) -> type:
     """Return one subclass for all layers, so that compiled code is shared between them."""
@@ -153,23 +144,13 @@ def _in_one_product(kind: type) -> type:
 
 
 def _attend_in_one(
-    module: Any,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
-    **borders: Any,
+    module: Any, hidden_states: Tensor, attention_mask: None = None, *_: Any, **borders: Any
 ) -> tuple[Tensor, None]:
-    """Do what BERT's self-attention does, on a GPU with one product for query, key and value."""
-    if not hidden_states.is_cuda:
-        forward = super(type(module), module).forward
-        done: tuple[Tensor, None] = forward(
-            hidden_states, attention_mask, past_key_values, **borders
-        )
-        return done
+    """Do what BERT's self-attention does, with one product for query, key and value."""
     parts = (module.query, module.key, module.value)
     weight = torch.cat([part.weight for part in parts])
     bias = torch.cat([part.bias for part in parts])
-    joined = nn.functional.linear(hidden_states, weight, bias)
+    joined = functional.linear(hidden_states, weight, bias)
     heads = joined.view(*joined.shape[:-1], 3, module.num_attention_heads, -1)
     query, key, value = (states.transpose(1, 2) for states in heads.unbind(2))
     states, _ = packed_attention(module, query, key, value, None, scaling=module.scaling, **borders)
@@ -185,7 +166,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
-    max_length_q: int | None = None,
+    max_length_q: int = 0,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of one packed row, by the interface of transformers.
@@ -193,7 +174,7 @@ def packed_attention(
     Queries, keys and values are (1, heads, tokens, width), the states (1, tokens, heads, width).
     ``cu_seq_lens_q`` holds the first token of each sequence and the total.
     """
-    if dropout or cu_seq_lens_q is None or max_length_q is None:
+    if dropout or cu_seq_lens_q is None:
         raise ValueError(
             "packed attention needs sequence borders and no attention dropout; set the encoder's "
             "attention_probs_dropout_prob to 0 or run it padded."
@@ -203,9 +184,7 @@ def packed_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         borders, longest = cu_seq_lens_q, max_length_q
-        states: Any = varlen_attn(
-            packed[0], packed[1], packed[2], borders, borders, longest, longest, scale=scaling
-        )
+        states: Any = varlen_attn(*packed, borders, borders, longest, longest, scale=scaling)
         return states[None], None
     # Processors have no such kernel: neighbours of one length, which lie sorted, share a product.
     fused = query.dtype == torch.float32 or not query.requires_grad
@@ -215,15 +194,13 @@ def packed_attention(
     parts = []
     for shape, *group in zip(shapes, *(states.split(sizes) for states in packed), strict=True):
         q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in group)
-        attend: Any = nn.functional.scaled_dot_product_attention
-        attend = attend if fused and shape[1] >= _FUSED_FROM else _plain_attention
-        parts.append(attend(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
+        if fused and shape[1] >= _FUSED_FROM:
+            states = functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+        else:
+            factor = q.shape[-1] ** -0.5 if scaling is None else scaling
+            states = torch.softmax(q @ k.transpose(-1, -2) * factor, -1) @ v
+        parts.append(states.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None], None
-
-
-def _plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return torch.softmax(query @ key.transpose(-1, -2) * factor, -1) @ value
 
 
 def packed_inputs(
@@ -282,11 +259,9 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if multiplies_bf16(device) else "fp32"
 
 
-@contextlib.contextmanager
-def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """Run the block in the given precision; weights stay in 32 bits."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        yield
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context that computes in a precision; weights stay in 32 bits."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def forward_tokens(device: torch.device) -> int:
@@ -327,9 +302,8 @@ def outputs(
     ``budget`` is in padded tokens per forward pass, halved where memory runs out; ``layer`` is the
     hidden state to read (several for retrieval), the last by default.
     """
-    parts: list[tuple[np.ndarray, dict[str, torch.Tensor]]] = []
+    held: list[tuple[np.ndarray, dict[str, Tensor]]] = []
     result: dict[str, np.ndarray] = {}
-    held = 1 if device.type == "cpu" else _HELD
     waiting = sorted_batches(encoded, budget)[::-1]
     was_training = network.training
     network.eval()
@@ -338,7 +312,7 @@ def outputs(
         try:
             with autocast(precision, device):
                 collated = Batch.collate(encoded, batch, device)
-                parts.append((batch, network.predict(collated, name, pooling, layer)))
+                held.append((batch, network.predict(collated, name, pooling, layer)))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -350,27 +324,18 @@ def outputs(
                     "larger device."
                 ) from error
             waiting.extend(halves)
-        if len(parts) >= held:
-            _place(encoded, parts, result)
-            parts.clear()
+        if device.type == "cpu" or len(held) >= _HELD or not waiting:
+            # Outputs go to the places of their sequences or tokens in the encoded set.
+            for index, tensors in held:
+                for key, tensor in tensors.items():
+                    array = (
+                        (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+                    )
+                    by_token = len(array) != len(index)
+                    if key not in result:
+                        size = len(encoded.tokens) if by_token else len(encoded)
+                        result[key] = np.zeros((size, *array.shape[1:]), array.dtype)
+                    result[key][token_index(encoded, index) if by_token else index] = array
+            held.clear()
     network.train(was_training)
-    _place(encoded, parts, result)
     return result
-
-
-def _place(
-    encoded: Encoded,
-    parts: Sequence[tuple[np.ndarray, dict[str, torch.Tensor]]],
-    result: dict[str, np.ndarray],
-) -> None:
-    """Put the outputs of some batches where their sequences or tokens are in the encoded set."""
-    for batch, tensors in parts:
-        for name, tensor in tensors.items():
-            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            array = values.cpu().numpy()
-            by_token = len(array) != len(batch)
-            place = token_index(encoded, batch) if by_token else batch
-            if name not in result:
-                size = len(encoded.tokens) if by_token else len(encoded)
-                result[name] = np.zeros((size, *array.shape[1:]), array.dtype)
-            result[name][place] = array

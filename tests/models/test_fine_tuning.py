@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import tasks
-from helpers.errors import BadRows, HelpfulError
+from helpers.errors import BadRows
 from helpers.evaluation import evaluate
 from helpers.models.training import Run, fine_tune, prepare
 from tests.models import toys
@@ -90,7 +90,7 @@ def test_the_seed_fixes_everything_and_matters(tiny):
 def test_a_step_has_the_same_gradient_however_it_is_split(format_, tiny, quick):
     found, losses = [], []
     for micro in (256, 40, 1):
-        run = Run(prepare(tiny, [toys.task(format_)], quick, 0), quick, 0, None)
+        run = Run(prepare(tiny, [toys.task(format_)], quick, 0), quick, 0)
         run.micro = micro
         losses.append(float(run._gradients(*run.steps[0])))
         found.append({name: parameter.grad for name, parameter in run.trained.items()})
@@ -197,13 +197,6 @@ def test_a_task_without_anything_to_learn_is_an_error_and_no_endless_run(tiny):
         fine_tune(tiny, [toys.task("span", read=without_answer)], QUICK, 0)
     with pytest.raises(BadRows, match="learn-retrieval.*has no gold"):
         fine_tune(tiny, [toys.task("retrieval", read=without_gold)], QUICK, 0)
-
-
-def test_prepared_sets_serve_one_run(tiny):
-    prepared = prepare(tiny, [toys.task("pair")], QUICK, 0)
-    Run(prepared, replace(QUICK, epochs=0.1), 0).train()
-    with pytest.raises(HelpfulError, match="prepare"):
-        Run(prepared, replace(QUICK, epochs=0.1), 0).train()
 
 
 def test_every_task_of_the_tiny_profile_can_be_trained_and_scored(tiny):

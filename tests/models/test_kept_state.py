@@ -84,7 +84,7 @@ def test_of_several_tasks_the_mean_counts(tiny, monkeypatch):
 
 
 def test_a_step_follows_the_mean_loss_of_its_rows(tiny):
-    run = Run(prepare(tiny, [toys.task("pair")], QUICK, 0), QUICK, 0, torch.device("cpu"))
+    run = Run(prepare(tiny, [toys.task("pair")], QUICK, 0), QUICK, 0)
     _, index = run.steps[0]
     loss = float(run._gradients(NAME, index))
     found = {name: parameter.grad.clone() for name, parameter in run.trained.items()}

@@ -25,7 +25,7 @@ def test_text_is_mixed_in_and_its_head_is_trained(tiny):
     task = toys.task("pair")
     prepared = prepare(tiny, [task], MIXED, 0)
     assert prepared.train[MLM].rows == 60
-    run = Run(prepared, MIXED, 0, None)
+    run = Run(prepared, MIXED, 0)
     count = sum(name == MLM for name, _ in run.steps)
     assert 0.15 < count / len(run.steps) < 0.7
     before = run.network.head(MLM).out.weight.detach().clone()

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from helpers.formats import Batch, Encoded
-from helpers.models.network import Network, autocast, packed_attention, suits, use_packing
+from helpers.models.network import Network, autocast, packed_attention, suits
 
 SIZES = {
     "vocab_size": 60,
@@ -98,8 +98,7 @@ def test_packed_attention_refuses_dropout_and_missing_borders():
         packed_attention(None, states, states, states, None, dropout=0.1)
     with pytest.raises(ValueError, match="sequence borders"):
         packed_attention(None, states, states, states, None)
-    packed = model("bert")
-    use_packing(packed)
+    packed = Network(model("bert"), {}, {}, packed=True).model
     with pytest.raises((ValueError, TypeError)):
         packed(input_ids=torch.tensor([[5, 6]]))
 

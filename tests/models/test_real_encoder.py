@@ -8,12 +8,11 @@ import torch
 
 from helpers import tasks
 from helpers.data import packages
-from helpers.errors import MissingData
 from helpers.evaluation import evaluate
 from helpers.formats import Batch
-from helpers.models import bundled, encoders
+from helpers.models import encoders
 from helpers.models.network import Network
-from helpers.models.settings import Settings
+from helpers.models.settings import BUNDLED, Settings
 from helpers.models.training import fine_tune, prepare
 from helpers.tasks import demo
 
@@ -30,12 +29,9 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module")
 def encoder():
-    try:
-        bundled.path()
-    except MissingData as error:
-        pytest.skip(str(error))
-    if not packages.is_installed(demo.COMMANDS):
-        pytest.skip(packages.pip_line(demo.COMMANDS))
+    for requirement in (BUNDLED, demo.COMMANDS):
+        if not packages.is_installed(requirement):
+            pytest.skip(packages.pip_line(requirement))
     return encoders.load("bundled", layers=3)
 
 
