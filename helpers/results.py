@@ -199,12 +199,12 @@ def rank(
         low, high, helps (probability of a gain above zero), best (of being the best of them) and
         similarity. Without rows, and with a note, where the study is too small or not there.
     """
-    from helpers.stats import confirmatory, gains, prediction, scope
+    from helpers.stats import confirmatory, gains, prediction
 
     chosen, own = profiles.get(profile), tasks.get(target).name
     columns = ["rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity"]
     try:
-        scores, _ = scope.usable(load(profile, mode=mode, progress=progress))
+        scores, _ = gains.usable(load(profile, mode=mode, progress=progress))
     except HelpfulError as error:
         if mode != "stored":
             raise

@@ -14,16 +14,24 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy
 
 from helpers.files import commit, write_atomic
-from helpers.stats import calibration, checks, confirmatory, permutation, reml
-from helpers.stats.calibration import COUNTED, FINAL, KEY, OTHER, RELABELLINGS, SEED, Answers
-from helpers.stats.confirmatory import RANDOM, TASKS
+from helpers.stats import calibration, confirmatory, permutation, reml
+from helpers.stats.calibration import (
+    COUNTED,
+    FINAL,
+    KEY,
+    OTHER,
+    RELABELLINGS,
+    SEED,
+    Answers,
+    ols,
+)  # fmt: skip
+from helpers.stats.confirmatory import DYAD, RANDOM, TASKS
 
 FOLDER = Path(__file__).resolve().parents[1] / "calibration"
 BATCH = 50
@@ -31,8 +39,6 @@ COMPARED = 4  # batches in which the methods that are not ours run too
 
 Draw = Callable[[np.random.Generator], pd.DataFrame]
 Analyse = Callable[[pd.DataFrame, int], Answers]
-
-Similarity = Literal["independent", "nodes", "interactions", "blocks", "confounded"]
 
 # Formats of a grid like that of the study: 9 intermediates, 10 targets, 4 x 5 formats.
 PAPER = ((0, 0, 0, 1, 1, 2, 2, 2, 3), (0, 2, 3, 3, 1, 1, 1, 4, 4, 4))
@@ -45,38 +51,30 @@ XTREME_R = (15, 11, 38, 48, 11, 7, 9, 41, 11, 11)
 
 @dataclass(frozen=True)
 class Scenario:
-    """A world to draw dyad tables from; its residual between dyads has standard deviation 1.
-
-    Attributes:
-        name: short name, unique.
-        about: what makes it hard, in one sentence.
-        formats: format of each intermediate, and of each target.
-        similarity: how similarity arises: ``independent`` cells, sums of ``nodes`` (intermediate
-            and target) and noise, low-rank ``interactions`` (of which the residual has its own),
-            format ``blocks`` and noise, or ``confounded`` with the intermediates' main effect.
-        block: standard deviation of the residual's format blocks.
-        node: standard deviation of intermediate and target effects.
-        missing: cells (intermediate, target) without an outcome, as identity pairs have.
-        noise: seed standard deviation per target; each dyad averages 3 runs and shares the mean
-            of 6 baseline runs with the target's other dyads.
-        collapses: share of dyads that lose 10 standard deviations.
-    """
+    """A world to draw dyad tables from; its residual between dyads has standard deviation 1."""
 
     name: str
-    about: str
-    formats: tuple[Sequence[int], Sequence[int]] = PAPER
-    similarity: Similarity = "blocks"
-    block: float = 1.0
-    node: float = 1.0
-    missing: tuple[tuple[int, int], ...] = ()
+    about: str  # what makes it hard, in one sentence
+    formats: tuple[Sequence[int], Sequence[int]] = PAPER  # of each intermediate, of each target
+    # How similarity arises: "independent" cells, sums of "nodes" and noise, low-rank "interactions"
+    # (the residual has its own), format "blocks" and noise, or "confounded" with the main effect of
+    # the intermediates.
+    similarity: str = "blocks"
+    block: float = 1.0  # standard deviation of the residual's format blocks
+    node: float = 1.0  # and of intermediate and target effects
+    missing: tuple[tuple[int, int], ...] = ()  # cells without an outcome, as identity pairs have
+    # Seed noise per target: a dyad averages 3 runs, and 6 baseline runs are shared within a target.
     noise: tuple[float, ...] = ()
-    collapses: float = 0.0
+    collapses: float = 0.0  # share of dyads that lose 10 standard deviations
 
 
+_MISSING = ((0, 0), (1, 0), (3, 4), (3, 5), (4, 4), (4, 5))
+_NOISE = (0.3, 0.4, 0.5, 0.7, 0.8, 1.7, 2.1, 3.9, 4.2, 5.9)
+_FREE = {"similarity": "independent", "block": 0}
 SCENARIOS = {
     s.name: s
     for s in (
-        Scenario("independent", "Nothing but tasks and noise.", similarity="independent", block=0),
+        Scenario("independent", "Nothing but tasks and noise.", **_FREE),
         Scenario("nodes", "Some tasks are similar to all others.", similarity="nodes", block=0),
         Scenario(
             "interactions",
@@ -88,14 +86,12 @@ SCENARIOS = {
         Scenario("blocks half", "Both follow the formats, gains moderately.", block=0.5),
         Scenario("blocks", "Both follow the formats, independently of one another."),
         Scenario(
-            "blocks, pairs missing",
-            "As blocks, without six identity pairs.",
-            missing=((0, 0), (1, 0), (3, 4), (3, 5), (4, 4), (4, 5)),
+            "blocks, pairs missing", "As blocks, without six identity pairs.", missing=_MISSING
         ),
         Scenario(
             "blocks, noisy targets",
             "As blocks; seed noise differs twentyfold between targets and baselines are shared.",
-            noise=(0.3, 0.4, 0.5, 0.7, 0.8, 1.7, 2.1, 3.9, 4.2, 5.9),
+            noise=_NOISE,
         ),
         Scenario("blocks, collapses", "As blocks; 4.5 % of dyads collapse.", collapses=0.045),
         Scenario(
@@ -110,7 +106,7 @@ SCENARIOS = {
         Scenario("7 x 3", "The size of the demo study with all its intermediates.", DEMO),
         Scenario("4 x 3", "The size of the demo study by default.", SMALLEST),
     )
-}
+}  # fmt: skip
 
 
 def standard(values: np.ndarray) -> np.ndarray:
@@ -118,47 +114,34 @@ def standard(values: np.ndarray) -> np.ndarray:
     return np.asarray((values - values.mean()) / values.std())
 
 
-def _similarity(s: Scenario, rng: np.random.Generator, u: np.ndarray) -> np.ndarray:
-    """Draw a similarity table, shape (intermediates, targets)."""
+def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw similarity and gain, (intermediates, targets) each; NaN where a world has no outcome."""
     rows, columns = (np.asarray(f) for f in s.formats)
     size = (rows.size, columns.size)
-    noise = rng.normal(size=size)
-    if s.similarity == "nodes":
-        noise = noise + rng.normal(size=(size[0], 1)) + rng.normal(size=(1, size[1]))
-    elif s.similarity == "interactions":
-        noise = 0.5 * noise + rng.normal(size=(size[0], 2)) @ rng.normal(size=(2, size[1]))
-    elif s.similarity == "blocks":
-        noise = noise + _blocks(s, rng)
-    elif s.similarity == "confounded":
-        noise = noise + u
-    return standard(noise)
 
+    def blocks() -> np.ndarray:
+        values = rng.normal(size=(rows.max() + 1, columns.max() + 1))
+        return np.asarray(values[rows[:, None], columns])
 
-def _blocks(s: Scenario, rng: np.random.Generator) -> np.ndarray:
-    rows, columns = (np.asarray(f) for f in s.formats)
-    values = rng.normal(size=(rows.max() + 1, columns.max() + 1))
-    return np.asarray(values[rows[:, None], columns])
+    def low_rank() -> np.ndarray:
+        return np.asarray(rng.normal(size=(size[0], 2)) @ rng.normal(size=(2, size[1])))
 
-
-def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one similarity table and one gain table, shape (intermediates, targets) each.
-
-    Args:
-        s: the world.
-        slope: true slope of gain on standardised similarity.
-        rng: random numbers.
-
-    Returns:
-        Similarity, and gain with NaN where the scenario has no outcome.
-    """
-    size = (len(s.formats[0]), len(s.formats[1]))
     u, v = s.node * rng.normal(size=(size[0], 1)), s.node * rng.normal(size=(1, size[1]))
-    similarity = _similarity(s, rng, u)
+    similarity = rng.normal(size=size)
+    if s.similarity == "nodes":
+        similarity = similarity + rng.normal(size=(size[0], 1)) + rng.normal(size=(1, size[1]))
+    elif s.similarity == "interactions":
+        similarity = 0.5 * similarity + low_rank()
+    elif s.similarity == "blocks":
+        similarity = similarity + blocks()
+    elif s.similarity == "confounded":
+        similarity = similarity + u
+    similarity = standard(similarity)
     gain = slope * similarity + u + v + rng.normal(size=size)
     if s.block:
-        gain += s.block * _blocks(s, rng)
+        gain += s.block * blocks()
     if s.similarity == "interactions":
-        gain += rng.normal(size=(size[0], 2)) @ rng.normal(size=(2, size[1])) / np.sqrt(2)
+        gain += low_rank() / np.sqrt(2)
     if s.noise:
         sd = np.asarray(s.noise)
         gain += sd / np.sqrt(3) * rng.normal(size=size)
@@ -171,12 +154,7 @@ def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def table(s: Scenario, similarity: np.ndarray, gain: np.ndarray) -> pd.DataFrame:
-    """Return a dyad table with columns named as in the study.
-
-    Args:
-        s: the world.
-        similarity, gain: shape (intermediates, targets).
-    """
+    """Return a dyad table with columns named as in the study; both arrays (intermediates, targets)."""
     i, t = (a.ravel() for a in np.indices(gain.shape))
     rows, columns = (np.asarray(f) for f in s.formats)
     out = pd.DataFrame(
@@ -206,15 +184,19 @@ def language_rows(
         rng: random numbers.
         slope: true slope of gain on similarity.
         interaction: true change of that slope per standard deviation of language distance.
-        languages: number of languages per target.
+        languages: number of languages per target, out of ``of``.
         intermediates: number of intermediates.
-        of: number of languages to choose from.
 
     Returns:
-        intermediate, target, language, formats, block, similarity, distance, gain.
+        intermediate, target, language, block, similarity, distance, gain.
     """
-    frame = _cells(rng, languages, intermediates, of)
-    i, t, k = (frame.pop(c).to_numpy() for c in ("i", "t", "k"))
+    chosen = [(t, k) for t, n in enumerate(languages) for k in rng.choice(of, n, replace=False)]
+    cells = np.array([(i, t, k) for i in range(intermediates) for t, k in chosen])
+    names = [[f"{letter}{n:02d}" for n in c] for letter, c in zip("itl", cells.T, strict=True)]
+    frame = pd.DataFrame(dict(zip([*TASKS, "language"], names, strict=True)))
+    i, t, k = cells.T
+    rows, columns = np.resize(PAPER[0], intermediates), np.resize(PAPER[1], len(languages))
+    frame["block"] = [f"f{rows[a]} x f{columns[b]}" for a, b in zip(i, t, strict=True)]
     size = (intermediates, len(languages))
     similarity = standard(rng.normal(size=size))[i, t]
     distance = standard(rng.normal(size=of))[k]
@@ -223,22 +205,6 @@ def language_rows(
     gain += 0.3 * rng.normal(size=size)[i, t] * distance
     gain += 0.5 * rng.normal(size=of)[k] - rng.normal(size=(size[1], of))[t, k]
     return frame.assign(similarity=similarity, distance=distance, gain=gain)
-
-
-def _cells(
-    rng: np.random.Generator, languages: Sequence[int], intermediates: int, of: int
-) -> pd.DataFrame:
-    chosen = [(t, k) for t, n in enumerate(languages) for k in rng.choice(of, n, replace=False)]
-    cells = [(i, t, k) for i in range(intermediates) for t, k in chosen]
-    frame = pd.DataFrame(cells, columns=["i", "t", "k"])
-    rows, columns = np.resize(PAPER[0], intermediates), np.resize(PAPER[1], len(languages))
-    frame["intermediate"] = [f"i{k:02d}" for k in frame["i"]]
-    frame["target"] = [f"t{k:02d}" for k in frame["t"]]
-    frame["language"] = [f"l{k:02d}" for k in frame["k"]]
-    frame["block"] = [
-        f"f{rows[a]} x f{columns[b]}" for a, b in zip(frame["i"], frame["t"], strict=True)
-    ]
-    return frame
 
 
 # How each method is asked.
@@ -258,22 +224,21 @@ def every(data: pd.DataFrame, seed: int) -> Answers:
     full = data.dropna(subset=["gain"])
 
     def free() -> pd.Series:
-        found = permutation.qap(
-            data, "gain", "similarity", *confirmatory.DYAD, None, RELABELLINGS, seed
-        )
+        found = permutation.qap(data, "gain", "similarity", *DYAD, None, RELABELLINGS, seed)
         return pd.Series({"estimate": found.estimate, "p": found.p})
+
+    def least_squares(**how: Sequence[str]) -> Callable[[], pd.Series]:
+        return lambda: ols(full, "gain", "similarity", **how)
 
     return {
         **ours(data, seed),
         "REML, blocks, same-format indicator": lambda: _reml(full, ["similarity", "same_format"]),
         "REML without blocks": lambda: _reml(full, random=TASKS),
         "permutation, free": free,
-        "two-way fixed effects": lambda: checks.ols(full, "gain", "similarity", TASKS),
-        "OLS": lambda: checks.ols(full, "gain", "similarity"),
-        "OLS, clustered by target": lambda: checks.ols(
-            full, "gain", "similarity", clusters=["target"]
-        ),
-        "OLS, clustered both ways": lambda: checks.ols(full, "gain", "similarity", clusters=TASKS),
+        "two-way fixed effects": least_squares(effects=TASKS),
+        "OLS": least_squares(),
+        "OLS, clustered by target": least_squares(clusters=["target"]),
+        "OLS, clustered both ways": least_squares(clusters=TASKS),
     }
 
 
@@ -294,31 +259,33 @@ def by_language(data: pd.DataFrame, seed: int) -> Answers:
         dyad=data["intermediate"] + data["target"], cell=data["target"] + data["language"]
     )
 
-    def ols(effects: Sequence[str] = (), clusters: Sequence[str] = ()) -> Callable[[], pd.Series]:
-        return lambda: checks.ols(cells, "gain", "similarity", effects, clusters)
+    def on_rows(
+        effects: Sequence[str] = (), clusters: Sequence[str] = ()
+    ) -> Callable[[], pd.Series]:
+        return lambda: ols(cells, "gain", "similarity", effects, clusters)
 
     return {
         "dyad means, " + FINAL: lambda: _reml(means),
-        "rows, OLS": ols(),
-        "rows, two-way fixed effects": ols(TASKS),
-        "rows, clustered by target x language": ols(TASKS, ["cell"]),
-        "rows, clustered by dyad": ols(TASKS, ["dyad"]),
+        "rows, OLS": on_rows(),
+        "rows, two-way fixed effects": on_rows(TASKS),
+        "rows, clustered by target x language": on_rows(TASKS, ["cell"]),
+        "rows, clustered by dyad": on_rows(TASKS, ["dyad"]),
     }
 
 
 def by_distance(data: pd.DataFrame, seed: int) -> Answers:
     """Return the change of the slope with language distance: by dyad slopes, and by rows."""
     rows = data.assign(product=data["similarity"] * data["distance"])
-    effects = [*TASKS, "distance", "similarity"]
-    keep = ["similarity", "block"]
 
     def by_dyad() -> pd.Series:
+        keep = ["similarity", "block"]
         slopes = confirmatory.distance_slopes(data, "gain", "distance", keep)
         return _reml(slopes, outcome="slope")
 
+    effects = [*TASKS, "distance", "similarity"]
     return {
         "dyad slopes, " + FINAL: by_dyad,
-        "rows, two-way fixed effects": lambda: checks.ols(rows, "gain", "product", effects),
+        "rows, two-way fixed effects": lambda: ols(rows, "gain", "product", effects),
     }
 
 

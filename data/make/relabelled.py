@@ -10,14 +10,14 @@ import pandas as pd
 
 from helpers import results
 from helpers.files import write_atomic
-from helpers.stats import calibration, confirmatory, gains, scope
+from helpers.stats import calibration, confirmatory, gains
 
 SIZES = (1000, 20)  # the largest is shown; the other is there to be repeated by a test
 
 
 def prepared(profile: str) -> pd.DataFrame:
     """Return the dyads of a committed study as the analysis sees them."""
-    rows = gains.gains(scope.usable(results.load(profile))[0])
+    rows = gains.gains(gains.usable(results.load(profile))[0])
     similarity = results.similarities(profile, added=False)
     return confirmatory.prepared(gains.dyads(rows, similarity=similarity), confirmatory.PRIMARY)
 

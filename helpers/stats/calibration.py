@@ -1,21 +1,27 @@
-"""How often the analysis is wrong: rates from stored counts, and on a study's own relabelled gains.
+"""How often the analysis is wrong: stored simulations, a study's own gains relabelled, others' table.
 
-``data/make/calibration.py`` simulates the tables behind ``data/calibration``.
+``data/make/calibration.py`` simulates the tables behind ``data/calibration``. The table of others is
+IBM's model recycling (Apache-2.0): hundreds of published fine-tuned RoBERTa models, each fine-tuned
+again on 36 English targets. A model's name tells what it was trained on, so a crude relatedness,
+"same family of tasks", can be tested on it with the methods of this book.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import statsmodels.api as sm
 from scipy import stats
 
-from helpers.errors import BadFit
+from helpers.errors import BadFit, BadRecord, MissingData
+from helpers.files import sha256_file
 from helpers.stats import design, permutation, reml
 from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
 
@@ -29,6 +35,14 @@ COUNTED = [
     "replicates", "refused", "rejected", "wrong_sign", "covered", "intervals",
     "sum_estimate", "sum_square", "sum_se",
 ]  # fmt: skip
+TABLE = "results/roberta-base_table.csv of https://github.com/IBM/model-recycling (Apache-2.0)"
+SHA256 = "2aa163875b6c8110f9b6667f18c3de31be95276f992af81326efa6153d31fe9e"
+BASELINE = "roberta-base"
+_DATA = Path(__file__).resolve().parents[2] / "data"
+# Families of the table's targets, and words in a model's name that tell its family.
+FAMILIES = pd.read_csv(_DATA / "recycling_families.csv", keep_default_na=False, index_col="family")
+TARGETS = {t: family for family, names in FAMILIES["targets"].items() for t in names.split()}
+WORDS = FAMILIES["words"][FAMILIES["words"] != ""]
 
 Answers = dict[str, Callable[[], pd.Series]]
 
@@ -63,24 +77,29 @@ def batch(
     rows = []
     for _ in range(size):
         data, seed = draw(rng), int(rng.integers(2**31))
+        said: dict[str, pd.Series | None] = {}
         for method, ask in answer(data, seed).items():
-            row: dict[str, Any] = {"method": method, **dict.fromkeys(COUNTED, 0.0)}
-            row["replicates"] = 1
-            rows.append(row)
             try:
-                found = ask()
+                said[method] = ask()
             except BadFit:
-                row["refused"] = 1
-                continue
-            row["rejected"] = int(found["p"] < 0.05)
-            other_side = slope != 0 and np.sign(found["estimate"]) != np.sign(slope)
-            row["wrong_sign"] = int(row["rejected"] and other_side)
-            row |= {"sum_estimate": found["estimate"], "sum_square": found["estimate"] ** 2}
-            if "low" in found:
-                covered = int(found["low"] <= slope <= found["high"])
-                row |= {"intervals": 1, "covered": covered, "sum_se": found["se"]}
+                said[method] = None
+        rows += [{"method": method, **_counted(found, slope)} for method, found in said.items()]
     counts = pd.DataFrame(rows).groupby("method", sort=False).sum().reset_index()
     return counts.assign(scenario=name, slope=slope, batch=number)[[*KEY, *COUNTED]]
+
+
+def _counted(found: pd.Series | None, slope: float) -> dict[str, float]:
+    """Return what one answer adds to the counts; no answer was a refusal."""
+    out: dict[str, Any] = {**dict.fromkeys(COUNTED, 0.0), "replicates": 1, "refused": found is None}
+    if found is not None:
+        estimate = found["estimate"]
+        out["rejected"] = int(found["p"] < 0.05)
+        out["wrong_sign"] = int(out["rejected"] and np.sign(estimate) == -np.sign(slope) != 0)
+        out |= {"sum_estimate": estimate, "sum_square": estimate**2}
+        if "low" in found:
+            covered = int(found["low"] <= slope <= found["high"])
+            out |= {"intervals": 1, "covered": covered, "sum_se": found["se"]}
+    return out
 
 
 def summary(counts: pd.DataFrame) -> pd.DataFrame:
@@ -171,16 +190,14 @@ def permuted_tables(
         the original, so a true effect shows in the rate.
     """
     table = permutation.grid(data, "gain", [similarity], *DYAD, FORMATS)
-    rng, every = np.random.default_rng(seed), np.full(table.outcome.shape, True)
-    orders = [
-        [_moved(rng, g) for g in (table.row_groups, table.column_groups)] for _ in range(replicates)
-    ]
-    moved = permutation.relabel(
-        table.predictors[0], np.array([np.concatenate(o) for o in orders]), every
+    rng, groups = np.random.default_rng(seed), (table.row_groups, table.column_groups)
+    orders = [np.concatenate([_moved(rng, g) for g in groups]) for _ in range(replicates)]
+    every = np.full(table.outcome.shape, True)
+    moved = permutation.relabel(table.predictors[0], np.array(orders), every)
+    cells = pd.MultiIndex.from_product([table.rows, table.columns], names=TASKS).to_frame(
+        index=False
     )
-    i, t = (a.ravel() for a in np.indices(table.outcome.shape))
-    cells = pd.DataFrame({"intermediate": table.rows[i], "target": table.columns[t]})
-    rest = data.drop(columns=[c for c in ("similarity", similarity) if c in data.columns])
+    rest = data.drop(columns=["similarity", similarity], errors="ignore")
     rest = rest.assign(**rest[TASKS].astype(str))
     tables = iter(cells.assign(similarity=values).merge(rest, on=TASKS) for values in moved)
 
@@ -196,3 +213,92 @@ def _moved(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
     order = np.empty(groups.size, int)
     order[np.argsort(groups, kind="stable")] = np.argsort(ranks)
     return order
+
+
+def ols(
+    data: pd.DataFrame,
+    outcome: str,
+    predictor: str,
+    effects: Sequence[str] = (),
+    clusters: Sequence[str] = (),
+) -> pd.Series:
+    """Fit least squares with indicators of ``effects``, errors clustered by at most two columns."""
+    x, names = design.fixed_matrix(data, [predictor, *effects])
+    robust: dict[str, Any] = {}
+    if clusters:
+        groups = np.column_stack([pd.factorize(data[c].astype(object))[0] for c in clusters])
+        robust = {"cov_type": "cluster", "cov_kwds": {"groups": np.squeeze(groups)}}
+    fit = sm.OLS(data[outcome].to_numpy(float), x).fit(use_t=True, **robust)
+    at = names.index(predictor)
+    if not (variance := fit.cov_params()[at, at]) > 0:
+        raise BadFit(
+            f"the variance of {predictor!r} is not positive: with few clusters the two-way formula "
+            "can give that; use a mixed model."
+        )
+    df = getattr(fit, "df_resid_inference", fit.df_resid)
+    return reml.t_table([predictor], fit.params[[at]], np.sqrt([variance]), np.array([df])).iloc[0]
+
+
+# The table of others.
+
+
+def read_recycled(path: str | Path) -> pd.DataFrame:
+    """Read a copy of IBM's table, as gains over the plain encoder.
+
+    Returns:
+        One row per fully tested model and target: intermediate (model name), target, gain (points),
+        intermediate_family, target_family ("" if the name tells none, or two), block, same_family.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise MissingData(f"{file} is not there. Download {TABLE} and pass its path.")
+    if (digest := sha256_file(file)) != SHA256:
+        raise BadRecord(f"{file} has checksum {digest}, not {SHA256}: it is not {TABLE}.")
+    scores = pd.read_csv(file).set_index("model_name")[list(TARGETS)].dropna()
+    gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
+    long = gained.rename_axis(index="intermediate", columns="target").stack().rename("gain")
+    return add_families(long.reset_index())
+
+
+def add_families(table: pd.DataFrame) -> pd.DataFrame:
+    """Add families of models and targets, their block, and whether they agree."""
+    own = {m: family_of(str(m)) for m in table["intermediate"].unique()}
+    out = table.assign(intermediate_family=table["intermediate"].map(own))
+    out["target_family"] = out["target"].map(TARGETS)
+    out["block"] = out["intermediate_family"] + " x " + out["target_family"]
+    out["same_family"] = (out["intermediate_family"] == out["target_family"]).astype(float)
+    return out
+
+
+def family_of(model: str) -> str:
+    """Return the family a model's name tells; empty if it tells none or several."""
+    found = [f for f, words in WORDS.items() if re.search(words, model.lower())]
+    return str(found[0]) if len(found) == 1 else ""
+
+
+def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.DataFrame:
+    """Estimate the effect of a shared family in ways that differ in what they take as independent.
+
+    Args:
+        table: what `read_recycled` returned; models without a family are left out.
+        n, seed: relabellings of families, on the means of model family x target family.
+
+    Returns:
+        Indexed by method: estimate (points), se, df, low, high, p.
+    """
+    used = table[table["intermediate_family"] != ""]
+    if used.empty:
+        raise BadFit("no model name tells a family, so there is nothing to compare.")
+    term, blocks = "same_family", [*TASKS, "block"]
+    rows = {
+        "OLS on rows": ols(used, "gain", term),
+        "OLS, clustered both ways": ols(used, "gain", term, clusters=TASKS),
+        "REML, model and target": reml.crossed_reml(used, "gain", [term], TASKS)[term],
+        "REML, model, target and block": reml.crossed_reml(used, "gain", [term], blocks)[term],
+    }
+    out = pd.DataFrame(rows).T[["estimate", "se", "df", "low", "high", "p"]].astype(float)
+    families = ("intermediate_family", "target_family")
+    means = used.groupby(list(families), as_index=False)[["gain", term]].mean()
+    found = permutation.qap(means, "gain", term, *families, n=n, seed=seed)
+    out.loc["permutation of families", ["estimate", "p"]] = [found.estimate, found.p]
+    return out.rename_axis("method")

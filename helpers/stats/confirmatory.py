@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from helpers.errors import BadFit, BadRows
-from helpers.stats import design, permutation, reml
+from helpers.stats import design, gains, permutation, reml
 from helpers.stats.reml import Fit
 
 PRIMARY = "text_embedding"
@@ -26,6 +26,64 @@ NEGLIGIBLE_SD = 0.3
 LEVEL = 0.05
 DISTANCE = "syntactic"
 LEAST = 5  # languages of a dyad whose slope on distance counts
+SEEDS, ROWS = 3, 2000  # per dyad, and per task for the primary similarity
+ILLUSTRATIVE = ("tiny", "demo")
+
+
+# Where a study departs from the specification.
+
+
+def departures(
+    scores: pd.DataFrame,
+    profile: str,
+    similarity: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+) -> list[str]:
+    """Say where a study falls short of what the specification asks for.
+
+    Args:
+        scores: tidy score table.
+        profile: name of its profile.
+        similarity: what `results.similarities` returned.
+        controls: what `multiverse.controls` returned, without rows where none was measured.
+    """
+    rest, notes = gains.usable(scores)
+    if profile in ILLUSTRATIVE:
+        notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
+    done = rest[rest["status"] == "done"]
+    base = done[done["condition"] == "none"]
+    base = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
+    counts = done[done["condition"] == "single"].groupby(TASKS)["seed"].nunique()
+    for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", base, 2 * SEEDS)):
+        if few := int((seeds < least).sum()):
+            fewest = f"(the fewest: {int(seeds.min())})"
+            notes.append(f"{few} of {len(seeds)} {what} have fewer than {least} seeds {fewest}.")
+    planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
+    if len(counts) < planned:
+        notes.append(f"{planned - len(counts)} of {planned} dyads have no finished run.")
+    if similarity is not None:
+        size = similarity.loc[similarity["measure"] == PRIMARY, "n"].max()
+        if size < ROWS:
+            notes.append(f"Similarity was measured on {size:,} rows a task, not {ROWS:,}.")
+    if controls is not None:
+        there = set(controls["kind"]) if len(controls) else set()
+        lacking = [kind for kind in ("negative", "positive") if kind not in there]
+        notes += [f"No {kind} control was measured." for kind in lacking]
+    return notes
+
+
+def standing(scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None) -> str:
+    """Say in a few words how much the results of a profile can prove."""
+    arms = gains.usable(scores)[0].query("condition == 'single' and status == 'done'")
+    count, short = len(arms[TASKS].drop_duplicates()), departures(scores, profile, similarity)
+    if profile in ILLUSTRATIVE:
+        return f"With {count} dyads, this page is an illustration, not evidence. {' '.join(short)}"
+    if short:
+        return f"These are {count} dyads. They fall short of the specification: {' '.join(short)}"
+    return f"These are {count} dyads, run as the specification asks."
+
+
+# The tests.
 
 
 @dataclass(frozen=True)
@@ -51,8 +109,6 @@ def confirm(
     dyads: pd.DataFrame,
     rows: pd.DataFrame | None = None,
     *,
-    measure: str = PRIMARY,
-    distance: str = DISTANCE,
     controls: pd.DataFrame | None = None,
     n: int = 9999,
     seed: int = 0,
@@ -61,55 +117,50 @@ def confirm(
 
     Args:
         dyads: dyad table of one encoder; identity pairs only lend their similarity to permutations.
-        rows: what `gains.gains` returned with the column ``distance`` joined, for H3.
-        measure, distance: the primary similarity, and the language column of H3.
+        rows: what `gains.gains` returned with the column ``syntactic`` (distance) joined, for H3.
         controls: what `multiverse.controls` returned; if one failed, every verdict is withheld.
         n, seed: relabellings.
 
     Raises:
         BadFit: H1 cannot be fitted; a later hypothesis that cannot is reported as such.
     """
-    scaled = prepared(dyads, measure)
+    scaled = prepared(dyads, PRIMARY)
     used = scaled.dropna(subset=["gain"])
 
-    def slope(*extra: str) -> tuple[pd.Series, Fit]:
-        fit = reml.crossed_reml(used, "gain", [measure, *extra], RANDOM)
-        return _answer(fit, used, scaled, "gain", measure, list(extra), n, seed), fit
-
     def falling() -> tuple[pd.Series, Fit]:
-        assert rows is not None
-        slopes = _dyad_slopes(_language_means(rows, scaled, measure, distance), measure, distance)
-        fit = reml.crossed_reml(slopes, "slope", [measure], RANDOM)
-        return _answer(fit, slopes, slopes, "slope", measure, [], n, seed), fit
+        slopes = _dyad_slopes(_language_means(rows, scaled))
+        return _answer(slopes, slopes, "slope", [], n, seed)
 
-    first = slope()
-    answers, notes = {"H1": first}, list(first[1].notes)
-    questions = {"H1": "slope above zero"}
-    later: list[tuple[str, str, Callable[[], tuple[pd.Series, Fit]]]] = []
+    asked: dict[str, tuple[str, Callable[[], tuple[pd.Series, Fit]]]] = {
+        "H1": ("slope above zero", lambda: _answer(used, scaled, "gain", [], n, seed))
+    }
     if "same_format" in scaled:
-        later.append(("H2", "slope above zero beside equal formats", lambda: slope("same_format")))
+        ask = lambda: _answer(used, scaled, "gain", ["same_format"], n, seed)  # noqa: E731
+        asked["H2"] = ("slope above zero beside equal formats", ask)
     if rows is not None:
-        later.append(("H3", f"slope falls with {distance} distance", falling))
-    for name, question, ask in later:
-        questions[name] = question
+        asked["H3"] = (f"slope falls with {DISTANCE} distance", falling)
+    answers, fits, notes = dict[str, pd.Series](), dict[str, Fit](), list[str]()
+    for name, (question, ask) in asked.items():
         try:
-            answers[name] = ask()
+            row, fits[name] = ask()
+            answers[name] = pd.concat([pd.Series({"question": question}), row])
         except BadFit as error:
+            if name == "H1":
+                raise
             notes.append(f"{name} was not tested: {error}")
-    table = pd.DataFrame({name: row for name, (row, _) in answers.items()}).T
-    table.insert(0, "question", pd.Series(questions))
+    table = pd.DataFrame(answers).T.rename_axis("hypothesis")
     table["verdict"] = _verdicts(table)
     if controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
     residual = reml.crossed_reml(used, "gain", [], RANDOM).variances[reml.RESIDUAL]
     bounds = {"points": NEGLIGIBLE_POINTS, "dyad SD": NEGLIGIBLE_SD * float(np.sqrt(residual))}
-    negligible = {name: equivalence(first[1], measure, bound) for name, bound in bounds.items()}
+    negligible = {name: equivalence(fits["H1"], PRIMARY, bound) for name, bound in bounds.items()}
     return Confirmatory(
-        table.rename_axis("hypothesis"),
+        table,
         pd.DataFrame(negligible).T.rename_axis("bound in"),
-        {name: fit for name, (_, fit) in answers.items()},
-        tuple(dict.fromkeys(notes)),
+        fits,
+        tuple(dict.fromkeys([*fits["H1"].notes, *notes])),
     )
 
 
@@ -134,32 +185,28 @@ def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
     return known
 
 
+def analysed(table: pd.DataFrame, measure: str = PRIMARY) -> pd.DataFrame:
+    """Return the dyads that are analysed, with the similarity standardised over them."""
+    return prepared(table, measure).dropna(subset=["gain"]).reset_index(drop=True)
+
+
 def _answer(
-    fit: Fit,
-    used: pd.DataFrame,
-    scaled: pd.DataFrame,
-    outcome: str,
-    measure: str,
-    extra: list[str],
-    n: int,
-    seed: int,
-) -> pd.Series:
-    """Return the estimate with three p-values."""
-    pair = [
+    used: pd.DataFrame, scaled: pd.DataFrame, outcome: str, extra: list[str], n: int, seed: int
+) -> tuple[pd.Series, Fit]:
+    """Return the estimate with three p-values, and the fit."""
+    fit = reml.crossed_reml(used, outcome, [PRIMARY, *extra], RANDOM)
+    full, reduced = (
         reml.crossed_reml(used, outcome, fixed, RANDOM, reml=False)
-        for fixed in ([measure, *extra], extra)
-    ]
+        for fixed in ([PRIMARY, *extra], extra)
+    )
+    row = fit[PRIMARY][["estimate", "low", "high", "df", "p"]]
+    row["p_likelihood"] = reml.compare(full, reduced)
     try:
-        found = permutation.qap(
-            scaled, outcome, measure, "intermediate", "target", FORMATS, n, seed, given=extra
-        )
-        p_permutation, smallest = found.p, 1 / len(found.null)
+        found = permutation.qap(scaled, outcome, PRIMARY, *DYAD, FORMATS, n, seed, given=extra)
+        row["p_permutation"], row["p_smallest"] = found.p, 1 / len(found.null)
     except BadFit:
-        p_permutation = smallest = float("nan")
-    own = fit[measure][["estimate", "low", "high", "df", "p"]]
-    others = [reml.compare(*pair), p_permutation, smallest]
-    names = ["p_likelihood", "p_permutation", "p_smallest"]
-    return pd.Series({"dyads": fit.rows, **own, **dict(zip(names, others, strict=True))})
+        row["p_permutation"] = row["p_smallest"] = np.nan
+    return pd.concat([pd.Series({"dyads": fit.rows}, dtype=object), row]), fit
 
 
 def _verdicts(table: pd.DataFrame) -> list[str]:
@@ -209,30 +256,16 @@ def effect_sizes(
         random: random effects.
 
     Returns:
-        slope (per standard deviation of the predictor), low, high, in_dyad_sd (over the dyad residual
-        without the predictor), partial_r, r2_marginal and r2_conditional (Nakagawa & Schielzeth 2013),
-        dyad_variance_explained (share of that residual variance that is gone; may be negative).
+        slope (per standard deviation of the predictor), in_dyad_sd (over the dyad residual without the
+        predictor) and r2_marginal (Nakagawa & Schielzeth 2013).
     """
     scaled = design.standardise(data, [predictor])
     fit = reml.crossed_reml(scaled, outcome, [predictor], random)
     without = reml.crossed_reml(scaled, outcome, [], random)
-    row, residual = fit[predictor], float(without.variances[reml.RESIDUAL])
-    by_fixed = float(np.var(fit.design.x @ fit.peak.state.beta))
-    sizes = [float(np.mean(t.slope**2)) for t in fit.design.terms]
-    by_random = float(np.dot(fit.variances.iloc[:-1], sizes))
-    total = by_fixed + by_random + float(fit.variances[reml.RESIDUAL])
-    return pd.Series(
-        {
-            "slope": row["estimate"],
-            "low": row["low"],
-            "high": row["high"],
-            "in_dyad_sd": row["estimate"] / np.sqrt(residual),
-            "partial_r": row["t"] / np.sqrt(row["t"] ** 2 + row["df"]),
-            "r2_marginal": by_fixed / total,
-            "r2_conditional": (by_fixed + by_random) / total,
-            "dyad_variance_explained": 1 - float(fit.variances[reml.RESIDUAL]) / residual,
-        }
-    )
+    slope = fit[predictor]["estimate"]
+    fixed, rest = float(np.var(fit.design.x @ fit.peak.state.beta)), float(fit.variances.sum())
+    in_sd = slope / np.sqrt(without.variances[reml.RESIDUAL])
+    return pd.Series({"slope": slope, "in_dyad_sd": in_sd, "r2_marginal": fixed / (fixed + rest)})
 
 
 def within_and_between(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
@@ -269,26 +302,24 @@ def variance_shares(data: pd.DataFrame, outcome: str, random: Sequence[str]) -> 
 # Languages.
 
 
-def _language_means(
-    rows: pd.DataFrame, scaled: pd.DataFrame, measure: str, distance: str
-) -> pd.DataFrame:
+def _language_means(rows: pd.DataFrame, scaled: pd.DataFrame) -> pd.DataFrame:
     """Return gains per dyad and language over seeds, with distance, similarity and formats."""
-    facts = scaled.loc[scaled["gain"].notna(), [*TASKS, measure, "block", *FORMATS]]
+    facts = scaled.loc[scaled["gain"].notna(), [*TASKS, PRIMARY, "block", *FORMATS]]
     keep = rows["language"] != "en"
     if "condition" in rows:
         keep &= rows["condition"] == "single"
     by = rows[keep].groupby([*TASKS, "language"], as_index=False)
-    mean = by.agg(**{"gain": ("gain", "mean"), distance: (distance, "first")})
-    return mean.dropna(subset=[distance]).merge(facts, on=TASKS)
+    mean = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
+    return mean.dropna(subset=[DISTANCE]).merge(facts, on=TASKS)
 
 
-def _dyad_slopes(means: pd.DataFrame, measure: str, distance: str) -> pd.DataFrame:
+def _dyad_slopes(means: pd.DataFrame) -> pd.DataFrame:
     """Return each dyad's slope on distance, so that the dyad stays the unit of inference."""
-    languages = means.groupby("language")[[distance]].first()
-    scaled = design.standardise(languages, [distance])[distance]
-    rows = means.assign(**{distance: means["language"].map(scaled)})
-    slopes = distance_slopes(rows, "gain", distance, [measure, "block", *FORMATS])
-    return design.standardise(slopes, [measure])
+    languages = means.groupby("language")[[DISTANCE]].first()
+    scaled = design.standardise(languages, [DISTANCE])[DISTANCE]
+    rows = means.assign(**{DISTANCE: means["language"].map(scaled)})
+    slopes = distance_slopes(rows, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
+    return design.standardise(slopes, [PRIMARY])
 
 
 def distance_slopes(
@@ -310,23 +341,22 @@ def distance_slopes(
     return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
 
 
-def by_language(
-    data: pd.DataFrame, predictor: str, random: Sequence[str] = (*RANDOM, "intermediate:target")
-) -> pd.DataFrame:
+def by_language(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
     """Return the similarity slope of each language, partially pooled.
 
     Args:
         data: one row per dyad and language (seeds averaged) with ``gain``.
         predictor: similarity; it is standardised.
-        random: random effects besides those of language and target x language.
 
     Returns:
         Indexed by language: slope (the common one plus the predicted deviation), se (of the prediction
         error), deviation; ordered by slope.
     """
     rows, term = design.standardise(data, [predictor]), f"{predictor}|language"
-    effects = [*random, "language", "target:language", term]
+    effects = [*RANDOM, "intermediate:target", "language", "target:language", term]
     fit = reml.crossed_reml(rows, "gain", [predictor], effects)
+    own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
+    se: float | np.ndarray = fit[predictor]["se"]
     if term in fit.blups:
         own, k = fit.blups[term], list(fit.blups).index(term)
         v, slopes = fit.peak.variances, fit.peak.slopes
@@ -335,8 +365,5 @@ def by_language(
         left = np.eye(len(fit.table))[fit.design.names.index(predictor)] - ratio * slopes.zhx[part]
         fixed = np.einsum("li,li->l", left, np.linalg.solve(fit.peak.state.info, left.T).T)
         se = np.sqrt(v[k] + v[-1] * (fixed - ratio**2 * np.diag(slopes.zhz)[part]))
-    else:
-        own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
-        se = np.full(len(own), fit[predictor]["se"])
     table = pd.DataFrame({"slope": fit[predictor]["estimate"] + own, "se": se, "deviation": own})
     return table.rename_axis("language").sort_values("slope")

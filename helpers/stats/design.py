@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from helpers.errors import BadFit, unknown
 
@@ -34,10 +35,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Design:
-    """Arrays of a mixed model: outcome, fixed effects (intercept first), random effects kept, weights.
-
-    ``notes`` are sentences about effects left out, ``levels`` those of categories.
-    """
+    """Outcome, fixed effects (intercept first), random effects kept, weights, sentences on those left out."""
 
     y: np.ndarray
     x: np.ndarray
@@ -45,7 +43,7 @@ class Design:
     terms: tuple[Term, ...]
     weights: np.ndarray
     notes: tuple[str, ...]
-    levels: Mapping[str, tuple[str, ...]]
+    levels: Mapping[str, Sequence[str]]  # of each fixed effect that is a category
 
 
 def columns_of(data: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -62,19 +60,17 @@ def factors(data: pd.DataFrame, name: str) -> list[str]:
 def require(data: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str] = ()) -> None:
     """Raise unless the columns exist and hold a value, the numeric ones a finite one, in each row."""
     for column in columns:
-        if column not in data.columns:
+        if column not in data:
             raise unknown("column", column, map(str, data.columns))
     if data.empty:
         raise BadFit("the table has no rows; check the filters that made it.")
     for column in columns:
-        known = data[column].notna()
-        if column in numeric:
-            known = pd.Series(np.isfinite(numbers(data, column)))
-        if not known.all():
+        known = np.isfinite(numbers(data, column)) if column in numeric else data[column].notna()
+        if missing := int((~known).sum()):
             raise BadFit(
-                f"{int((~known).sum())} of {len(data)} rows have no usable value of {column!r}. "
-                "Nothing is imputed here: leave those rows out on purpose, "
-                f"data.dropna(subset=[{column!r}]), and say so, or complete the runs that are missing."
+                f"{missing} of {len(data)} rows have no usable value of {column!r}, and nothing is "
+                f"imputed: leave them out on purpose, data.dropna(subset=[{column!r}]), and say so, "
+                "or complete the runs that are missing."
             )
 
 
@@ -83,22 +79,14 @@ def numbers(data: pd.DataFrame, column: str) -> np.ndarray:
     try:
         return data[column].to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
-        raise BadFit(
-            f"column {column!r} must hold numbers; it holds {data[column].dtype}."
-        ) from None
+        said = f"column {column!r} must hold numbers; it holds {data[column].dtype}."
+        raise BadFit(said) from None
 
 
-def is_number(data: pd.DataFrame, column: str) -> bool:
-    """Tell whether a column holds numbers or truth values (else it is a category)."""
-    return bool(
-        pd.api.types.is_numeric_dtype(data[column]) or pd.api.types.is_bool_dtype(data[column])
-    )
-
-
-def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, list[str]]:
     """Return the levels of each fixed effect that is a category, in sorted order."""
-    text = [c for c in columns_of(data, fixed) if not is_number(data, c)]
-    levels = {c: tuple(sorted(data[c].astype(str).unique())) for c in text}
+    text = [c for c in columns_of(data, fixed) if not is_numeric_dtype(data[c])]
+    levels = {c: sorted(data[c].astype(str).unique()) for c in text}
     for column, values in levels.items():
         if pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             raise BadFit(
@@ -114,7 +102,7 @@ def expand(
     """Return the design columns of one fixed effect; the first level of a category is left out."""
     out = [("", np.ones(len(data)))]
     for column in factors(data, name):
-        pieces = [(column, data[column])] if column not in levels else []
+        pieces = [(column, data[column])]
         if column in levels:
             text, known = data[column].astype(str), levels[column]
             if len(known) < 2:
@@ -141,8 +129,8 @@ def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, 
     for position, (name, column) in enumerate(columns):
         rest = column - basis @ (basis.T @ column)
         rest = rest - basis @ (basis.T @ rest)  # twice: one pass loses digits when nearly aliased
-        norm, full = np.linalg.norm(rest), np.linalg.norm(column)
-        if norm > np.sqrt(ALIASED) * max(full, 1e-300):
+        norm = np.linalg.norm(rest)
+        if norm > np.sqrt(ALIASED) * max(np.linalg.norm(column), 1e-300):
             basis = np.column_stack([basis, rest / norm])
             continue
         if position == 1 or np.ptp(column) <= 1e-12 * max(1.0, np.abs(column).max()):
@@ -177,8 +165,7 @@ def estimable(
 
     Each effect adds a known matrix (its kernel) to the covariance of the rows. After projecting out the
     fixed effects, an effect whose kernel is a combination of the earlier kernels and of the residual
-    has no variance of its own: a single level, a level per row, the same grouping under two names, a
-    grouping that the fixed effects use up.
+    has no variance of its own.
     """
     if not terms:
         return (), ()
@@ -202,15 +189,14 @@ def estimable(
         if not nothing and own - cross @ weight > 1e-7 * own:
             kept.append(k)
             continue
+        names = ", ".join(terms[j].name for j in kept)
+        why = f"this table cannot tell it from {names} and the residual"
         if len(term.levels) == 1:
             why = f"it has one level, {term.levels[0]!r}"
         elif len(term.levels) == term.codes.size:
             why = "it has one level per row, which is what the residual is"
         elif nothing or not kept:
             why = "the fixed effects and the residual already account for it"
-        else:
-            names = ", ".join(terms[j].name for j in kept)
-            why = f"this table cannot tell it from {names} and the residual"
         notes.append(f"random effect {term.name!r} was left out: {why}.")
     return tuple(terms[k] for k in kept), tuple(notes)
 
@@ -224,23 +210,20 @@ def build(
 ) -> Design:
     """Return the arrays of a mixed model, see `reml.crossed_reml`, or say why it cannot be fitted."""
     slopes = [name.split("|")[0] for name in random if "|" in name and name not in data]
-    numeric = [c for c in columns_of(data, fixed) if c in data and is_number(data, c)]
+    numeric = [c for c in columns_of(data, fixed) if c in data and is_numeric_dtype(data[c])]
     extra = [weights] if weights else []
     used = [outcome, *columns_of(data, [*fixed, *random]), *extra]
     require(data, used, [outcome, *numeric, *slopes, *extra])
-    y = numbers(data, outcome)
-    x, names = fixed_matrix(data, fixed)
+    y, (x, names) = numbers(data, outcome), fixed_matrix(data, fixed)
     w = numbers(data, weights) if weights else np.ones(len(data))
     if np.any(w <= 0):
         raise BadFit(f"weights in {weights!r} must be above zero; leave such rows out instead.")
     if np.ptp(y) == 0:
         raise BadFit(f"{outcome!r} is {y[0]:g} in every row; there is nothing to explain.")
-    need = len(names) + len(random) + 2
-    if len(y) < need:
+    if len(y) < (need := len(names) + len(random) + 2):
         raise BadFit(
             f"{len(y)} rows cannot carry {len(names)} fixed effects and {len(random) + 1} variances "
-            f"(at least {need} rows are needed): add intermediates or targets, or ask for fewer "
-            "effects."
+            f"(at least {need}): add intermediates or targets, or ask for fewer effects."
         )
     terms, notes = estimable(x, [random_term(data, name) for name in random], w)
     return Design(y, x, names, terms, w, notes, categories(data, fixed))
@@ -254,7 +237,7 @@ def standardise(data: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         if not np.isfinite(values).any():
             raise BadFit(f"{column!r} has no value in any row, so it cannot be used; leave it out.")
         spread = np.nanstd(values, ddof=1) if np.isfinite(values).sum() > 1 else 0.0
-        if not spread > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
+        if not spread > 1e-12 * max(1.0, float(np.nanmax(np.abs(values)))):
             raise BadFit(f"{column!r} is constant, so it cannot be standardised; leave it out.")
         out[column] = (values - np.nanmean(values)) / spread
     return out

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -17,22 +15,24 @@ CELL = ["target", "language"]
 NEEDED = [*ARM, *CELL, "split", "metric", "value", "n", "seed", "status"]
 
 
-def gains(
-    scores: pd.DataFrame,
-    *,
-    split: str = "test",
-    metrics: Mapping[str, str] | None = None,
-    chance: Mapping[str, float] | None = None,
-    collapsed: bool = False,
-    headroom: bool = False,
-) -> pd.DataFrame:
+def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out targets without a finished baseline; return the rest and a sentence for each."""
+    out, notes = scores, []
+    enough = {"done", "collapsed"} if collapsed else {"done"}
+    for target, part in scores[scores["stage"] == "target"].groupby("target"):
+        arm = part[part["condition"] == "none"].drop_duplicates(["run", "seed"])["status"]
+        if not enough & set(arm):
+            said = ", ".join(f"{n} {status}" for status, n in arm.value_counts().items())
+            notes.append(f"{target} has no finished baseline ({said or 'none was run'}).")
+            out = out[out["target"] != target]
+    return out.reset_index(drop=True), notes
+
+
+def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = False) -> pd.DataFrame:
     """Compute the gain of every scored run over the mean baseline of its target and language.
 
     Args:
         scores: tidy score table (``helpers.study.store.SCORE_COLUMNS``).
-        split: rows of this split count.
-        metrics, chance: main metric, and score of guessing (0 to 1), per target where the task facts
-            are not to be asked.
         collapsed: whether collapsed runs count too (sensitivity analysis).
         headroom: subtract baseline seeds at even positions only and report those at odd ones in
             ``headroom``: the same run on both sides makes a slope out of its own noise.
@@ -47,15 +47,27 @@ def gains(
     Raises:
         BadRows: columns or baselines are missing, a run counts twice, or a value is not a score.
     """
-    rows = clean(scores, split=split, metrics=metrics, collapsed=collapsed)
-    rows["logit"] = _logit(rows, chance)
-    base = rows[rows["condition"] == "none"]
-    arms = rows[rows["condition"] != "none"]
+    rows = clean(scores, collapsed=collapsed)
+    # chance-corrected logits, kept finite by 0.5 / n at both ends
+    known = tasks.names()
+    levels = {t: tasks.get(t).chance if t in known else 0.0 for t in rows["target"].unique()}
+    guess = rows["target"].map(levels).astype(float)
+    edge = np.minimum(0.5 / rows["n"].clip(lower=1).astype(float), 0.5)
+    above = ((rows["value"] - guess) / (1 - guess)).clip(lower=edge, upper=1 - edge)
+    rows["logit"] = np.log(above / (1 - above))
+    base, arms = rows[rows["condition"] == "none"], rows[rows["condition"] != "none"]
     if arms.empty:
         raise BadRows("there are only baselines (condition 'none'); run some intermediates first.")
-    subtrahend, covariate = _split(base) if headroom else (base, None)
-    table = arms.merge(_baselines(subtrahend), on=["encoder", *CELL], how="left", validate="m:1")
-    bare = table.loc[table["baseline"].isna(), ["encoder", *CELL]].drop_duplicates()
+    cell, other = ["encoder", *CELL], None
+    if headroom:
+        # by position, even and odd; a baseline that trains nothing stands on both sides
+        odd = base.groupby(cell)["seed"].rank(method="first").astype(int) % 2 == 0
+        both = untrained(base)
+        other, base = base[odd | both], base[~odd | both]
+        if other.empty:
+            raise BadRows("headroom needs at least two baseline seeds per target and language.")
+    table = arms.merge(_baselines(base, cell), on=cell, how="left", validate="m:1")
+    bare = table.loc[table["baseline"].isna(), cell].drop_duplicates()
     if len(bare):
         some = "; ".join(" ".join(map(str, c)) for c in bare.head(5).itertuples(index=False))
         raise BadRows(
@@ -70,83 +82,56 @@ def gains(
     out["gain_z"] = out["gain"] / out["baseline_sd"].where(out["baseline_sd"] > 0)
     keep = [*ARM, *CELL, "seed", "metric", "n", "score", "baseline", *SCALES]
     out = out[[*keep, "baseline_seeds", "baseline_sd"]]
-    if covariate is not None:
-        other = covariate.groupby(["encoder", *CELL])["value"].mean().rename("other")
-        out = out.merge(other.reset_index(), on=["encoder", *CELL], how="left")
-        out["headroom"] = 100 * (1 - out.pop("other"))
+    if other is not None:
+        out = out.join(100 * (1 - other.groupby(cell)["value"].mean().rename("headroom")), on=cell)
     out["english"] = out["language"] == "en"
     return add_flags(out).sort_values([*ARM, *CELL, "seed"], ignore_index=True)
 
 
-def clean(
-    scores: pd.DataFrame,
-    *,
-    split: str = "test",
-    metrics: Mapping[str, str] | None = None,
-    collapsed: bool = False,
-) -> pd.DataFrame:
-    """Return the score rows that count, see `gains`: main metric, one split, finished runs, each once."""
-    missing = [c for c in NEEDED if c not in scores.columns]
-    if missing:
+def _baselines(base: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """Return mean baseline per target and language, and seed spread per target."""
+    table = base.groupby(cell, as_index=False).agg(
+        baseline=("value", "mean"),
+        baseline_logit=("logit", "mean"),
+        baseline_seeds=("seed", "size"),
+        variance=("value", "var"),
+    )
+    pooled = table.groupby(cell[:2])["variance"].transform("mean")
+    return table.drop(columns="variance").assign(baseline_sd=100 * np.sqrt(pooled))
+
+
+def clean(scores: pd.DataFrame, *, collapsed: bool = False) -> pd.DataFrame:
+    """Return the score rows that count, see `gains`: main metric, test split, finished, each once."""
+    if missing := [c for c in NEEDED if c not in scores.columns]:
         raise BadRows(f"the score table lacks {', '.join(missing)}; it has {list(scores.columns)}.")
     use = {"done", "collapsed"} if collapsed else {"done"}
-    rows = scores[(scores["split"] == split) & scores["status"].isin(use)]
+    rows = scores[(scores["split"] == "test") & scores["status"].isin(use)]
     rows = rows[rows["target"].astype(str) != ""].copy()
     if "stage" in rows.columns:
         rows = rows[rows["stage"] == "target"]
     if rows.empty:
         have = sorted(map(str, scores["split"].unique()))
-        raise BadRows(
-            f"no finished score of split {split!r} is there (splits: {have}); run the plan first, "
-            "or name another split."
-        )
-    main = {t: _metric(str(t), set(g["metric"]), metrics) for t, g in rows.groupby("target")}
+        raise BadRows(f"no finished score of split 'test' is there (splits: {have}); run the plan.")
+    main = {t: _metric(str(t), set(g["metric"])) for t, g in rows.groupby("target")}
     rows = rows[rows["metric"] == rows["target"].map(main)]
-    bad = ~rows["value"].between(0, 1)
-    if bad.any():
-        raise BadRows(f"{int(bad.sum())} finished scores are missing or outside 0 to 1.")
-    key = [*ARM, *CELL, "seed"]
-    if rows.duplicated(key).any():
-        row = rows.loc[rows.duplicated(key), key].iloc[0].to_dict()
+    if bad := int((~rows["value"].between(0, 1)).sum()):
+        raise BadRows(f"{bad} finished scores are missing or outside 0 to 1.")
+    twice = rows.duplicated(key := [*ARM, *CELL, "seed"])
+    if twice.any():
+        row = rows.loc[twice, key].iloc[0].to_dict()
         raise BadRows(f"two scores for {row}: keep one store or one set of settings per table.")
     return rows.reset_index(drop=True)
 
 
-def _metric(target: str, present: set[str], metrics: Mapping[str, str] | None) -> str:
-    """Return the main metric of a target: the one named, that of the task facts, or the only one."""
-    named = (metrics or {}).get(target, "")
-    chosen = named or (tasks.get(target).metric if target in tasks.names() else "")
-    if chosen in present:
-        return chosen
-    if len(present) == 1 and not named:
-        return next(iter(present))
+def _metric(target: str, present: set[str]) -> str:
+    """Return the main metric of a target: that of the task facts, or the only one."""
+    chosen = tasks.get(target).metric if target in tasks.names() else ""
+    if chosen in present or len(present) == 1:
+        return chosen if chosen in present else min(present)
     raise BadRows(
-        f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}; name its main "
-        f"metric: metrics={{{target!r}: ...}}."
+        f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}: register the task "
+        "with its main metric, or keep the rows of one metric."
     )
-
-
-def _logit(rows: pd.DataFrame, chance: Mapping[str, float] | None) -> pd.Series:
-    """Return chance-corrected logits, kept finite by 0.5 / n at both ends."""
-    known, given = tasks.names(), chance or {}
-    levels = {
-        t: float(given[t] if t in given else tasks.get(t).chance if t in known else 0.0)
-        for t in rows["target"].astype(str).unique()
-    }
-    guess = rows["target"].astype(str).map(levels).astype(float)
-    edge = np.minimum(0.5 / rows["n"].clip(lower=1).astype(float), 0.5)
-    above = ((rows["value"] - guess) / (1 - guess)).clip(lower=edge, upper=1 - edge)
-    return pd.Series(np.log(above / (1 - above)), index=rows.index)
-
-
-def _split(base: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split baseline seeds by position, even and odd; one that trains nothing stands on both sides."""
-    position = base.groupby(["encoder", *CELL])["seed"].rank(method="first").astype(int) - 1
-    both = untrained(base)
-    even, odd = base[(position % 2 == 0) | both], base[(position % 2 == 1) | both]
-    if len(odd) == 0:
-        raise BadRows("headroom needs at least two baseline seeds per target and language.")
-    return even, odd
 
 
 def untrained(rows: pd.DataFrame) -> pd.Series:
@@ -154,20 +139,6 @@ def untrained(rows: pd.DataFrame) -> pd.Series:
     if "rows_trained" not in rows.columns:
         return pd.Series(False, index=rows.index)
     return (rows["condition"] == "none") & (rows["rows_trained"] == 0)
-
-
-def _baselines(base: pd.DataFrame) -> pd.DataFrame:
-    """Return mean baseline per target and language, and seed spread per target."""
-    cells = base.groupby(["encoder", *CELL])
-    table = cells.agg(
-        baseline=("value", "mean"),
-        baseline_logit=("logit", "mean"),
-        baseline_seeds=("seed", "size"),
-    ).reset_index()
-    table["variance"] = cells["value"].var(ddof=1).to_numpy()
-    pooled = table.groupby(["encoder", "target"])["variance"].transform("mean")
-    table["baseline_sd"] = 100 * np.sqrt(pooled)
-    return table.drop(columns="variance")
 
 
 def add_flags(table: pd.DataFrame) -> pd.DataFrame:
@@ -196,7 +167,6 @@ def dyads(
     condition: str = "single",
     english: bool = False,
     similarity: pd.DataFrame | None = None,
-    formats: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Average gains into one row per dyad: seeds within a language first, then languages.
 
@@ -208,7 +178,6 @@ def dyads(
         condition, english: rows of this condition count, and whether English does.
         similarity: measures per dyad, a column each or long (``measure``, ``value``) as
             `helpers.similarity.measure` returns it; of its languages English is used.
-        formats: format per task where the task facts are not to be asked.
 
     Returns:
         One row per encoder and dyad: gain on each scale, score, baseline, seeds, languages,
@@ -220,49 +189,47 @@ def dyads(
     rows = table[table["condition"] == condition]
     rows = rows if english else rows[rows["language"] != "en"]
     if rows.empty:
-        have = ", ".join(sorted(table["condition"].unique()))
-        raise BadRows(
-            f"no {'' if english else 'non-English '}gain of condition {condition!r} (have: {have})."
+        have, kind = (
+            ", ".join(sorted(table["condition"].unique())),
+            "" if english else "non-English ",
         )
-    # a language counts where every dyad of the target has it
-    by = ["encoder", "target"]
-    dyad_count = rows.groupby(by)["intermediate"].transform("nunique")
-    full = rows.groupby([*by, "language"])["intermediate"].transform("nunique") == dyad_count
+        raise BadRows(f"no {kind}gain of condition {condition!r} (have: {have}).")
+    full = _everywhere(rows, "intermediate")
     if not full.any():
         raise BadRows(
-            "no language is there for every intermediate of any target; complete the runs first."
+            "no language is there for every intermediate of any target; complete the runs."
         )
-    out = _average(rows[full])
-    dropped = rows[~full].groupby(by)["language"].nunique()
-    counts = dropped.reindex(pd.MultiIndex.from_frame(out[by]))
-    out["languages_left_out"] = counts.fillna(0).astype(int).to_numpy()
-    out = add_formats(add_flags(out), formats)
-    return out if similarity is None else add_similarity(out, similarity)
-
-
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average seeds within a language, then languages."""
+    dropped = rows[~full].groupby(["encoder", "target"])["language"].nunique()
+    rows = rows[full]
     means = [*SCALES, "score", "baseline", *(["headroom"] if "headroom" in rows else [])]
     dyad = ["encoder", "intermediate", "target"]
     by_language = rows.groupby([*dyad, "language"])[means].mean()
     # skipna would hide a scale that one language cannot have; NaN says so
-    out = by_language.groupby(level=dyad).mean()
-    out = out.mask(by_language.isna().groupby(level=dyad).any())
+    average = by_language.groupby(level=dyad).mean()
+    average = average.mask(by_language.isna().groupby(level=dyad).any())
     counts = rows.groupby(dyad).agg(seeds=("seed", "nunique"), languages=("language", "nunique"))
-    return out.join(counts).reset_index()
+    out = average.join(counts).reset_index()
+    left_out = dropped.reindex(pd.MultiIndex.from_frame(out[["encoder", "target"]])).fillna(0)
+    out["languages_left_out"] = left_out.astype(int).to_numpy()
+    out = add_formats(add_flags(out))
+    return out if similarity is None else add_similarity(out, similarity)
 
 
-def add_formats(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Add both formats, their block and ``same_format``; from the task facts where not given."""
-    out, given, known = table.copy(), formats or {}, tasks.names()
+def _everywhere(rows: pd.DataFrame, arm: str) -> pd.Series:
+    """Tell which rows are of a language that every arm of their target has."""
+    by = ["encoder", "target"]
+    arms = rows.groupby(by)[arm].transform("nunique")
+    return rows.groupby([*by, "language"])[arm].transform("nunique") == arms
+
+
+def add_formats(table: pd.DataFrame) -> pd.DataFrame:
+    """Add both formats from the task facts, their block and ``same_format``."""
+    out, known = table.copy(), tasks.names()
     for role in ("intermediate", "target"):
         names = table[role].astype(str)
-        if unheard := sorted(set(names) - set(given) - set(known)):
-            raise BadRows(
-                f"the format of {unheard[0]!r} is not known: register it, or pass formats={{...}}."
-            )
-        found = {t: given[t] if t in given else tasks.get(t).format for t in names.unique()}
-        out[f"{role}_format"] = names.map(found)
+        if unheard := sorted(set(names) - set(known)):
+            raise BadRows(f"the format of {unheard[0]!r} is not known: register the task first.")
+        out[f"{role}_format"] = names.map({t: tasks.get(t).format for t in names.unique()})
     out["block"] = out["intermediate_format"] + " x " + out["target_format"]
     out["same_format"] = (out["intermediate_format"] == out["target_format"]).astype(float)
     return out
@@ -282,7 +249,6 @@ def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFram
         raise BadRows("the similarity table holds a dyad twice; keep one encoder and layer.")
     if long:
         wide = similarity.pivot(index=key, columns="measure", values="value").reset_index()
-        wide.columns.name = None
     measures = [c for c in wide.columns if c not in {*key, *table.columns}]
     out = table.merge(wide[[*key, *measures]], on=key, how="left", validate="m:1")
     if not measures or out[measures].isna().all(axis=None):
@@ -305,16 +271,12 @@ def measures_of(table: pd.DataFrame) -> list[str]:
     return [str(c) for c in table.select_dtypes("number").columns if c not in own]
 
 
-def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Return the gain of every dyad with an interval over seeds, English left out.
+def intervals(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the gain of every dyad with a 95 % interval over seeds, English left out.
 
     Whole runs (means over the languages that all arms of a target have) of dyad and baseline are
     compared by Welch's interval. A dyad or baseline that ran once borrows the spread of all arms of its
     target, pooled. A baseline that trains nothing (retrieval) has no noise.
-
-    Args:
-        scores: tidy score table.
-        level: coverage aimed at.
 
     Returns:
         encoder, intermediate, target, gain (points), se, df, low, high, seeds, baseline_seeds,
@@ -325,15 +287,14 @@ def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     rows = clean(scores)
     rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
     by, arm = ["encoder", "target"], ["encoder", "target", "condition", "intermediate"]
-    rows = rows.assign(arm=rows["condition"] + " " + rows["intermediate"].astype(str))
-    arms = rows.groupby(by)["arm"].transform("nunique")
-    rows = rows[rows.groupby([*by, "language"])["arm"].transform("nunique") == arms]
+    named = rows.assign(arm=rows["condition"] + " " + rows["intermediate"].astype(str))
+    rows = rows[_everywhere(named, "arm")]
     if not (rows["condition"] == "single").any():
         raise BadRows("no language is there for all arms of any target; complete the runs first.")
     runs = rows.groupby([*arm, "seed"])["value"].agg(["mean", "size"])
     languages = rows.groupby(by)["language"].nunique().rename("languages")
-    runs = runs.join(languages, on=by)
-    if (short := runs[runs["size"] < runs["languages"]]).size:
+    short = runs[runs["size"] < runs.join(languages, on=by)["languages"]]
+    if len(short):
         _, target, _, intermediate, _ = short.index[0]
         raise BadRows(
             f"seeds of {intermediate!r} on {target!r} differ in their languages; complete the runs, "
@@ -356,7 +317,7 @@ def intervals(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     shares = 1 / out["size"] + (1 / out["base_size"]).mask(out["exact"], 0.0)
     out["se"] = np.sqrt(total.where(own, out["pooled"] * shares))
     out["df"] = welch.where(own, out["freedom"].where(out["freedom"] > 0))
-    half = stats.t.ppf(0.5 + level / 2, out["df"]) * out["se"]
+    half = stats.t.ppf(0.975, out["df"]) * out["se"]
     out["low"], out["high"] = out["gain"] - half, out["gain"] + half
     out["own_noise"] = np.sqrt(out["pooled"] / out["size"])
     borrowed = np.where(half.notna(), "other runs of the target", "unknown")

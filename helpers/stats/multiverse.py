@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from helpers.stats import design, permutation, reml
 from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
 from helpers.stats.gains import SCALES
 
-REMOVED: Mapping[str, tuple[str, ...]] = {
+REMOVED = {
     "none": (),
     "target": ("columns",),
     "both": ("rows", "columns"),
@@ -64,110 +65,89 @@ def subsets_of(
 
 
 def run(
-    subsets: Mapping[str, pd.DataFrame] | pd.DataFrame,
-    measures: Sequence[str],
-    *,
-    scales: Sequence[str] = SCALES,
-    removed: Mapping[str, tuple[str, ...]] = REMOVED,
-    within: tuple[str, str] | None = FORMATS,
-    n: int = 999,
-    seed: int = 0,
+    subsets: Mapping[str, pd.DataFrame], measures: Sequence[str], *, n: int = 999, seed: int = 0
 ) -> Multiverse:
     """Estimate every combination of scale, measure, subset and effects removed, and test jointly.
 
-    Each relabelling of tasks is applied to all specifications at once, so the joint test knows how
-    strongly they depend on one another (Simonsohn, Simmons & Nelson, Nat. Hum. Behav. 4, 2020).
+    Each relabelling of tasks within formats is applied to all specifications at once, so the joint test
+    knows how strongly they depend on one another (Simonsohn, Simmons & Nelson, Nat. Hum. Behav. 4, 2020).
 
     Args:
-        subsets: dyad tables by name (see `subsets_of`), or one dyad table.
+        subsets: dyad tables by name, see `subsets_of`.
         measures: similarity columns.
-        scales: outcome columns; those that are missing or undefined everywhere are noted.
-        removed: name to effects removed from both sides, see `permutation.qap`.
-        within: format columns; labels move only within formats (None: freely).
         n, seed: relabellings.
 
     Raises:
         BadFit: no specification can be estimated.
     """
-    tables = {"all": subsets} if isinstance(subsets, pd.DataFrame) else dict(subsets)
-    keep = [*TASKS, *(within or ())]
-    for table in tables.values():
+    keep = [*TASKS, *FORMATS]
+    for table in subsets.values():
         design.require(table, keep)
         for measure in set(measures) - set(table.columns):
             raise unknown("measure", measure, map(str, table.columns))
     # every dyad of any subset once: relabelled similarities come from all of them
-    union = pd.concat([t[[*keep, *measures]] for t in tables.values()]).drop_duplicates(TASKS)
-    whole = permutation.grid(union.assign(_any=0.0), "_any", measures, *DYAD, within)
-    residuals = {key: permutation.residual_tables(whole, e) for key, e in removed.items()}
-    empty = [m for m, x in zip(measures, whole.predictors, strict=True) if np.isnan(x).all()]
-    notes = [f"{measure} is not defined for any dyad." for measure in empty]
-    labels: list[tuple[str, str, str, str]] = []
-    asked: list[tuple[permutation.Slopes, np.ndarray]] = []
-    for subset, table in tables.items():
-        i, j = (
-            np.searchsorted(names, table[task].astype(str))
-            for names, task in zip((whole.rows, whole.columns), TASKS, strict=True)
-        )
-        for scale in scales:
-            outcome = np.full(whole.outcome.shape, np.nan)
-            if scale in table.columns:
-                outcome[i, j] = table[scale].to_numpy(dtype=float, na_value=np.nan)
-            if not np.isfinite(outcome).any():
-                notes.append(f"{scale} is not defined in subset {subset!r}.")
-                continue
-            grid = replace(whole, outcome=outcome)
-            for key, effects in removed.items():
-                for m, measure in enumerate(measures):
-                    if measure in empty:
-                        continue
-                    label = (scale, measure, subset, key)
-                    try:
-                        fit = permutation.slopes(grid, m, measure, effects, residuals[key])
-                        if fit.df < LEAST_DF:
-                            raise BadFit("too few residual degrees of freedom.")
-                    except BadFit:
-                        notes.append(f"{', '.join(label)}: too few dyads, or no variation left.")
-                        continue
-                    labels.append(label)
-                    asked.append((fit, residuals[key][m]))
-    if not asked:
+    union = pd.concat([t[[*keep, *measures]] for t in subsets.values()]).drop_duplicates(TASKS)
+    whole = permutation.grid(union.assign(_any=0.0), "_any", measures, *DYAD, FORMATS)
+    residuals = {key: permutation.residual_tables(whole, e) for key, e in REMOVED.items()}
+    known = [m for m, x in zip(measures, whole.predictors, strict=True) if np.isfinite(x).any()]
+    notes = [f"{m} is not defined for any dyad." for m in measures if m not in known]
+    fits: dict[tuple[str, ...], permutation.Regression] = {}
+    for (subset, table), scale in itertools.product(subsets.items(), SCALES):
+        wide = table.assign(**table[TASKS].astype(str), _y=table.get(scale, np.nan))
+        wide = wide.pivot(index=TASKS[0], columns=TASKS[1], values="_y").astype(float)
+        grid = replace(whole, outcome=wide.reindex(whole.rows, columns=whole.columns).to_numpy())
+        if not np.isfinite(grid.outcome).any():
+            notes.append(f"{scale} is not defined in subset {subset!r}.")
+            continue
+        for key, measure in itertools.product(REMOVED, known):
+            label, m = (scale, measure, subset, key), measures.index(measure)
+            try:
+                fit = permutation.regression(grid, m, measure, REMOVED[key], residuals[key][m])
+                if fit.df < LEAST_DF:
+                    raise BadFit("too few residual degrees of freedom.")
+                fits[label] = fit
+            except BadFit:
+                notes.append(f"{', '.join(label)}: too few dyads, or no variation left.")
+    if not fits:
         raise BadFit("no specification has enough dyads to be estimated; add tasks or measures.")
-    batches, total, exact = permutation.relabellings(whole, n, seed)
-    null, start = np.empty((total, len(asked))), 0
-    for orders in batches:
-        for k, (fit, x) in enumerate(asked):
-            moved = permutation.relabel(x, orders, fit.used)
-            null[start : start + len(orders), k] = fit.of(moved)[2]
-        start += len(orders)
-    observed = np.array([float(fit.of(x[fit.used])[2]) for fit, x in asked])
-    moves = np.ptp(null, axis=0) > 1e-12
+    (_, _, null), exact = permutation.relabelled(whole, list(fits.values()), n, seed)
+    table = pd.DataFrame([*fits], columns=["scale", "measure", "subset", "removed"])
+    table["cells"] = [int(fit.used.sum()) for fit in fits.values()]
+    table["r"] = [float(fit.observed()[2]) for fit in fits.values()]
+    moves = np.ptp(null, axis=1) > 1e-12
     notes += [
-        f"{', '.join(labels[k])}: fixed by the formats, so relabelling within them cannot test it."
-        for k in np.flatnonzero(~moves)
+        f"{', '.join(label)}: fixed by the formats, so relabelling within them cannot test it."
+        for label in itertools.compress(fits, ~moves)
     ]
     if not moves.any():
-        raise BadFit("relabelling within formats changes nothing; use within=None, or more tasks.")
-    table = pd.DataFrame(labels, columns=["scale", "measure", "subset", "removed"])
-    table = table.assign(cells=[int(fit.used.sum()) for fit, _ in asked], r=observed)[moves]
-    return _report(table, null[:, moves], exact, notes)
+        raise BadFit(
+            "relabelling within formats changes nothing; more tasks per format are needed."
+        )
+    return _report(table[moves], null[moves], exact, notes)
 
 
 def _report(table: pd.DataFrame, null: np.ndarray, exact: bool, notes: list[str]) -> Multiverse:
     """Test each specification, and median and share of positive ones jointly."""
     observed = table["r"].to_numpy()
-    p = permutation.p_values(null.T, observed[:, None], exact)
+    p = permutation.p_values(null, observed, exact)
     table = table.assign(p=p, p_bh=stats.false_discovery_control(p))
     median, share = float(np.median(observed)), float((observed > 0).mean())
-    joint = np.array([np.median(null, axis=1), (null > 0).mean(1) - 0.5])
-    sides = permutation.p_values(joint, np.array([[median], [share - 0.5]]), exact)
+    joint = np.array([np.median(null, axis=0), (null > 0).mean(0) - 0.5])
+    sides = permutation.p_values(joint, np.array([median, share - 0.5]), exact)
     values = {
         "specifications": len(table), "median": median, "p_median": sides[0],
-        "share_positive": share, "p_share": sides[1], "permutations": len(null),
+        "share_positive": share, "p_share": sides[1], "permutations": null.shape[1],
     }  # fmt: skip
-    low, middle, high = np.quantile(np.sort(null, axis=1), [0.025, 0.5, 0.975], axis=0)
-    band = pd.DataFrame({"low": low, "middle": middle, "high": high})
+    ends = np.quantile(np.sort(null, axis=0), [0.025, 0.5, 0.975], axis=1)
+    band = pd.DataFrame(dict(zip(("low", "middle", "high"), ends, strict=True)))
     ordered = table.sort_values("r", kind="stable", ignore_index=True)
     return Multiverse(ordered, pd.Series(values), band, tuple(notes))
+
+
+def _slope(data: pd.DataFrame, measure: str) -> reml.Fit:
+    """Fit the primary model to the dyads that have a measure, standardised over them."""
+    here = design.standardise(data.dropna(subset=[measure, "gain"]), [measure])
+    return reml.crossed_reml(here, "gain", [measure], RANDOM)
 
 
 def all_measures(
@@ -190,18 +170,16 @@ def all_measures(
         Indexed by measure: dyads, slope, se, df, low, high, p, p_bh, p_permutation, p_max_t (both
         adjusted over the measures), reliability, slope_disattenuated (Spearman 1904), note.
     """
-    rows = {}
+    rows: dict[str, dict[str, object]] = {}
     for measure in measures:
         if measure not in data.columns:
             raise unknown("measure", measure, map(str, data.columns))
-        here = data.dropna(subset=[measure, "gain"])
         try:
-            scaled = design.standardise(here, [measure])
-            fit = reml.crossed_reml(scaled, "gain", [measure], RANDOM)
+            fit = _slope(data, measure)
             rows[measure] = {**fit[measure], "note": " ".join(fit.design.notes)}
         except BadFit as error:
             rows[measure] = {"note": str(error)}
-        rows[measure]["dyads"] = len(here)
+        rows[measure]["dyads"] = int(data[[measure, "gain"]].notna().all(axis=1).sum())
     table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"estimate": "slope"})
     table = table.reindex(columns=["dyads", "slope", "se", "df", "low", "high", "p", "note"])
     fitted = table.index[table["p"].notna()]
@@ -215,9 +193,8 @@ def all_measures(
     table = table.join(found[["p", "p_max_t"]].rename(columns={"p": "p_permutation"}))
     known = pd.Series(dict(reliability or {}), dtype=float).reindex(table.index)
     table["reliability"] = known
-    table["slope_disattenuated"] = table["slope"] / np.sqrt(
-        known.where(known.between(0, 1) & (known > 0))
-    )
+    valid = known.where(known.between(0, 1, inclusive="right"))
+    table["slope_disattenuated"] = table["slope"] / np.sqrt(valid)
     return table.rename_axis("measure")
 
 
@@ -234,8 +211,7 @@ def controls(data: pd.DataFrame, negative: Sequence[str], positive: Sequence[str
     rows = []
     for kind, names in (("negative", negative), ("positive", positive)):
         for name in names:
-            here = design.standardise(data.dropna(subset=[name, "gain"]), [name])
-            row = reml.crossed_reml(here, "gain", [name], RANDOM)[name]
+            row = _slope(data, name)[name]
             found = bool(row["p"] < 0.05)
             passed = not found if kind == "negative" else found and row["estimate"] > 0
             rows.append([name, kind, *row[["estimate", "low", "high", "p"]], passed])

@@ -36,18 +36,14 @@ class Permuted(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of intermediates by targets, as arrays with NaN where there is nothing.
-
-    ``predictors`` and ``given`` have shape (columns of data, rows, columns); permutations stay inside
-    ``row_groups`` and ``column_groups``.
-    """
+    """A table of intermediates by targets, as arrays with NaN where there is nothing."""
 
     rows: np.ndarray
     columns: np.ndarray
     outcome: np.ndarray
-    predictors: np.ndarray
+    predictors: np.ndarray  # as given: shape (columns of data, rows, columns)
     given: np.ndarray
-    row_groups: np.ndarray
+    row_groups: np.ndarray  # labels move inside groups only
     column_groups: np.ndarray
 
 
@@ -61,58 +57,44 @@ def grid(
     given: Sequence[str] = (),
 ) -> Grid:
     """Arrange a dyad table as arrays; a row without outcome still lends its predictors to permutations."""
-    design.require(data, [rows, columns, *(within or ())])
+    tasks = [rows, columns]
+    design.require(data, [*tasks, *(within or ())])
     for column in [outcome, *predictors, *given]:
         if column not in data.columns:
             raise unknown("column", column, map(str, data.columns))
-    twice = data.duplicated([rows, columns])
-    if twice.any():
-        pair = " x ".join(data.loc[twice, [rows, columns]].iloc[0].astype(str))
+    if (twice := data.duplicated(tasks)).any():
+        pair = " x ".join(data.loc[twice, tasks].iloc[0].astype(str))
         raise BadFit(
             f"{pair} appears more than once: average languages and seeds first (gains.dyads), and "
             "test one encoder and condition at a time."
         )
-    names = [np.sort(data[task].astype(str).unique()) for task in (rows, columns)]
-    i, j = (
-        np.searchsorted(n, data[t].astype(str)) for n, t in zip(names, (rows, columns), strict=True)
-    )
-
-    def fill(chosen: Sequence[str]) -> np.ndarray:
-        tables = np.full((len(chosen), names[0].size, names[1].size), np.nan)
-        for table, column in zip(tables, chosen, strict=True):
-            table[i, j] = data[column].to_numpy(dtype=float, na_value=np.nan)
-        return tables
-
-    groups = [
-        _groups(data, task, format, ordered)
-        for task, format, ordered in zip((rows, columns), within or ("", ""), names, strict=True)
-    ]
-    tables = (fill([outcome])[0], fill(predictors), fill(given))
-    return Grid(names[0], names[1], *tables, groups[0], groups[1])
-
-
-def _groups(data: pd.DataFrame, name: str, format: str, ordered: np.ndarray) -> np.ndarray:
-    """Return the group number of each task; all 0 without formats."""
-    if not format:
-        return np.zeros(ordered.size, int)
-    pairs = data[[name, format]].astype(str).drop_duplicates()
-    if pairs[name].duplicated().any():
-        task = pairs.loc[pairs[name].duplicated(), name].iloc[0]
-        raise BadFit(f"{task!r} has more than one value of {format!r}; a task has one format.")
-    formats = pairs.set_index(name)[format].reindex(ordered)
-    return np.asarray(pd.factorize(formats, sort=True)[0])
+    keyed = data.assign(**{task: data[task].astype(str) for task in tasks})
+    tables = keyed.set_index(tasks)[[outcome, *predictors, *given]].astype(float).unstack()
+    names = [np.sort(keyed[task].unique()) for task in tasks]
+    arrays = tables.to_numpy().reshape(names[0].size, -1, names[1].size).transpose(1, 0, 2).copy()
+    groups = [np.zeros(n.size, int) for n in names]
+    for k, format in enumerate(within or ()):
+        formats = (
+            keyed[[tasks[k], format]].astype(str).drop_duplicates().set_index(tasks[k])[format]
+        )
+        if (more := formats.index.duplicated()).any():
+            task = formats.index[more][0]
+            raise BadFit(f"{task!r} has more than one value of {format!r}; a task has one format.")
+        groups[k] = np.asarray(pd.factorize(formats.reindex(names[k]), sort=True)[0])
+    last = 1 + len(predictors)
+    return Grid(*names, arrays[0], arrays[1:last], arrays[last:], *groups)
 
 
 def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.ndarray:
     """Return an orthonormal basis (cells, rank) of the effects to remove; mean and given always."""
-    for effect in effects:
-        if effect not in EFFECTS:
-            raise unknown("effect", effect, EFFECTS)
     i, j = np.nonzero(used)
     blocks = table.row_groups[i] * (table.column_groups.max() + 1) + table.column_groups[j]
-    by = {"rows": i, "columns": j, "blocks": blocks}
+    by = dict(zip(EFFECTS, (i, j, blocks), strict=True))
     parts = [np.ones((i.size, 1))]
-    parts += [(by[e][:, None] == np.unique(by[e])).astype(float) for e in effects]
+    for effect in effects:
+        if effect not in by:
+            raise unknown("effect", effect, EFFECTS)
+        parts.append((by[effect][:, None] == np.unique(by[effect])).astype(float))
     parts += [z[i, j][:, None] for z in table.given]
     u, s, _ = np.linalg.svd(np.hstack(parts), full_matrices=False)
     return u[:, s > 1e-9 * s[0]]
@@ -141,8 +123,7 @@ def _within(groups: np.ndarray) -> Iterator[np.ndarray]:
     members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     for choice in itertools.product(*(itertools.permutations(m) for m in members)):
         order = np.empty(groups.size, int)
-        for place, values in zip(members, choice, strict=True):
-            order[place] = values
+        order[np.concatenate(members)] = np.concatenate(choice)
         yield order
 
 
@@ -157,16 +138,24 @@ def random_orders(table: Grid, n: int, seed: int | np.random.Generator) -> np.nd
     return np.hstack(out)
 
 
+def relabel(table: np.ndarray, order: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return a relabelled table (rows, columns) at the used cells, shape (batch, cells)."""
+    count, columns = table.shape
+    i, j = np.nonzero(used)
+    return table.ravel()[order[:, i] * columns + order[:, count + j]]
+
+
 @dataclass(frozen=True)
-class Slopes:
-    """Regression of one outcome on a predictor over the ``used`` cells, effects (``basis``) removed."""
+class Regression:
+    """Regression of an outcome on a predictor over the ``used`` cells, effects (``basis``) removed."""
 
     used: np.ndarray
     basis: np.ndarray
     outcome: np.ndarray
+    predictor: np.ndarray  # (rows, columns), without the effects, 0 where undefined
     df: int
 
-    def of(self, predictor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def of(self, predictor: np.ndarray) -> np.ndarray:
         """Return slope, t and partial correlation of predictors (..., cells); 0 within the effects."""
         along = predictor @ self.basis
         xx = np.einsum("...c,...c->...", predictor, predictor)
@@ -177,20 +166,23 @@ class Slopes:
         slope = np.where(flat, 0.0, xy / left)
         yy = float(self.outcome @ self.outcome)
         rss = np.maximum(yy - slope * xy, 1e-12 * yy)
-        t = slope * np.sqrt(left * self.df / rss)
-        return slope, t, slope * np.sqrt(left / yy)
+        return np.array([slope, slope * np.sqrt(left * self.df / rss), slope * np.sqrt(left / yy)])
+
+    def observed(self) -> np.ndarray:
+        """Return slope, t and partial correlation of the predictor as it is."""
+        return self.of(self.predictor[self.used])
 
 
-def slopes(
-    table: Grid, measure: int, name: str, effects: Sequence[str], tables: np.ndarray
-) -> Slopes:
+def regression(
+    table: Grid, measure: int, name: str, effects: Sequence[str], predictor: np.ndarray
+) -> Regression:
     """Prepare the regression on one measure of a grid, given its `residual_tables`, or say why not."""
     used = np.isfinite(table.outcome) & np.isfinite(table.given).all(0)
     used &= np.isfinite(table.predictors[measure])
     if not used.any():
         raise BadFit(f"{name!r} has no value for any dyad with an outcome; leave it out.")
     basis = effects_basis(table, used, effects)
-    y = table.outcome[used]
+    y, x, raw = table.outcome[used], predictor[used], table.predictors[measure][used]
     df = y.size - basis.shape[1] - 1
     if df < 1:
         raise BadFit(
@@ -200,13 +192,12 @@ def slopes(
     rest = y - basis @ (basis.T @ y)
     if rest @ rest <= 1e-20 * max(y @ y, 1e-300):
         raise BadFit("nothing of the outcome is left once the effects are removed.")
-    raw, x = table.predictors[measure][used], tables[measure][used]
     if np.linalg.norm(x - basis @ (basis.T @ x)) <= 1e-8 * max(float(np.linalg.norm(raw)), 1e-300):
         raise BadFit(
             f"{name!r} does not vary once {', '.join(effects) or 'the mean'} and covariates are"
             " removed, so its slope cannot be tested; remove fewer effects or leave it out."
         )
-    return Slopes(used, basis, rest, df)
+    return Regression(used, basis, rest, predictor, df)
 
 
 def residual_tables(table: Grid, effects: Sequence[str]) -> np.ndarray:
@@ -214,21 +205,59 @@ def residual_tables(table: Grid, effects: Sequence[str]) -> np.ndarray:
     out = np.zeros_like(table.predictors)
     for k, x in enumerate(table.predictors):
         known = np.isfinite(x) & np.isfinite(table.given).all(0)
-        if not known.any():
-            continue
-        basis = effects_basis(table, known, effects)
-        values = x[known]
-        rest = values - basis @ (basis.T @ values)
-        small = np.linalg.norm(rest) <= 1e-10 * max(float(np.linalg.norm(values)), 1e-300)
-        out[k][known] = 0.0 if small else rest
+        if known.any():
+            basis, values = effects_basis(table, known, effects), x[known]
+            rest = values - basis @ (basis.T @ values)
+            small = np.linalg.norm(rest) <= 1e-10 * max(float(np.linalg.norm(values)), 1e-300)
+            out[k][known] = 0.0 if small else rest
     return out
 
 
-def relabel(table: np.ndarray, order: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Return a relabelled table (rows, columns) at the used cells, shape (batch, cells)."""
-    count, columns = table.shape
-    i, j = np.nonzero(used)
-    return table.ravel()[order[:, i] * columns + order[:, count + j]]
+def relabelled(
+    table: Grid, fits: Sequence[Regression], n: int, seed: int
+) -> tuple[np.ndarray, bool]:
+    """Return slope, t and partial correlation (3, fits, relabellings), the same for all, and if exact."""
+    batches, total, exact = relabellings(table, n, seed)
+    null, start = np.empty((3, len(fits), total)), 0
+    for orders in batches:
+        stop = start + len(orders)
+        for k, fit in enumerate(fits):
+            null[:, k, start:stop] = fit.of(relabel(fit.predictor, orders, fit.used))
+        start = stop
+    return null, exact
+
+
+def p_values(null: np.ndarray, observed: np.ndarray, exact: bool) -> np.ndarray:
+    """Return the share of the null (measures, permutations) that lies as far from zero as observed."""
+    beyond = (np.abs(null) >= np.abs(observed)[:, None] * (1 - CLOSE)).sum(1)
+    return beyond / null.shape[1] if exact else (1 + beyond) / (1 + null.shape[1])
+
+
+def _tested(
+    table: Grid, names: Sequence[str], n: int, seed: int, effects: Sequence[str]
+) -> tuple[pd.DataFrame, np.ndarray, bool]:
+    """Return estimate, t, cells and p per measure, the null of those that can be tested, and if exact."""
+    tables, fits = residual_tables(table, effects), dict[str, Regression]()
+    problem = BadFit("there is no measure to test; name at least one column.")
+    for k, name in enumerate(names):
+        try:
+            fits[name] = regression(table, k, name, effects, tables[k])
+        except BadFit as error:
+            problem = error
+    if not fits:
+        raise problem
+    null, exact = relabelled(table, list(fits.values()), n, seed)
+    found = pd.DataFrame([f.observed()[:2] for f in fits.values()], [*fits], ["estimate", "t"])
+    found["cells"] = [int(fit.used.sum()) for fit in fits.values()]
+    fixed = np.ptp(null[0], axis=1) <= 1e-10 * np.maximum(found["estimate"].abs(), 1e-300)
+    if fixed.all():
+        raise BadFit(
+            f"relabelling within the given groups leaves the slope of {found.index[-1]!r} unchanged: "
+            "it is fixed by the groups (or each group has one task). Test it with within=None."
+        )
+    found["p"] = p_values(null[1], found["t"].to_numpy(), exact)
+    found.loc[fixed, ["estimate", "t", "p"]] = np.nan
+    return found, null[:, ~fixed.to_numpy()], exact
 
 
 def qap(
@@ -265,9 +294,8 @@ def qap(
         Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the p-value.
     """
     table = grid(data, outcome, [predictor], rows, columns, within, given)
-    found, _, null_slope, null_t, exact = _permute(table, [predictor], n, seed, effects)
-    p = p_values(null_t, found[:, 1:2], exact)
-    return Permuted(float(found[0, 0]), float(p[0]), null_slope[0])
+    found, null, _ = _tested(table, [predictor], n, seed, effects)
+    return Permuted(float(found["estimate"].iloc[0]), float(found["p"].iloc[0]), null[0, 0])
 
 
 def max_t(
@@ -279,8 +307,6 @@ def max_t(
     within: tuple[str, str] | None = None,
     n: int = 9999,
     seed: int = 0,
-    *,
-    given: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Test many similarities at once as `qap` does, with p-values adjusted by the largest statistic.
 
@@ -291,59 +317,9 @@ def max_t(
         Indexed by measure: estimate, t, cells, p, p_max_t (family-wise); missing for a measure that
         cannot be tested, such as one without a value or fixed by the groups.
     """
-    names = list(predictors)
-    table = grid(data, outcome, names, rows, columns, within, given)
-    found, cells, null_slope, null_t, exact = _permute(table, names, n, seed, BOTH)
-    out = pd.DataFrame(found[:, :2], columns=["estimate", "t"]).assign(cells=cells)
-    can = np.isfinite(found[:, 0])
-    largest = np.abs(null_t[can]).max(0)
-    out["p"] = p_values(null_t, found[:, 1:2], exact)
-    out["p_max_t"] = p_values(largest[None, :], found[:, 1:2], exact)
-    out.loc[~can, ["p", "p_max_t"]] = np.nan
-    return out.set_index(pd.Index(names, name="measure"))
-
-
-def p_values(null: np.ndarray, observed: np.ndarray, exact: bool) -> np.ndarray:
-    """Return the share of the null (measures, permutations) that lies as far from zero as observed."""
-    beyond = (np.abs(null) >= np.abs(observed) * (1 - CLOSE)).sum(1)
-    return beyond / null.shape[1] if exact else (1 + beyond) / (1 + null.shape[1])
-
-
-def _permute(
-    table: Grid, names: Sequence[str], n: int, seed: int, effects: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Return slope and t, cells, both statistics under relabelling, and whether that is exact."""
-    tables = residual_tables(table, effects)
-    fits: list[Slopes | None] = []
-    problem = BadFit("there is no measure to test; name at least one column.")
-    for k, name in enumerate(names):
-        try:
-            fits.append(slopes(table, k, name, effects, tables))
-        except BadFit as error:
-            fits.append(None)
-            problem = error
-    if not any(fits):
-        raise problem
-    orders, total, exact = relabellings(table, n, seed)
-    null = np.full((2, len(fits), total), np.nan)
-    start = 0
-    for order in orders:
-        stop = start + len(order)
-        for k, fit in enumerate(fits):
-            if fit is not None:
-                null[:, k, start:stop] = fit.of(relabel(tables[k], order, fit.used))[:2]
-        start = stop
-    found, cells = np.full((len(fits), 2), np.nan), np.zeros(len(fits), int)
-    for k, (fit, name) in enumerate(zip(fits, names, strict=True)):
-        if fit is None:
-            continue
-        found[k], cells[k] = fit.of(tables[k][fit.used])[:2], fit.used.sum()
-        if total == 1 or np.ptp(null[0, k]) <= 1e-10 * max(abs(float(found[k, 0])), 1e-300):
-            found[k] = np.nan
-            problem = BadFit(
-                f"relabelling within the given groups leaves the slope of {name!r} unchanged: it is"
-                " fixed by the groups (or each group has one task). Test it with within=None."
-            )
-    if not np.isfinite(found[:, 0]).any():
-        raise problem
-    return found, cells, null[0], null[1], exact
+    table = grid(data, outcome, predictors, rows, columns, within)
+    found, null, exact = _tested(table, predictors, n, seed, BOTH)
+    found["p_max_t"] = p_values(np.abs(null[1]).max(0)[None], found["t"].to_numpy(), exact)
+    found["p_max_t"] = found["p_max_t"].where(found["p"].notna())
+    found = found.reindex(pd.Index(predictors, name="measure"))
+    return found.assign(cells=found["cells"].fillna(0).astype(int))

@@ -8,6 +8,7 @@ from math import comb
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from scipy import stats
 from scipy.cluster import hierarchy
 from scipy.spatial import distance
@@ -15,6 +16,8 @@ from scipy.spatial import distance
 from helpers.errors import BadFit
 from helpers.stats import design, permutation, reml
 from helpers.stats.reml import Fit
+
+DRAWS = 20000  # simulated outcomes behind a probability of being the best
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class Forecast:
     covariance: np.ndarray
     df: np.ndarray
 
-    def table(self, level: float = 0.95) -> pd.DataFrame:
-        """Return predicted, se, df, low, high; the interval is for one new observation."""
+    def table(self) -> pd.DataFrame:
+        """Return predicted, se, df, low, high; the 95 % interval is for one new observation."""
         se = np.sqrt(np.diag(self.covariance))
-        half = stats.t.ppf(0.5 + level / 2, self.df) * se
+        half = stats.t.ppf(0.975, self.df) * se
         ends = {"low": self.mean - half, "high": self.mean + half}
         return pd.DataFrame({"predicted": self.mean, "se": se, "df": self.df, **ends})
 
@@ -39,7 +42,7 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
     Error covariance: random effects, fixed effects and residual (Henderson 1975); df: Satterthwaite.
     """
     used = design.columns_of(new, fixed)
-    design.require(new, used, [c for c in used if c in new and design.is_number(new, c)])
+    design.require(new, used, [c for c in used if c in new and is_numeric_dtype(new[c])])
     pieces = {design.INTERCEPT: np.ones(len(new))}
     for name in fixed:
         pieces |= dict(design.expand(new, name, fit.design.levels))
@@ -55,8 +58,7 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
         known = names[:, None] == np.asarray(term.levels, object)[None, :]
         seen.append(known * fresh.slope[:, None])
         kernels.append((names[:, None] == names[None, :]) * np.outer(fresh.slope, fresh.slope))
-    v, state = fit.peak.variances, fit.peak.state
-    slopes = fit.peak.slopes
+    v, state, slopes = fit.peak.variances, fit.peak.state, fit.peak.slopes
     z = (raw := np.hstack(seen)) * fit.cross.per_level(v[:-1] / v[-1])
     left = x - z @ slopes.zhx
     error = np.eye(len(z)) - z @ slopes.zhz @ z.T + left @ np.linalg.solve(state.info, left.T)
@@ -145,7 +147,7 @@ def leave_out(
         "r2": 1 - float((rest**2).sum() / (plain_rest**2).sum()),
         "rmse": float(np.sqrt((rest**2).mean())),
         "rmse_baseline": float(np.sqrt((plain_rest**2).mean())),
-        "spearman": _spearman_within(table),
+        "spearman": float(np.mean(_ranks(table) or [np.nan])),
         "coverage": float(table["observed"].between(table["low"], table["high"]).mean()),
         "units": len(levels),
         "rows": len(table),
@@ -153,14 +155,14 @@ def leave_out(
     return LeftOut(table, pd.Series(values), tuple(dict.fromkeys(notes)))
 
 
-def _spearman_within(table: pd.DataFrame) -> float:
-    """Return the mean rank correlation within targets of at least 3 rows; NaN if there is none."""
-    values = [
+def _ranks(table: pd.DataFrame) -> list[float]:
+    """Return the rank correlation within each target of at least 3 rows that differ."""
+    parts = [part for _, part in table.groupby("target")] if "target" in table else []
+    return [
         float(stats.spearmanr(part["predicted"], part["observed"]).statistic)
-        for _, part in (table.groupby("target") if "target" in table else [])
-        if len(part) >= 3 and part["predicted"].nunique() > 1 and part["observed"].nunique() > 1
+        for part in parts
+        if len(part) >= 3 and (part[["predicted", "observed"]].nunique() > 1).all()
     ]
-    return float(np.mean(values)) if values else float("nan")
 
 
 def expected_best(observed: np.ndarray, score: np.ndarray, k: int) -> float:
@@ -174,21 +176,18 @@ def expected_best(observed: np.ndarray, score: np.ndarray, k: int) -> float:
     return float(chances @ np.maximum(tied, floor))
 
 
-def strategies(
-    table: pd.DataFrame, scores: Mapping[str, str], *, ks: Sequence[int] = (1, 3)
-) -> pd.DataFrame:
+def strategies(table: pd.DataFrame, scores: Mapping[str, str]) -> pd.DataFrame:
     """Compare ways to choose an intermediate task for a target, by the points they lose.
 
     Args:
         table: one row per dyad: intermediate, target, observed (points) and the columns of
             ``scores``; predictions must come from a model that had not seen the target.
         scores: name of a strategy to the column it ranks by.
-        ks: how many candidates may be tried.
 
     Returns:
-        Indexed by strategy: ``regret@k`` (the best outcome less the best of the first k, mean over
-        targets) and ``gain`` (of the first choice); with ``random``, ``best constant choice`` (the
-        candidate best on average over the other targets) and ``best possible``.
+        Indexed by strategy: ``regret@1`` and ``regret@3`` (the best outcome less the best of the first
+        k, mean over targets) and ``gain`` (of the first choice); with ``random``, ``best constant
+        choice`` (the candidate best on average over the other targets) and ``best possible``.
     """
     design.require(table, ["target", "observed", *scores.values()], ["observed", *scores.values()])
     # a candidate's mean outcome over the other targets, less those targets' means
@@ -197,21 +196,14 @@ def strategies(
     elsewhere = by.transform("size") - 1
     constant = (by.transform("sum") - centred) / elsewhere.where(elsewhere > 0)
     work = table.assign(_constant=constant.fillna(centred.min() - 1), _none=0.0)
-    every = {**scores, "best constant choice": "_constant", "random": "_none"}
     best = work.groupby("target")["observed"].max()
-
-    def chosen(column: str, k: int) -> pd.Series:
-        parts = work.groupby("target")[["observed", column]]
-        return parts.apply(
-            lambda p: expected_best(p["observed"].to_numpy(float), p[column].to_numpy(float), k)
-        )
-
-    regret = {
-        f"regret@{k}": {name: (best - chosen(c, k)).mean() for name, c in every.items()} for k in ks
-    }
-    out = pd.DataFrame(regret)
-    out["gain"] = pd.Series({name: chosen(c, 1).mean() for name, c in every.items()})
-    out.loc["best possible"] = [0.0] * len(ks) + [best.mean()]
+    rows = {}
+    for name, column in {**scores, "best constant choice": "_constant", "random": "_none"}.items():
+        parts = [p[["observed", column]].to_numpy(float).T for _, p in work.groupby("target")]
+        one, three = (np.array([expected_best(*part, k) for part in parts]) for k in (1, 3))
+        rows[name] = [(best - one).mean(), (best - three).mean(), one.mean()]
+    rows["best possible"] = [0.0, 0.0, best.mean()]
+    out = pd.DataFrame.from_dict(rows, "index", columns=["regret@1", "regret@3", "gain"])
     return out.rename_axis("strategy")
 
 
@@ -236,10 +228,6 @@ def predict_gain(
     outcome: str,
     fixed: Sequence[str],
     random: Sequence[str],
-    *,
-    level: float = 0.95,
-    draws: int = 20000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Rank intermediates for a target nobody has run, with prediction intervals.
 
@@ -247,21 +235,17 @@ def predict_gain(
         new: one row per candidate intermediate, with the columns of the effects.
         data: dyad table to learn from.
         outcome, fixed, random: the model, see `reml.crossed_reml`.
-        level: coverage of the intervals.
-        draws, seed: simulated outcomes for ``best``.
 
     Returns:
-        ``new``, best first, with rank, predicted, se, df, low, high, ``best`` (probability of being the
-        best of the candidates) and ``helps`` (of a gain above zero).
+        ``new``, best first, with rank, predicted, se, df, low, high (95 %), ``best`` (probability of
+        being the best of the candidates, by simulation) and ``helps`` (of a gain above zero).
     """
-    fit = reml.crossed_reml(data, outcome, fixed, random)
-    found = forecast(fit, new, fixed)
-    table = found.table(level).set_index(new.index)
+    found = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
+    table = found.table().set_index(new.index)
     out = pd.concat([new.drop(columns=table.columns, errors="ignore"), table], axis=1)
-    rng = np.random.default_rng(seed)
     root = np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(new)))
-    drawn = found.mean + rng.normal(size=(draws, len(new))) @ root.T
-    out["best"] = np.bincount(drawn.argmax(1), minlength=len(new)) / draws
+    drawn = found.mean + np.random.default_rng(0).normal(size=(DRAWS, len(new))) @ root.T
+    out["best"] = np.bincount(drawn.argmax(1), minlength=len(new)) / DRAWS
     out["helps"] = stats.t.sf(-out["predicted"] / out["se"], out["df"])
     out = out.sort_values("predicted", ascending=False, kind="stable", ignore_index=True)
     out.insert(0, "rank", np.arange(1, len(out) + 1))
@@ -284,29 +268,6 @@ def influence(
     return pd.DataFrame(rows)[["unit", "left_out", "estimate", "se", "low", "high", "p"]]
 
 
-# Measures that say the same.
-
-
-def dyadic_parts(data: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return columns over the complete dyads without what belongs to single tasks, standardised."""
-    complete = data.dropna(subset=list(columns))
-    table = permutation.grid(complete, columns[0], columns, "intermediate", "target")
-    used = np.isfinite(table.outcome)
-    basis = permutation.effects_basis(table, used, permutation.BOTH)
-    if used.sum() < basis.shape[1] + 3:
-        raise BadFit(
-            f"{int(used.sum())} complete dyads are too few to compare measures; leave out measures "
-            "that are undefined for many dyads."
-        )
-    x = table.predictors[:, used].T
-    rest = x - basis @ (basis.T @ x)
-    flat = np.linalg.norm(rest, axis=0) <= 1e-8 * np.maximum(np.linalg.norm(x, axis=0), 1e-300)
-    if flat.any():
-        names = ", ".join(repr(c) for c, f in zip(columns, flat, strict=True) if f)
-        raise BadFit(f"{names} belong to single tasks and do not vary between dyads; leave out.")
-    return pd.DataFrame(rest / rest.std(0, ddof=1), columns=list(columns))
-
-
 def overlap(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Say which measures repeat one another about dyads, tasks' means removed, and what each adds.
 
@@ -319,37 +280,40 @@ def overlap(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
         Indexed by measure: group, vif, r2 (of the gain's dyadic part), unique (its part that no other
         of up to eight groups shares), note (why a measure is not compared).
     """
-    used, notes = table.dropna(subset=["gain"]), {}
-    for name in measures:
-        missing = int(used[name].isna().sum())
-        notes[name] = f"undefined for {missing} of {len(used)} dyads" if missing else ""
-        try:
-            dyadic_parts(used.dropna(subset=[name]), [name]) if not missing else None
-        except BadFit as error:
-            notes[name] = str(error)
+    used = table.dropna(subset=["gain"])
+    missing = used[list(measures)].isna().sum()
+    notes = {m: f"undefined for {k} of {len(used)} dyads" if k else "" for m, k in missing.items()}
+    whole = [m for m in measures if not notes[m]]
+    tables = permutation.grid(used, "gain", ["gain", *whole], "intermediate", "target")
+    here = np.isfinite(tables.outcome)
+    basis = permutation.effects_basis(tables, here, permutation.BOTH)
+    raw = tables.predictors[:, here]
+    rest = raw - raw @ basis @ basis.T
+    flat = np.linalg.norm(rest, axis=1) <= 1e-8 * np.maximum(np.linalg.norm(raw, axis=1), 1e-300)
+    notes |= {m: "it belongs to single tasks" for m, f in zip(whole, flat[1:], strict=True) if f}
     names = [name for name, reason in notes.items() if not reason]
-    if len(names) < 2:
-        raise BadFit("fewer than two measures are defined for all dyads and vary between them.")
-    parts = dyadic_parts(used, ["gain", *names])
-    gain, x = parts.pop("gain").to_numpy(), parts
+    if len(names) < 2 or here.sum() < basis.shape[1] + 3:
+        raise BadFit(
+            f"fewer than two measures are defined for all {int(here.sum())} dyads and vary between "
+            "them, or the dyads are too few; leave out measures that many dyads lack."
+        )
+    x = pd.DataFrame(rest[1:].T, columns=whole)[names]
     apart = 1 - x.corr("spearman").abs().to_numpy()
     np.fill_diagonal(apart, 0)
     tree = hierarchy.linkage(distance.squareform(np.maximum(apart, 0), checks=False), "average")
-    raw = pd.Series(hierarchy.fcluster(tree, 0.3, "distance"), index=names)
-    groups = raw.map({g: k for k, g in enumerate(dict.fromkeys(raw), 1)})
+    groups = pd.Series(hierarchy.fcluster(tree, 0.3, "distance"), index=names)
+    groups = groups.map({g: k for k, g in enumerate(groups.unique(), 1)})
 
     def r2(y: np.ndarray, chosen: Sequence[str]) -> float:
         z = x[list(chosen)].to_numpy()
-        rest = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
-        return 1 - float(rest @ rest) / float(y @ y)
+        left = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
+        return 1 - float(left @ left) / float(y @ y)
 
     out = pd.DataFrame({"note": notes}).assign(group=groups)
-    explained = {n: r2(x[n].to_numpy(), [m for m in names if m != n]) for n in names}
-    out["vif"] = pd.Series(
-        {n: 1 / (1 - r) if r < 1 - 1e-10 else np.inf for n, r in explained.items()}
-    )
-    out["r2"] = pd.Series({n: r2(gain, [n]) for n in names})
+    shared = pd.Series({n: r2(x[n].to_numpy(), [m for m in names if m != n]) for n in names})
+    out["vif"] = 1 / (1 - shared.where(shared < 1 - 1e-10, 1.0))
+    out["r2"] = pd.Series({n: r2(rest[0], [n]) for n in names})
     first = list(groups.drop_duplicates().index[:8])
     others = {n: [m for m in first if m != n] for n in first}
-    out["unique"] = pd.Series({n: r2(gain, first) - r2(gain, rest) for n, rest in others.items()})
+    out["unique"] = pd.Series({n: r2(rest[0], first) - r2(rest[0], o) for n, o in others.items()})
     return out[["group", "vif", "r2", "unique", "note"]].rename_axis("measure")

@@ -1,14 +1,13 @@
 """Mixed models with crossed random effects by restricted maximum likelihood.
 
-The model is y = X b + sum_k Z_k u_k + e with u_k ~ N(0, v_k I) and e ~ N(0, s I). All is computed
-from cross-products of (Z, X, y) formed once, so that one evaluation costs a Cholesky of the size of
-the random effects, whatever the number of rows. Derivatives: Searle, Casella & McCulloch, Variance
-Components (1992), chapter 6.
+The model is y = X b + sum_k Z_k u_k + e with u_k ~ N(0, v_k I) and e ~ N(0, s I). Cross-products of
+(Z, X, y) are formed once, so that one evaluation costs a Cholesky of the size of the random effects.
+Derivatives: Searle, Casella & McCulloch, Variance Components (1992), chapter 6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -36,11 +35,10 @@ class Fit:
 
     Attributes:
         table: one row per fixed effect: estimate, se, df, t, p, low, high (95 % interval). Degrees of
-            freedom outside 1 to rows - fixed effects are set to the nearer end: formulas give less
-            than 1 where a variance hardly shows.
+            freedom are kept within 1 and rows - fixed effects: formulas leave that range where a
+            variance hardly shows.
         variances: one per random effect, and ``"residual"`` last.
         loglik, reml: log-likelihood, and whether the restricted one.
-        rows, levels: number of rows, and of levels per random effect.
         boundary: random effects whose variance was estimated at zero.
         notes: plain sentences about effects left out and zero variances.
         design, cross, peak, spread: the arrays behind them; spread is the variances' covariance.
@@ -50,8 +48,6 @@ class Fit:
     variances: pd.Series
     loglik: float
     reml: bool
-    rows: int
-    levels: dict[str, int]
     boundary: tuple[str, ...]
     notes: tuple[str, ...]
     design: Design = field(repr=False)
@@ -65,6 +61,11 @@ class Fit:
             raise unknown("fixed effect", term, self.table.index)
         return self.table.T[term]
 
+    @property
+    def rows(self) -> int:
+        """Number of observations."""
+        return self.cross.rows
+
     @cached_property
     def blups(self) -> dict[str, pd.Series]:
         """Predicted random effects by level, per effect."""
@@ -73,12 +74,12 @@ class Fit:
         names = [(t.name, pd.Index(t.levels, name=t.name)) for t in self.design.terms]
         return {n: pd.Series(u, levels) for (n, levels), u in zip(names, parts, strict=False)}
 
-    def profile(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """Return the profile-likelihood interval of a variance; the lower end may be 0."""
+    def profile(self, name: str) -> tuple[float, float]:
+        """Return the 95 % profile-likelihood interval of a variance; the lower end may be 0."""
         if name not in self.variances.index:
             raise unknown("variance", name, self.variances.index)
         at = list(self.variances.index).index(name)
-        drop = float(stats.chi2.ppf(level, 1)) / 2
+        drop = float(stats.chi2.ppf(0.95, 1)) / 2
         centre, total = float(self.variances.iloc[at]), float(self.variances.sum())
         least = 1e-12 * total if name == RESIDUAL else 0.0
 
@@ -87,9 +88,18 @@ class Fit:
             peak = maximise(self.cross, self.reml, held, self.peak.variances)
             return peak.loglik - self.loglik + drop
 
+        def end(width: float) -> float:
+            near, far = centre, centre + width  # step away until the curve is below, then solve
+            for _ in range(60):
+                if far <= 0:
+                    return 0.0 if below(0.0) >= 0 else float(optimize.brentq(below, 0.0, near))
+                if below(far) < 0:
+                    return float(optimize.brentq(below, near, far, xtol=1e-8 * abs(width)))
+                near, far = far, centre + 1.6 * (far - centre)
+            raise BadFit("the likelihood does not fall off on one side: no profile interval.")
+
         width = max(centre, total / 20)
-        low = 0.0 if centre == 0 else _cross_zero(below, centre, -0.6 * width)
-        return low, _cross_zero(below, centre, width)
+        return 0.0 if centre == 0 else end(-0.6 * width), end(width)
 
 
 def crossed_reml(
@@ -147,8 +157,6 @@ def crossed_reml(
         variances=variances,
         loglik=peak.loglik,
         reml=reml,
-        rows=cross.rows,
-        levels={t.name: len(t.levels) for t in named.terms},
         boundary=boundary,
         notes=(*named.notes, *zero),
         design=named,
@@ -175,22 +183,9 @@ def compare(full: Fit, reduced: Fit) -> float:
     df = len(full.table) - len(reduced.table)
     if full.rows != reduced.rows or df < 1 or full.reml or reduced.reml:
         raise BadFit(
-            "compare(full, reduced) needs nested models on the same rows, larger first, both fitted "
-            "by the plain likelihood: reml=False."
+            "compare(full, reduced) needs nested models of the same rows, larger first, with reml=False."
         )
     return float(stats.chi2.sf(max(2 * (full.loglik - reduced.loglik), 0.0), df))
-
-
-def _cross_zero(below: Callable[[float], float], centre: float, width: float) -> float:
-    """Step away from the maximum until ``below`` turns negative, then solve; 0 is the least."""
-    near, far = centre, centre + width
-    for _ in range(60):
-        if far <= 0:
-            return 0.0 if below(0.0) >= 0 else float(optimize.brentq(below, 0.0, near))
-        if below(far) < 0:
-            return float(optimize.brentq(below, near, far, xtol=1e-8 * abs(width)))
-        near, far = far, centre + 1.6 * (far - centre)
-    raise BadFit("the likelihood does not fall off on one side, so there is no profile interval.")
 
 
 # The likelihood.
@@ -231,20 +226,16 @@ def cross_products(named: Design) -> Cross:
 
 @dataclass(frozen=True)
 class State:
-    """Solution at given variance ratios; H is the covariance over the residual variance.
+    """Solution at given variance ratios; H is the covariance over the residual variance."""
 
-    ``root``: Cholesky of I + D'Z'ZD; ``rx``, ``ry``: root-solved Z'X and Z'y; ``info``: X'H^-1X;
-    ``rss``: y'Py; ``logdet``, ``logdet_x``: of H and of ``info``.
-    """
-
-    root: np.ndarray
+    root: np.ndarray  # Cholesky of I + D'Z'ZD, D the diagonal matrix of scale
     scale: np.ndarray
-    rx: np.ndarray
+    rx: np.ndarray  # Z'X and Z'y, solved by the root
     ry: np.ndarray
-    info: np.ndarray
+    info: np.ndarray  # X'H^-1X
     beta: np.ndarray
-    rss: float
-    logdet: float
+    rss: float  # y'Py
+    logdet: float  # of H, and of info
     logdet_x: float
 
 
@@ -294,17 +285,14 @@ def loglik(cross: Cross, state: State, residual: float, reml: bool) -> float:
 
 @dataclass(frozen=True)
 class Slopes:
-    """Gradient and expected information in the variances, and products in units of the residual.
-
-    ``zpz``, ``zhz``: Z'PZ and Z'H^-1Z; ``zpy``: Z'Py; ``zhx``: Z'H^-1X.
-    """
+    """Gradient and expected information in the variances, and products in units of the residual."""
 
     score: np.ndarray
     expected: np.ndarray
-    zpz: np.ndarray
-    zhz: np.ndarray
-    zpy: np.ndarray
-    zhx: np.ndarray
+    zpz: np.ndarray  # Z'PZ
+    zhz: np.ndarray  # Z'H^-1Z
+    zpy: np.ndarray  # Z'Py
+    zhx: np.ndarray  # Z'H^-1X
 
 
 def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -> Slopes:
@@ -372,11 +360,10 @@ def maximise(
 ) -> Peak:
     """Find the variances that maximise the likelihood, zero allowed.
 
-    Fisher scoring over the variances themselves with those at zero held there as long as the likelihood
-    falls away from it. Searching over standard deviations instead would make zero a stationary point of
-    every problem and stop there wrongly. Small tables have several maxima, at the lower of which two far
-    starts can agree: searches begin in many places, the highest is kept. ``held`` fixes variances by
-    position; ``start`` is trusted if that search settles.
+    Fisher scoring over the variances themselves: over standard deviations, zero would be a stationary
+    point of every problem. Small tables have several maxima, at the lower of which two far starts can
+    agree: searches begin in many places, the highest is kept. ``held`` fixes variances by position;
+    ``start`` is trusted if that search settles.
     """
     total = max(float(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy)), 0.0)
     total /= max(cross.degrees(reml), 1)
@@ -453,23 +440,16 @@ def _climb(
                 jump[free] = np.linalg.solve(info, slopes.score[free])
             except np.linalg.LinAlgError:
                 jump[free] = np.linalg.lstsq(info, slopes.score[free], rcond=None)[0]
+        # shorten the step until the likelihood rises; negative variances become zero
         gap = float(0.5 * slopes.score @ jump)
-        here = None if gap < 1e-9 else _higher(cross, v, value, jump, reml, held)
-        if here is None:
+        for halvings in range(40 if gap >= 1e-9 else 0):
+            trial = np.maximum(v + jump / 2**halvings, 0.0)
+            trial[-1] = max(trial[-1], 0.05 * v[-1])  # the residual may shrink, never vanish
+            here = _at(cross, trial, reml, held)
+            if here is not None and here[2] > value:
+                break
+        else:
             return Peak(v, state, slopes, value, gap)
-    return None
-
-
-def _higher(
-    cross: Cross, v: np.ndarray, value: float, jump: np.ndarray, reml: bool, held: Mapping[int, float]
-) -> Place | None:  # fmt: skip
-    """Shorten the step until the likelihood rises; negative variances become zero."""
-    for halvings in range(40):
-        trial = np.maximum(v + jump / 2**halvings, 0.0)
-        trial[-1] = max(trial[-1], 0.05 * v[-1])  # the residual may shrink, never vanish in a step
-        found = _at(cross, trial, reml, held)
-        if found is not None and found[2] > value:
-            return found
     return None
 
 

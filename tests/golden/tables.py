@@ -43,7 +43,6 @@ FOLDER = Path(__file__).parent
 STORED, LIVE = "pilot", "demo"  # the profiles with committed scores, and with real text
 N = 99  # relabellings
 TASKS = ["intermediate", "target"]  # the roles, and the stages of a run
-BY_LANGUAGE = ["intermediate", "target", "block", "intermediate:target"]
 
 
 def machine() -> dict[str, str]:
@@ -171,7 +170,7 @@ def interaction_values() -> pd.DataFrame:
     own = analysed()[[*TASKS, "block", confirmatory.PRIMARY]]
     cells = cells.merge(own, on=TASKS)
     slopes = confirmatory.distance_slopes(cells, "gain", "syntactic")
-    by_language = confirmatory.by_language(cells, confirmatory.PRIMARY, BY_LANGUAGE)
+    by_language = confirmatory.by_language(cells, confirmatory.PRIMARY)
     return pd.concat([by_language.reset_index(), slopes], ignore_index=True)
 
 

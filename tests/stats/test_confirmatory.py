@@ -8,7 +8,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from data.make import calibration as scenarios
 from helpers.errors import BadFit, BadRows
 from helpers.stats import confirmatory, design, multiverse, permutation, prediction, reml
-from tests.stats.tables import crossed
+from tests.stats.tables import crossed, scores
 
 
 def dyads(slope, seed=0, name="blocks half"):
@@ -92,8 +92,8 @@ def test_a_failed_control_withholds_every_verdict():
 
 
 def test_refusals():
-    with pytest.raises(BadRows, match="no similarity 'semb'"):
-        confirmatory.confirm(dyads(1.0), measure="semb")
+    with pytest.raises(BadRows, match="no similarity 'text_embedding'"):
+        confirmatory.confirm(dyads(1.0).rename(columns={"text_embedding": "semb"}))
     with pytest.raises(BadRows, match="one encoder"):
         two = dyads(1.0)
         confirmatory.confirm(two.assign(encoder=["e", "f"] * 45))
@@ -121,17 +121,14 @@ def test_effect_sizes():
     data = crossed(8, 6, seed=1)
     found = confirmatory.effect_sizes(data, "gain", "similarity", confirmatory.TASKS)
     fit = reml.crossed_reml(data, "gain", ["similarity"], confirmatory.TASKS)
-    assert found["slope"] == pytest.approx(
-        fit["similarity"]["estimate"] * data["similarity"].std(), rel=1e-4
-    )
+    slope = fit["similarity"]["estimate"] * data["similarity"].std()
+    assert found["slope"] == pytest.approx(slope, rel=1e-4)
     plain = reml.crossed_reml(data, "gain", [], confirmatory.TASKS)
-    assert found["in_dyad_sd"] == pytest.approx(
-        found["slope"] / np.sqrt(plain.variances["residual"]), rel=1e-4
-    )
-    assert found["partial_r"] ** 2 == pytest.approx(
-        fit["similarity"]["t"] ** 2 / (fit["similarity"]["t"] ** 2 + fit["similarity"]["df"]),
-        rel=1e-3,
-    )
+    in_sd = slope / np.sqrt(plain.variances["residual"])
+    assert found["in_dyad_sd"] == pytest.approx(in_sd, rel=1e-4)
+    fixed = (fit["similarity"]["estimate"] * data["similarity"]).var(ddof=0)
+    share = fixed / (fixed + fit.variances.sum())
+    assert found["r2_marginal"] == pytest.approx(share, rel=1e-4)
 
 
 def test_within_and_between_adds_up_and_is_free_of_task_means():
@@ -176,29 +173,20 @@ def test_distance_slopes_are_least_squares_within_dyads():
 
 
 def test_a_shared_baseline_does_not_move_differences_between_dyads():
-    data = language_rows()
-    noise = dict.fromkeys(zip(data["target"], data["language"], strict=True))
-    rng = np.random.default_rng(1)
-    noise = {cell: rng.normal() for cell in noise}
-    moved = data.assign(
-        gain=[
-            g - noise[cell]
-            for g, cell in zip(
-                data["gain"], zip(data["target"], data["language"], strict=True), strict=True
-            )
-        ]
-    )
+    data, rng = language_rows(), np.random.default_rng(1)
+    noise = data.groupby(["target", "language"])["gain"].transform(lambda part: rng.normal())
+    moved = data.assign(gain=data["gain"] - noise)
     a, b = (confirmatory.distance_slopes(d, "gain", "distance") for d in (data, moved))
-    shift = (a["slope"] - b["slope"]).groupby(a["target"]).std()
-    assert shift.max() < 1e-9
+    assert (a["slope"] - b["slope"]).groupby(a["target"]).std().max() < 1e-9
 
 
 def test_the_change_of_the_slope_with_distance_is_found():
     def change(data):
-        means = data.assign(intermediate_format="f", target_format="g")
-        slopes = confirmatory._dyad_slopes(means, "similarity", "distance")
-        fit = reml.crossed_reml(slopes, "slope", ["similarity"], confirmatory.RANDOM)
-        return fit["similarity"]["estimate"]
+        names = {"similarity": "text_embedding", "distance": "syntactic"}
+        means = data.assign(intermediate_format="f", target_format="g").rename(columns=names)
+        slopes = confirmatory._dyad_slopes(means)
+        fit = reml.crossed_reml(slopes, "slope", ["text_embedding"], confirmatory.RANDOM)
+        return fit["text_embedding"]["estimate"]
 
     estimates = [change(language_rows(0.5, 0.6, s)) for s in range(6)]
     assert np.mean(estimates) == pytest.approx(0.6, abs=0.12)
@@ -240,3 +228,42 @@ def test_errors_of_language_slopes_are_those_of_the_forecasts():
     one = np.array([1.0, -1.0])
     variance = one @ covariance @ one - 2 * fit.variances["residual"]
     assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))
+
+
+def test_departures_of_seeds_and_dyads():
+    table = scores().assign(rows_trained=10)
+    few = ["2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."]
+    assert confirmatory.departures(table, "pilot") == few
+    # another seed of a baseline that trains nothing would give the same score
+    table["rows_trained"] = 0
+    assert confirmatory.departures(table, "pilot") == []
+    table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
+    said = confirmatory.departures(table, "demo")
+    assert "illustrative" in said[0]
+    assert said[-1] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
+    table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
+    assert confirmatory.departures(table, "pilot")[-1] == "2 of 4 dyads have no finished run."
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [([], ["negative", "positive"]), (["negative"], ["positive"]), (["negative", "positive"], [])],
+)
+def test_controls_that_were_not_measured_are_departures(kinds, said):
+    table = scores(baseline_seeds=6)
+    controls = pd.DataFrame({"kind": kinds})
+    notes = confirmatory.departures(table, "pilot", controls=controls)
+    assert notes == [f"No {kind} control was measured." for kind in said]
+
+
+def test_standing_says_what_a_study_can_prove():
+    table = scores(baseline_seeds=6)
+    assert (
+        confirmatory.standing(table, "pilot") == "These are 4 dyads, run as the specification asks."
+    )
+    assert "illustration, not evidence" in confirmatory.standing(table, "demo")
+    few = table[(table["seed"] == 0) | (table["condition"] == "none")]
+    assert "fall short of the specification: 4 of 4" in confirmatory.standing(few, "pilot")
+    similarity = pd.DataFrame({"measure": ["text_embedding", "tfidf"], "n": [160, 5000]})
+    said = confirmatory.standing(table, "pilot", similarity)
+    assert said.endswith("Similarity was measured on 160 rows a task, not 2,000.")

@@ -5,11 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers import tasks
 from helpers.errors import BadRows, UnknownName
 from helpers.stats import gains as g
 from tests.stats.tables import scores
 
-FORMATS = {"a": "pair", "b": "choice", "x": "pair", "y": "tagging"}
+
+def register(name, form="pair", **facts):
+    source = tasks.Source("rows", name, read=lambda language, split: [])
+    tasks.register(tasks.Task(name, "target", form, source, **facts), replace=True)
 
 
 def mean(table, **where):
@@ -37,7 +41,8 @@ def test_a_gain_is_a_score_less_the_mean_baseline():
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
 def test_mean_gain_is_the_difference_of_means_on_every_linear_scale(seeds, baselines, seed):
     table = scores(seeds=seeds, baseline_seeds=baselines, seed=seed)
-    found = g.gains(table, chance={"x": 0.2})
+    register("x", chance=0.2)
+    found = g.gains(table)
     part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
     with_a = table[(table["intermediate"] == "a") & (table["target"] == "x")]
     base = table[(table["condition"] == "none") & (table["target"] == "x")]
@@ -161,39 +166,39 @@ def test_outcomes_counts_seeds():
 
 def test_main_metric():
     table = scores()
-    extra = table.assign(metric="f1", value=0.5)
-    both = pd.concat([table, extra])
-    with pytest.raises(BadRows, match=r"\['accuracy', 'f1'\].*metrics="):
+    both = pd.concat([table, table.assign(metric="macro_f1", value=0.5)])
+    with pytest.raises(
+        BadRows, match=r"\['accuracy', 'macro_f1'\], not 'token_accuracy': register"
+    ):
         g.gains(both)
-    found = g.gains(both, metrics={"x": "accuracy", "y": "f1"})
-    assert found.loc[found["target"] == "y", "gain"].abs().max() == 0
-    with pytest.raises(BadRows, match="not 'em'"):
-        g.gains(table, metrics={"x": "em"})
+    register("y", metric="macro_f1")
+    found = g.gains(both).groupby("target")["gain"].apply(lambda gain: gain.abs().max())
+    assert found["y"] == 0 < found["x"]
 
 
-def test_bad_scores_are_refused():
-    table = scores()
-    with pytest.raises(BadRows, match="lacks value"):
-        g.gains(table.drop(columns="value"))
-    with pytest.raises(BadRows, match="splits: \\['test'\\]"):
-        g.gains(table, split="dev")
-    with pytest.raises(BadRows, match="outside 0 to 1"):
-        g.gains(table.assign(value=table["value"] * 100))
-    with pytest.raises(BadRows, match="two scores"):
-        g.gains(pd.concat([table, table.head(1)]))
-    with pytest.raises(BadRows, match="only baselines"):
-        g.gains(table[table["condition"] == "none"])
-    with pytest.raises(BadRows, match="1 cells have scores but no baseline.*x fr"):
-        bare = (
-            (table["condition"] == "none") & (table["language"] == "fr") & (table["target"] == "x")
-        )
-        g.gains(table[~bare])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.drop(columns="value"), "lacks value"),
+        (lambda t: t.assign(split="dev"), r"split 'test' .*splits: \['dev'\]"),
+        (lambda t: t.assign(value=t["value"] * 100), "outside 0 to 1"),
+        (lambda t: pd.concat([t, t.head(1)]), "two scores"),
+        (lambda t: t[t["condition"] == "none"], "only baselines"),
+        (
+            lambda t: t.query("condition != 'none' or language != 'fr' or target != 'x'"),
+            "1 cells have scores but no baseline.*x fr",
+        ),
+    ],
+)
+def test_bad_scores_are_refused(change, said):
+    with pytest.raises(BadRows, match=said):
+        g.gains(change(scores()))
 
 
 def test_dyads_average_seeds_then_languages():
     table = scores()
     found = g.gains(table)
-    dyads = g.dyads(found, formats=FORMATS)
+    dyads = g.dyads(found)
     assert len(dyads) == 4
     row = dyads[(dyads["intermediate"] == "a") & (dyads["target"] == "x")].iloc[0]
     part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
@@ -202,14 +207,14 @@ def test_dyads_average_seeds_then_languages():
     assert (row["seeds"], row["languages"]) == (3, 2)
     assert row["block"] == "pair x pair"
     assert row["same_format"] == 1
-    with_english = g.dyads(found, formats=FORMATS, english=True)
+    with_english = g.dyads(found, english=True)
     assert with_english["languages"].tolist() == [3] * 4
 
 
 def test_dyads_use_the_languages_that_all_intermediates_have():
     table = scores(languages=("de", "fr", "es"))
     gone = (table["intermediate"] == "a") & (table["target"] == "x") & (table["language"] == "es")
-    dyads = g.dyads(g.gains(table[~gone]), formats=FORMATS).set_index(["intermediate", "target"])
+    dyads = g.dyads(g.gains(table[~gone])).set_index(["intermediate", "target"])
     assert dyads.loc[("b", "x"), "languages"] == 2
     assert dyads.loc[("b", "x"), "languages_left_out"] == 1
     assert dyads.loc[("b", "y"), "languages_left_out"] == 0
@@ -219,7 +224,7 @@ def test_dyads_with_unequal_seeds_still_weigh_languages_equally():
     table = scores(languages=("de", "fr"))
     gone = (table["run"] == "single-a-x-2") & (table["language"] == "fr")
     found = g.gains(table[~gone])
-    row = g.dyads(found, formats=FORMATS).iloc[0]
+    row = g.dyads(found).iloc[0]
     part = found[(found["intermediate"] == "a") & (found["target"] == "x")]
     assert row["gain"] == pytest.approx(part.groupby("language")["gain"].mean().mean())
 
@@ -230,8 +235,8 @@ def test_similarity_joins_wide_or_long():
         {"intermediate": ["a", "a", "b"], "target": ["x", "y", "x"], "cosine": [0.1, 0.2, 0.3]}
     )
     long = wide.rename(columns={"cosine": "value"}).assign(measure="cosine")
-    first = g.dyads(found, formats=FORMATS, similarity=wide)
-    second = g.dyads(found, formats=FORMATS, similarity=long)
+    first = g.dyads(found, similarity=wide)
+    second = g.dyads(found, similarity=long)
     pd.testing.assert_frame_equal(first, second)
     assert first["cosine"].isna().sum() == 1  # nothing is imputed
     assert g.measures_of(first) == ["cosine"]
@@ -242,22 +247,22 @@ def test_similarity_joins_wide_or_long():
             long.assign(language="en", target="", measure="drift"),  # of an intermediate alone
         ]
     )
-    third = g.dyads(found, formats=FORMATS, similarity=per_language)
+    third = g.dyads(found, similarity=per_language)
     pd.testing.assert_frame_equal(first, third)
     with pytest.raises(BadRows, match="twice"):
-        g.dyads(found, formats=FORMATS, similarity=pd.concat([wide, wide]))
+        g.dyads(found, similarity=pd.concat([wide, wide]))
     with pytest.raises(BadRows, match="check task names"):
-        g.dyads(found, formats=FORMATS, similarity=wide.tail(1).assign(target="z"))
+        g.dyads(found, similarity=wide.tail(1).assign(target="z"))
     with pytest.raises(UnknownName):
-        g.dyads(found, formats=FORMATS, similarity=wide.drop(columns="target"))
+        g.dyads(found, similarity=wide.drop(columns="target"))
 
 
 def test_dyads_refuse_what_is_not_there():
     found = g.gains(scores())
     with pytest.raises(BadRows, match="condition 'mlm'"):
-        g.dyads(found, condition="mlm", formats=FORMATS)
-    with pytest.raises(BadRows, match="format of 'a' is not known"):
-        g.dyads(found)
+        g.dyads(found, condition="mlm")
+    with pytest.raises(BadRows, match="format of 'stranger' is not known"):
+        g.dyads(found.assign(intermediate="stranger"))
 
 
 def test_exclude_leaves_identity_pairs_out():
@@ -315,8 +320,9 @@ def test_a_baseline_that_trains_nothing_has_no_noise():
 
 def test_gains_of_one_target_correlate_one_half_with_equal_seeds():
     table = simulated(np.random.default_rng(5), baselines=3, targets=MANY)
-    formats = FORMATS | dict.fromkeys(MANY, "pair")
-    dyads = g.dyads(g.gains(table), formats=formats)
+    for name in MANY:
+        register(name)
+    dyads = g.dyads(g.gains(table))
     wide = dyads.pivot(index="target", columns="intermediate", values="gain")
     assert np.corrcoef(wide.to_numpy().T)[0, 1] == pytest.approx(0.5, abs=0.15)
 
@@ -327,3 +333,46 @@ def test_intervals_refuse_seeds_that_lack_a_language():
         g.intervals(table.drop(index=table.index[table["run"] == "single-a-x-0"][0]))
     with pytest.raises(BadRows, match="no language is there"):
         g.intervals(table[table["condition"] == "none"])
+
+
+def test_a_single_run_borrows_the_spread_of_its_target():
+    one, own = scores(seeds=1, baseline_seeds=3), scores(seeds=3, baseline_seeds=3)
+    table = pd.concat([one[one["target"] == "x"], own[own["target"] == "y"]])
+    found = g.intervals(table).set_index(["intermediate", "target"])
+    assert found["spread"].to_list().count("own runs") == 2
+    row = found.loc[("a", "x")]
+    base = table[(table["target"] == "x") & (table["condition"] == "none")]
+    base = 100 * base[base["language"] != "en"].groupby("seed")["value"].mean()
+    half = 4.302653 * base.std(ddof=1) * np.sqrt(1 + 1 / 3)  # t with 2 degrees of freedom
+    assert row["spread"] == "other runs of the target"
+    assert row["high"] - row["gain"] == pytest.approx(half, rel=1e-5)
+    assert row["gain"] - row["low"] == pytest.approx(half, rel=1e-5)
+    assert row["clear"] == (abs(row["gain"]) > half)
+
+
+def test_one_run_in_all_arms_has_no_interval():
+    found = g.intervals(scores(seeds=1, baseline_seeds=1))
+    assert set(found["spread"]) == {"unknown"}
+    assert found["low"].isna().all() and not found["clear"].any()
+
+
+def test_noise_of_a_shared_baseline_is_not_noise_of_a_dyad():
+    table = scores(("a", "b"), ("x",), seeds=4, baseline_seeds=3)
+    table.loc[table["condition"] == "none", "value"] = 0.5  # the baseline never moves
+    found = g.intervals(table).set_index("intermediate")
+    arm = table[(table["condition"] == "single") & (table["language"] != "en")]
+    runs = 100 * arm.groupby(["intermediate", "seed"])["value"].mean()
+    squares = runs.groupby("intermediate").var(ddof=1) * 3
+    expected = np.sqrt(squares.sum() / (3 + 3 + 2) / 4)  # pooled over both arms and the baseline
+    assert found["own_noise"].to_list() == pytest.approx([expected, expected])
+
+
+def test_targets_without_a_baseline_are_left_out_and_named():
+    table = scores()
+    lost = (table["target"] == "x") & (table["condition"] == "none")
+    table.loc[lost, "status"] = "collapsed"
+    rest, notes = g.usable(table)
+    assert set(rest["target"]) == {"y"}
+    assert notes == ["x has no finished baseline (4 collapsed)."]
+    g.gains(rest)
+    assert len(g.usable(table, collapsed=True)[0]) == len(table)

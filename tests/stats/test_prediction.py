@@ -210,7 +210,7 @@ def test_regret_and_strategies():
             "predicted": [0.0, 1.0, 2.0, 0.0, 1.0, 2.0],
         }
     )
-    found = prediction.strategies(table, {"similarity": "predicted"}, ks=(1, 2))
+    found = prediction.strategies(table, {"similarity": "predicted"})
     assert found.loc["similarity"].tolist() == [1.0, 0.0, 3.5]
     # the other target's best: c for x (loses 2), b for y (loses 2)
     assert found.loc["best constant choice", "regret@1"] == 2.0
@@ -286,10 +286,10 @@ def test_measures_that_cannot_be_compared_are_named():
     data = measures().assign(size=lambda d: d["intermediate"] * 1.0)
     data["part"] = data["m2"].mask(data.index < 3)
     found = prediction.overlap(data, ["m1", "size", "part", "m3"])["note"]
-    assert "belong to single tasks" in found["size"]
+    assert "belongs to single tasks" in found["size"]
     assert found["part"] == "undefined for 3 of 56 dyads"
     with pytest.raises(BadFit, match="fewer than two"):
         prediction.overlap(data, ["m1", "size"])
-    few = pd.DataFrame({"intermediate": [0, 0, 1, 1], "target": [0, 1, 0, 1], "m": [1.0, 2, 3, 5]})
+    few = crossed(2, 2, seed=1).assign(m1=[1.0, 2, 3, 5], m2=[2.0, 2, 1, 5])
     with pytest.raises(BadFit, match="too few"):
-        prediction.dyadic_parts(few, ["m"])
+        prediction.overlap(few, ["m1", "m2"])
