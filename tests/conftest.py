@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from helpers import tasks
 from helpers.data import packages
 from helpers.data.sources import ROOT_VARIABLE
+from helpers.similarity import catalogue
 from helpers.tasks import demo
 from tests import hub as loopback
 from tests.fixtures.generate import generate
@@ -57,8 +58,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the tasks that a test registers, so that the order of tests changes nothing."""
+    """Forget the tasks and measures that a test registers: the order of tests changes nothing."""
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+    monkeypatch.setattr(catalogue, "_MEASURES", dict(catalogue._MEASURES))
 
 
 @pytest.fixture(scope="session")

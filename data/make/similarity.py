@@ -21,9 +21,8 @@ import pandas as pd
 from helpers import similarity, tasks
 from helpers.errors import MissingData
 from helpers.models import encoders
-from helpers.similarity import readers
+from helpers.similarity import default_place, readers, to_csv
 from helpers.similarity.inputs import Options
-from helpers.similarity.measure import default_place, to_csv
 from helpers.study import profiles
 from helpers.study.profiles import Profile
 

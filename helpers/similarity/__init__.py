@@ -12,39 +12,548 @@ A reader adds a measure in one cell::
 
 from __future__ import annotations
 
-from helpers.similarity.catalogue import (
+import hashlib
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from helpers.errors import BadRecord, BadRows, HelpfulError, unknown
+from helpers.files import cores, write_atomic
+from helpers.similarity.catalogue import (  # noqa: F401  (some are only offered here)
     FAMILIES,
+    SIDES,
     Measure,
     Undefined,
     added,
+    chosen,
     get,
     names,
     needs,
     register,
     table,
-    unregister,
 )
-from helpers.similarity.measure import COLUMNS, export, matrix, measure, pair, read
-from helpers.similarity.reliability import agreement, composition, independence
+from helpers.similarity.reliability import (  # noqa: F401  (some are only offered here)
+    agreement,
+    composition,
+    independence,
+    noise_ceiling,
+    summarise,
+)
+from helpers.similarity.representations import principal, scalar
 
-__all__ = [
-    "COLUMNS",
-    "FAMILIES",
-    "Measure",
-    "Undefined",
-    "added",
-    "agreement",
-    "composition",
-    "export",
-    "get",
-    "independence",
-    "matrix",
-    "measure",
-    "names",
-    "needs",
-    "pair",
-    "read",
-    "register",
-    "table",
-    "unregister",
-]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from helpers.models.encoders import Encoder
+    from helpers.models.training import Tuned
+    from helpers.similarity.inputs import Dyad, Inputs, Options, Parts
+    from helpers.similarity.readers import Checkpoints
+    from helpers.tasks import Task
+
+COLUMNS = tuple(
+    "intermediate target language measure family value half_a half_b second ceiling reliability "
+    "reliability_within seed_reliability seed_reliability_within reliability_note n seconds "
+    "gather_seconds passes encoder seed status reason record".split()
+)
+_TEXTS = {*COLUMNS[:5], "reliability_note", "encoder", *COLUMNS[-3:]}
+_NUMBERS = [name for name in COLUMNS if name not in {*_TEXTS, "n", "passes", "seed"}]
+MODES = ("stored", "missing", "always")
+# Where nobody says how much is read: so many rows a task, and more while a measure is less reliable.
+STEPS = (300, 600, 1200, 2000)
+RELIABLE = 0.9
+Names = Sequence["str | Task"]
+Job = tuple[Measure, "Dyad"]
+Record = Mapping[str, Any]
+
+
+def measure(
+    tasks: Names | tuple[Names, Names],
+    measures: Collection[str | Measure] | None = None,
+    encoder: str | Encoder = "bundled",
+    *,
+    checkpoints: Checkpoints = None,
+    languages: Sequence[str] = ("en",),
+    seeds: Sequence[int] = (0, 1),
+    parallel: str | Task | None = None,
+    sentence_encoder: str | Encoder | None = None,
+    language_head: nn.Module | None = None,
+    early: Callable[[Tuned, Task, int], float] | None = None,
+    options: Options | None = None,
+    folder: str | Path | None = None,
+    mode: Literal["stored", "missing", "always"] = "missing",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure how similar intermediates are to targets.
+
+    It says first what reading will cost. Every value is stored when it is known, under a hash of what
+    determines it, so that a second call computes only what is missing.
+
+    Args:
+        tasks: intermediates and targets, or one list that holds tasks of both roles.
+        measures: names or measures; all of the catalogue by default.
+        encoder: the study's encoder before any tuning, or its name.
+        checkpoints: tuned encoders: a mapping from (task, seed), or a function of both, to a
+            ``Tuned`` or a ``readers.Checkpoint``. Measures that need one are undefined without.
+        languages: ``"en"`` for training rows; other codes add the label measures on the target's
+            development rows, and the cross-lingual measures on ``parallel``.
+        seeds: the first gives ``value``; the second ``second`` and the ceilings.
+        parallel: a bitext task for the cross-lingual measures.
+        sentence_encoder: one that was trained on none of the tasks, for ``sentence_embedding``.
+        language_head: masked-language head of the encoder; see ``readers.language_head``.
+        early: gives the English score of a short run on a target; see ``readers.Early``.
+        options: how many rows are read. By default 300 a task, then twice as many, up to 2,000, for
+            the measures whose halves are not yet reliable (.9 over at least five dyads).
+        folder: where values and arrays are kept; by default ``similarity`` in the store of runs.
+        mode: ``"stored"`` computes nothing, ``"missing"`` what is not stored, ``"always"`` all.
+        progress: say the cost before, and count values meanwhile.
+
+    Returns:
+        One row per dyad, language and measure, with the columns ``COLUMNS``. ``status`` is
+        ``"done"``, ``"undefined"`` (``reason`` says why), ``"missing"`` or ``"failed: why"``;
+        ``value`` is NaN unless done. Nothing is imputed.
+
+    Raises:
+        UnknownName: a task, measure, array, mode or encoder that does not exist.
+        HelpfulError: no intermediate or no target.
+    """
+    from helpers.similarity.inputs import Inputs, Options
+
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+    sides, wanted = _roles(tasks), chosen(measures)
+    place = Path(folder) if folder is not None else default_place()
+    study = Inputs(
+        _encoder(encoder),
+        [*sides[0], *sides[1]],
+        options or Options.sized(STEPS[0]),
+        place / "arrays",
+        checkpoints=checkpoints,
+        parallel=None if parallel is None else _task(parallel),
+        sentence_encoder=_encoder(sentence_encoder) if sentence_encoder else None,
+        language_head=language_head,
+        early=early,
+    )
+
+    def measured(study: Inputs, wanted: Sequence[Measure]) -> pd.DataFrame:
+        jobs = _jobs(*sides, wanted, languages, seeds)
+        records = _records(study, jobs, place / "values.jsonl", mode, progress)
+        return _table(records, jobs, seeds, study.encoder.name)
+
+    found = measured(study, wanted)
+    for rows in STEPS[1:] if options is None else ():
+        # Gradients are taken on so few rows that no more are read for them.
+        low = (found["reliability"] < RELIABLE) & (found["family"] != "weights")
+        again = [one for one in wanted if one.name in set(found.loc[low, "measure"])]
+        if not again or not study.full():
+            break
+        weak = [one.name for one in again]
+        if progress:
+            said = f"reading {rows:,} rows a task: not reliable yet: {', '.join(weak)}"
+            print(said, file=sys.stderr)
+        study = replace(study, options=Options.sized(rows))
+        more = measured(study, again)
+        if (more["status"] == "missing").any():  # nothing is computed in this mode
+            break
+        found = pd.concat([found[~found["measure"].isin(weak)], more])
+        found = _ordered(found, [one.name for one in wanted])
+    return found
+
+
+def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
+    """Return intermediates and targets."""
+    if len(tasks) == 2 and all(isinstance(part, list | tuple) for part in tasks):
+        intermediates, targets = ([_task(one) for one in part] for part in tasks)
+    else:
+        found = [_task(one) for one in tasks]
+        intermediates, targets = ([one for one in found if one.role == role] for role in SIDES)
+    if not intermediates or not targets:
+        raise HelpfulError(
+            f"{len(intermediates)} intermediates and {len(targets)} targets were given; a similarity "
+            "needs at least one of each. Pass one list with both, or (intermediates, targets)."
+        )
+    return intermediates, targets
+
+
+def _task(value: Any) -> Task:
+    from helpers import tasks
+
+    return tasks.get(value) if isinstance(value, str) else value
+
+
+def _encoder(value: Any) -> Encoder:
+    from helpers.models import encoders
+
+    return encoders.load(value) if isinstance(value, str) else value
+
+
+def default_place() -> Path:
+    """Return where values and arrays are kept unless a caller says otherwise."""
+    from helpers.study.store import default_folder
+
+    return default_folder() / "similarity"
+
+
+def _jobs(
+    intermediates: Sequence[Task],
+    targets: Sequence[Task],
+    measures: Sequence[Measure],
+    languages: Sequence[str],
+    seeds: Sequence[int],
+) -> list[Job]:
+    """All values, those that share a checkpoint next to each other."""
+    from helpers.similarity.inputs import Dyad, Side
+
+    jobs: list[Job] = []
+    for seed in seeds[:2]:
+        for i in (Side(task.name, seed) for task in intermediates):
+            for language in languages:
+                fits = [m for m in measures if language == "en" or m.languages]
+                for t in targets:
+                    if language == "en" or language in t.languages:
+                        dyad = Dyad(i, Side(t.name, seed), language)
+                        jobs += [(m, dyad) for m in fits if m.per == "dyad"]
+                alone = [m for m in measures if m.per == "language" and language != "en"]
+                jobs += [(m, Dyad(i, None, language)) for m in alone]
+    if len(seeds) > 1:
+        # Each task with itself under another seed: the most that a measure can show.
+        for name in dict.fromkeys(task.name for task in (*intermediates, *targets)):
+            own = Dyad(Side(name, seeds[0]), Side(name, seeds[1]))
+            jobs += [(m, own) for m in measures if m.ceiling]
+    return jobs
+
+
+# Values: a line each in one file that is only ever appended to.
+
+
+def _known(path: Path) -> dict[str, Record]:
+    """Return what is kept by key; a line that was cut off or altered is as if it were not there."""
+    lines = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    parts = [line.partition(" ") for line in lines.splitlines()]
+    return dict(json.loads(body) for digest, _, body in parts if digest == _digest(body))
+
+
+def _keep(path: Path, key: str, record: Record) -> None:
+    """Keep a record for later calls, of this process and of others."""
+    body = json.dumps([key, record])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{_digest(body)} {body}\n")
+    except OSError as error:
+        raise HelpfulError(
+            f"could not write {path}: {error.strerror}. Free some space, or pass another folder=; "
+            "values that were kept are untouched."
+        ) from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _records(
+    study: Inputs, jobs: Sequence[Job], path: Path, mode: str, progress: bool
+) -> dict[Job, Record]:
+    """Return the record of every job: what is stored, what cannot be, and what is computed now."""
+    known = {} if mode == "always" else _known(path)
+    records: dict[Job, Record] = {}
+    keys: dict[Job, str] = {}
+    for job in jobs:
+        one, dyad = job
+        try:
+            arrays = [study.key(need, dyad) for need in one.needs]
+        except (Undefined, BadRows) as error:
+            records[job] = _record("undefined", str(error))
+            continue
+        keys[job] = _digest(repr((one.key, arrays)))
+        if keys[job] in known:
+            records[job] = known[keys[job]]
+        elif mode == "stored":
+            records[job] = _record("missing", "not computed yet", record=keys[job])
+    waiting = [job for job in jobs if job not in records]
+    if progress and waiting:
+        _say_cost(study, waiting, len(records))
+    bar = tqdm(total=len(waiting), unit="value", disable=not progress or not waiting)
+    with ThreadPoolExecutor(cores()) as pool, bar:
+        for dyad, group in groupby(waiting, key=lambda job: job[1]):
+            bar.set_postfix_str(" → ".join(side.task for side in dyad[:2] if side))
+            # Arrays are made one after the other: an encoder uses all cores itself.
+            ready: list[tuple[Job, list[Parts]]] = []
+            for job in group:
+                bar.update()
+                if keys[job] in known:  # the same for another dyad
+                    records[job] = known[keys[job]]
+                    continue
+                try:
+                    ready.append((job, [study.get(need, dyad) for need in job[0].needs]))
+                except (Undefined, BadRows) as error:
+                    known[keys[job]] = _record("undefined", str(error), record=keys[job])
+                    records[job] = known[keys[job]]
+                    _keep(path, keys[job], records[job])
+                except HelpfulError as error:  # a damaged checkpoint must not cost the other values
+                    records[job] = _record(f"failed: {type(error).__name__}: {error}")
+            # Measures share the cores: small decompositions in several threads each only wait.
+            with threadpool_limits(1, user_api="blas"):
+                computed = pool.map(lambda pair: _computed(pair[0][0], pair[1]), ready)
+                for (job, _), record in zip(ready, computed, strict=True):
+                    records[job] = record | {"record": keys[job]}
+                    if not record["status"].startswith("failed"):
+                        known[keys[job]] = records[job]
+                        _keep(path, keys[job], records[job])
+    return records
+
+
+def _say_cost(study: Inputs, jobs: Sequence[Job], known: int) -> None:
+    """Say what is going to be read, and about how long that takes here."""
+    texts, seconds = study.cost({(need, dyad) for one, dyad in jobs for need in one.needs})
+    said = f"{len(jobs):,} values to compute ({known:,} are known or undefined)"
+    if texts:
+        length = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+        said += f": {texts:,} passes of a text through an encoder, about {length} here, beside any"
+    said += " fine-tuning; they are kept" if texts else "; nothing is read with an encoder"
+    print(said, file=sys.stderr)
+
+
+def _record(status: str, reason: str = "", **facts: Any) -> dict[str, Any]:
+    numbers = dict.fromkeys(("value", "half_a", "half_b", "seconds", "gather_seconds"), math.nan)
+    return numbers | {"n": 0, "passes": 0, "status": status, "reason": reason, "record": ""} | facts
+
+
+def _computed(one: Measure, inputs: Sequence[Parts]) -> dict[str, Any]:
+    """Compute a value, and where its arrays split into halves the value of each half."""
+    record = _record(
+        "done",
+        "; ".join(parts.note for parts in inputs if parts.note),
+        n=min((parts.count for parts in inputs if parts.count is not None), default=0),
+        passes=sum(parts.passes for parts in inputs),
+        gather_seconds=sum(parts.seconds for parts in inputs),
+    )
+    split = any(parts.splits for parts in inputs)
+    for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b"))[: 3 if split else 1]:
+        start = time.perf_counter()
+        try:
+            record[column] = scalar(one.function(*(parts.get(part) for parts in inputs)))
+        except HelpfulError as error:
+            # Kept like a value: the same arrays would only fail the same way again.
+            if part == "all":
+                return record | {"status": "undefined", "reason": str(error)}
+            record["reason"] = "; ".join(filter(None, [record["reason"], f"half: {error}"]))
+        except Exception as error:  # a reader's own measure may fail in any way
+            return record | {"status": f"failed: {type(error).__name__}: {error}"}
+        if part == "all":
+            record["seconds"] = time.perf_counter() - start
+    return record
+
+
+# The table.
+
+
+def _table(
+    records: Mapping[Job, Record], jobs: Sequence[Job], seeds: Sequence[int], encoder: str
+) -> pd.DataFrame:
+    """Join the records of both seeds and the ceilings into one row per dyad and measure."""
+
+    def value(one: Measure, dyad: Dyad) -> float:
+        return float(records[one, dyad]["value"]) if (one, dyad) in records else math.nan
+
+    rows = []
+    for one, dyad in jobs:
+        i, t, language = dyad
+        if i.seed != seeds[0] or (t is not None and t.seed != i.seed):
+            continue
+        facts = {"intermediate": i.task, "target": t.task if t else "", "language": language}
+        facts |= {"measure": one.name, "family": one.family, "encoder": encoder, "seed": i.seed}
+        facts |= {"second": math.nan, "ceiling": math.nan}
+        if len(seeds) > 1:
+            other = {side: side._replace(seed=seeds[1]) for side in (i, t) if side}
+            again = dyad._replace(intermediate=other[i], target=t and other[t])
+            facts["second"] = value(one, again)
+            if t:  # each task against itself under the other seed; NaN where one is unknown
+                own = [value(one, dyad._replace(intermediate=s, target=other[s])) for s in (i, t)]
+                facts["ceiling"] = noise_ceiling(*own)
+        rows.append(facts | dict(records[one, dyad]))
+    found = pd.DataFrame(rows)
+    found = found.merge(summarise(found), on=["measure", "language"], how="left")[list(COLUMNS)]
+    return _ordered(found.astype(dict.fromkeys(_NUMBERS, float)), found["measure"].unique())
+
+
+def _ordered(found: pd.DataFrame, measures: Collection[str]) -> pd.DataFrame:
+    places = {name: place for place, name in enumerate(measures)}
+    order = found["measure"].map(places).argsort(kind="stable")
+    return found.iloc[order].reset_index(drop=True)
+
+
+def matrix(
+    rows: pd.DataFrame, measure: str, column: str = "value", language: str = "en"
+) -> pd.DataFrame:
+    """Return one measure as a matrix.
+
+    Args:
+        rows: what ``measure`` returned.
+        measure: name of the measure; UnknownName where the table does not hold it.
+        column: which column to show, such as ``"value"`` or ``"half_a"``.
+        language: language of the target's rows.
+
+    Returns:
+        Intermediates in rows and targets in columns, in the order of the table; NaN where undefined.
+    """
+    part = rows[(rows["measure"] == measure) & (rows["language"] == language)]
+    if part.empty:
+        raise unknown("measure in this table", measure, rows["measure"].unique())
+    wide = part.pivot(index="intermediate", columns="target", values=column)
+    return wide.reindex(index=part["intermediate"].unique(), columns=part["target"].unique())
+
+
+def export(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Write a table, and each of its measures that has a value as a matrix in CSV.
+
+    Args:
+        rows: what ``measure`` returned.
+        folder: where to; made if needed.
+
+    Returns:
+        The files: ``table.parquet``, and ``<measure>.csv`` (``<measure>.<language>.csv`` for rows
+        that are not English; a measure per language has intermediates in rows, languages in columns).
+    """
+    place = Path(folder)
+    files = [place / "table.parquet"]
+    write_atomic(files[0], rows.to_parquet(index=False, compression="zstd"))
+    known = rows[rows["value"].notna()]  # a matrix of nothing would say nothing
+    for name, part in known[known["target"] == ""].groupby("measure", sort=False):
+        wide = part.pivot(index="intermediate", columns="language", values="value")
+        files.append(to_csv(wide, place / f"{name}.csv", index=True))
+    dyads = known.loc[known["target"] != "", ["measure", "language"]].drop_duplicates()
+    for name, language in dyads.itertuples(index=False):
+        suffix = "" if language == "en" else f".{language}"
+        wide = matrix(rows[rows["target"] != ""], name, language=language)
+        files.append(to_csv(wide, place / f"{name}{suffix}.csv", index=True))
+    return files
+
+
+def to_csv(rows: pd.DataFrame, path: str | Path, index: bool = False) -> Path:
+    """Write a table as one CSV file, whole or not at all; missing values are empty."""
+    content = rows.to_csv(index=index, float_format="%.8g", lineterminator="\n")
+    write_atomic(Path(path), content.encode())
+    return Path(path)
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """Read a table that ``export`` or ``to_csv`` wrote.
+
+    Args:
+        path: the CSV or parquet file, or the folder that holds ``table.parquet``.
+
+    Returns:
+        The columns ``COLUMNS``. Names and reasons stay the texts they are, "nan" and "null" among
+        them; an empty number is NaN.
+
+    Raises:
+        BadRecord: the file is missing, cut off or no table, or a column of it is missing.
+    """
+    file = Path(path)
+    file = file / "table.parquet" if file.is_dir() else file
+    again = f"Take it from the repository, git checkout {file}, or measure and write it again."
+    if not file.exists():
+        raise BadRecord(f"{file} is not there; write it with helpers.similarity.export.")
+    try:
+        if file.suffix == ".csv":
+            content = file.read_bytes()
+            if not content.endswith(b"\n"):
+                raise ValueError("its last line does not end")
+            empty = {name: [""] for name in COLUMNS if name not in _TEXTS}
+            how: dict[str, Any] = {"keep_default_na": False, "na_values": empty}
+            found = pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(_TEXTS, str), **how)
+        else:
+            found = pd.read_parquet(file)
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise of a damaged file
+        reason = str(error).splitlines()[0]
+        raise BadRecord(f"{file} is damaged or cut off ({reason}). {again}") from error
+    missing = [name for name in COLUMNS if name not in found.columns]
+    if missing:
+        raise BadRecord(f"{file} lacks the columns {', '.join(missing)}. {again}")
+    return found[list(COLUMNS)]
+
+
+def pair(
+    intermediate: str,
+    target: str,
+    encoder: Encoder,
+    *,
+    checkpoints: Checkpoints = None,
+    rows: int = 200,
+    folder: str | Path | None = None,
+) -> dict[str, pd.DataFrame]:
+    """What four families of measures have to go by, of one pair of tasks, as tables to be drawn.
+
+    Args:
+        intermediate, target: their names.
+        encoder: the study's encoder before any tuning.
+        checkpoints, folder: as for ``measure``; without a checkpoint of the intermediate the features
+            are those of the plain encoder.
+        rows: how many rows of each task are read.
+
+    Returns:
+        ``texts`` (x, y on the common principal axes, task), ``pieces`` (how often each occurs in
+        either task, per 1,000), ``labels`` (share of each class in %, task) and ``features`` (x, y,
+        label of the target's units; ``attrs["after"]`` says after which tuning). A table of what
+        does not exist is empty, and its ``attrs["note"]`` says why.
+    """
+    from helpers.similarity.inputs import Dyad, Inputs, Options, Side
+
+    place = (Path(folder) if folder is not None else default_place()) / "arrays"
+    tasks, both = [_task(intermediate), _task(target)], (intermediate, target)
+    study = Inputs(encoder, tasks, Options.sized(rows), place, checkpoints=checkpoints)
+    dyad = Dyad(Side(intermediate, 0), Side(target, 0))
+
+    def values(need: str) -> Any:
+        return study.get(need, dyad).values
+
+    def plane(states: Any, **columns: Any) -> pd.DataFrame:
+        points = principal(states.astype(np.float64), 2)
+        if points.shape[1] < 2:
+            raise BadRows("the states vary along one direction only; there is no plane to draw.")
+        return pd.DataFrame(points, columns=["x", "y"]).assign(**columns)
+
+    def texts() -> pd.DataFrame:
+        states = [values(f"{side}.embeddings") for side in SIDES]
+        return plane(np.concatenate(states), task=np.repeat(both, [len(part) for part in states]))
+
+    def pieces() -> pd.DataFrame:
+        counts = pd.DataFrame({side: values(f"{side}.counts") for side in SIDES})
+        return (1000 * counts / counts.sum())[(counts > 0).any(axis=1)]
+
+    def labels() -> pd.DataFrame:
+        each = [pd.Series(values(f"{side}.labels")).value_counts(normalize=True) for side in SIDES]
+        # The classes of two tasks have nothing in common: they are numbered by their size.
+        shares = [100 * counts.reset_index(drop=True).rename("share") for counts in each]
+        return pd.concat(shares, keys=both, names=["task", "class"]).reset_index()
+
+    def features() -> pd.DataFrame:
+        try:
+            after, states = f"after {intermediate}", values("tuned.features")
+        except Undefined:
+            after, states = "before any tuning", values("target.features")
+        found = plane(states, label=values("target.labels"))
+        found.attrs["after"] = after
+        return found
+
+    tables = {}
+    for make in (texts, pieces, labels, features):
+        try:
+            tables[make.__name__] = make()
+        except (Undefined, BadRows) as error:
+            tables[make.__name__] = pd.DataFrame()
+            tables[make.__name__].attrs["note"] = str(error)
+    return tables

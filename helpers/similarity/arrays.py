@@ -1,398 +1,129 @@
-"""Every array that a measure can ask for: what it is, how it is made, and what noise stands in for it.
-
-Each function makes one, for a dyad or for one task of it; its text is what readers are told.
-"""
+"""Every array that a measure can ask for: what it is, what determines it, and how it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from helpers import formats, tasks
 from helpers.errors import BadRows
-from helpers.formats.encoded import piece_ids
-from helpers.similarity import gradients, readers
-from helpers.similarity.catalogue import AXES, Undefined
-from helpers.similarity.features import knn_probe, linear_probe
-from helpers.similarity.inputs import (
-    ARRAYS,
-    Dyad,
-    Inputs,
-    Parts,
-    Shape,
-    Side,
-    array,
-    each_part,
-    of_task,
-)
-from helpers.similarity.readers import Reader, Sample
-from helpers.similarity.representations import Floats, leading_axes
-from helpers.similarity.text import piece_counts, segments, whitening
-
-if TYPE_CHECKING:
-    from helpers.models.encoders import Encoder
-    from helpers.tasks import Task
-
-__all__ = ["ARRAYS", "readable_labels"]
-
-# Noise: what stands in for an array where nothing is related. Pieces follow Zipf's law over a
-# vocabulary of so many, so many to a text.
-VOCABULARY, LENGTH = 5000, 20
-_CHANCE = 1 / np.arange(1, VOCABULARY + 1) / (1 / np.arange(1, VOCABULARY + 1)).sum()
+from helpers.formats import Batch, Encoded, FormatBase, pool
+from helpers.formats.encoded import IGNORE, piece_ids, sorted_batches
+from helpers.models.encoders import Encoder
+from helpers.models.network import Network, best_device
+from helpers.similarity import features, readers
+from helpers.similarity.catalogue import AXES, SIDES, Undefined
+from helpers.similarity.inputs import ARRAYS, Array, Dyad, Inputs, Parts
+from helpers.similarity.readers import Reader, Sample, Single, parameters
+from helpers.similarity.representations import Integers, embedding_map, leading_axes
+from helpers.similarity.text import piece_counts, whitening
 
 
-def _normal(random: np.random.Generator, shape: Shape) -> Any:
-    return random.normal(size=(shape.rows, shape.columns))
+def each_part(value: Callable[[str], Any], **facts: Any) -> Parts:
+    """Return what a function makes of all rows, and of each half."""
+    return Parts(value("all"), halves=(value("a"), value("b")), **facts)
 
 
-def _zipf(random: np.random.Generator, shape: Shape) -> Any:
-    return random.choice(VOCABULARY, LENGTH * shape.rows, p=_CHANCE)
+# Of the texts and labels of one task.
 
 
-def _words(random: np.random.Generator, shape: Shape) -> Any:
-    rows = _zipf(random, shape).reshape(shape.rows, LENGTH)
-    return [" ".join(f"w{piece}" for piece in row) for row in rows]
-
-
-def _direction(random: np.random.Generator, shape: Shape) -> Any:
-    vector = random.normal(size=50_000)
-    return vector / np.linalg.norm(vector)
-
-
-def _layers(random: np.random.Generator, shape: Shape) -> Any:
-    return {f"layer.{place}": random.normal(size=(60, 60)) for place in range(12)}
-
-
-def _exponential(random: np.random.Generator, shape: Shape) -> Any:
-    return random.exponential(size=shape.rows)
-
-
-def _couples(random: np.random.Generator, shape: Shape) -> Any:
-    return random.normal(size=(2, shape.rows, shape.columns))
-
-
-def _guess(random: np.random.Generator, shape: Shape) -> Any:
-    return 1 / shape.classes  # a probe of noise guesses among balanced classes
-
-
-def _nothing(random: np.random.Generator, shape: Shape) -> Any:
-    # A centre drawn at random would be shared by both tasks and make them alike.
-    return np.zeros(shape.columns)
-
-
-# Arrays of one task.
-
-
-@of_task("{}.facts", of="format")
-def _facts(g: Inputs, one: Dyad) -> Parts:
-    """The task, as a Task."""
-    return Parts(g.tasks[one.intermediate.task])
-
-
-@of_task("{}.texts", of="rows", noise=_words)
 def _texts(g: Inputs, one: Dyad) -> Parts:
-    """List of texts, one per sampled row."""
-    sample = g.sample(one.intermediate, one.language)
+    sample = g.sample(one)
     return Parts(sample.texts, np.arange(len(sample.rows)), sample.half)
 
 
-@of_task("{}.segments", of="rows")
 def _segments(g: Inputs, one: Dyad) -> Parts:
-    """Number of texts encoded together for one decision."""
-    sample = g.sample(one.intermediate, one.language)
-    return Parts(segments(sample.task, any(row.get("second") for row in sample.rows)))
+    kind, rows = g.sample(one).task.format, g.sample(one).rows
+    two = kind in ("choice", "span") or (kind == "pair" and any(row.get("second") for row in rows))
+    return Parts(1 + two)
 
 
-@of_task("{}.pieces", of="rows, encoder", noise=_zipf)
 def _pieces(g: Inputs, one: Dyad) -> Parts:
-    """Vocabulary ids of the texts, one after the other, no special ids."""
-    sample = g.sample(one.intermediate, one.language)
-    ids = piece_ids(g.encoder.tokenizer, sample.texts)
+    ids = piece_ids(g.encoder.tokenizer, g.sample(one).texts)
     lengths = [len(pieces) for pieces in ids]
     flat = np.fromiter((i for pieces in ids for i in pieces), np.int64, sum(lengths))
-    return Parts(flat, np.repeat(np.arange(len(ids)), lengths), sample.half)
+    return Parts(flat, np.repeat(np.arange(len(ids)), lengths), g.sample(one).half)
 
 
-@of_task(
-    "{}.counts",
-    of="rows, encoder",
-    noise=lambda random, shape: np.bincount(_zipf(random, shape), minlength=VOCABULARY),
-)
 def _counts(g: Inputs, one: Dyad) -> Parts:
-    """How often each vocabulary id occurs, shape (vocabulary,)."""
-    pieces, size = g.at("intermediate.pieces", one), len(g.encoder.tokenizer)
+    pieces, size = g.get("intermediate.pieces", one), len(g.encoder.tokenizer)
     return each_part(lambda part: piece_counts(pieces.get(part), size))
 
 
-@of_task("{}.states", of="rows, encoder", passes=1)
-def _states(g: Inputs, one: Dyad) -> Parts:
-    """Plain encoder's mean state of each sequence, shape (sequences, D)."""
-    sample = g.sample(one.intermediate, one.language)
-    return _sequences(g, sample, g.encoder, g.reader(g.encoder))
+def _labels(g: Inputs, one: Dyad) -> Parts:
+    view, labels = g.view(one), g.view(one).labels
+    if g.options.shuffle_labels:
+        labels = np.random.default_rng([one.intermediate.seed, 9]).permutation(labels)
+    note = f"{view.dropped} rare classes left out" if view.dropped else ""
+    return Parts(labels, view.rows, g.sample(one).half, note=note)
 
 
-def _sequences(g: Inputs, sample: Sample, encoder: Encoder, reader: Reader) -> Parts:
+def _label_names(g: Inputs, one: Dyad) -> Parts:
+    names = readers.readable_labels(g.sample(one).task)
+    return Parts(g.reader(g.encoder).texts(names, g.options.max_length), passes=len(names))
+
+
+# States of an encoder on the rows of a task; a row may be several sequences.
+
+
+def _states(g: Inputs, one: Dyad, encoder: Encoder, reader: Reader) -> Parts:
+    sample = g.sample(one)
     encoded = readers.encode(sample, encoder, g.options.max_length)
-    states = reader.sequences(encoded)
-    return Parts(states, encoded.example, sample.half, passes=len(encoded))
+    return Parts(reader.sequences(encoded), encoded.example, sample.half, passes=len(encoded))
 
 
 def _per_row(found: Parts) -> Parts:
-    """Mean over the sequences of each row."""
     means = readers.row_means(found.values, np.asarray(found.rows), len(found.second))
     return replace(found, values=means, rows=np.arange(len(means)))
 
 
-@of_task("{}.embeddings", of="rows, encoder", noise=_normal, source="intermediate.states")
-def _embeddings(g: Inputs, one: Dyad) -> Parts:
-    """Plain encoder's mean state of each row, shape (rows, D)."""
-    return _per_row(g.at("intermediate.states", one))
+def _units(g: Inputs, one: Dyad, reader: Reader) -> Parts:
+    view = g.view(one)
+    return Parts(reader.units(view), view.rows, g.sample(one).half, passes=len(view.encoded))
 
 
-@of_task("{}.sentences", of="rows, sentence encoder", noise=_normal, passes=1)
-def _sentences(g: Inputs, one: Dyad) -> Parts:
-    """Mean state of each row by the sentence encoder, shape (rows, D)."""
-    sample, encoder = g.sample(one.intermediate, one.language), g.sentence_encoder
-    assert encoder is not None  # one of the array's facts
-    return _per_row(_sequences(g, sample, encoder, g.reader(encoder)))
-
-
-@of_task("{}.features", of="rows, encoder", noise=_normal, passes=1)
 def _features(g: Inputs, one: Dyad) -> Parts:
-    """Plain encoder's state of each labelled unit, shape (units, D)."""
-    view, sample = g.view(one.intermediate, one.language), g.sample(one.intermediate, one.language)
+    view = g.view(one)
     if view.by_token:
-        states = g.reader(g.encoder).units(view)
-        return Parts(states, view.rows, sample.half, passes=len(view.encoded))
+        return _units(g, one, g.reader(g.encoder))
     # The units are the sequences that the embeddings were made of.
-    found = g.at("intermediate.states", one)
+    found = g.get("intermediate.states", one)
     return replace(found, values=found.values[view.units], rows=view.rows)
 
 
-@of_task(
-    "{}.labels",
-    of="rows, encoder",
-    noise=lambda random, shape: random.permutation(np.arange(shape.rows) % shape.classes),
-)
-def _labels(g: Inputs, one: Dyad) -> Parts:
-    """Label of each unit, shape (units,)."""
-    view, sample = g.view(one.intermediate, one.language), g.sample(one.intermediate, one.language)
-    labels = view.labels
-    if g.options.shuffle_labels:
-        labels = np.random.default_rng([one.intermediate.seed, 9]).permutation(labels)
-    note = f"{view.dropped} rare classes left out" if view.dropped else ""
-    return Parts(labels, view.rows, sample.half, note=note)
-
-
-@of_task("{}.knn_probe", of="rows, encoder", noise=_guess, source="intermediate.features")
-def _knn_probe(g: Inputs, one: Dyad) -> Parts:
-    """Accuracy of the nearest-neighbour probe on the plain features."""
-    return _probed(knn_probe, g, one)
-
-
-@of_task("{}.linear_probe", of="rows, encoder", noise=_guess, source="intermediate.features")
-def _linear_probe(g: Inputs, one: Dyad) -> Parts:
-    """Accuracy of the linear probe on the plain features."""
-    return _probed(linear_probe, g, one)
-
-
-def _probed(score: Callable[[Any, Any], float], g: Inputs, one: Dyad) -> Parts:
-    features, labels = (g.at(f"intermediate.{name}", one) for name in ("features", "labels"))
+def _probed(g: Inputs, one: Dyad, score: Callable[[Any, Any], float]) -> Parts:
+    states, labels = (g.get(f"intermediate.{name}", one) for name in ("features", "labels"))
 
     def value(part: str) -> Any:
         try:
-            return np.float64(score(features.get(part), labels.get(part)))
+            return np.float64(score(states.get(part), labels.get(part)))
         except BadRows:  # a half may lack a class; the measure then has no value for that half
             return np.float64("nan")
 
     return each_part(value)
 
 
-@of_task(
-    "{}.label_names",
-    of="rows, encoder",
-    noise=lambda random, shape: random.normal(size=(shape.classes, shape.columns)),
-)
-def _label_names(g: Inputs, one: Dyad) -> Parts:
-    """Plain encoder's embedding of each label name, shape (C, D)."""
-    names = readable_labels(g.sample(one.intermediate, one.language).task)
-    return Parts(g.reader(g.encoder).texts(names, g.options.max_length), passes=len(names))
-
-
-def readable_labels(task: Task) -> list[str]:
-    """Label names as words: ``B-start_hours`` and ``I-start_hours`` become ``start hours``."""
-    if task.format == "choice":
-        raise Undefined(f"the labels of {task.name} are places of choices, not names.")
-    found = []
-    for label in task.labels:
-        bare = label[2:] if label[:2] in ("B-", "I-") else label
-        words = "".join(f" {c}" if c.isupper() else c for c in bare.replace("_", " "))
-        found.append(" ".join(words.split()).lower() if not bare.isupper() else bare.lower())
-    named = [name for name in dict.fromkeys(found) if any(c.isalpha() for c in name)]
-    if len(named) < 2:
-        raise Undefined(f"{task.name} has no label names.")
-    return named
-
-
-def _probe(g: Inputs, side: Side, encoder: Encoder, pooling: str = "mean") -> gradients.Probe:
-    """Rows of a task for gradients through an encoder."""
-    sample = g.sample(side)
-    encoded = readers.encode(sample, encoder, g.options.max_length, answers=True)
-    present = readers.subset(np.unique(encoded.example), g.options.gradient_rows, side.seed)
-    chosen = np.flatnonzero(np.isin(encoded.example, present))
-    format_ = formats.get(sample.task.format)
-    return gradients.Probe(encoder, sample.task, format_, readers.take(encoded, chosen), pooling)
-
-
-@of_task(
-    "{}.fisher",
-    of="learnt, checkpoint",
-    noise=lambda random, shape: {"all": random.normal(size=50_000) ** 2},
-    passes=3,
-)
-def _fisher(g: Inputs, one: Dyad) -> Parts:
-    """Mean squared gradient per row at the tuned encoder, by component."""
-    side, (tuned, _) = one.intermediate, g.tuned(one.intermediate)
-    probe = _probe(g, side, tuned.encoder, tuned.settings.pooling)
-    head = tuned.heads.get(probe.task.name) or gradients.fit_head(probe, side.seed)
-    found, rows = gradients.fisher(probe, head, g.sample(side).half, seed=side.seed)
-    return Parts(found["all"], halves=(found["a"], found["b"]), entries=rows, passes=2 * rows)
-
-
-@of_task(
-    "{}.probe_fisher",
-    of="learnt, encoder",
-    noise=lambda random, shape: random.normal(size=50_000) ** 2,
-    passes=3,
-)
-def _probe_fisher(g: Inputs, one: Dyad) -> Parts:
-    """Mean squared gradient per row at the plain encoder with a fitted head, by filter, (P,)."""
-    side = one.intermediate
-    probe = _probe(g, side, g.encoder)
-    head, half = gradients.fit_head(probe, side.seed), g.sample(side).half
-    found, rows = gradients.fisher(probe, head, half, sampled=True, by_filter=True, seed=side.seed)
-    joined = {part: np.concatenate(list(values.values())) for part, values in found.items()}
-    return Parts(joined["all"], halves=(joined["a"], joined["b"]), entries=rows, passes=2 * rows)
-
-
-@of_task("{}.gradient", of="learnt, encoder", noise=_direction, passes=15)
-def _gradient(g: Inputs, one: Dyad) -> Parts:
-    """Unit gradient at the plain encoder, averaged over fitted heads, shape (P,)."""
-    side, heads = one.intermediate, range(g.options.heads)
-    probe = _probe(g, side, g.encoder)
-    fitted = [gradients.fit_head(probe, 1000 * side.seed + k) for k in heads]
-    found = gradients.mean_gradient(probe, fitted, g.sample(side).half)
-    rows = len(np.unique(probe.encoded.example))
-    passes = 2 * len(heads) * rows
-    return Parts(found["all"], halves=(found["a"], found["b"]), entries=rows, passes=passes)
-
-
-@of_task("{}.weights", of="checkpoint", noise=_layers)
-def _weights(g: Inputs, one: Dyad) -> Parts:
-    """Parameters of the tuned encoder, by component."""
-    return _parameters(g.tuned(one.intermediate)[0].encoder)
-
-
-def _parameters(encoder: Encoder) -> Parts:
-    named = gradients.parameters(encoder)
-    return Parts({name: p.detach().cpu().numpy() for name, p in named.items()})
-
-
-@array(
-    "plain.weights",
-    of="encoder",
-    noise=lambda random, shape: {n: 0 * w for n, w in _layers(random, shape).items()},
-)
-def _plain_weights(g: Inputs, dyad: Dyad) -> Parts:
-    """Parameters of the plain encoder, by component."""
-    return _parameters(g.encoder)
-
-
-@of_task(
-    "common.{}",
-    of="common, checkpoint, encoder",
-    noise=_normal,
-    passes=1,
-)
-def _common(g: Inputs, one: Dyad) -> Parts:
-    """Tuned encoder on sentences of all tasks of the study, shape (rows, D)."""
-    texts = g.common_texts()
-    states = g.tuned(one.intermediate)[1].texts(texts, g.options.max_length)
-    # The halves must be the same for both encoders, whatever the seeds of their checkpoints.
-    half = readers.halves(len(texts), 0)
-    return Parts(states, np.arange(len(texts)), half, passes=len(texts))
-
-
-@of_task(
-    "common.{}_axes",
-    of="common, checkpoint, encoder",
-    noise=lambda random, shape: leading_axes(_normal(random, shape), AXES),
-    source="common.intermediate",
-)
-def _common_axes(g: Inputs, one: Dyad) -> Parts:
-    """The same on its leading principal axes."""
-    found = g.at("common.intermediate", one)
-    facts = {"entries": len(found.values), "passes": found.passes, "seconds": found.seconds}
-    return each_part(lambda part: leading_axes(found.get(part), AXES), **facts)
-
-
-@array("tuned.own", side="intermediate", of="rows, checkpoint, encoder", noise=_normal, passes=1)
-def _tuned_own(g: Inputs, one: Dyad) -> Parts:
-    """Intermediate's encoder on its own rows, shape (rows, D)."""
-    reader = g.tuned(one.intermediate)[1]
-    return _per_row(_sequences(g, g.sample(one.intermediate), g.encoder, reader))
-
-
-@array(
-    "tuned.map",
-    side="intermediate",
-    of="rows, checkpoint, encoder",
-    noise=lambda random, shape: random.normal(size=(shape.columns + 1, shape.columns)),
-    source="tuned.own",
-)
-def _tuned_map(g: Inputs, one: Dyad) -> Parts:
-    """Linear map from plain to tuned states of the intermediate's own rows, shape (D + 1, D)."""
-    before, after = g.at("intermediate.embeddings", one), g.at("tuned.own", one)
+def _tuned_map(g: Inputs, dyad: Dyad) -> Parts:
+    before, after = g.get("intermediate.embeddings", dyad), g.get("tuned.own", dyad)
     spent = {"passes": before.passes + after.passes, "seconds": before.seconds + after.seconds}
-    return each_part(
-        lambda part: gradients.embedding_map(before.get(part), after.get(part)), **spent
-    )
+    return each_part(lambda part: embedding_map(before.get(part), after.get(part)), **spent)
 
 
-# Arrays of an intermediate's encoder on the rows of a target.
-
-
-@array("tuned.features", of="target rows, checkpoint, encoder", noise=_normal, passes=1)
-def _tuned_features(g: Inputs, dyad: Dyad) -> Parts:
-    """Intermediate's encoder on the target's labelled units, shape (units, D)."""
-    target = dyad.needed_target()
-    view, sample = g.view(target, dyad.language), g.sample(target, dyad.language)
-    states = g.tuned(dyad.intermediate)[1].units(view)
-    return Parts(states, view.rows, sample.half, passes=len(view.encoded))
-
-
-@array(
-    "tuned.probabilities",
-    of="target rows, checkpoint, encoder",
-    noise=lambda random, shape: random.dirichlet(np.ones(5), shape.rows),
-    source="tuned.features",
-)
-def _tuned_probabilities(g: Inputs, dyad: Dyad) -> Parts:
-    """Intermediate's head on the target's labelled units, shape (units, Z)."""
-    import torch
-
-    target, name = dyad.needed_target(), dyad.intermediate.task
-    source, view = g.tasks[name].format, g.view(target, dyad.language)
-    if source not in ("pair", "tagging") or (source == "tagging") != view.by_token:
+def _probabilities(g: Inputs, dyad: Dyad) -> Parts:
+    task, view = g.task(dyad), g.view(dyad.of("target"))
+    if task.format not in ("pair", "tagging") or (task.format == "tagging") != view.by_token:
+        target = g.task(dyad.of("target"))
         raise Undefined(
-            f"the head of {name} ({source}) gives no class probabilities for the units of "
-            f"{target.task} ({g.tasks[target.task].format})."
+            f"the head of {task.name} ({task.format}) gives no class probabilities for the units "
+            f"of {target.name} ({target.format})."
         )
-    tuned, reader = g.tuned(dyad.intermediate)
-    trained = g.tasks[name].train_with or name
+    (tuned, reader), trained = g.tuned(dyad), task.train_with or task.name
     if trained not in tuned.heads:
         raise Undefined(f"the checkpoint of {trained} was kept without its head.")
     # The features are the head's own input, unless it was trained on the first token.
@@ -405,115 +136,63 @@ def _tuned_probabilities(g: Inputs, dyad: Dyad) -> Parts:
         return replace(found, values=head(torch.from_numpy(states)).softmax(dim=-1).numpy())
 
 
-_LOSSES: dict[str, Any] = {"noise": _exponential, "passes": 1}
+# On sentences of all tasks, and on sentences and their translations.
 
 
-@array("tuned.losses", of="target rows, checkpoint, encoder, language head", **_LOSSES)
-def _tuned_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """Masked-language loss of each of the target's rows after tuning, shape (rows,)."""
-    sample = g.sample(dyad.needed_target(), dyad.language)
-    return _losses(g, g.tuned(dyad.intermediate)[1], sample.texts, sample.half)
+def _common(g: Inputs, one: Dyad) -> Parts:
+    texts = g.common_texts()
+    states = g.tuned(one)[1].texts(texts, g.options.max_length)
+    # The halves must be the same for both encoders, whatever the seeds of their checkpoints.
+    half = readers.halves(len(texts), 0)
+    return Parts(states, np.arange(len(texts)), half, passes=len(texts))
 
 
-@array("plain.losses", of="target rows, encoder, language head", **_LOSSES)
-def _plain_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """Masked-language loss of each of the target's rows before tuning, shape (rows,)."""
-    sample = g.sample(dyad.needed_target(), dyad.language)
-    return _losses(g, g.reader(g.encoder), sample.texts, sample.half)
+def _common_axes(g: Inputs, one: Dyad) -> Parts:
+    found = g.get("common.intermediate", one)
+    facts = {"entries": len(found.values), "passes": found.passes, "seconds": found.seconds}
+    return each_part(lambda part: leading_axes(found.get(part), AXES), **facts)
 
 
-@array("parallel.tuned_losses", of="pairs, checkpoint, encoder, language head", **_LOSSES)
-def _parallel_tuned_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """Masked-language loss of foreign sentences after tuning, shape (rows,)."""
-    _, texts = g.pairs(dyad.language, dyad.intermediate.seed)
-    half = readers.halves(len(texts), dyad.intermediate.seed)
-    return _losses(g, g.tuned(dyad.intermediate)[1], texts, half)
-
-
-@array("parallel.plain_losses", of="pairs, encoder, language head", **_LOSSES)
-def _parallel_plain_losses(g: Inputs, dyad: Dyad) -> Parts:
-    """Masked-language loss of foreign sentences before tuning, shape (rows,)."""
-    _, texts = g.pairs(dyad.language, dyad.intermediate.seed)
-    half = readers.halves(len(texts), dyad.intermediate.seed)
-    return _losses(g, g.reader(g.encoder), texts, half)
-
-
-def _losses(g: Inputs, reader: Reader, texts: list[str], half: Any) -> Parts:
-    assert g.language_head is not None  # one of the array's facts
-    losses, rows = reader.losses(texts, g.options.max_length, g.language_head)
-    return Parts(losses, rows, half, passes=len(texts))
-
-
-@array("parallel.tuned", of="pairs, checkpoint, encoder", noise=_couples, passes=2)
-def _parallel_tuned(g: Inputs, dyad: Dyad) -> Parts:
-    """States of English sentences and their translations after tuning, shape (2, rows, D)."""
-    return _parallel(g, g.tuned(dyad.intermediate)[1], dyad)
-
-
-@array("parallel.plain", of="pairs, encoder", noise=_couples, passes=2)
-def _parallel_plain(g: Inputs, dyad: Dyad) -> Parts:
-    """The same before tuning."""
-    return _parallel(g, g.reader(g.encoder), dyad)
-
-
-def _parallel(g: Inputs, reader: Reader, dyad: Dyad) -> Parts:
-    sides = g.pairs(dyad.language, dyad.intermediate.seed)
-    states = np.stack([reader.texts(side, g.options.max_length) for side in sides])
+def _parallel(g: Inputs, dyad: Dyad, reader: Reader) -> Parts:
+    states = np.stack([reader.texts(side, g.options.max_length) for side in g.pairs(dyad)])
     rows = np.arange(states.shape[1])
     half = readers.halves(len(rows), dyad.intermediate.seed)
     return Parts(states, rows, half, axis=1, passes=2 * len(rows))
 
 
-@array("early.score", of="checkpoint, target, early")
+def _losses(g: Inputs, dyad: Dyad, reader: Reader, foreign: bool = False) -> Parts:
+    texts = g.pairs(dyad)[1] if foreign else g.sample(dyad.of("target")).texts
+    losses, rows = reader.losses(texts, g.options.max_length, g.language_head)
+    half = readers.halves(len(texts), dyad.intermediate.seed)
+    return Parts(losses, rows, half, passes=len(texts))
+
+
 def _early(g: Inputs, dyad: Dyad) -> Parts:
-    """English score of the target after a short run from the intermediate"""
-    target = dyad.needed_target()
-    task = g.tasks[target.task]
+    task = g.task(dyad.of("target"))
     if task.format == "retrieval":
         raise Undefined(f"{task.name} is a retrieval task: nothing is trained on it.")
-    trainer = tasks.get(task.train_with) if task.train_with else task
-    assert g.early is not None
-    score = g.early(g.tuned(dyad.intermediate)[0], trainer, target.seed)
-    return Parts(np.float64(score))
+    trainer, seed = tasks.get(task.train_with or task.name), dyad.of("target").intermediate.seed
+    return Parts(np.float64(g.early(g.tuned(dyad)[0], trainer, seed)))
 
 
-# Arrays of the whole study.
+# Of the whole study.
 
 
 def _of_each_task(g: Inputs, dyad: Dyad, name: str) -> list[Parts]:
-    """One array per task of the study that has English rows."""
-    sides = g.samples(dyad.intermediate.seed)
-    return [g.at(f"intermediate.{name}", Dyad(side, None)) for side in sides]
+    return [g.get(f"intermediate.{name}", one) for one in g.samples(dyad.intermediate.seed)]
 
 
-@array("study.centre", of="study, encoder", noise=_nothing)
-def _study_centre(g: Inputs, dyad: Dyad) -> Parts:
-    """Mean over the tasks of the study of their mean embedding, shape (D,)."""
-    return _centre(_of_each_task(g, dyad, "embeddings"))
-
-
-@array("study.sentence_centre", of="study, sentence encoder", noise=_nothing)
-def _sentence_centre(g: Inputs, dyad: Dyad) -> Parts:
-    """The same by the sentence encoder."""
-    return _centre(_of_each_task(g, dyad, "sentences"))
-
-
-def _centre(each: Sequence[Parts]) -> Parts:
+def _centre(g: Inputs, dyad: Dyad, name: str) -> Parts:
+    each = _of_each_task(g, dyad, name)
     if len(each) < 3:
         raise Undefined(f"{len(each)} tasks of the study have English rows; centring needs three.")
     return each_part(lambda part: np.mean([p.get(part).mean(axis=0) for p in each], axis=0))
 
 
-@array(
-    "study.whitening",
-    of="study, encoder",
-    noise=lambda random, shape: np.eye(shape.columns),
-)
 def _whitening(g: Inputs, dyad: Dyad) -> Parts:
-    """Inverse root of the covariance of embeddings within tasks, shape (D, D)."""
     each = _of_each_task(g, dyad, "embeddings")
 
-    def spread(values: Any) -> Floats:
+    def spread(values: Any) -> Any:
         centred = np.asarray(values, dtype=np.float64)
         centred = centred - centred.mean(axis=0)
         return centred.T @ centred / len(centred)
@@ -521,29 +200,309 @@ def _whitening(g: Inputs, dyad: Dyad) -> Parts:
     return each_part(lambda part: whitening(np.mean([spread(p.get(part)) for p in each], axis=0)))
 
 
-@array(
-    "study.texts_with",
-    of="study, encoder",
-    noise=lambda random, shape: 2 * shape.rows * (1 - (1 - _CHANCE) ** LENGTH),
-)
 def _texts_with(g: Inputs, dyad: Dyad) -> Parts:
-    """Number of texts of the study that hold each piece, shape (vocabulary,)."""
     size = len(g.encoder.tokenizer)
-    totals = {part: np.zeros(size, dtype=np.int64) for part in ("all", "a", "b")}
+    halves = np.zeros((2, size), dtype=np.int64)
     for parts in _of_each_task(g, dyad, "pieces"):
-        rows = np.asarray(parts.rows, dtype=np.int64)
-        row, piece = np.divmod(np.unique(rows * size + parts.values), size)
-        in_second = np.asarray(parts.second)[row]
-        totals["all"] += np.bincount(piece, minlength=size)
-        totals["a"] += np.bincount(piece[~in_second], minlength=size)
-        totals["b"] += np.bincount(piece[in_second], minlength=size)
-    return Parts(totals["all"], halves=(totals["a"], totals["b"]))
+        # A piece counts once per text.
+        row, piece = np.divmod(np.unique(np.asarray(parts.rows) * size + parts.values), size)
+        np.add.at(halves, (np.asarray(parts.second)[row].astype(int), piece), 1)
+    return Parts(halves.sum(axis=0), halves=(halves[0], halves[1]))
 
 
-@array("study.texts", of="study", noise=lambda random, shape: 2 * shape.rows)
 def _text_count(g: Inputs, dyad: Dyad) -> Parts:
-    """Number of texts of the study."""
-    samples = g.samples(dyad.intermediate.seed).values()
-    second = sum(int(sample.half.sum()) for sample in samples)
-    total = sum(len(sample.rows) for sample in samples)
-    return Parts(total, halves=(total - second, second))
+    second = [sample.half for sample in g.samples(dyad.intermediate.seed).values()]
+    counts = [sum(int((half == part).sum()) for half in second) for part in (False, True)]
+    return Parts(sum(counts), halves=(counts[0], counts[1]))
+
+
+# Gradients of an encoder on the rows of a task.
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows of a task, encoded to be learnt with an encoder."""
+
+    sample: Sample
+    encoder: Encoder
+    encoded: Encoded
+    pooling: str = "mean"
+
+    @classmethod
+    def of(cls, g: Inputs, one: Dyad, encoder: Encoder, pooling: str = "mean") -> Probe:
+        """Encode a task's sample, no more rows of it than are asked for."""
+        sample = g.learnt(one)
+        choose = partial(readers.subset, size=g.options.gradient_rows, seed=sample.seed)
+        encoded = readers.encode(sample, encoder, g.options.max_length, True, choose)
+        return cls(sample, encoder, encoded, pooling)
+
+    @property
+    def format(self) -> FormatBase:
+        """What makes a head and its loss."""
+        return formats.get(self.sample.task.format)
+
+    @property
+    def rows(self) -> Integers:
+        """Rows of the sample that are learnt."""
+        return np.unique(self.encoded.example)
+
+    def batches(self, rows: Integers, budget: int = 4096) -> list[Integers]:
+        """Sequences of some of the rows, as those of all rows are cut into batches."""
+        wanted = np.isin(self.encoded.example, rows)
+        cut = (index[wanted[index]] for index in sorted_batches(self.encoded, budget))
+        return [index for index in cut if len(index)]
+
+    def network(self, head: nn.Module) -> Network:
+        """Join the encoder and a head on the best device."""
+        network = Network(self.encoder.model, {"head": head}, {"head": self.format})
+        return network.to(best_device()).eval()
+
+    def gradients(self, head: nn.Module, batches: Sequence[Integers], drawn: Any = None) -> Any:
+        """Yield the gradients of the summed loss of each batch, by parameter in use.
+
+        ``drawn``, a generator, replaces the labels by draws from the model.
+        """
+        network = self.network(head)
+        named = {name: p for name, p in parameters(self.encoder).items() if p.requires_grad}
+        for index in batches:
+            batch = Batch.collate(self.encoded, index, best_device())
+            hidden = network.states(batch)
+            if drawn is not None:
+                draw_labels(self, head, hidden.detach(), batch, drawn)
+            loss = self.format.loss(head, hidden, batch, self.pooling)
+            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            yield {n: g for n, g in zip(named, found, strict=True) if g is not None}
+
+
+def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> nn.Module:
+    """Fit a head on the frozen encoder's states of a bootstrap sample, by steps of Adam.
+
+    ``seed`` decides the head's start and the sample; several seeds give several heads.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = probe.format.head(probe.sample.task, probe.encoder.dimension, 0.0)
+    network = probe.network(head)
+    random = np.random.default_rng([seed, 6])
+    chosen = np.unique(random.choice(probe.rows, len(probe.rows)))
+    # The encoder is frozen, so each batch is read once and its states serve every step.
+    cached = []
+    with torch.no_grad():
+        for index in probe.batches(chosen):
+            batch = Batch.collate(probe.encoded, index, best_device())
+            weight = max(probe.format.weight(probe.encoded, index), 1.0)
+            cached.append((batch, network.states(batch), weight))
+    optimizer = torch.optim.Adam(head.parameters(), lr=rate)
+    for step in range(steps):
+        batch, hidden, weight = cached[int(random.integers(len(cached)))]
+        loss = probe.format.loss(head, hidden, batch, probe.pooling) / weight
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = rate * (1 - (step + 1) / steps)
+    return head.requires_grad_(False)
+
+
+def fisher(
+    probe: Probe, head: nn.Module, sampled: bool = False, by_filter: bool = False
+) -> dict[str, dict[str, Single]]:
+    """Diagonal Fisher information of the encoder: mean squared per-example gradients.
+
+    Squaring the gradient of a batch instead, as published code does, makes the result depend on the
+    batch size. ``sampled`` draws labels from the model (Fisher information) in place of the data's
+    (empirical Fisher); ``by_filter`` averages a matrix over its inputs. Returns the diagonal by
+    component for ``"a"``, ``"b"`` and ``"all"`` rows.
+    """
+    named = parameters(probe.encoder)
+    seeded = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
+    totals = {half: {n: torch.zeros_like(p) for n, p in named.items()} for half in (False, True)}
+    each = [np.flatnonzero(probe.encoded.example == row) for row in probe.rows]
+    halves = probe.sample.half[probe.rows].tolist()
+    for half, found in zip(
+        halves, probe.gradients(head, each, seeded if sampled else None), strict=True
+    ):
+        for name, gradient in found.items():
+            totals[half][name].addcmul_(gradient, gradient)
+    result: dict[str, dict[str, Single]] = {"a": {}, "b": {}, "all": {}}
+    for name in named:
+        sums = []
+        for half, part in ((False, "a"), (True, "b")):
+            values = totals[half][name].detach()
+            values = values.flatten(1).mean(dim=1) if by_filter and values.ndim > 1 else values
+            sums.append(values.flatten().float().cpu().numpy())
+            result[part][name] = (sums[-1] / max(halves.count(half), 1)).astype(np.float32)
+        result["all"][name] = ((sums[0] + sums[1]) / max(len(halves), 1)).astype(np.float32)
+    return result
+
+
+def draw_labels(
+    probe: Probe, head: nn.Module, hidden: Tensor, batch: Batch, generator: torch.Generator
+) -> None:
+    """Replace the labels of a batch by draws from the model, in place (Gumbel maxima)."""
+    kind = probe.sample.task.format
+    with torch.no_grad():
+        pooled = pool(hidden, batch, probe.pooling) if kind in ("pair", "choice") else hidden
+        scores = head(pooled).squeeze(-1) if kind == "choice" else head(pooled)
+        noise = torch.empty_like(scores).exponential_(generator=generator).log_().neg_()
+        noisy = scores + noise
+    if kind == "pair":
+        batch.fields["label"] = noisy.argmax(dim=-1)
+    elif kind == "tagging":
+        tags = batch.fields["tag"]
+        batch.fields["tag"] = torch.where(tags == IGNORE, tags, noisy.argmax(dim=-1))
+    elif kind == "choice":
+        best = torch.full((batch.rows,), -torch.inf, device=noisy.device)
+        best = best.scatter_reduce(0, batch.row, noisy, "amax")
+        batch.fields["right"] = noisy == best[batch.row]
+    else:
+        # Best allowed begin and end of each window, counted from the window's first token.
+        noisy = noisy.masked_fill(~batch.fields["allowed"][:, None], -torch.inf)
+        windows = noisy.split(batch.lengths.tolist())
+        places = torch.stack([window.argmax(dim=0) for window in windows])
+        batch.fields["begin"], batch.fields["end"] = places[:, 0], places[:, 1]
+
+
+def mean_gradient(probe: Probe, heads: Sequence[nn.Module]) -> dict[str, Single]:
+    """Unit gradient (P,) of the mean loss at the encoder, averaged over several fitted heads.
+
+    The inner product of two such vectors is the mean cosine over all pairs of heads; with random
+    heads the sign of a gradient would be that of the head. For ``"a"``, ``"b"`` and ``"all"`` rows.
+    Source: the gradient inner product of Pruthi et al. 2020 (arXiv 2002.08484), normalised.
+    """
+    named = parameters(probe.encoder)
+    second = probe.sample.half[probe.rows]
+    parts = {"a": probe.rows[~second], "b": probe.rows[second]}
+    total: dict[str, Any] = dict.fromkeys(("a", "b", "all"), 0.0)
+    for head in heads:
+        sums: dict[str, Any] = dict.fromkeys(parts, 0.0)
+        for part, rows in parts.items():
+            for found in probe.gradients(head, probe.batches(rows)):
+                pieces = [found.get(n, torch.zeros_like(p)).flatten() for n, p in named.items()]
+                sums[part] = sums[part] + torch.cat(pieces)
+        sums["all"] = sums["a"] + sums["b"]
+        for part, gradient in sums.items():
+            if not torch.is_tensor(gradient) or gradient.norm() == 0:
+                raise BadRows(
+                    f"the gradient of {probe.sample.task.name} at the plain encoder is zero."
+                )
+            total[part] = total[part] + gradient / gradient.norm() / len(heads)
+    return {part: vector.cpu().numpy().astype(np.float32) for part, vector in total.items()}
+
+
+def _weights(encoder: Encoder) -> Parts:
+    named = parameters(encoder)
+    return Parts({name: p.detach().cpu().numpy() for name, p in named.items()})
+
+
+def _fisher(g: Inputs, one: Dyad) -> Parts:
+    tuned, _ = g.tuned(one)
+    probe = Probe.of(g, one, tuned.encoder, tuned.settings.pooling)
+    head = tuned.heads.get(probe.sample.task.name) or fit_head(probe, probe.sample.seed)
+    return _of_gradients(fisher(probe, head), probe)
+
+
+def _probe_fisher(g: Inputs, one: Dyad) -> Parts:
+    probe = Probe.of(g, one, g.encoder)
+    found = fisher(probe, fit_head(probe, probe.sample.seed), sampled=True, by_filter=True)
+    joined = {part: np.concatenate(list(values.values())) for part, values in found.items()}
+    return _of_gradients(joined, probe)
+
+
+def _gradient(g: Inputs, one: Dyad) -> Parts:
+    probe = Probe.of(g, one, g.encoder)
+    heads = [fit_head(probe, 1000 * probe.sample.seed + k) for k in range(g.options.heads)]
+    return _of_gradients(mean_gradient(probe, heads), probe, len(heads))
+
+
+def _of_gradients(found: Mapping[str, Any], probe: Probe, heads: int = 1) -> Parts:
+    halves, rows = (found["a"], found["b"]), len(probe.rows)
+    return Parts(found["all"], halves=halves, entries=rows, passes=2 * heads * rows)
+
+
+# Name (* stands for either task, each alone), what determines it, and the passes through an encoder per
+# row or the array that it is made of without reading anything else; how it is made, and what it is.
+# fmt: off
+_ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], ...] = (
+    ("*.facts", "task", 0, lambda g, one: Parts(g.task(one)), "The task, as a Task"),
+    ("*.texts", "rows", 0, _texts, "List of texts, one per sampled row"),
+    ("*.segments", "rows", 0, _segments, "Number of texts encoded together for one decision"),
+    ("*.pieces", "rows, plain", 0, _pieces,
+     "Vocabulary ids of the texts, one after the other, no special ids"),
+    ("*.counts", "rows, plain", 0, _counts,
+     "How often each vocabulary id occurs, shape (vocabulary,)"),
+    ("*.states", "rows, plain", 1, lambda g, one: _states(g, one, g.encoder, g.reader(g.encoder)),
+     "Plain encoder's mean state of each sequence, shape (sequences, D)"),
+    ("*.embeddings", "rows, plain", "intermediate.states",
+     lambda g, one: _per_row(g.get("intermediate.states", one)),
+     "Plain encoder's mean state of each row, shape (rows, D)"),
+    ("*.sentences", "rows, sentences", 1,
+     lambda g, one: _per_row(_states(g, one, g.sentence_encoder, g.reader(g.sentence_encoder))),
+     "Mean state of each row by the sentence encoder, shape (rows, D)"),
+    ("*.features", "rows, plain", 1, _features,
+     "Plain encoder's state of each labelled unit, shape (units, D)"),
+    ("*.labels", "rows, plain", 0, _labels, "Label of each unit, shape (units,)"),
+    ("*.knn_probe", "rows, plain", "intermediate.features",
+     lambda g, one: _probed(g, one, features.knn_probe),
+     "Accuracy of the nearest-neighbour probe on the plain features"),
+    ("*.linear_probe", "rows, plain", "intermediate.features",
+     lambda g, one: _probed(g, one, features.linear_probe),
+     "Accuracy of the linear probe on the plain features"),
+    ("*.label_names", "rows, plain", 0, _label_names,
+     "Plain encoder's embedding of each label name, shape (C, D)"),
+    ("*.fisher", "learnt, tuned", 3, _fisher,
+     "Mean squared gradient per row at the tuned encoder, by component"),
+    ("*.probe_fisher", "learnt, plain", 3, _probe_fisher,
+     "Mean squared gradient per row at the plain encoder with a fitted head, by filter, (P,)"),
+    ("*.gradient", "learnt, plain", 15, _gradient,
+     "Unit gradient at the plain encoder, averaged over fitted heads, shape (P,)"),
+    ("*.weights", "tuned", 0, lambda g, one: _weights(g.tuned(one)[0].encoder),
+     "Parameters of the tuned encoder, by component"),
+    ("plain.weights", "plain", 0, lambda g, dyad: _weights(g.encoder),
+     "Parameters of the plain encoder, by component"),
+    ("common.*", "common, tuned", 1, _common,
+     "Tuned encoder on sentences of all tasks of the study, shape (rows, D)"),
+    ("common.*_axes", "common, tuned", "common.intermediate", _common_axes,
+     "The same on its leading principal axes"),
+    ("tuned.own", "learnt, tuned", 1,
+     lambda g, dyad: _per_row(_states(g, dyad.of("intermediate"), g.encoder, g.tuned(dyad)[1])),
+     "Intermediate's encoder on its own rows, shape (rows, D)"),
+    ("tuned.map", "learnt, tuned", "tuned.own", _tuned_map,
+     "Linear map from plain to tuned states of the intermediate's own rows, shape (D + 1, D)"),
+    ("tuned.features", "target rows, tuned", 1,
+     lambda g, dyad: _units(g, dyad.of("target"), g.tuned(dyad)[1]),
+     "Intermediate's encoder on the target's labelled units, shape (units, D)"),
+    ("tuned.probabilities", "target rows, tuned", "tuned.features", _probabilities,
+     "Intermediate's head on the target's labelled units, shape (units, Z)"),
+    ("tuned.losses", "target rows, tuned, head", 1,
+     lambda g, dyad: _losses(g, dyad, g.tuned(dyad)[1]),
+     "Masked-language loss of each of the target's rows after tuning, shape (rows,)"),
+    ("plain.losses", "target rows, plain, head", 1,
+     lambda g, dyad: _losses(g, dyad, g.reader(g.encoder)),
+     "Masked-language loss of each of the target's rows before tuning, shape (rows,)"),
+    ("parallel.tuned_losses", "pairs, tuned, head", 1,
+     lambda g, dyad: _losses(g, dyad, g.tuned(dyad)[1], foreign=True),
+     "Masked-language loss of foreign sentences after tuning, shape (rows,)"),
+    ("parallel.plain_losses", "pairs, plain, head", 1,
+     lambda g, dyad: _losses(g, dyad, g.reader(g.encoder), foreign=True),
+     "Masked-language loss of foreign sentences before tuning, shape (rows,)"),
+    ("parallel.tuned", "pairs, tuned", 2, lambda g, dyad: _parallel(g, dyad, g.tuned(dyad)[1]),
+     "States of English sentences and their translations after tuning, shape (2, rows, D)"),
+    ("parallel.plain", "pairs, plain", 2, lambda g, dyad: _parallel(g, dyad, g.reader(g.encoder)),
+     "The same before tuning"),
+    ("early.score", "tuned, target, early", 0, _early,
+     "English score of the target after a short run from the intermediate"),
+    ("study.centre", "study, plain", 0, lambda g, dyad: _centre(g, dyad, "embeddings"),
+     "Mean over the tasks of the study of their mean embedding, shape (D,)"),
+    ("study.sentence_centre", "study, sentences", 0, lambda g, dyad: _centre(g, dyad, "sentences"),
+     "The same by the sentence encoder"),
+    ("study.whitening", "study, plain", 0, _whitening,
+     "Inverse root of the covariance of embeddings within tasks, shape (D, D)"),
+    ("study.texts_with", "study, plain", 0, _texts_with,
+     "Number of texts of the study that hold each piece, shape (vocabulary,)"),
+    ("study.texts", "study", 0, _text_count, "Number of texts of the study"),
+)
+# fmt: on
+for _name, _of, _reads, _make, _says in _ROWS:
+    for _side in SIDES if "*" in _name else ("",):
+        _full = _name.replace("*", _side)
+        ARRAYS[_full] = Array(_name, _side, _of.split(", "), _reads, _make, _says)

@@ -17,22 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from helpers.errors import HelpfulError, unknown
-from helpers.similarity import features, gradients, representations, text
-from helpers.similarity.representations import Floats, cosine
+from helpers.similarity import features, representations, text
+from helpers.similarity.representations import cosine, task2vec_distance
 
+SIDES = ("intermediate", "target")  # of a dyad
 FAMILIES = (
-    "text",
-    "format",
-    "labels",
-    "representations",
-    "weights",
-    "transport",
-    "cross-lingual",
-    "custom",
-)
+    "text", "format", "labels", "representations", "weights", "transport", "cross-lingual", "custom",
+)  # fmt: skip
 # Rows used where cost grows with their square (pairs of rows) or their cube (assignments).
 PAIRED = 500
 # Rows of each side for the domain classifier, which takes two tasks at once.
@@ -50,36 +43,22 @@ class Undefined(HelpfulError):
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of task similarity.
+    """One measure of task similarity."""
 
-    Attributes:
-        name: short lower-case name, the value of the column ``measure``.
-        family: one of ``FAMILIES``.
-        needs: names of the arrays it takes, in the order of the function's arguments.
-        function: the arrays to a float, larger meaning more similar.
-        source: paper and, where it differs, what differs.
-        directed: whether swapping the tasks changes the value.
-        per: ``"dyad"``, or ``"language"`` for a measure of an intermediate and a language.
-        languages: whether it can be computed on the target's rows in another language.
-        ceiling: whether its value between two seeds of one task is its noise ceiling.
-        version: raise it to recompute values that were stored under the old definition.
-    """
-
-    name: str
-    family: str
-    needs: tuple[str, ...]
-    function: Callable[..., float]
-    source: str = ""
-    directed: bool = False
-    per: Literal["dyad", "language"] = "dyad"
-    languages: bool = False
-    ceiling: bool = False
-    version: str = "1"
+    name: str  # short and lower-case, the value of the column ``measure``
+    family: str  # one of ``FAMILIES``
+    needs: tuple[str, ...]  # names of the arrays, in the order of the function's arguments
+    function: Callable[..., float]  # of the arrays, larger meaning more similar
+    source: str = ""  # paper and, where it differs, what differs
+    directed: bool = False  # whether swapping the tasks changes the value
+    per: Literal["dyad", "language"] = "dyad"  # or of an intermediate and a language
+    languages: bool = False  # whether the target's rows may be in another language
+    ceiling: bool = False  # whether its value between two seeds of one task is its noise ceiling
 
     @cached_property
     def key(self) -> str:
         """Hash of what determines a value beside its arrays: the definition and its code."""
-        facts = (self.name, self.version, self.needs, code_of(self.function))
+        facts = (self.name, self.needs, code_of(self.function))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -90,7 +69,7 @@ def code_of(function: Callable[..., Any]) -> str:
         texts = [code_of(value) if callable(value) else repr(value) for value in given]
         return f"{code_of(function.func)}{texts}{sorted(function.keywords)}"
     if getattr(function, "__module__", "").startswith("helpers.similarity"):
-        return _package_code() + function.__qualname__
+        return _package_code() + getattr(function, "__qualname__", repr(function))
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):  # typed into a console, or built in
@@ -101,7 +80,7 @@ def code_of(function: Callable[..., Any]) -> str:
 @cache
 def _package_code() -> str:
     """Hash of the modules that do the arithmetic of this package."""
-    names = ("catalogue", "features", "gradients", "representations", "text")
+    names = ("catalogue", "features", "representations", "text")
     content = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(content).hexdigest()
 
@@ -133,35 +112,30 @@ def register(measure: Measure, *, replace: bool = False) -> Measure:
 
 def check(measure: Measure) -> None:
     """Refuse a measure that could never give a value; see ``register``."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", measure.name):
+    name, wanted = measure.name, measure.needs
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise HelpfulError(
-            f"measure {measure.name!r} needs a name of lower-case letters, digits, '_', '-' and '.': "
-            "it names a column and a file."
+            f"measure {name!r} needs a name of lower-case letters, digits, '_', '-' and '.': it names "
+            "a column and a file."
         )
     if measure.family not in FAMILIES:
         raise unknown("family of measures", measure.family, FAMILIES)
-    if isinstance(measure.needs, str):
+    if isinstance(wanted, str):
         raise HelpfulError(
-            f"needs of measure {measure.name!r} is the text {measure.needs!r}; a tuple was expected: "
-            f"({measure.needs!r},)."
+            f"needs of measure {name!r} is the text {wanted!r}; a tuple was expected: ({wanted!r},)."
         )
-    for need in measure.needs:
+    for need in wanted:
         if need not in needs():
             raise unknown("array", need, needs())
     try:
-        inspect.signature(measure.function).bind(*measure.needs)
+        inspect.signature(measure.function).bind(*wanted)
     except TypeError as error:
         raise HelpfulError(
-            f"the function of measure {measure.name!r} cannot take {len(measure.needs)} arrays "
-            f"({', '.join(measure.needs)}): {error}."
+            f"the function of measure {name!r} cannot take {len(wanted)} arrays "
+            f"({', '.join(wanted)}): {error}."
         ) from error
     except ValueError:
         return  # built-in functions may have no signature to check
-
-
-def unregister(name: str) -> None:
-    """Remove a measure from the catalogue."""
-    _MEASURES.pop(name, None)
 
 
 def get(name: str) -> Measure:
@@ -178,9 +152,8 @@ def names(family: str = "") -> list[str]:
 
 def chosen(measures: Collection[str | Measure] | None) -> list[Measure]:
     """Return measures by name, or all; one that was never registered is checked, too."""
-    found = [
-        get(m) if isinstance(m, str) else m for m in (names() if measures is None else measures)
-    ]
+    asked = names() if measures is None else measures
+    found = [get(one) if isinstance(one, str) else one for one in asked]
     for measure in found:
         check(measure)
     return found
@@ -202,215 +175,140 @@ def table() -> list[dict[str, Any]]:
 
 def needs() -> dict[str, str]:
     """Return every array that a measure can ask for: name to what it is."""
-    from helpers.similarity.arrays import ARRAYS
+    from helpers.similarity import arrays, inputs  # noqa: F401  (the first fills the second)
 
-    return {name: array.says for name, array in ARRAYS.items()}
+    return {name: array.says for name, array in inputs.ARRAYS.items()}
 
 
 # Steps between arrays and the functions of the other modules.
 
 
-def _centred(a: Floats, b: Floats, centre: Floats) -> float:
-    return cosine(a.mean(axis=0) - centre, b.mean(axis=0) - centre, "centred task embeddings")
+def _embedding(a: Any, b: Any, centre: Any = 0.0, root: Any = None) -> float:
+    """Cosine of two tasks' mean embeddings, from a centre and whitened where these are given."""
+    means = [x.mean(axis=0) - centre for x in (a, b)]
+    first, second = means if root is None else [mean @ root for mean in means]
+    return cosine(first, second, "task embeddings")
 
 
-def _raw(a: Floats, b: Floats) -> float:
-    return cosine(a.mean(axis=0), b.mean(axis=0), "task embeddings")
+def _minus(function: Callable[..., float]) -> Callable[..., float]:
+    return lambda *arrays: -function(*arrays)
 
 
-def _whitened(a: Floats, b: Floats, centre: Floats, root: Floats) -> float:
-    first, second = ((x.mean(axis=0) - centre) @ root for x in (a, b))
-    return cosine(first, second, "whitened task embeddings")
+def _thinned(function: Callable[..., float], size: int) -> Callable[..., float]:
+    """Let a function have at most so many rows of each array."""
+    return lambda *arrays: function(*(a[_places(len(a), size)] for a in arrays))
 
 
-def _thinned(rows: int, size: int) -> Any:
+def _places(rows: int, size: int) -> Any:
     """Positions of at most ``size`` rows, evenly spaced: the first ones may be of one source."""
     return np.linspace(0, rows - 1, min(rows, size)).round().astype(int)
 
 
-def _negative_mmd(a: Floats, b: Floats) -> float:
-    return -text.mmd(a[_thinned(len(a), PAIRED)], b[_thinned(len(b), PAIRED)])
-
-
-def _domain_error(a: Floats, b: Floats) -> float:
-    return text.domain_classifier_error(a[_thinned(len(a), DOMAIN)], b[_thinned(len(b), DOMAIN)])
-
-
-def _negative_perplexity(tuned: Floats, plain: Floats) -> float:
-    return -text.pseudo_perplexity_change(tuned, plain)
-
-
-def _nce(probabilities: Floats, labels: ArrayLike) -> float:
-    return features.nce(np.asarray(probabilities).argmax(axis=1), labels)
-
-
-def _knn_change(tuned: Floats, labels: ArrayLike, plain: float) -> float:
-    return features.knn_probe(tuned, labels) - float(plain)
-
-
-def _linear_change(tuned: Floats, labels: ArrayLike, plain: float) -> float:
-    return features.linear_probe(tuned, labels) - float(plain)
-
-
-def _esm(map_: Floats, target: Floats, labels: ArrayLike) -> float:
-    return features.logme(gradients.mapped(target, map_), labels)
-
-
-def _rsa(a: Floats, b: Floats) -> float:
-    # Pairs grow with the square of the rows: 500 sentences are already 124,750 of them.
-    rows = _thinned(len(a), PAIRED)
-    return representations.rsa(a[rows], b[rows])
-
-
-def _negative_task2vec(a: Floats, b: Floats) -> float:
-    return -gradients.task2vec_distance(a, b)
-
-
-def _negative_asymmetric(a: Floats, b: Floats) -> float:
-    # The trivial task uses every filter alike, so only the shape of its Fisher diagonal counts.
-    return -gradients.task2vec_distance(a, b, np.full(a.shape, a.mean()), COMPLEXITY)
-
-
-def _layer_mean(base: Any, a: Any, b: Any) -> float:
-    return float(np.mean(list(gradients.task_vector_cosines(base, a, b).values())))
-
-
-def _inner(a: Floats, b: Floats) -> float:
-    """Inner product of two mean unit gradients: the mean cosine over all pairs of heads."""
-    return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-
-
-def _negative_otdd(a: Floats, labels_a: Any, b: Floats, labels_b: Any) -> float:
-    # Equal sizes: the exact problem is then an assignment, not a linear programme.
-    size = min(len(a), len(b), PAIRED)
-    left, right = _thinned(len(a), size), _thinned(len(b), size)
-    left, right = left[_repeated(labels_a[left])], right[_repeated(labels_b[right])]
-    size = min(len(left), len(right))
-    left, right = left[:size], right[:size]
+def _negative_otdd(a: Any, labels_a: Any, b: Any, labels_b: Any) -> float:
+    # Sets of equal size, in which every class still has at least three rows.
+    size, sides = min(len(a), len(b), PAIRED), []
+    for states, labels in ((a, labels_a), (b, labels_b)):
+        places = _places(len(states), size)
+        _, codes, counts = np.unique(labels[places], return_inverse=True, return_counts=True)
+        sides.append(places[counts[codes] >= 3])
+    left, right = (places[: min(map(len, sides))] for places in sides)
     return -representations.otdd(a[left], labels_a[left], b[right], labels_b[right])
 
 
-def _repeated(labels: Any) -> Any:
-    """Places of the labels that occur at least three times among these."""
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[codes] >= 3)
+# The measures of this package: family, name, needs (* stands for either task), function, source, and
+# what else is true of it.
 
+_HEAD, _TUNED = "tuned.probabilities target.labels", "tuned.features target.labels"
+_CENTRED, _WEIGHTS = "*.embeddings study.centre", "plain.weights *.weights"
+_OTDD = "intermediate.features intermediate.labels target.features target.labels"
+_DRIFT = "parallel.tuned parallel.plain"
+_OF_TARGET = {"directed": True, "languages": True}
+_DIRECTED, _CEILING, _LANGUAGE = {"directed": True}, {"ceiling": True}, {"per": "language"}
 
-def _retrieval_drift(tuned: Floats, plain: Floats) -> float:
-    score = representations.retrieval_accuracy
-    return representations.alignment_drift(tuned, plain, score)
-
-
-def _ours(
-    family: str, *rows: tuple[str, tuple[str, ...], Callable[..., float], str], **facts: Any
-) -> None:
-    """Put measures of the package into the catalogue."""
-    for name, wanted, function, source in rows:
-        _MEASURES[name] = Measure(name, family, wanted, function, source, **facts)
-
-
-def _both(thing: str) -> tuple[str, str]:
-    return f"intermediate.{thing}", f"target.{thing}"
-
-
-_MEAN, _PIECES = _both("embeddings"), _both("pieces")
-_CENTRED = (*_MEAN, "study.centre")
-_WHITENED = (*_CENTRED, "study.whitening")
-_SENTENCES = (*_both("sentences"), "study.sentence_centre")
-_COUNTS = (*_both("counts"), "study.texts_with", "study.texts")
-_LABELS = _both("labels")
-_LOSSES = ("tuned.losses", "plain.losses")
-_HEAD = ("tuned.probabilities", "target.labels")
-_TUNED = ("tuned.features", "target.labels")
-_KNN, _LINEAR = (*_TUNED, "target.knn_probe"), (*_TUNED, "target.linear_probe")
-_MAPPED = ("tuned.map", "target.features", "target.labels")
-_EARLY = ("early.score",)
-_COMMON = ("common.intermediate", "common.target")
-_AXES = ("common.intermediate_axes", "common.target_axes")
-_FISHER, _PROBE, _GRADIENT = _both("fisher"), _both("probe_fisher"), _both("gradient")
-_WEIGHTS = ("plain.weights", *_both("weights"))
-_SETS = ("intermediate.features", "intermediate.labels", "target.features", "target.labels")
-_PARALLEL = ("parallel.tuned", "parallel.plain")
-_DRIFT = ("parallel.tuned_losses", "parallel.plain_losses")
-
-_ours(
-    "text",
-    ("text_embedding", _CENTRED, _centred, "Vu et al. 2020, centred"),
-    ("text_embedding_raw", _MEAN, _raw, "Vu et al. 2020"),
-    ("text_embedding_whitened", _WHITENED, _whitened, "Vu et al. 2020, centred and whitened"),
-    ("sentence_embedding", _SENTENCES, _centred, "Poth et al. 2021, centred"),
-    ("token_similarity", _PIECES, text.token_similarity, "Ruder and Plank 2017"),
-    ("tfidf", _COUNTS, text.tfidf_cosine, "Salton and Buckley 1988"),
-    ("vocabulary_overlap", _PIECES, text.vocabulary_overlap, "Jaccard 1912"),
-    ("mmd", _MEAN, _negative_mmd, "Gretton et al. 2012, negative"),
-    ("domain_error", _MEAN, _domain_error, "Ben-David et al. 2007"),
+# fmt: off
+_ROWS: tuple[tuple[str, str, str, Callable[..., float], str, dict[str, Any]], ...] = (
+    ("text", "text_embedding", _CENTRED, _embedding, "Vu et al. 2020, centred", {}),
+    ("text", "text_embedding_raw", "*.embeddings", _embedding, "Vu et al. 2020", {}),
+    ("text", "text_embedding_whitened", f"{_CENTRED} study.whitening", _embedding,
+     "Vu et al. 2020, centred and whitened", {}),
+    ("text", "sentence_embedding", "*.sentences study.sentence_centre", _embedding,
+     "Poth et al. 2021, centred", {}),
+    ("text", "token_similarity", "*.pieces", text.token_similarity, "Ruder and Plank 2017", {}),
+    ("text", "tfidf", "*.counts study.texts_with study.texts", text.tfidf_cosine,
+     "Salton and Buckley 1988", {}),
+    ("text", "vocabulary_overlap", "*.pieces", text.vocabulary_overlap, "Jaccard 1912", {}),
+    ("text", "mmd", "*.embeddings", _minus(_thinned(text.mmd, PAIRED)),
+     "Gretton et al. 2012, negative", {}),
+    ("text", "domain_error", "*.embeddings", _thinned(text.domain_classifier_error, DOMAIN),
+     "Ben-David et al. 2007", {}),
+    ("text", "pseudo_perplexity", "tuned.losses plain.losses",
+     _minus(text.pseudo_perplexity_change), "Salazar et al. 2020, negative change", _DIRECTED),
+    ("format", "same_format", "*.facts", lambda a, b: float(a.format == b.format),
+     "this project", {}),
+    ("format", "same_inputs", "*.segments", lambda a, b: float(a == b), "this project", {}),
+    ("format", "label_names", "*.label_names", text.label_name_cosine, "this project", {}),
+    ("format", "label_entropy", "*.labels", text.label_entropy_similarity, "this project", {}),
+    ("format", "label_count", "*.labels", text.label_count_similarity, "this project", {}),
+    ("labels", "leep", _HEAD, features.leep, "Nguyen et al. 2020", _OF_TARGET),
+    ("labels", "nce", _HEAD, lambda p, y: features.nce(np.argmax(p, axis=1), y),
+     "Tran et al. 2019", _OF_TARGET),
+    ("labels", "nleep", _TUNED, features.nleep, "Li et al. 2021", _OF_TARGET),
+    ("labels", "logme", _TUNED, features.logme, "You et al. 2021", _OF_TARGET),
+    ("labels", "h_score", _TUNED, features.h_score, "Bao et al. 2019; Ibrahim et al. 2022",
+     _OF_TARGET),
+    ("labels", "transrate", _TUNED, features.transrate, "Huang et al. 2022", _OF_TARGET),
+    ("labels", "gbc", _TUNED, features.gbc, "Pandy et al. 2022", _OF_TARGET),
+    ("labels", "knn_probe", f"{_TUNED} target.knn_probe",
+     lambda x, y, plain: features.knn_probe(x, y) - float(plain),
+     "Cover and Hart 1967, minus the plain encoder", _OF_TARGET),
+    ("labels", "linear_probe", f"{_TUNED} target.linear_probe",
+     lambda x, y, plain: features.linear_probe(x, y) - float(plain),
+     "Alain and Bengio 2016, minus the plain encoder", _OF_TARGET),
+    ("labels", "esm_logme", "tuned.map target.features target.labels",
+     lambda map_, x, y: features.logme(representations.mapped(x, map_), y),
+     "Schulte et al. 2024", _OF_TARGET),
+    ("labels", "early_score", "early.score", float, "Poth et al. 2021; a ceiling", _DIRECTED),
+    ("representations", "cka", "common.*", representations.linear_cka,
+     "Kornblith et al. 2019, debiased", _CEILING),
+    # Pairs grow with the square of the rows: 500 sentences are already 124,750 of them.
+    ("representations", "rsa", "common.*", _thinned(representations.rsa, PAIRED),
+     "Kriegeskorte et al. 2008", _CEILING),
+    ("representations", "svcca", "common.*_axes", representations.svcca, "Raghu et al. 2017",
+     _CEILING),
+    ("representations", "pwcca", "common.*_axes", representations.pwcca, "Morcos et al. 2018",
+     _DIRECTED | _CEILING),
+    ("weights", "task_embedding", "*.fisher", representations.task_embedding_cosine,
+     "Vu et al. 2020, per example", _CEILING),
+    ("weights", "task2vec", "*.probe_fisher", _minus(task2vec_distance),
+     "Achille et al. 2019, negative", {}),
+    # The trivial task uses every filter alike, so only the shape of its Fisher diagonal counts.
+    ("weights", "task2vec_asymmetric", "*.probe_fisher",
+     lambda a, b: -task2vec_distance(a, b, np.full(a.shape, a.mean()), COMPLEXITY),
+     "Achille et al. 2019, negative", _DIRECTED),
+    # The inner product of two mean unit gradients is the mean cosine over all pairs of heads.
+    ("weights", "gradient_cosine", "*.gradient",
+     lambda a, b: float(np.dot(a.astype(np.float64), b.astype(np.float64))),
+     "after Pruthi et al. 2020", _CEILING),
+    ("weights", "task_vector", _WEIGHTS, representations.task_vector_cosine,
+     "Ilharco et al. 2023", _CEILING),
+    ("weights", "task_vector_layers", _WEIGHTS,
+     lambda *w: float(np.mean(list(representations.task_vector_cosines(*w).values()))),
+     "Ilharco et al. 2023, mean over components", _CEILING),
+    ("transport", "otdd", _OTDD, _negative_otdd, "Alvarez-Melis and Fusi 2020, negative", {}),
+    ("cross-lingual", "alignment_cka", _DRIFT, representations.alignment_drift,
+     "debiased CKA, tuned - plain", _LANGUAGE),
+    ("cross-lingual", "alignment_retrieval", _DRIFT,
+     lambda *states: representations.alignment_drift(*states, representations.retrieval_accuracy),
+     "retrieval, tuned - plain", _LANGUAGE),
+    ("cross-lingual", "mlm_drift", "parallel.tuned_losses parallel.plain_losses",
+     _minus(text.pseudo_perplexity_change), "masked-language loss, plain - tuned", _LANGUAGE),
 )
-_ours(
-    "text",
-    ("pseudo_perplexity", _LOSSES, _negative_perplexity, "Salazar et al. 2020, negative change"),
-    directed=True,
-)
-_ours(
-    "format",
-    ("same_format", _both("facts"), text.same_format, "this project"),
-    ("same_inputs", _both("segments"), text.same_input_count, "this project"),
-    ("label_names", _both("label_names"), text.label_name_cosine, "this project"),
-    ("label_entropy", _LABELS, text.label_entropy_similarity, "this project"),
-    ("label_count", _LABELS, text.label_count_similarity, "this project"),
-)
-_ours(
-    "labels",
-    ("leep", _HEAD, features.leep, "Nguyen et al. 2020"),
-    ("nce", _HEAD, _nce, "Tran et al. 2019"),
-    ("nleep", _TUNED, features.nleep, "Li et al. 2021"),
-    ("logme", _TUNED, features.logme, "You et al. 2021"),
-    ("h_score", _TUNED, features.h_score, "Bao et al. 2019; Ibrahim et al. 2022"),
-    ("transrate", _TUNED, features.transrate, "Huang et al. 2022"),
-    ("gbc", _TUNED, features.gbc, "Pandy et al. 2022"),
-    ("knn_probe", _KNN, _knn_change, "Cover and Hart 1967, minus the plain encoder"),
-    ("linear_probe", _LINEAR, _linear_change, "Alain and Bengio 2016, minus the plain encoder"),
-    ("esm_logme", _MAPPED, _esm, "Schulte et al. 2024"),
-    directed=True,
-    languages=True,
-)
-_ours("labels", ("early_score", _EARLY, float, "Poth et al. 2021; a ceiling"), directed=True)
-_ours(
-    "representations",
-    ("cka", _COMMON, representations.linear_cka, "Kornblith et al. 2019, debiased"),
-    ("rsa", _COMMON, _rsa, "Kriegeskorte et al. 2008"),
-    ("svcca", _AXES, representations.svcca, "Raghu et al. 2017"),
-    ceiling=True,
-)
-_ours(
-    "representations",
-    ("pwcca", _AXES, representations.pwcca, "Morcos et al. 2018"),
-    directed=True,
-    ceiling=True,
-)
-_ours(
-    "weights",
-    ("task_embedding", _FISHER, gradients.task_embedding_cosine, "Vu et al. 2020, per example"),
-    ceiling=True,
-)
-_ours("weights", ("task2vec", _PROBE, _negative_task2vec, "Achille et al. 2019, negative"))
-_ours(
-    "weights",
-    ("task2vec_asymmetric", _PROBE, _negative_asymmetric, "Achille et al. 2019, negative"),
-    directed=True,
-)
-_ours(
-    "weights",
-    ("gradient_cosine", _GRADIENT, _inner, "after Pruthi et al. 2020"),
-    ("task_vector", _WEIGHTS, gradients.task_vector_cosine, "Ilharco et al. 2023"),
-    ("task_vector_layers", _WEIGHTS, _layer_mean, "Ilharco et al. 2023, mean over components"),
-    ceiling=True,
-)
-_ours("transport", ("otdd", _SETS, _negative_otdd, "Alvarez-Melis and Fusi 2020, negative"))
-_ours(
-    "cross-lingual",
-    ("alignment_cka", _PARALLEL, representations.alignment_drift, "debiased CKA, tuned - plain"),
-    ("alignment_retrieval", _PARALLEL, _retrieval_drift, "retrieval, tuned - plain"),
-    ("mlm_drift", _DRIFT, _negative_perplexity, "masked-language loss, plain - tuned"),
-    per="language",
-)
+# fmt: on
+for _family, _name, _wanted, _function, _source, _facts in _ROWS:
+    _both = [
+        need.replace("*", side)
+        for need in _wanted.split()
+        for side in (SIDES if "*" in need else ("",))
+    ]
+    _MEASURES[_name] = Measure(_name, _family, tuple(_both), _function, _source, **_facts)
 _OWN: Mapping[str, Measure] = dict(_MEASURES)

@@ -4,7 +4,7 @@
 target; ``labels`` are N class ids or names. Larger means that they fit better. NaN, mismatched rows,
 one class, or no more rows than classes raise ``BadRows``. Most values follow the number and balance
 of the classes, as ``helpers.similarity.independence`` shows on noise: compare within a target, or
-let the model remove target effects.
+let the model remove target effects. Measures of two representations are offered here, too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from helpers.errors import BadRows
-from helpers.similarity.representations import (
+from helpers.similarity.representations import (  # noqa: F401  (some are only offered here)
     Floats,
     Integers,
     class_means,
@@ -26,48 +25,26 @@ from helpers.similarity.representations import (
     one_hot,
     principal,
     pwcca,
+    require,
     rsa,
     squared_distances,
     svcca,
     whole,
 )
 
-__all__ = [
-    "gbc",
-    "h_score",
-    "knn_probe",
-    "leep",
-    "linear_cka",
-    "linear_probe",
-    "logme",
-    "nce",
-    "nleep",
-    "probe_predictions",
-    "pwcca",
-    "rsa",
-    "svcca",
-    "transrate",
-]
-
 # Keeps the evidence finite where the features fit a class perfectly; the value of the authors' code.
 _EVIDENCE_FLOOR = 1e-5
 # Smallest class variance relative to the overall one; keeps duplicated rows from giving log 0.
 _VARIANCE_FLOOR = 1e-4
-# Rows whose distances to all others are held at a time.
-_CHUNK = 2048
 
 
-def logme(
-    features: ArrayLike, labels: ArrayLike, iterations: int = 100, tolerance: float = 1e-5
-) -> float:
+def logme(features: ArrayLike, labels: ArrayLike) -> float:
     """Log maximum evidence of a linear-Gaussian model of each class indicator, nats per row.
 
-    At most so many ``iterations``, until the ratio of the two precisions changes by ``tolerance``.
     On noise it rises with the number of classes, since rare indicators are easy to fit.
 
-    Source: You et al. 2021 (arXiv 2102.11005); the fixed point is that of You et al. 2022 (arXiv
-        2110.10545). Directions without variance enter the determinant too, which the authors' code
-        leaves out when N < D.
+    Source: You et al. 2021 (arXiv 2102.11005), 2022 (2110.10545). Directions without variance enter
+    the determinant too, which the authors' code leaves out when N < D.
     """
     array, codes, counts = labelled(features, labels)
     # The evidence does not depend on the scale of features, but an absolute floor would.
@@ -82,12 +59,13 @@ def logme(
         energy, axes = eigen(array @ array.T, columns)
         fit = (axes.T @ targets) ** 2
     residual = np.maximum((targets**2).sum(axis=0) - fit.sum(axis=0), 0.0)
+    # The ratio of both precisions maps onto itself; once more it gives the other terms.
     ratio = np.ones(len(counts))
-    for _ in range(iterations):
+    for _ in range(100):
         alpha, beta, _, _ = _precisions(ratio, energy, fit, residual, rows)
         change = np.abs(alpha / beta - ratio) / ratio
         ratio = alpha / beta
-        if change.max() <= tolerance:
+        if change.max() <= 1e-5:
             break
     alpha, beta, size, error = _precisions(ratio, energy, fit, residual, rows)
     determinant = np.log(alpha + beta * energy[:, None]).sum(axis=0)
@@ -115,8 +93,8 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> f
 
     Without ``shrinkage`` by Ledoit and Wolf's weight it is C - 1 once N <= D, whatever the labels.
 
-    Source: Bao et al. 2019; regularised by Ibrahim et al. 2022 (arXiv 2110.06893). Both covariances
-        are divided by N; transformer-ranker divides one by N - 1, a factor of N / (N - 1).
+    Source: Bao et al. 2019; Ibrahim et al. 2022 (arXiv 2110.06893). Both covariances are divided by N;
+    transformer-ranker divides one by N - 1.
     """
     array, codes, counts = labelled(features, labels)
     array = array - array.mean(axis=0)
@@ -144,15 +122,14 @@ def _ledoit_wolf(centred: Floats, covariance: Floats) -> float:
 
 
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean log likelihood of the labels given the soft labels of the intermediate's head.
+    """Mean log likelihood of the labels given the probabilities (N, Z) of the intermediate's head.
 
-    ``source_probabilities`` (N, Z) are its outputs on the target's rows. At most 0, in nats per row;
-    minus the entropy of the labels where they say nothing. Source: Nguyen et al. 2020 (arXiv
-    2002.12462) section 3.
+    In nats per row, at most 0; minus the entropy of the labels where they say nothing. Source: Nguyen
+    et al. 2020 (arXiv 2002.12462) section 3.
     """
     probabilities = matrix(source_probabilities, "source probabilities")
-    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
-        raise BadRows("source probabilities must be >= 0 and sum to 1 in each row; apply softmax.")
+    proper = probabilities.min() >= 0 and np.abs(probabilities.sum(axis=1) - 1).max() <= 1e-3
+    require(proper, "source probabilities must be >= 0 and sum to 1 in each row; apply softmax.")
     codes, counts = classes(labels, len(probabilities))
     joint = one_hot(codes, len(counts)).T @ probabilities / len(probabilities)
     marginal = joint.sum(axis=0)
@@ -176,27 +153,16 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
     return float((joint * np.log(np.where(share > 0, share, 1.0))).sum())
 
 
-def nleep(
-    features: ArrayLike,
-    labels: ArrayLike,
-    components: int = 0,
-    dimensions: int = 64,
-    seed: int = 0,
-) -> float:
-    """LEEP with the clusters of a Gaussian mixture in place of the source classes.
+def nleep(features: ArrayLike, labels: ArrayLike) -> float:
+    """LEEP with the clusters of a Gaussian mixture, five per class, in place of the source classes.
 
-    It needs no head. ``components`` counts the clusters (0: five per class), ``dimensions`` the
-    principal axes kept before. Fitted on the same rows, so noise scores above minus the entropy.
-
-    Source: Li et al. 2021 (CVPR, "Ranking Neural Checkpoints"). Components have diagonal covariance
-        on principal axes: a full one has more entries than a cluster has rows.
+    It needs no head. Fitted on the same rows, so noise scores above minus the entropy. Source: Li et
+    al. 2021 (CVPR, "Ranking Neural Checkpoints"), of diagonal covariance on 64 principal axes.
     """
     array, codes, counts = labelled(features, labels)
-    clusters = components or 5 * len(counts)
-    if clusters >= len(array):
-        raise BadRows(f"{len(array)} rows for {clusters} clusters; sample more rows.")
-    points = principal(array, dimensions)
-    return leep(_mixture(points, clusters, np.random.default_rng(seed)), codes)
+    clusters = 5 * len(counts)
+    require(clusters < len(array), f"{len(array)} rows for {clusters} clusters; sample more rows.")
+    return leep(_mixture(principal(array, 64), clusters, np.random.default_rng(0)), codes)
 
 
 def _mixture(points: Floats, clusters: int, random: np.random.Generator) -> Floats:
@@ -241,11 +207,8 @@ def _spread_centres(points: Floats, clusters: int, random: np.random.Generator) 
 def transrate(features: ArrayLike, labels: ArrayLike, distortion: float = 1e-4) -> float:
     """Coding rate of the features minus the mean coding rate within classes, in nats.
 
-    ``distortion`` is the squared error allowed per coordinate, so scale counts. It grows with the
-    number of classes even on noise.
-
-    Source: Huang et al. 2022 (arXiv 2106.09362). Classes count by their share of the rows as in the
-        paper; tllib weights them equally.
+    ``distortion`` is the squared error allowed per coordinate, so scale counts. Source: Huang et al.
+    2022 (arXiv 2106.09362). Classes count by their share of the rows; tllib weights them equally.
     """
     array, codes, counts = labelled(features, labels)
     array = array - array.mean(axis=0)
@@ -264,16 +227,14 @@ def _coding_rate(points: Floats, distortion: float) -> float:
     return 0.5 * float(np.linalg.slogdet(gram)[1])
 
 
-def gbc(
-    features: ArrayLike, labels: ArrayLike, dimensions: int = 64, spherical: bool = True
-) -> float:
+def gbc(features: ArrayLike, labels: ArrayLike, spherical: bool = True) -> float:
     """Minus the overlap of the classes as Gaussians, over ordered pairs: from -C (C - 1) to 0.
 
-    ``spherical`` takes one variance per class in place of one per axis. Source: Pandy et al. 2022
-    (arXiv 2111.12780).
+    On 64 principal axes; ``spherical`` takes one variance per class in place of one per axis.
+    Source: Pandy et al. 2022 (arXiv 2111.12780).
     """
     array, codes, counts = labelled(features, labels, smallest=2)
-    points = principal(array, dimensions)
+    points = principal(array, 64)
     means = class_means(points, codes, counts)
     spread = class_means(points**2, codes, counts) - means**2
     if spherical:
@@ -281,6 +242,7 @@ def gbc(
     spread = np.maximum(spread, _VARIANCE_FLOOR * points.var(axis=0).mean())
     overlap = 0.0
     for mean, variance in zip(means, spread, strict=True):
+        # Bhattacharyya coefficients of this class with all, itself (1) among them.
         middle = (variance + spread) / 2
         distance = ((mean - means) ** 2 / middle).sum(axis=1) / 8
         logs = np.log(middle) - (np.log(variance) + np.log(spread)) / 2
@@ -295,45 +257,38 @@ def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> fl
     the estimator of transformer-ranker.
     """
     array, codes, counts = labelled(features, labels)
-    if not 1 <= neighbours < len(array):
-        raise BadRows(f"{neighbours} neighbours from {len(array)} rows; expected 1 to rows - 1.")
+    enough = 1 <= neighbours < len(array)
+    require(enough, f"{neighbours} neighbours from {len(array)} rows; expected 1 to rows - 1.")
     array = array - array.mean(axis=0)
-    right = 0
-    for start in range(0, len(array), _CHUNK):
-        distance = squared_distances(array[start : start + _CHUNK], array)
-        rows = np.arange(len(distance))
-        distance[rows, start + rows] = np.inf
-        tally = np.zeros((len(distance), len(counts)))
-        for place in range(neighbours):  # for a handful, minima are faster than a partition
-            nearest = distance.argmin(axis=1)
-            distance[rows, nearest] = np.inf
-            # The surplus of a vote is more than that of all later votes, and all together less than
-            # a whole vote; so it settles ties alone, whatever the names of the classes.
-            tally[rows, codes[nearest]] += 1.0 + 0.25 * 0.5**place
-        right += int((tally.argmax(axis=1) == codes[start : start + _CHUNK]).sum())
-    return right / len(array)
+    distance = squared_distances(array, array)
+    np.fill_diagonal(distance, np.inf)
+    rows, tally = np.arange(len(array)), np.zeros((len(array), len(counts)))
+    for place in range(neighbours):  # for a handful, minima are faster than a partition
+        nearest = distance.argmin(axis=1)
+        distance[rows, nearest] = np.inf
+        # The surplus of a vote is more than that of all later votes, and all together less than a
+        # whole vote; so it settles ties alone, whatever the names of the classes.
+        tally[rows, codes[nearest]] += 1.0 + 0.25 * 0.5**place
+    return float((tally.argmax(axis=1) == codes).mean())
 
 
-def linear_probe(features: ArrayLike, labels: ArrayLike, folds: int = 5, seed: int = 0) -> float:
+def linear_probe(features: ArrayLike, labels: ArrayLike) -> float:
     """Cross-validated accuracy of a ridge classifier, in stratified folds.
 
-    Source: Alain and Bengio 2016 (arXiv 1610.01644); penalty by generalised cross-validation within
-        the training folds (Golub, Heath and Wahba 1979).
+    Source: Alain and Bengio 2016 (arXiv 1610.01644); penalty after Golub, Heath and Wahba 1979.
     """
-    predicted = probe_predictions(features, labels, folds, seed)
+    predicted = probe_predictions(features, labels)
     codes, _ = classes(labels, len(predicted))
     return float((predicted == codes).mean())
 
 
-def probe_predictions(
-    features: ArrayLike, labels: ArrayLike, folds: int = 5, seed: int = 0
-) -> Integers:
+def probe_predictions(features: ArrayLike, labels: ArrayLike) -> Integers:
     """Return the held-out class codes that ``linear_probe`` scores, shape (N,)."""
     array, codes, counts = labelled(features, labels, smallest=2)
-    folds = min(folds, int(counts.min()))
+    folds = min(5, int(counts.min()))
     array = array - array.mean(axis=0)
     targets = one_hot(codes, len(counts))
-    fold = _stratified_folds(codes, folds, np.random.default_rng(seed))
+    fold = _stratified_folds(codes, folds, np.random.default_rng(0))
     gram, cross = array.T @ array, array.T @ targets
     predicted = np.empty(len(array), dtype=np.int64)
     for held in range(folds):
@@ -357,6 +312,7 @@ def _ridge(
 ) -> tuple[Floats, Floats]:
     """Weights (D, C) and intercept (C,) fitted without the rows marked in ``out``."""
     held, goals, rows = array[out], targets[out], int((~out).sum())
+    # Products of the rows that are left: those of all rows minus the few that are held out.
     mean, level = -held.sum(axis=0) / rows, (targets.sum(axis=0) - goals.sum(axis=0)) / rows
     values, axes = eigen(gram - held.T @ held - rows * np.outer(mean, mean), len(array))
     fit = axes.T @ (cross - held.T @ goals - rows * np.outer(mean, level))

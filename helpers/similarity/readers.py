@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,27 +19,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import nn
 
 from helpers import data, formats, tasks
 from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.files import load_tensors
-from helpers.formats import Batch, Encoded, pool
-from helpers.formats.encoded import sorted_batches, token_index
-from helpers.models import encoders, training
+from helpers.formats import Encoded, FormatBase
+from helpers.formats.labels import Masked, Retrieval
+from helpers.models import encoders, network, training
 from helpers.models.encoders import Encoder
-from helpers.models.network import (
-    Network,
-    autocast,
-    best_device,
-    forward_tokens,
-    resolve_precision,
-    suits,
-)
 from helpers.models.settings import Settings
 from helpers.models.training import Tuned
 from helpers.similarity.catalogue import Undefined
-from helpers.similarity.gradients import parameters
 from helpers.similarity.representations import Integers
 from helpers.tasks import Row, Source, Task
 
@@ -57,12 +48,9 @@ UNITS_PER_ROW = 4
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of one task in one language, drawn by a seed.
+    """Rows of one task in one language, drawn by a seed; the task has its label names."""
 
-    ``task`` has its label names; of a target it is the task that trains it.
-    """
-
-    task: Task
+    task: Task  # of a target the task that trains it
     language: str
     rows: list[Row] = field(repr=False)
     seed: int
@@ -103,24 +91,30 @@ def row_text(row: Row) -> str:
 
 
 def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
-    """Draw at most so many rows of a task.
+    """Draw at most so many rows of a task; Undefined or MissingData where there are none.
 
     In English these are training rows: a target's are those of the task that trains it, and where
     nothing trains it (bitext) the English side of its sentences. In another language they are
     development rows of the target itself, so that no test row is looked at.
-
-    Raises:
-        Undefined: the task has no such rows.
-        MissingData: the rows exist but are not here.
     """
+    trainer, split = (tasks.get(task.train_with) if task.train_with else task), "train"
     if language != "en":
-        return _drawn(data.with_labels(task), language, "dev", rows, seed)
-    trainer = tasks.get(task.train_with) if task.train_with else task
-    if "en" in trainer.languages and trainer.source.serving("en", "train"):
-        return _drawn(data.with_labels(trainer), "en", "train", rows, seed)
+        trainer, split = task, "dev"
+    elif "en" not in trainer.languages or not trainer.source.serving("en", "train"):
+        return _english_side(task, rows, seed)
+    trainer = data.with_labels(trainer)
+    try:
+        found = data.rows(trainer, language, split, rows, seed)
+    except UnknownName as error:
+        raise Undefined(f"{task.name} has no {split} rows in {language!r}: {error}") from error
+    trainer = replace(trainer, labels=tuple(found.labels) or trainer.labels)
+    return Sample(trainer, language, list(found)[:rows], seed)  # a limit counts queries alone
+
+
+def _english_side(task: Task, rows: int, seed: int) -> Sample:
+    """Draw English sentences of a bitext, over its languages until there are enough."""
     if task.format != "retrieval":
         raise Undefined(f"{task.name} has no English training rows.")
-    # The English side of a bitext, over its languages until there are enough sentences.
     texts: dict[str, Row] = {}
     for other in task.languages:
         for row in _bitext(task, other):
@@ -135,16 +129,6 @@ def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
     return Sample(task, "en", [found[place] for place in sorted(order)], seed)
 
 
-def _drawn(task: Task, language: str, split: str, rows: int, seed: int) -> Sample:
-    try:
-        found = data.rows(task, language, split, rows, seed)
-    except UnknownName as error:
-        raise Undefined(f"{task.name} has no {split} rows in {language!r}: {error}") from error
-    labels = tuple(found.labels) or task.labels
-    chosen = list(found)[:rows]  # of retrieval, a limit counts queries alone
-    return Sample(replace(task, labels=labels), language, chosen, seed)
-
-
 def _bitext(task: Task, language: str) -> Sequence[Row]:
     """Rows of a bitext task in one language, of its development split where there is one."""
     splits = [split for split in ("dev", "test") if task.source.serving(language, split)]
@@ -155,11 +139,7 @@ def _bitext(task: Task, language: str) -> Sequence[Row]:
 
 
 def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str], list[str]]:
-    """Draw at most so many sentences of a bitext in English, and their translations.
-
-    Raises:
-        Undefined: the task is no bitext, or has no pairs in the language.
-    """
+    """Draw at most so many sentences of a bitext in English, and their translations."""
     pairs: list[tuple[Row, Row]] = []
     if task.format == "retrieval" and language in task.languages:
         found = {row["id"]: row for row in _bitext(task, language)}
@@ -181,63 +161,65 @@ def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str]
 
 @dataclass(frozen=True)
 class View:
-    """The labelled units of a sample, encoded.
+    """The labelled units of a sample, encoded."""
 
-    Attributes:
-        encoded: the sequences, in the encoder's own ids.
-        by_token: whether units are tokens rather than sequences.
-        units: position of each unit among the sequences or the tokens.
-        labels: label of each unit.
-        rows: row of the sample that each unit belongs to.
-        dropped: how many classes were too rare.
-    """
-
-    encoded: Encoded
-    by_token: bool
-    units: Integers
-    labels: Integers
-    rows: Integers
-    dropped: int
+    encoded: Encoded  # the sequences, in the encoder's own ids
+    by_token: bool  # whether units are tokens rather than sequences
+    units: Integers  # position of each unit among the sequences or the tokens
+    labels: Integers  # of each unit
+    rows: Integers  # of the sample that each unit belongs to
+    dropped: int  # classes that were too rare
 
 
-def encode(sample: Sample, encoder: Encoder, max_length: int, answers: bool = False) -> Encoded:
+def encode(
+    sample: Sample,
+    encoder: Encoder,
+    max_length: int,
+    answers: bool = False,
+    choose: Callable[[Integers], Integers] | None = None,
+) -> Encoded:
     """Tokenise a sample as its format does; ``example`` says which row each sequence belongs to.
 
-    ``answers`` marks those of span rows; rows without a findable answer are then left out.
+    ``answers`` marks those of span rows; rows without a findable answer are then left out. Of the rows
+    that are left ``choose`` may take some.
     """
-    task = sample.task
+    task, rows = sample.task, sample.rows
     longest = min(max_length, task.max_length, encoder.max_length)
-    encoded = formats.get(task.format).encode(task, sample.rows, encoder, longest, answers)
+    make = partial(formats.get(task.format).encode, encoder=encoder, max_length=longest)
+    encoded = make(task, rows, train=answers)
+    if choose is not None:
+        chosen = choose(np.unique(encoded.example))
+        encoded = make(task, [rows[row] for row in chosen], train=answers)
+        encoded.example = chosen[encoded.example]
     encoded.tokens = encoder.remap(encoded.tokens).astype(np.int32)
     return encoded
+
+
+# Where each format keeps the labels of its units.
+_MARKS = {"pair": "label", "choice": "right", "tagging": "tag"}
 
 
 def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) -> View:
     """Encode at most so many labelled units of a sample, drawn by its seed; no rare classes.
 
-    Raises:
-        Undefined: the format has no labels.
-        BadRows: fewer than two classes are left.
+    Undefined where the format has no labels; BadRows where fewer than two classes are left.
     """
     kind = sample.task.format
     if kind == "retrieval":
         raise Undefined(f"{sample.task.name} is a retrieval task: its texts have no labels.")
-    encoded = encode(sample, encoder, max_length, answers=kind == "span")
     by_token = kind in ("tagging", "span")
-    if by_token:
-        # Fewer rows, evenly spaced over the sample.
-        present = np.unique(encoded.example)
-        kept_rows = min(len(present), max(units // UNITS_PER_ROW, 1))
-        places = np.linspace(0, len(present) - 1, kept_rows).round().astype(int)
-        encoded = take(encoded, np.flatnonzero(np.isin(encoded.example, present[places])))
-    if kind == "pair":
-        marks = encoded.per_sequence["label"].astype(np.int64)
-    elif kind == "choice":
-        marks = encoded.per_sequence["right"].astype(np.int64)
-    elif kind == "tagging":
-        marks = encoded.per_token["tag"].astype(np.int64)
-    else:
+
+    def fewer(rows: Integers) -> Integers:
+        """Rows evenly spaced over the sample."""
+        places = np.linspace(0, len(rows) - 1, min(len(rows), max(units // UNITS_PER_ROW, 1)))
+        return rows[places.round().astype(int)]
+
+    encoded = encode(sample, encoder, max_length, kind == "span", fewer if by_token else None)
+    if kind == "span":
         marks = _answer_labels(encoded, sample.seed)
+    else:
+        marks = (encoded.per_token if by_token else encoded.per_sequence)[_MARKS[kind]]
+        marks = marks.astype(np.int64)
     drawn = subset(np.flatnonzero(marks >= 0), units, sample.seed)
     kept, dropped = label_counts(marks[drawn], int(np.clip(len(drawn) // RARE, 4, 12)))
     chosen = drawn[kept]
@@ -262,24 +244,10 @@ def _answer_labels(encoded: Encoded, seed: int) -> Integers:
     return labels
 
 
-def take(encoded: Encoded, sequences: NDArray[np.int64]) -> Encoded:
-    """Return some sequences of an encoded set; they keep the numbers of their rows."""
-    tokens = token_index(encoded, sequences)
-    return Encoded(
-        tokens=encoded.tokens[tokens],
-        starts=np.concatenate([[0], np.cumsum(encoded.lengths[sequences])]).astype(np.int64),
-        example=encoded.example[sequences],
-        per_sequence={name: values[sequences] for name, values in encoded.per_sequence.items()},
-        per_token={name: values[tokens] for name, values in encoded.per_token.items()},
-        rows=encoded.rows,
-        together=encoded.together,
-    )
-
-
 def label_counts(labels: ArrayLike, fewest: int) -> tuple[Integers, int]:
     """Positions of the labels of classes with so many units, and how many classes had fewer."""
     array = np.asarray(labels, dtype=np.int64)
-    values, counts = np.unique(array[array >= 0], return_counts=True)
+    values, counts = np.unique(array, return_counts=True)
     kept = values[counts >= fewest]
     if len(kept) < 2:
         raise BadRows(
@@ -297,55 +265,64 @@ def subset(positions: Integers, size: int, seed: int) -> Integers:
     return positions[np.sort(chosen)]
 
 
+def readable_labels(task: Task) -> list[str]:
+    """Label names as words: ``B-start_hours`` and ``I-start_hours`` become ``start hours``."""
+    if task.format == "choice":
+        raise Undefined(f"the labels of {task.name} are places of choices, not names.")
+    found = []
+    for label in task.labels:
+        bare = label[2:] if label[:2] in ("B-", "I-") else label
+        words = "".join(f" {c}" if c.isupper() else c for c in bare.replace("_", " "))
+        found.append(" ".join(words.split()).lower() if not bare.isupper() else bare.lower())
+    named = [name for name in dict.fromkeys(found) if any(c.isalpha() for c in name)]
+    if len(named) < 2:
+        raise Undefined(f"{task.name} has no label names.")
+    return named
+
+
 # States.
+
+TEXTS = Task("texts", "target", "retrieval", Source("rows", "texts"), max_length=512)
+
+
+class _Tokens(Retrieval):
+    """Gives the state of each token, not of each text."""
+
+    def predict(self, head: Any, hidden: Any, batch: Any, pooling: str) -> dict[str, Any]:
+        return {"vector": hidden.float()}
 
 
 class Reader:
     """Reads encoded texts with one encoder: without gradients, and packed where it can be."""
 
-    def __init__(
-        self, encoder: Encoder, budget: int | None = None, precision: str = "fp32"
-    ) -> None:
-        """Put an encoder on the best device; ``budget`` is padded tokens per forward pass."""
-        self.device = best_device()
-        self.encoder, self.precision = encoder, resolve_precision(precision, self.device)
-        self.budget = budget or forward_tokens(self.device)
-        self.model: nn.Module = encoder.model.to(self.device).eval()  # type: ignore[arg-type]
+    def __init__(self, encoder: Encoder, precision: str = "fp32") -> None:
+        """Put an encoder on the best device."""
+        self.encoder, self.device = encoder, network.best_device()
+        self.precision = network.resolve_precision(precision, self.device)
+        self.model: nn.Module = encoder.model.to(self.device)  # type: ignore[arg-type]
 
-    def states(self, encoded: Encoded) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
-        """Yield the sequences of each batch, the batch, and its token states."""
-        packed = suits(self.model, self.device, self.precision)
-        network = Network(self.model, {}, {}, packed=packed).eval()
+    def read(
+        self, encoded: Encoded, kind: FormatBase, head: nn.Module | None = None, **how: Any
+    ) -> dict[str, NDArray[Any]]:
+        """Return what a format makes of the states of all sequences."""
+        # The head of a task whose states are read as they are does nothing.
+        heads, kinds = {"read": head or nn.Identity()}, {"read": kind}
+        packed = network.suits(self.model, self.device, self.precision)
+        joined = network.Network(self.model, heads, kinds, packed=packed).to(self.device).eval()
+        how |= {"budget": network.forward_tokens(self.device), "device": self.device}
         try:
-            with torch.inference_mode():
-                for index in sorted_batches(encoded, self.budget):
-                    batch = Batch.collate(encoded, index, self.device)
-                    with autocast(self.precision, self.device):
-                        hidden = network.states(batch)
-                    yield index, batch, hidden.float()
+            return network.outputs(joined, "read", encoded, precision=self.precision, **how)
         finally:
-            network.unpack()  # others take gradients through the same model, padded
+            joined.unpack()  # others take gradients through the same model, padded
 
     def sequences(self, encoded: Encoded, pooling: str = "mean") -> Single:
         """Return one pooled state per sequence, shape (sequences, D)."""
-        result = np.empty((len(encoded), self.encoder.dimension), np.float32)
-        for index, batch, hidden in self.states(encoded):
-            result[index] = pool(hidden, batch, pooling).cpu().numpy()
-        return result
+        return self.read(encoded, Retrieval(), pooling=pooling)["vector"]
 
     def units(self, view: View, pooling: str = "mean") -> Single:
         """Return the state of each unit of a view, shape (units, D)."""
-        if not view.by_token:
-            return self.sequences(view.encoded, pooling)[view.units]
-        place = np.full(len(view.encoded.tokens), -1, dtype=np.int64)
-        place[view.units] = np.arange(len(view.units))
-        result = np.empty((len(view.units), self.encoder.dimension), np.float32)
-        for index, _, hidden in self.states(view.encoded):
-            targets = place[token_index(view.encoded, index)]
-            wanted = np.flatnonzero(targets >= 0)
-            chosen = hidden[torch.from_numpy(wanted).to(hidden.device)]
-            result[targets[wanted]] = chosen.cpu().numpy()
-        return result
+        kind = _Tokens() if view.by_token else Retrieval()
+        return self.read(view.encoded, kind, pooling=pooling)["vector"][view.units]
 
     def texts(self, texts: list[str], max_length: int) -> Single:
         """Return the mean state of each text, shape (texts, D)."""
@@ -354,29 +331,14 @@ class Reader:
 
     def losses(self, texts: list[str], max_length: int, head: nn.Module) -> tuple[Single, Integers]:
         """Masked-language loss of each text that has a hidden piece, and which texts those are."""
-        from helpers.formats.labels import Masked
-        from helpers.models.network import outputs
-
         rows = [{"id": str(place), "text": line} for place, line in enumerate(texts)]
         encoded = Masked().encode(TEXTS, rows, self.encoder, max_length, False)
         encoded.tokens = self.encoder.remap(encoded.tokens).astype(np.int32)
-        heads = {TEXTS.name: head.to(self.device)}
-        network = Network(self.model, heads, {TEXTS.name: Masked()}).eval()
-        raw = outputs(
-            network,
-            TEXTS.name,
-            encoded,
-            budget=self.budget,
-            device=self.device,
-            precision=self.precision,
-        )
+        raw = self.read(encoded, Masked(), head)
         hidden = np.add.reduceat(encoded.per_token["target"] >= 0, encoded.starts[:-1])
         loss = -np.asarray(Masked().decode(TEXTS, rows, encoded, raw))
         kept = np.flatnonzero(hidden > 0)
         return loss[kept], kept
-
-
-TEXTS = Task("texts", "target", "retrieval", Source("rows", "texts"), max_length=512)
 
 
 def row_means(states: Single, rows: Integers, count: int) -> Single:
@@ -391,14 +353,9 @@ def row_means(states: Single, rows: Integers, count: int) -> Single:
 def language_head(encoder: Encoder) -> nn.Module:
     """Load the masked-language head that an encoder was published with; fine-tuning drops it.
 
-    Args:
-        encoder: loaded from a folder in ``transformers`` layout or from the hub, not pruned.
-
-    Returns:
-        A module from hidden states (tokens, D) to scores (tokens, vocabulary).
-
-    Raises:
-        MissingData: the encoder comes without such a head, as the bundled ones do.
+    The encoder is one of the hub, or of a folder in ``transformers`` layout, not pruned; MissingData
+    where it comes without such a head, as the bundled ones do. The head takes hidden states (tokens,
+    D) to scores (tokens, vocabulary).
     """
     from transformers import AutoModelForMaskedLM
 
@@ -412,14 +369,9 @@ def language_head(encoder: Encoder) -> nn.Module:
             f"encoder {encoder.name!r} is built without a masked-language head. Measures of masked "
             "language need a hub encoder, such as 'xlm-roberta-base', or a folder with its files."
         )
-    model, report = AutoModelForMaskedLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    model, report = AutoModelForMaskedLM.from_pretrained(folder, **options)
     heads = {n: m for n, m in model.named_children() if n != model.base_model_prefix}
     missing = [key for key in report["missing_keys"] if key.split(".")[0] in heads]
     if len(heads) != 1 or missing:
@@ -431,6 +383,12 @@ def language_head(encoder: Encoder) -> nn.Module:
 
 
 # Tuned encoders.
+
+
+def parameters(encoder: Encoder) -> dict[str, nn.Parameter]:
+    """Return the parameters of an encoder by name, word embeddings left out."""
+    table = encoder.model.get_input_embeddings().weight
+    return {name: p for name, p in encoder.model.named_parameters() if p is not table}
 
 
 @dataclass(frozen=True)
@@ -447,18 +405,14 @@ Checkpoints = (
 
 
 def resolve(source: Checkpoints, task: str, seed: int) -> Checkpoint:
-    """Return the checkpoint of a task and a seed.
+    """Return the checkpoint of a task and a seed; Undefined where there is none.
 
-    ``source`` is a mapping from (task, seed), or from task alone for the first seed, or a function
-    of both. Raises ``Undefined`` where there is none.
+    ``source`` is a mapping from (task, seed), or a function of both.
     """
-    found: Checkpoint | Tuned | None = None
     if callable(source):
         found = source(task, seed)
-    elif source is not None:
-        found = source.get((task, seed))
-        if found is None and seed == 0:
-            found = source.get(task)
+    else:
+        found = (source or {}).get((task, seed))
     if found is None:
         raise Undefined(f"there is no encoder fine-tuned on {task} with seed {seed}.")
     if isinstance(found, Checkpoint):
@@ -489,11 +443,8 @@ def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, 
         folder: the store; by default that of the project.
 
     Returns:
-        A mapping from (task, seed) to checkpoint, of runs of condition ``single`` that are done; of
-        several runs of one task and seed, the latest.
-
-    Raises:
-        MissingData: the store has none.
+        A mapping from (task, seed) to the latest checkpoint of condition ``single`` that is done;
+        MissingData where there is none.
     """
     from helpers.study.store import Store
 
@@ -535,55 +486,50 @@ class Trained:
     """Fine-tunes on demand and keeps what it made: pass it where checkpoints are asked for.
 
     Nothing trains unless this is given: a chapter that only reads stored values never does.
-
-    Attributes:
-        encoder: the plain encoder.
-        settings: settings of every run, or a function from the task that is trained on.
-        folder: where encoders and heads are kept.
     """
 
-    encoder: Encoder
-    settings: Settings | Callable[[Task], Settings]
-    folder: Path
+    encoder: Encoder  # the plain one
+    settings: Settings | Callable[[Task], Settings]  # of every run, or by the task that is learnt
+    folder: Path  # where encoders and heads are kept
 
     def __call__(self, task: str, seed: int) -> Checkpoint | None:
         """Return the checkpoint of a task and a seed; retrieval tasks without training have none."""
-        facts = tasks.get(task)
-        trainer = tasks.get(facts.train_with) if facts.train_with else facts
+        trainer = tasks.get(tasks.get(task).train_with or task)
         if not trainer.source.serving("en", "train") or "en" not in trainer.languages:
             return None
         settings = self.settings(trainer) if callable(self.settings) else self.settings
         asked = (trainer.name, self.encoder.sha256, asdict(settings), seed)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        return Checkpoint(key, lambda: self._load(trainer.name, settings, seed, key))
+        return Checkpoint(key, partial(self._load, trainer.name, settings, seed, key))
 
     def _load(self, task: str, settings: Settings, seed: int, key: str) -> Tuned:
         place = Path(self.folder) / key[:2] / key
         if (place / "heads.safetensors").exists():
             return _stored(self.encoder, place, task)
-        known = data.with_labels(tasks.get(task))
-        tuned = training.fine_tune(self.encoder, [known], settings, seed)
-        if tuned.outcome.status != "done":
-            raise Undefined(f"fine-tuning on {task} with seed {seed} {tuned.outcome.status}.")
+        tuned = _tune(self.encoder, tasks.get(task), settings, seed, f"fine-tuning on {task}")
         tuned.save_encoder(place)
         return tuned
+
+
+def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str) -> Tuned:
+    """Fine-tune an encoder; Undefined where nothing came of it."""
+    tuned = training.fine_tune(encoder, [data.with_labels(task)], settings, seed)
+    if tuned.outcome.status != "done":
+        raise Undefined(f"{what} with seed {seed} {tuned.outcome.status}.")
+    return tuned
 
 
 @dataclass(frozen=True)
 class Early:
     """Trains an intermediate's encoder on a few rows of a target; pass it as ``early=``.
 
-    The score is what a measure of similarity can reach at best, not one itself. ``train_rows`` and
-    ``epochs`` of the settings say how short the run is.
-
-    Source: the few-shot fine-tuning of Poth et al. 2021 (arXiv 2104.08247).
+    The score is what a measure of similarity can reach at best, not one itself. Source: the few-shot
+    fine-tuning of Poth et al. 2021 (arXiv 2104.08247).
     """
 
     settings: Settings = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)
 
     def __call__(self, tuned: Tuned, task: Task, seed: int) -> float:
         """Return the English development score, 0 to 1, of the task that trains a target."""
-        short = training.fine_tune(tuned.encoder, [data.with_labels(task)], self.settings, seed)
-        if short.outcome.status != "done":
-            raise Undefined(f"the short run on {task.name} {short.outcome.status}.")
+        short = _tune(tuned.encoder, task, self.settings, seed, f"the short run on {task.name}")
         return float(short.outcome.dev[task.name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from helpers.errors import BadRows, HelpfulError, unknown
 from helpers.similarity import catalogue
-from helpers.similarity.catalogue import Measure
-from helpers.similarity.representations import Floats
+from helpers.similarity.catalogue import AXES, Measure
+from helpers.similarity.representations import Floats, leading_axes
 
 # With fewer dyads than this a correlation over dyads is noise.
 FEWEST_DYADS = 5
@@ -45,10 +45,7 @@ def lacking(a: ArrayLike, b: ArrayLike) -> str:
 
 def correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Pearson correlation over the dyads where both values are known; NaN where ``lacking``."""
-    if lacking(a, b):
-        return float("nan")
-    first, second = _known(a, b)
-    return float(np.corrcoef(first, second)[0, 1])
+    return np.nan if lacking(a, b) else float(np.corrcoef(*_known(a, b))[0, 1])
 
 
 def _known(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
@@ -99,15 +96,16 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small: bool) -> str:
     """Say which reliabilities do not exist, and why."""
-    pairs = {"split half": ("half_a", "half_b"), "two seeds": ("value", "second")}
-    halves = "the halves are too small (see reason)" if too_small else "nothing in it is sampled"
-    missing = {"split half": halves, "two seeds": "no dyad has a value of a second seed"}
     if not np.isfinite(columns["value"]).any():
         return "no dyad has a value"
+    halves = "the halves are too small (see reason)" if too_small else "nothing in it is sampled"
     found = []
-    for kind, (a, b) in pairs.items():
+    for kind, a, b, missing in (
+        ("split half", "half_a", "half_b", halves),
+        ("two seeds", "value", "second", "no dyad has a value of a second seed"),
+    ):
         if not np.isfinite(columns[b]).any():
-            found.append(f"{kind}: {missing[kind]}")
+            found.append(f"{kind}: {missing}")
         elif why := lacking(columns[a], columns[b]):
             found.append(f"{kind}: {why}")
         elif lacking(inner[a], inner[b]):
@@ -115,14 +113,13 @@ def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small:
     return "; ".join(found)
 
 
-def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -> pd.DataFrame:
-    """Spearman correlations between measures over dyads.
+def agreement(table: pd.DataFrame, centred: bool = True) -> pd.DataFrame:
+    """Spearman correlations between measures over dyads of English rows.
 
     Args:
         table: what ``measure`` returned.
         centred: remove the effects of intermediate and target first. Without that, measures agree
             because they all follow the number of classes of the target.
-        language: language of the target's rows.
 
     Returns:
         A square table over the measures that vary over at least 5 dyads; a pair with fewer common
@@ -131,7 +128,7 @@ def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -
     Raises:
         BadRows: fewer than two measures vary.
     """
-    part = table[(table["language"] == language) & (table["target"] != "")]
+    part = table[(table["language"] == "en") & (table["target"] != "")]
     wide = part.pivot(index=["intermediate", "target"], columns="measure", values="value")
     wide = wide[list(dict.fromkeys(part["measure"]))]
     if centred:
@@ -147,27 +144,23 @@ def agreement(table: pd.DataFrame, centred: bool = True, language: str = "en") -
     return wide[varies].corr(method="spearman", min_periods=FEWEST_DYADS)
 
 
-def composition(
-    table: pd.DataFrame, formats: Mapping[str, str], language: str = "en"
-) -> pd.DataFrame:
+def composition(table: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame:
     """Split the variation of each measure over dyads into tasks, formats and the pair itself.
 
     Args:
-        table: what ``measure`` returned.
+        table: what ``measure`` returned; its English rows are used.
         formats: format of every task by name.
-        language: language of the target's rows.
 
     Returns:
-        One row per measure that varies, indexed by its name. ``tasks``, ``format`` and ``pair`` are
-        shares of the variance that sum to 1: what the single tasks explain, what the format block
-        (format of the intermediate x format of the target) explains of the rest, and what is left.
-        ``format_of_rest`` is format / (format + pair), and ``chance`` what it would be on average
-        for values without any structure; both are NaN where tasks explain everything.
+        One row per measure that varies. ``tasks``, ``format`` and ``pair`` are shares of the variance
+        that sum to 1: of the single tasks, of the format block (of intermediate x target) beyond
+        them, and of what is left. ``format_of_rest`` is format / (format + pair), and ``chance`` what
+        it would be on average without any structure; both are NaN where tasks explain everything.
 
     Raises:
         UnknownName: a task without a format.
     """
-    part = table[(table["language"] == language) & (table["target"] != "")]
+    part = table[(table["language"] == "en") & (table["target"] != "")]
     for name in [*part["intermediate"], *part["target"]]:
         if name not in formats:
             raise unknown("task with a format", name, formats)
@@ -197,26 +190,80 @@ def composition(
     return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("measure")
 
 
+# Noise: what stands in for an array where nothing is related, of so many rows, columns and classes.
+
+# Pieces follow Zipf's law over a vocabulary of so many, so many to a text.
+VOCABULARY, LENGTH = 5000, 20
+_CHANCE = 1 / np.arange(1, VOCABULARY + 1) / (1 / np.arange(1, VOCABULARY + 1)).sum()
+
+
+def _pieces(random: np.random.Generator, rows: int, *_: int) -> Any:
+    return random.choice(VOCABULARY, LENGTH * rows, p=_CHANCE)
+
+
+def _words(random: np.random.Generator, rows: int, *_: int) -> list[str]:
+    each = _pieces(random, rows).reshape(rows, LENGTH)
+    return [" ".join(f"w{piece}" for piece in row) for row in each]
+
+
+def _direction(random: np.random.Generator, *_: int) -> Any:
+    vector = random.normal(size=50_000)
+    return vector / np.linalg.norm(vector)
+
+
+def _layers(random: np.random.Generator, *_: int) -> Any:
+    return {f"layer.{place}": random.normal(size=(60, 60)) for place in range(12)}
+
+
+# By the names of arrays, without the side of one that either task has.
+_DRAWS: dict[str, Callable[[np.random.Generator, int, int, int], Any]] = {
+    "texts": _words,
+    "pieces": _pieces,
+    "counts": lambda r, rows, *_: np.bincount(_pieces(r, rows), minlength=VOCABULARY),
+    "labels": lambda r, rows, columns, classes: r.permutation(np.arange(rows) % classes),
+    "label_names": lambda r, rows, columns, classes: r.normal(size=(classes, columns)),
+    # A probe of noise guesses among balanced classes.
+    "knn_probe linear_probe": lambda r, rows, columns, classes: 1 / classes,
+    "embeddings sentences features common.intermediate common.target tuned.own tuned.features": (
+        lambda r, rows, columns, _: r.normal(size=(rows, columns))
+    ),
+    "common.intermediate_axes common.target_axes": (
+        lambda r, rows, columns, _: leading_axes(r.normal(size=(rows, columns)), AXES)
+    ),
+    "tuned.map": lambda r, rows, columns, _: r.normal(size=(columns + 1, columns)),
+    "tuned.probabilities": lambda r, rows, *_: r.dirichlet(np.ones(5), rows),
+    "tuned.losses plain.losses parallel.tuned_losses parallel.plain_losses": (
+        lambda r, rows, *_: r.exponential(size=rows)
+    ),
+    "parallel.tuned parallel.plain": lambda r, rows, columns, _: r.normal(size=(2, rows, columns)),
+    "fisher": lambda r, *_: {"all": r.normal(size=50_000) ** 2},
+    "probe_fisher": lambda r, *_: r.normal(size=50_000) ** 2,
+    "gradient": _direction,
+    "weights": _layers,
+    "plain.weights": lambda r, *_: {name: 0 * weight for name, weight in _layers(r).items()},
+    # A centre drawn at random would be shared by both tasks and make them alike.
+    "study.centre study.sentence_centre": lambda r, rows, columns, _: np.zeros(columns),
+    "study.whitening": lambda r, rows, columns, _: np.eye(columns),
+    "study.texts_with": lambda r, rows, *_: 2 * rows * (1 - (1 - _CHANCE) ** LENGTH),
+    "study.texts": lambda r, rows, *_: 2 * rows,
+}
+NOISE = {name: draw for names, draw in _DRAWS.items() for name in names.split()}
+
+
 def independence(
     measures: Collection[str | Measure] | None = None,
     classes: Collection[int] = (2, 4, 8, 16, 32),
     repeats: int = 10,
     rows: int = 2000,
     columns: int = 64,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Values of measures on noise: arrays that are independent of each other and of labels.
-
-    A raw score is no evidence of similarity before one knows what it gives where there is none, and
-    how that depends on the number of classes, rows and dimensions.
 
     Args:
         measures: names or measures; by default all that need nothing but arrays.
         classes: numbers of classes of the labels, balanced.
         repeats: draws per number of classes.
-        rows: rows of the arrays.
-        columns: columns of the features.
-        seed: seed of the draws.
+        rows, columns: size of the arrays.
 
     Returns:
         One row per measure, number of classes and draw: ``measure``, ``family``, ``classes``,
@@ -226,26 +273,22 @@ def independence(
         UnknownName: a measure that does not exist.
         HelpfulError: a measure that needs something other than arrays, such as a task's facts.
     """
-    from helpers.similarity.arrays import ARRAYS
-    from helpers.similarity.inputs import Shape
-
     found = []
     for one in catalogue.chosen(measures):
-        without = [need for need in one.needs if ARRAYS[need].noise is None]
+        bare = [need.removeprefix("intermediate.").removeprefix("target.") for need in one.needs]
+        without = [need for need, name in zip(one.needs, bare, strict=True) if name not in NOISE]
         if without and measures is None:
             continue
         if without:
             raise HelpfulError(
                 f"measure {one.name!r} needs {', '.join(without)}, for which there is no noise."
             )
-        labelled = any(need.endswith((".labels", ".label_names")) for need in one.needs)
-        for count in classes if labelled else (0,):
+        of_labels = any(name in ("labels", "label_names") for name in bare)
+        for count in classes if of_labels else (0,):
             for repeat in range(repeats):
-                random = np.random.default_rng([seed, count, repeat])
-                shape = Shape(rows, columns, max(count, 2))
-                arrays = [ARRAYS[need].noise(random, shape) for need in one.needs]  # type: ignore[misc]
-                found.append(
-                    {"measure": one.name, "family": one.family, "classes": count}
-                    | {"repeat": repeat, "value": float(one.function(*arrays))}
-                )
+                random = np.random.default_rng([0, count, repeat])
+                arrays = [NOISE[name](random, rows, columns, max(count, 2)) for name in bare]
+                value = float(one.function(*arrays))
+                facts = {"measure": one.name, "family": one.family, "classes": count}
+                found.append(facts | {"repeat": repeat, "value": value})
     return pd.DataFrame(found)

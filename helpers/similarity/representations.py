@@ -1,113 +1,107 @@
 """Arrays of encoder states: their checks and linear algebra, and measures that compare two of them.
 
-Two representations hold the same inputs row by row; two labelled sets need not. Larger means more
-alike, except for the distances of optimal transport.
+Two representations hold the same inputs row by row; two labelled sets need not. Of parameters, by the
+name of a component (one tensor of the encoder), word embeddings are left out: the rows of pieces that do
+not occur are zero, so they would measure the overlap of vocabularies. So are task heads, whose parameters
+mean different things in each task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, sparse, stats
+from scipy import optimize, stats
 
-from helpers.errors import BadFit, BadRows
+from helpers.errors import BadRows
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Pair = Sequence[ArrayLike] | Floats
+Parameters = Mapping[str, ArrayLike]
 
 
-# Checks.
+# Checks: what comes in is told to be no data before a number is made of it.
+
+
+def require(fits: Any, problem: str) -> None:
+    """Raise BadRows with a problem unless the arrays fit."""
+    if not fits:
+        raise BadRows(problem)
 
 
 def matrix(values: ArrayLike, name: str = "features", rows: int = 2) -> Floats:
-    """Return values as a finite float array of shape (rows, columns); BadRows where they are not."""
+    """Return values as a finite float array of shape (rows, columns)."""
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise BadRows(f"{name} has shape {array.shape}; expected (rows, columns) with columns > 0.")
-    if len(array) < rows:
-        raise BadRows(f"{name} has {len(array)} rows; at least {rows} are needed. Sample more.")
+    shaped = array.ndim == 2 and array.shape[1] > 0
+    require(shaped, f"{name} has shape {array.shape}; expected (rows, columns) with columns > 0.")
+    enough = len(array) >= rows
+    require(enough, f"{name} has {len(array)} rows; at least {rows} are needed. Sample more.")
     return _finite(array, name)
 
 
 def vector(values: ArrayLike, name: str) -> Floats:
-    """Return values as a finite, non-empty float vector; BadRows where they are not."""
+    """Return values as a finite, non-empty float vector."""
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise BadRows(f"{name} has shape {array.shape}; expected a non-empty vector.")
+    shaped = array.ndim == 1 and array.size > 0
+    require(shaped, f"{name} has shape {array.shape}; expected a non-empty vector.")
     return _finite(array, name)
 
 
 def _finite(array: Floats, name: str) -> Floats:
     bad = array.size - int(np.isfinite(array).sum())
-    if bad:
-        raise BadRows(
-            f"{name} has {bad} NaN or infinite entries of {array.size}; a measure of them would be "
-            "meaningless. Check the encoder's output, for example for overflow in half precision."
-        )
+    said = f"{name} has {bad} NaN or infinite entries of {array.size}; a measure of them would be "
+    require(not bad, said + "meaningless. Check the encoder's output, for example for overflow.")
     return array
 
 
 def paired(a: ArrayLike, b: ArrayLike, rows: int = 4) -> tuple[Floats, Floats]:
-    """Return two finite arrays that describe the same rows; BadRows where they do not."""
+    """Return two finite arrays that describe the same rows."""
     first, second = matrix(a, "first array", rows), matrix(b, "second array", rows)
-    if len(first) != len(second):
-        raise BadRows(
-            f"the arrays have {len(first)} and {len(second)} rows; both must describe the same "
-            "inputs in the same order."
-        )
+    said = f"the arrays have {len(first)} and {len(second)} rows; both must describe the same "
+    require(len(first) == len(second), said + "inputs in the same order.")
     return first, second
 
 
 def same_columns(a: ArrayLike, b: ArrayLike, what: str, rows: int = 2) -> tuple[Floats, Floats]:
-    """Return two finite arrays of states of one encoder; BadRows where their widths differ."""
-    first, second = (
-        matrix(x, f"{what} of the {n} task", rows) for x, n in ((a, "first"), (b, "second"))
-    )
-    if first.shape[1] != second.shape[1]:
-        raise BadRows(f"{what} have {first.shape[1]} and {second.shape[1]} columns.")
+    """Return two finite arrays of states of one encoder, equally wide."""
+    first = matrix(a, f"{what} of the first task", rows)
+    second = matrix(b, f"{what} of the second task", rows)
+    widths = first.shape[1], second.shape[1]
+    require(widths[0] == widths[1], f"{what} have {widths[0]} and {widths[1]} columns.")
     return first, second
 
 
 def whole(labels: ArrayLike, name: str = "labels") -> NDArray[Any]:
-    """Return labels as class ids or names, one per row; BadRows for fractions and NaN."""
+    """Return labels as class ids or names, one per row."""
     array = np.asarray(labels)
-    if array.ndim != 1 or array.size == 0:
-        raise BadRows(f"{name} have shape {array.shape}; expected one label per row.")
-    if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-        raise BadRows(f"{name} are not whole numbers (or are NaN); expected class ids or names.")
+    shaped = array.ndim == 1 and array.size > 0
+    require(shaped, f"{name} have shape {array.shape}; expected one label per row.")
+    exact = array.dtype.kind != "f" or np.array_equal(array, np.round(array))
+    require(exact, f"{name} are not whole numbers (or are NaN); expected class ids or names.")
     return array
 
 
 def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, Integers]:
-    """Return labels as codes 0..C-1 and the size of each class; BadRows where they are unfit."""
+    """Return labels as codes 0..C-1 and the size of each class."""
     array = whole(labels)
-    if len(array) != rows:
-        raise BadRows(
-            f"labels have shape {array.shape} for {rows} rows; expected one label per row."
-        )
-    if array.dtype.kind in "if" and (array == -100).any():
-        raise BadRows(
-            f"{int((array == -100).sum())} of {rows} labels are -100, the mark of what has no label; "
-            "leave those rows out of features and labels."
-        )
+    require(len(array) == rows, f"{len(array)} labels for {rows} rows; expected one label per row.")
+    blank = int((array == -100).sum()) if array.dtype.kind in "if" else 0
+    said = (
+        f"{blank} of {rows} labels are -100, the mark of what has no label; leave those rows out."
+    )
+    require(not blank, said)
     values, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
-    if len(values) < 2:
-        raise BadRows(
-            f"all {rows} labels are {values.tolist()[0]!r}; at least two classes are needed."
-        )
-    if rows <= len(values):
-        raise BadRows(f"{rows} rows for {len(values)} classes; more rows than classes are needed.")
-    if counts.min() < smallest:
-        rare = values.tolist()[counts.argmin()]
-        raise BadRows(
-            f"class {rare!r} has {counts.min()} rows; this measure needs {smallest} in each class. "
-            "Sample more rows or leave rare classes out."
-        )
+    names, rarest, count = values.tolist(), counts.argmin(), len(values)
+    require(count > 1, f"all {rows} labels are {names[0]!r}; at least two classes are needed.")
+    require(rows > count, f"{rows} rows for {count} classes; more rows than classes are needed.")
+    said = (
+        f"class {names[rarest]!r} has {counts[rarest]} rows; this measure needs {smallest} in each"
+    )
+    require(counts.min() >= smallest, said + " class. Sample more rows or leave rare classes out.")
     return codes.astype(np.int64), counts.astype(np.int64)
 
 
@@ -117,16 +111,16 @@ def labelled(
     """Return checked features, class codes and class sizes; see ``matrix`` and ``classes``."""
     array = matrix(features)
     codes, counts = classes(labels, len(array), smallest)
-    if not np.ptp(array, axis=0).any():
-        raise BadRows("every row of the features is the same; the encoder may have collapsed.")
+    vary = np.ptp(array, axis=0).any()
+    require(vary, "every row of the features is the same; the encoder may have collapsed.")
     return array, codes, counts
 
 
 def scalar(value: Any) -> float:
-    """Return a measure's value as a finite float; BadRows for anything that must not be stored."""
+    """Return a measure's value as a finite float; anything else must not be stored."""
     number = float(np.asarray(value, dtype=np.float64).reshape(()))
-    if not np.isfinite(number):
-        raise BadRows(f"the measure gave {number}; expected a finite number for fit arrays.")
+    finite = np.isfinite(number)
+    require(finite, f"the measure gave {number}; expected a finite number for fit arrays.")
     return number
 
 
@@ -157,26 +151,25 @@ def principal(features: Floats, dimensions: int) -> Floats:
     if rows >= columns:
         _, axes = eigen(centred.T @ centred, rows)
         return centred @ axes[:, ::-1][:, :dimensions]
+    # With fewer rows than columns the Gram matrix of the rows is the smaller one.
     values, sides = eigen(centred @ centred.T, columns)
     return (sides * np.sqrt(values))[:, ::-1][:, :dimensions]
 
 
 def cosine(a: ArrayLike, b: ArrayLike, what: str = "vectors") -> float:
-    """Return the cosine of two vectors; BadRows for different lengths, NaN, or a zero vector."""
+    """Return the cosine of two vectors of one length, neither of them zero."""
     first, second = vector(a, what), vector(b, what)
-    if first.shape != second.shape:
-        raise BadRows(f"{what} have lengths {first.size} and {second.size}; expected the same.")
+    same = first.size == second.size
+    require(same, f"{what} have lengths {first.size} and {second.size}; expected the same.")
     norm = float(np.linalg.norm(first) * np.linalg.norm(second))
-    if norm == 0.0:
-        raise BadRows(f"one of the {what} is zero, so it has no direction; nothing to compare.")
+    require(norm, f"one of the {what} is zero, so it has no direction; nothing to compare.")
     return float(np.clip(first @ second / norm, -1.0, 1.0))
 
 
 def unit_rows(values: Floats, what: str) -> Floats:
-    """Return rows of length one; BadRows where one has no direction."""
+    """Return rows of length one; none may be zero."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    if norms.min() <= 1e-12 * norms.max() or norms.max() == 0.0:
-        raise BadRows(f"{what} is zero; it has no direction.")
+    require(norms.min() > 1e-12 * norms.max(), f"{what} is zero; it has no direction.")
     return values / norms
 
 
@@ -194,17 +187,11 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Axes:
-    """A representation on its leading principal axes, the one of largest variance first.
+    """A representation on its leading principal axes, the one of largest variance first."""
 
-    Attributes:
-        scores: orthonormal scores of the rows, shape (N, k).
-        loadings: weight of each column in each axis, times the axis' scale, shape (k, D).
-        share: share of the variance that the axes up to each explain, shape (k,).
-    """
-
-    scores: Floats
-    loadings: Floats
-    share: Floats
+    scores: Floats  # orthonormal scores of the rows, (N, k)
+    loadings: Floats  # weight of each column in each axis, times the axis' scale, (k, D)
+    share: Floats  # of the variance that the axes up to each explain, (k,)
 
     def up_to(self, variance: float, dimensions: int) -> Axes:
         """Return the first axes that explain a share of the variance, at most so many (0: all)."""
@@ -223,33 +210,26 @@ def leading_axes(values: ArrayLike, dimensions: int = 0) -> Axes:
     return Axes(centred @ (axes / scale), scale[:, None] * axes.T, share[kept])
 
 
-def linear_cka(a: ArrayLike, b: ArrayLike, debiased: bool = True) -> float:
-    """Centred kernel alignment of representations (N, D1) and (N, D2) under linear kernels.
-
-    The biased form approaches 1 for independent representations as D / N grows; the debiased one is
-    about 0 there and may be negative. Source: Kornblith et al. 2019 (arXiv 1905.00414); unbiased
-    criterion of Song et al. 2012.
-    """
-    first, second = (_centred(values) for values in paired(a, b))
-    criterion = _unbiased_criterion if debiased else _biased_criterion
-    own = criterion(first, first) * criterion(second, second)
-    if own <= 0:
-        raise BadRows("a representation does not vary enough over these rows to be compared.")
-    return float(criterion(first, second) / np.sqrt(own))
-
-
 def _centred(values: Floats) -> Floats:
     values = values - values.mean(axis=0)
     largest = np.abs(values).max()
-    if largest == 0.0:
-        raise BadRows("every row of a representation is the same; nothing to compare.")
+    require(largest, "every row of a representation is the same; nothing to compare.")
     # In two steps: squares of very large or small features would overflow or vanish.
     values = values / largest
     return values / np.sqrt((values**2).mean())
 
 
-def _biased_criterion(a: Floats, b: Floats) -> float:
-    return float(((a.T @ b) ** 2).sum())
+def linear_cka(a: ArrayLike, b: ArrayLike, debiased: bool = True) -> float:
+    """Centred kernel alignment of representations (N, D1) and (N, D2) under linear kernels.
+
+    The biased form approaches 1 for independent representations as D / N grows; the debiased one (Song
+    et al. 2012) is about 0 there. Source: Kornblith et al. 2019 (arXiv 1905.00414).
+    """
+    first, second = (_centred(values) for values in paired(a, b))
+    criterion = _unbiased_criterion if debiased else lambda x, y: float(((x.T @ y) ** 2).sum())
+    own = criterion(first, first) * criterion(second, second)
+    require(own > 0, "a representation does not vary enough over these rows to be compared.")
+    return float(criterion(first, second) / np.sqrt(own))
 
 
 def _unbiased_criterion(a: Floats, b: Floats) -> float:
@@ -264,10 +244,9 @@ def _unbiased_criterion(a: Floats, b: Floats) -> float:
 
 
 def rsa(a: ArrayLike, b: ArrayLike, centred: bool = True) -> float:
-    """Spearman correlation of the cosine dissimilarities of all pairs of rows, in O(N^2).
+    """Spearman correlation of the cosine dissimilarities of all pairs of rows (Kriegeskorte 2008).
 
-    Centring subtracts the mean row first, since encoders put all texts in a narrow cone. Source:
-    Kriegeskorte et al. 2008 (Frontiers in Systems Neuroscience 2:4).
+    Centring subtracts the mean row first, since encoders put all texts in a narrow cone.
     """
     deviations = []
     for values in paired(a, b):
@@ -276,8 +255,7 @@ def rsa(a: ArrayLike, b: ArrayLike, centred: bool = True) -> float:
         ranks = stats.rankdata(1.0 - (unit @ unit.T)[np.triu_indices(len(unit), 1)])
         deviations.append(ranks - ranks.mean())
     norm = np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
-    if norm == 0.0:
-        raise BadRows("all rows of a representation are equally far apart; nothing to compare.")
+    require(norm, "all rows of a representation are equally far apart; nothing to compare.")
     return float(deviations[0] @ deviations[1] / norm)
 
 
@@ -288,16 +266,15 @@ def svcca(
 
     Independent representations score about sqrt(D1 + D2) / sqrt(N), so keep few dimensions.
     """
-    correlations, _ = canonical_correlations(a, b, variance, dimensions)
-    return float(correlations.mean())
+    return float(canonical_correlations(a, b, variance, dimensions)[0].mean())
 
 
 def pwcca(
     a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0, dimensions: int = 0
 ) -> float:
-    """``canonical_correlations`` weighted by how much of the first representation they carry.
+    """``canonical_correlations`` weighted by what they carry of ``a`` (Morcos et al. 2018, 1806.05759).
 
-    Directions of ``a`` without a counterpart count 0. Source: Morcos et al. 2018 (arXiv 1806.05759).
+    Directions of ``a`` without a counterpart count 0.
     """
     correlations, weights = canonical_correlations(a, b, variance, dimensions)
     return float(correlations @ weights[: len(correlations)] / weights.sum())
@@ -308,20 +285,15 @@ def canonical_correlations(
 ) -> tuple[Floats, Floats]:
     """Canonical correlations, largest first, and projection weights of the first one's directions.
 
-    ``a`` and ``b`` hold the same rows, or are their ``leading_axes``; axes are kept on each side up
-    to a share of the ``variance``, at most so many ``dimensions`` (0: all).
+    Axes are kept on each side up to a share of the ``variance``, at most ``dimensions`` (0: all).
     """
-    rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
-    paired(rows_a, rows_b)
+    paired(*(values.scores if isinstance(values, Axes) else values for values in (a, b)))
     first, second = (
         (v if isinstance(v, Axes) else leading_axes(v)).up_to(variance, dimensions) for v in (a, b)
     )
     rows, kept = len(first.scores), len(first.share) + len(second.share)
-    if rows <= kept + 1:
-        raise BadRows(
-            f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
-            "Use more rows or fewer dimensions."
-        )
+    said = f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
+    require(rows > kept + 1, said + "Use more rows or fewer dimensions.")
     directions, correlations, _ = np.linalg.svd(first.scores.T @ second.scores)
     weights = np.abs(directions.T @ first.loadings).sum(axis=1)
     return np.clip(correlations, 0.0, 1.0), weights
@@ -332,99 +304,41 @@ def canonical_correlations(
 
 
 def retrieval_accuracy(english: ArrayLike, other: ArrayLike) -> float:
-    """Share of sentences (N, D) whose nearest neighbour by cosine is their translation, both ways.
-
-    Either copy of a repeated sentence counts. Source: Artetxe and Schwenk 2019 (arXiv 1812.10464).
-    """
+    """Share of sentences (N, D) whose nearest neighbour by cosine is their translation, both ways."""
     first, second = paired(english, other)
-    if first.shape != second.shape:
-        raise BadRows(f"embeddings have shapes {first.shape} and {second.shape}; expected one.")
+    shapes = f"embeddings have shapes {first.shape} and {second.shape}; expected one."
+    require(first.shape == second.shape, shapes)
     first, second = (unit_rows(values, "the embedding of a sentence") for values in (first, second))
-    shares = []
-    for queries, candidates in ((first, second), (second, first)):
-        right = 0
-        for start in range(0, len(queries), 1024):
-            cosines = queries[start : start + 1024] @ candidates.T
-            rows = np.arange(len(cosines))
-            right += int((cosines[rows, start + rows] >= cosines.max(axis=1) - 1e-12).sum())
-        shares.append(right / len(queries))
-    return (shares[0] + shares[1]) / 2
+    cosines = first @ second.T
+    # Either copy of a repeated sentence counts.
+    shares = [(np.diag(c) >= c.max(axis=1) - 1e-12).mean() for c in (cosines, cosines.T)]
+    return float(np.mean(shares))
 
 
 def alignment_drift(
     tuned: Pair, plain: Pair, score: Callable[[ArrayLike, ArrayLike], float] = linear_cka
 ) -> float:
-    """Alignment of two languages after tuning minus before; below 0 where tuning pulls them apart.
-
-    ``tuned`` and ``plain`` are embeddings (2, N, D) of English sentences and their translations;
-    ``score`` is ``linear_cka`` or ``retrieval_accuracy``. Source: this project.
-    """
-    if len(np.asarray(tuned[0])) != len(np.asarray(plain[0])):
-        raise BadRows("the tuned and the plain encoder were given different sentences.")
+    """Alignment of two languages (2, N, D) after tuning minus before; below 0 where they part."""
+    same = len(np.asarray(tuned[0])) == len(np.asarray(plain[0]))
+    require(same, "the tuned and the plain encoder were given different sentences.")
     return score(*tuned) - score(*plain)
 
 
 # Two labelled sets.
 
 
-def transport_cost(cost: ArrayLike) -> float:
-    """Smallest mean cost of moving N equal weights onto M, exactly, from costs (N, M).
-
-    A square one is an assignment, O(N^3); any other a linear programme of N x M variables. Source:
-    Kantorovich's problem; Peyre and Cuturi 2019 (arXiv 1803.00567).
-    """
-    costs = matrix(cost, "transport costs", rows=1)
-    n, m = costs.shape
-    if n == m:
-        rows, columns = optimize.linear_sum_assignment(costs)
-        return float(costs[rows, columns].mean())
-    rows_sum = sparse.kron(sparse.eye(n), np.ones((1, m)))
-    columns_sum = sparse.kron(np.ones((1, n)), sparse.eye(m))
-    # One constraint follows from the others; dropping it keeps the solver from calling rounding
-    # errors an infeasible programme.
-    result = optimize.linprog(
-        costs.ravel(),
-        A_eq=sparse.vstack([rows_sum, columns_sum]).tocsr()[:-1],
-        b_eq=np.repeat([1.0 / n, 1.0 / m], [n, m])[:-1],
-        method="highs",
-    )
-    if not result.success:
-        raise BadFit(f"no optimal transport plan was found: {result.message}")
-    return float(result.fun)
-
-
-def gaussian_distance(
-    mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike
-) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982)."""
-    first, second = vector(mean_a, "first mean"), vector(mean_b, "second mean")
-    spread_a, spread_b = (matrix(c, "covariance", rows=1) for c in (covariance_a, covariance_b))
-    if not first.shape == second.shape == spread_a.shape[:1] == spread_b.shape[:1]:
-        raise BadRows("means and covariances have different numbers of dimensions.")
-    values, axes = np.linalg.eigh(spread_a)
-    root = (axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T
-    cross = np.linalg.eigvalsh(root @ spread_b @ root)
-    bures = np.trace(spread_a) + np.trace(spread_b) - 2.0 * np.sqrt(np.maximum(cross, 0.0)).sum()
-    return float(((first - second) ** 2).sum() + max(bures, 0.0))
-
-
 def otdd(
-    features_a: ArrayLike,
-    labels_a: ArrayLike,
-    features_b: ArrayLike,
-    labels_b: ArrayLike,
-    dimensions: int = 32,
+    features_a: ArrayLike, labels_a: ArrayLike, features_b: ArrayLike, labels_b: ArrayLike
 ) -> float:
-    """Optimal transport distance of two labelled sets under one encoder, in units of the features.
+    """Optimal transport distance of two labelled sets of N rows, in units of the features.
 
     Moving a row costs its squared distance plus the squared Wasserstein distance of its class, a
-    Gaussian of at least two rows, to the other's, on the leading axes of the pooled rows. Source:
-    Alvarez-Melis and Fusi 2020 (arXiv 2002.02923).
+    Gaussian, to the other's. Source: Alvarez-Melis and Fusi 2020 (arXiv 2002.02923).
     """
     first, codes_a, counts_a = labelled(features_a, labels_a, smallest=2)
     second, codes_b, counts_b = labelled(features_b, labels_b, smallest=2)
     same_columns(first, second, "features")
-    points = principal(np.concatenate([first, second]), dimensions)
+    points = principal(np.concatenate([first, second]), 32)
     first, second = points[: len(first)], points[len(first) :]
     gaussians_a, gaussians_b = (
         list(zip(class_means(x, codes, counts), _spreads(x, codes, counts), strict=True))
@@ -439,3 +353,121 @@ def _spreads(points: Floats, codes: Integers, counts: Integers) -> list[Floats]:
     """Covariance of each class."""
     parts = [points[codes == code] for code in range(len(counts))]
     return [(p - p.mean(axis=0)).T @ (p - p.mean(axis=0)) / len(p) for p in parts]
+
+
+def gaussian_distance(
+    mean_a: ArrayLike, spread_a: ArrayLike, mean_b: ArrayLike, spread_b: ArrayLike
+) -> float:
+    """Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982)."""
+    values, axes = np.linalg.eigh(spread_a)
+    root = (axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T
+    cross = np.linalg.eigvalsh(root @ spread_b @ root)
+    bures = np.trace(spread_a) + np.trace(spread_b) - 2.0 * np.sqrt(np.maximum(cross, 0.0)).sum()
+    return float(((np.asarray(mean_a) - mean_b) ** 2).sum() + max(bures, 0.0))
+
+
+def transport_cost(cost: ArrayLike) -> float:
+    """Smallest mean cost of an assignment of N rows to N others, exactly, from costs (N, N)."""
+    costs = matrix(cost, "transport costs", rows=1)
+    require(len(costs) == costs.shape[1], f"{costs.shape} costs; take as many rows of each set.")
+    rows, columns = optimize.linear_sum_assignment(costs)
+    return float(costs[rows, columns].mean())
+
+
+# Parameters: where tuning moves them, and which of them a task uses.
+
+
+def task_vector_cosine(base: Parameters, a: Parameters, b: Parameters) -> float:
+    """Cosine of two task vectors, tuned minus plain parameters (Ilharco et al. 2023, 2212.04089)."""
+    # One component at a time: as one vector they would not fit into memory.
+    products = [(u @ v, u @ u, v @ v) for _, u, v in _task_vectors(base, a, b)]
+    inner, first, second = np.sum(products, axis=0)
+    norm = np.sqrt(first) * np.sqrt(second)
+    require(
+        norm, "one of the task vectors is zero: tuning changed nothing, so it has no direction."
+    )
+    return float(np.clip(inner / norm, -1.0, 1.0))
+
+
+def task_vector_cosines(base: Parameters, a: Parameters, b: Parameters) -> dict[str, float]:
+    """Cosine of two task vectors in each component that both tasks moved."""
+    both = _task_vectors(base, a, b)
+    found = {name: cosine(u, v, name) for name, u, v in both if u.any() and v.any()}
+    require(found, "no component was moved by both tasks; were the encoders frozen?")
+    return found
+
+
+def _task_vectors(base: Parameters, *tuned: Parameters) -> Iterator[tuple[str, Floats, Floats]]:
+    """Yield the name of each component and how far it was moved, in double: that is not far."""
+    differing = sorted(set().union(*(set(base) ^ set(other) for other in tuned)))[:3]
+    require(not differing, f"the encoders differ in their components, for example {differing}.")
+    require(base, "the encoders have no components; pass their parameters by name.")
+    for name in base:
+        start, *ends = (np.asarray(given[name], dtype=np.float64) for given in (base, *tuned))
+        shapes = [end.shape for end in ends]
+        require(
+            set(shapes) == {start.shape}, f"component {name!r} has shapes {start.shape}, {shapes}."
+        )
+        first, second = (vector((end - start).ravel(), f"task vector of {name!r}") for end in ends)
+        yield name, first, second
+
+
+def task_embedding_cosine(a: Parameters, b: Parameters) -> float:
+    """Mean over components of the cosine of two Fisher diagonals (Vu et al. 2020, 2005.00770).
+
+    Published work fuses ranks of components instead, which compares tasks only within one target.
+    """
+    differing = sorted(set(a) ^ set(b))[:3]
+    require(not differing, f"embeddings differ in components: {differing}.")
+    both = [name for name in a if np.any(a[name]) and np.any(b[name])]
+    require(both, "no component has a gradient in both tasks.")
+    return float(
+        np.mean([cosine(np.ravel(a[n]), np.ravel(b[n]), f"embeddings of {n!r}") for n in both])
+    )
+
+
+def task2vec_distance(
+    fa: ArrayLike, fb: ArrayLike, trivial: ArrayLike | None = None, alpha: float = 0.0
+) -> float:
+    """Cosine distance of two Fisher diagonals of one probe network, normalised by their sum.
+
+    With the diagonal of the ``trivial`` task it is asymmetric: less by ``alpha`` times the distance of
+    the first task to the trivial one. Source: Achille et al. 2019 (arXiv 1902.03545).
+    """
+    first, second = (vector(f, "Fisher diagonal") for f in (fa, fb))
+    sizes = f"Fisher diagonals of {first.size} and {second.size} parameters."
+    require(first.shape == second.shape, sizes)
+    squares = min(first.min(), second.min()) >= 0
+    require(squares, "a Fisher diagonal has negative entries; expected squares.")
+    total = first + second
+    used = total > 0
+    require(used.any(), "both Fisher diagonals are zero; no task trains the probe network.")
+    shares = first[used] / total[used], second[used] / total[used]
+    distance = 1.0 - cosine(*shares, "normalised Fisher diagonals")
+    return distance - (0.0 if trivial is None else alpha * task2vec_distance(first, trivial))
+
+
+def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Floats:
+    """Linear map (D + 1, E) from plain (N, D) to tuned (N, E) states, the intercept last.
+
+    Mapped features of a target imitate the tuned encoder without running it. Source: the embedding
+    space map of Schulte et al. 2024 (arXiv 2410.15148), in closed form.
+    """
+    inputs, outputs = matrix(plain, "plain features"), matrix(tuned, "tuned features")
+    counts = f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs."
+    require(len(inputs) == len(outputs), counts)
+    centre, level = inputs.mean(axis=0), outputs.mean(axis=0)
+    gram = (inputs - centre).T @ (inputs - centre)
+    require(gram.any(), "every row of the plain features is the same; has the encoder collapsed?")
+    gram.flat[:: len(gram) + 1] += ridge * np.trace(gram) / len(gram)
+    weights = np.linalg.solve(gram, (inputs - centre).T @ (outputs - level))
+    return np.vstack([weights, level - centre @ weights])
+
+
+def mapped(features: ArrayLike, map_: ArrayLike) -> Floats:
+    """Apply what ``embedding_map`` returned to features (M, D)."""
+    points, weights = matrix(features, "features"), matrix(map_, "embedding map")
+    width = len(weights) - 1
+    fits = points.shape[1] == width
+    require(fits, f"a map from {width} dimensions cannot take {points.shape[1]}.")
+    return points @ weights[:-1] + weights[-1]

@@ -11,9 +11,7 @@ from helpers.similarity.readers import Trained
 
 SMALL = Options(
     rows=90,
-    units=200,
-    common_rows=60,
-    parallel_rows=40,
+    sentences=60,
     gradient_rows=12,
     heads=2,
     max_length=32,

@@ -7,10 +7,16 @@ from helpers import tasks
 from helpers.models import training
 from helpers.models.settings import Settings
 from helpers.similarity import inputs
-from helpers.similarity.arrays import ARRAYS, readable_labels
 from helpers.similarity.catalogue import Undefined
-from helpers.similarity.inputs import Dyad, Inputs, Parts, Side
-from helpers.similarity.readers import Checkpoint, Early, Reader, encode, row_means
+from helpers.similarity.inputs import ARRAYS, Dyad, Inputs, Parts, Side
+from helpers.similarity.readers import (
+    Checkpoint,
+    Early,
+    Reader,
+    encode,
+    readable_labels,
+    row_means,
+)
 from helpers.similarity.representations import leading_axes
 
 STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
@@ -18,8 +24,8 @@ STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split(
 
 def gatherer(tiny, trained, options, folder, **facts):
     study = [tasks.get(name) for name in STUDY]
-    facts.setdefault("parallel_task", tasks.get("toy-messages"))
-    return Inputs(tiny, study, checkpoints=trained, options=options, folder=folder, **facts)
+    facts.setdefault("parallel", tasks.get("toy-messages"))
+    return Inputs(tiny, study, options, folder, checkpoints=trained, **facts)
 
 
 @pytest.fixture
@@ -48,34 +54,31 @@ def test_every_need_is_given_or_undefined_with_a_reason(gather):
 
 def test_embeddings_are_means_over_tokens_then_rows(gather, tiny):
     parts = gather.get("target.embeddings", dyad())
-    rows = gather.sample(Side("toy-intents", 0))
+    rows = gather.sample(Dyad(Side("toy-intents", 0)))
     encoded = encode(rows, tiny, gather.options.max_length)
-    states = Reader(tiny).sequences(encoded)
-    expected = row_means(states, encoded.example, len(rows.rows))
+    expected = row_means(Reader(tiny).sequences(encoded), encoded.example, len(rows.rows))
     np.testing.assert_allclose(parts.values, expected, atol=1e-6)
     assert (parts.passes, parts.count) == (90, 90)
     assert len(parts.get("a")) + len(parts.get("b")) == 90
 
 
-def test_features_and_labels_describe_the_same_units(gather):
-    for name in ("toy-intents", "toy-slots", "toy-span"):
-        given = dyad(t=name) if name != "toy-span" else dyad(i=name)
-        side = "target" if name != "toy-span" else "intermediate"
-        labels = gather.get(f"{side}.labels", given)
-        features = gather.get(f"{side}.features", given)
-        assert len(labels.values) == len(features.values)
-        for part in ("a", "b"):
-            assert len(labels.get(part)) == len(features.get(part))
-    tuned = gather.get("tuned.features", dyad(t="toy-slots"))
-    labels = gather.get("target.labels", dyad(t="toy-slots"))
-    assert len(tuned.values) == len(labels.values)
+@pytest.mark.parametrize("name", ["toy-intents", "toy-slots", "toy-span"])
+def test_features_and_labels_describe_the_same_units(gather, name):
+    both = dyad(i=name, t="toy-slots")
+    for features, labels in (
+        ("intermediate.features", "intermediate.labels"),
+        ("tuned.features", "target.labels"),
+    ):
+        for part in ("all", "a", "b"):
+            counts = [len(gather.get(need, both).get(part)) for need in (features, labels)]
+            assert counts[0] == counts[1] > 0
 
 
 def test_the_plain_encoder_reads_a_task_of_texts_once(gather, monkeypatch):
     for name in ("toy-intents", "toy-choice"):
         given = dyad(i=name)
         embeddings = gather.get("intermediate.embeddings", given)
-        monkeypatch.setattr(Reader, "states", None)
+        monkeypatch.setattr(Reader, "read", None)
         features = gather.get("intermediate.features", given)
         monkeypatch.undo()
         first = features.rows == 0
@@ -95,7 +98,7 @@ def test_shuffled_labels_are_the_same_labels_in_another_order(tiny, trained, opt
 def test_tuned_features_are_those_of_the_intermediates_encoder(gather, trained, tiny):
     parts = gather.get("tuned.features", dyad())
     tuned = trained("toy-same", 0).load()
-    expected = Reader(tuned.encoder).units(gather.view(Side("toy-intents", 0)))
+    expected = Reader(tuned.encoder).units(gather.view(Dyad(Side("toy-intents", 0))))
     np.testing.assert_allclose(parts.values, expected, atol=1e-5)
     plain = gather.get("target.features", dyad()).values
     assert np.abs(parts.values - plain).max() > 1e-3
@@ -119,7 +122,7 @@ def test_tuned_features_are_those_of_the_intermediates_encoder(gather, trained, 
         ("intermediate.label_names", dyad(i="toy-choice"), "places of choices"),
         ("target.labels", dyad(language="de"), "no dev rows in 'de'"),
         ("parallel.plain", dyad(language="de"), "no sentence pairs"),
-        ("target.labels", Dyad(Side("toy-same", 0), None), "needs a target"),
+        ("target.labels", Dyad(Side("toy-same", 0)), "needs a target"),
     ],
 )
 def test_what_does_not_exist_is_undefined(gather, need, given, reason):
@@ -129,7 +132,7 @@ def test_what_does_not_exist_is_undefined(gather, need, given, reason):
 
 def test_a_checkpoint_without_head_has_no_probabilities(tiny, options, tmp_path):
     bare = Checkpoint("bare", lambda: training.Tuned(tiny))
-    given = gatherer(tiny, {"toy-same": bare}, options, tmp_path)
+    given = gatherer(tiny, {("toy-same", 0): bare}, options, tmp_path)
     with pytest.raises(Undefined, match="kept without its head"):
         given.get("tuned.probabilities", dyad())
     # Its Fisher diagonal is still there: a head is fitted to the frozen states.
@@ -152,7 +155,7 @@ def test_the_centre_is_the_mean_over_tasks_not_rows(gather):
 def test_document_frequencies_count_texts_once(gather, tiny):
     parts = gather.get("study.texts_with", dyad())
     total = gather.get("study.texts", dyad())
-    texts = [t for name in STUDY for t in gather.sample(Side(name, 0)).texts]
+    texts = [t for name in STUDY for t in gather.sample(Dyad(Side(name, 0))).texts]
     assert total.values == len(texts) == sum(total.halves)
     piece = tiny.tokenizer("the", add_special_tokens=False)["input_ids"][0]
     expected = sum(
@@ -168,7 +171,7 @@ def test_document_frequencies_count_texts_once(gather, tiny):
 def test_common_sentences_are_the_same_for_all_encoders_and_seeds(gather):
     one = gather.get("common.intermediate", dyad())
     two = gather.get("common.intermediate", dyad(seed=1))
-    assert one.count == two.count <= gather.options.common_rows
+    assert one.count == two.count <= gather.options.sentences
     np.testing.assert_array_equal(one.second, two.second)
     assert np.abs(one.values - two.values).max() > 1e-3
 
@@ -188,6 +191,14 @@ def test_parallel_text_is_read_by_both_encoders(gather):
     tuned = gather.get("parallel.tuned", dyad(language="qaa"))
     assert plain.values.shape == tuned.values.shape == (2, plain.count, 32)
     assert plain.get("a").shape[1] + plain.get("b").shape[1] == plain.count
+
+
+@pytest.mark.parametrize(
+    "name, count", [("toy-same", 2), ("toy-choice", 2), ("toy-span", 2), ("toy-intents", 1),
+                    ("toy-slots", 1), ("toy-messages", 1)]
+)  # fmt: skip
+def test_segments_are_the_texts_of_one_decision(gather, name, count):
+    assert gather.get("intermediate.segments", dyad(i=name)).values == count
 
 
 def test_label_names_are_read_as_words(gather):
@@ -240,7 +251,7 @@ def test_an_early_run_is_made_once_per_dyad(tiny, trained, options, tmp_path):
 def test_nothing_is_read_twice(tiny, trained, options, tmp_path, monkeypatch):
     needs = ("target.embeddings", "tuned.features", "intermediate.fisher", "study.centre")
     made = {need: gatherer(tiny, trained, options, tmp_path).get(need, dyad()) for need in needs}
-    monkeypatch.setattr(Reader, "states", None)
+    monkeypatch.setattr(Reader, "read", None)
     monkeypatch.setattr(Checkpoint, "load", None, raising=False)
     second = gatherer(tiny, trained, options, tmp_path)
     for need, parts in made.items():
@@ -254,7 +265,7 @@ def test_nothing_is_read_twice(tiny, trained, options, tmp_path, monkeypatch):
 def test_a_damaged_file_is_made_again(tiny, trained, options, tmp_path, damage):
     first = gatherer(tiny, trained, options, tmp_path)
     expected = first.get("target.states", dyad())
-    path = first.path(first.key("target.states", dyad()))
+    (path,) = tmp_path.rglob("output.pkl")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage is None else damage)
     found = gatherer(tiny, trained, options, tmp_path).get("target.states", dyad())
@@ -267,10 +278,9 @@ def test_memory_is_bounded_and_the_latest_stay(gather, monkeypatch):
     monkeypatch.setattr(inputs, "HELD", 2.5 * size)
     for name in ("toy-same", "toy-choice", "toy-slots"):
         gather.get("intermediate.embeddings", dyad(i=name))
-    assert sum(map(inputs._size, gather._held.values())) <= 2.5 * size
-    assert next(reversed(gather._held.values())) is gather.get(
-        "intermediate.embeddings", dyad(i="toy-slots")
-    )
+    held = [found for found in gather._memo.values() if isinstance(found, Parts)]
+    assert sum(parts.size for parts in held) <= 2.5 * size
+    assert held[-1] is gather.get("intermediate.embeddings", dyad(i="toy-slots"))
 
 
 def test_cost_counts_what_is_still_to_be_read(gather):

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from data.make import similarity as command
-from helpers.similarity.measure import COLUMNS, to_csv
+from helpers.similarity import COLUMNS, to_csv
 
 
 def run(tmp_path, *arguments):

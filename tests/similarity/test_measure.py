@@ -1,4 +1,3 @@
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +8,11 @@ import pytest
 
 from helpers import similarity, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
-from helpers.similarity import features
+from helpers.similarity import COLUMNS, features, to_csv
 from helpers.similarity.inputs import Dyad, Inputs, Side
-from helpers.similarity.measure import COLUMNS, to_csv
 from helpers.similarity.readers import Checkpoint
 from helpers.tasks import Source
 
-measuring = sys.modules["helpers.similarity.measure"]  # the package has a function of that name
 STUDY = ["toy-same", "toy-choice", "toy-intents", "toy-slots", "toy-messages"]
 CHEAP = ["text_embedding", "token_similarity", "tfidf", "same_format", "label_entropy", "logme"]
 
@@ -47,22 +44,17 @@ def one(table, measure, i="toy-same", t="toy-intents", language="en"):
 
 @pytest.fixture
 def custom():
-    names = []
-
     def add(function, needs=("intermediate.texts", "target.texts"), name="mine"):
         measure = similarity.Measure(name, "custom", needs, function)
-        names.append(name)
         return similarity.register(measure, replace=True)
 
-    yield add
-    for name in names:
-        similarity.unregister(name)
+    return add
 
 
 @pytest.fixture
 def gather(tiny, trained, options, tmp_path):
     study, arrays = [tasks.get(name) for name in STUDY], tmp_path / "arrays"
-    return Inputs(tiny, study, checkpoints=trained, options=options, folder=arrays)
+    return Inputs(tiny, study, options, arrays, checkpoints=trained)
 
 
 class TestTable:
@@ -72,24 +64,30 @@ class TestTable:
         assert len(table) == 2 * 3 * len(CHEAP)
         assert list(dict.fromkeys(table["measure"])) == CHEAP
         assert set(table["status"]) == {"done", "undefined"}
+        done = table["status"] == "done"
+        assert table.loc[done, "value"].notna().all() and table.loc[~done, "value"].isna().all()
+        row = one(table, "logme")
+        assert row["n"] == 90 and row["passes"] == 90
+        assert row["seconds"] > 0 and row["gather_seconds"] > 0
+        assert row["encoder"] == "tiny" and row["seed"] == 0
+        row = one(table, "logme", t="toy-messages")
+        assert row["status"] == "undefined" and "retrieval" in row["reason"]
+        assert row[["value", "half_a", "half_b", "second"]].isna().all()
 
     def test_values_are_those_of_the_functions(self, call, gather):
         table = call()
         dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
-        get = lambda need: gather.get(need, dyad).values  # noqa: E731
-        expected = features.logme(get("tuned.features"), get("target.labels"))
-        assert one(table, "logme")["value"] == pytest.approx(expected)
+        states, labels = (gather.get(n, dyad).values for n in ("tuned.features", "target.labels"))
+        assert one(table, "logme")["value"] == pytest.approx(features.logme(states, labels))
         means = [
-            gather.get("intermediate.embeddings", Dyad(Side(n, 0), None)).values.mean(axis=0)
+            gather.get("intermediate.embeddings", Dyad(Side(n, 0))).values.mean(axis=0)
             for n in STUDY
         ]
         centred = np.array(means) - np.mean(means, axis=0)
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-        cosines = unit @ unit.T
-        assert one(table, "text_embedding")["value"] == pytest.approx(cosines[0, 2], abs=1e-6)
-        assert one(table, "text_embedding", "toy-choice", "toy-messages")["value"] == pytest.approx(
-            cosines[1, 4], abs=1e-6
-        )
+        for i, t in ((0, 2), (1, 4)):
+            value = one(table, "text_embedding", STUDY[i], STUDY[t])["value"]
+            assert value == pytest.approx(unit[i] @ unit[t], abs=1e-6)
 
     def test_probes_are_compared_with_the_plain_encoder(self, call, gather):
         row = one(call(["knn_probe"], seeds=(0,)), "knn_probe")
@@ -101,14 +99,6 @@ class TestTable:
             )
             expected = features.knn_probe(tuned, labels) - features.knn_probe(plain, labels)
             assert row[column] == pytest.approx(expected)
-
-    def test_undefined_pairs_have_a_reason_and_no_number(self, call):
-        row = one(call(), "logme", t="toy-messages")
-        assert row["status"] == "undefined" and "retrieval" in row["reason"]
-        assert row[["value", "half_a", "half_b", "second"]].isna().all()
-        done = call()
-        assert done.loc[done["status"] == "done", "value"].notna().all()
-        assert done.loc[done["status"] != "done", "value"].isna().all()
 
     def test_without_checkpoints_what_needs_them_is_undefined(self, call):
         table = call(checkpoints=None)
@@ -132,12 +122,6 @@ class TestTable:
         assert 0 <= one(table, "task_vector")["ceiling"] <= 1
         assert np.isnan(one(table, "token_similarity")["ceiling"])
         assert np.isnan(one(table, "task_vector", t="toy-messages")["ceiling"])
-
-    def test_costs(self, call):
-        row = one(call(), "logme")
-        assert row["n"] == 90 and row["passes"] == 90
-        assert row["seconds"] > 0 and row["gather_seconds"] > 0
-        assert row["encoder"] == "tiny" and row["seed"] == 0
 
     def test_other_languages_add_label_measures_only(self, call):
         table = call(["logme", "text_embedding", "alignment_cka"], languages=("en", "qaa"))
@@ -351,7 +335,7 @@ class TestReading:
         assert table["target"].tolist() == roles[1]
 
     def test_more_rows_are_read_while_halves_disagree(self, call, custom, monkeypatch, capsys):
-        monkeypatch.setattr(measuring, "STEPS", (20, 40, 80))
+        monkeypatch.setattr(similarity, "STEPS", (20, 40, 80))
         noisy = custom(lambda a, b: float(zlib.crc32(repr((a, b)).encode()) % 1000), name="noisy")
         steady = custom(lambda a, b: np.mean([len(t) for t in a]) - np.mean([len(t) for t in b]))
         table = call([noisy, "same_format", steady], options=None, progress=True)
@@ -362,7 +346,7 @@ class TestReading:
         pd.testing.assert_frame_equal(table, again)
 
     def test_no_more_is_read_where_nothing_could_tell(self, call, monkeypatch):
-        monkeypatch.setattr(measuring, "STEPS", (20, 40))
+        monkeypatch.setattr(similarity, "STEPS", (20, 40))
         study = ["toy-same", "toy-intents", "toy-slots"]  # two dyads have no correlation
         table = call(["token_similarity"], study, options=None)
         assert table["reliability_note"].str.contains("2 dyads have both values").all()
@@ -405,10 +389,10 @@ class TestExport:
         table = call(["token_similarity"], seeds=(0,)).head(3)
         table["language"] = ["nan", "en", "no"]
         table["intermediate"], table["target"] = ["null", "NA", "x"], ["None", "", "n/a"]
-        path = to_csv(table, tmp_path / "own.csv")
+        found = similarity.read(to_csv(table, tmp_path / "own.csv"))
         names = ["intermediate", "target", "language", "reason"]
-        pd.testing.assert_frame_equal(similarity.read(path)[names], table[names])
-        assert np.isnan(similarity.read(path)["second"]).all()
+        pd.testing.assert_frame_equal(found[names], table[names])
+        assert np.isnan(found["second"]).all()
 
     @pytest.mark.parametrize("name", ["demo.csv", "pilot.csv", "demo", "pilot"])
     def test_committed_tables_are_read_and_cut_ones_refused(self, tmp_path, name):

@@ -5,7 +5,6 @@ import pytest
 
 from helpers.errors import BadRows
 from helpers.similarity import features as f
-from helpers.similarity import gradients as g
 from helpers.similarity import representations as r
 from helpers.similarity import text as t
 from tests.similarity.shared import blobs
@@ -103,19 +102,19 @@ REFUSED = [
         for bad in ([], [""], ["a", " "])
     ),
     (t.piece_table, ({}, ["ab"], lambda texts: [[] for _ in texts]), "no pieces"),
-    (g.task_vector_cosine, (W, MOVED, W), "is zero"),
-    (g.task_vector_cosine, (W, MOVED, {"layer.0": W["layer.0"]}), "differ in their components"),
-    (g.task_vector_cosine, (W, MOVED, W | {"layer.1": np.ones(6)}), "shapes"),
-    (g.task_vector_cosine, (W, MOVED, W | {"layer.1": np.full(5, np.nan)}), "NaN"),
-    (g.task_vector_cosine, ({}, {}, {}), "no components"),
-    (g.task_vector_cosines, (W, W, W), "frozen"),
-    (g.task_embedding_cosine, ({"x": [1.0]}, {"y": [1.0]}), "components"),
-    (g.task_embedding_cosine, ({"x": [0.0]}, {"x": [1.0]}), "no component"),
-    *((g.task2vec_distance, ([1.0, 1.0], bad), ".") for bad in ([1.0], [1.0, -1.0], [np.nan, 1.0])),
-    (g.task2vec_distance, ([0.0, 0.0], [0.0, 0.0]), "zero"),
-    (g.embedding_map, (X, X[:-1]), "60 plain and 59 tuned rows"),
-    (g.embedding_map, (np.ones((6, 2)), np.arange(12.0).reshape(6, 2)), "the same"),
-    (g.mapped, (X, np.ones((5, 4))), "from 4 dimensions cannot take 12"),
+    (r.task_vector_cosine, (W, MOVED, W), "is zero"),
+    (r.task_vector_cosine, (W, MOVED, {"layer.0": W["layer.0"]}), "differ in their components"),
+    (r.task_vector_cosine, (W, MOVED, W | {"layer.1": np.ones(6)}), "shapes"),
+    (r.task_vector_cosine, (W, MOVED, W | {"layer.1": np.full(5, np.nan)}), "NaN"),
+    (r.task_vector_cosine, ({}, {}, {}), "no components"),
+    (r.task_vector_cosines, (W, W, W), "frozen"),
+    (r.task_embedding_cosine, ({"x": [1.0]}, {"y": [1.0]}), "components"),
+    (r.task_embedding_cosine, ({"x": [0.0]}, {"x": [1.0]}), "no component"),
+    *((r.task2vec_distance, ([1.0, 1.0], bad), ".") for bad in ([1.0], [1.0, -1.0], [np.nan, 1.0])),
+    (r.task2vec_distance, ([0.0, 0.0], [0.0, 0.0]), "zero"),
+    (r.embedding_map, (X, X[:-1]), "60 plain and 59 tuned rows"),
+    (r.embedding_map, (np.ones((6, 2)), np.arange(12.0).reshape(6, 2)), "the same"),
+    (r.mapped, (X, np.ones((5, 4))), "from 4 dimensions cannot take 12"),
 ]
 
 

@@ -14,15 +14,13 @@ def grid(intermediates=9, targets=12):
     return [n[0] for n in names], [n[1] for n in names]
 
 
-class TestSpearmanBrown:
-    def test_steps_two_halves_up_to_the_whole(self):
-        # The variance of an error halves when rows double: truth 1, error e per half.
-        random = np.random.default_rng(0)
-        truth = random.normal(size=20000)
-        a, b, c, d = (truth + random.normal(size=20000) for _ in range(4))
-        halves = measuring.correlation(a, b)
-        whole = measuring.correlation((a + b) / 2, (c + d) / 2)
-        assert measuring.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
+def test_spearman_brown_steps_two_halves_up_to_the_whole():
+    # The variance of an error halves when rows double: truth 1, error e per half.
+    random = np.random.default_rng(0)
+    truth = random.normal(size=20000)
+    a, b, c, d = (truth + random.normal(size=20000) for _ in range(4))
+    halves, whole = measuring.correlation(a, b), measuring.correlation((a + b) / 2, (c + d) / 2)
+    assert measuring.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
 
 
 class TestWithin:
@@ -56,26 +54,23 @@ class TestWithin:
 
 def test_summary_of_a_table():
     random = np.random.default_rng(0)
-    names = grid()
     truth = random.normal(size=108)
-    table = pd.DataFrame({"intermediate": names[0], "target": names[1], "language": "en"})
-    noisy = lambda: truth + random.normal(size=108)  # noqa: E731
-    table = table.assign(measure="m", value=noisy(), second=noisy(), half_a=noisy(), half_b=noisy())
-    table["reason"] = ""
-    found = measuring.summarise(table).iloc[0]
-    half = np.corrcoef(table["half_a"], table["half_b"])[0, 1]
-    assert found["reliability"] == pytest.approx(2 * half / (1 + half))
-    assert found["seed_reliability"] == pytest.approx(
-        np.corrcoef(table["value"], table["second"])[0, 1]
+    names = ("value", "second", "half_a", "half_b")
+    columns = {name: truth + random.normal(size=108) for name in names}
+    found = summary((9, 12), **columns).iloc[0]
+    half, seeds = (
+        np.corrcoef(columns[a], columns[b])[0, 1]
+        for a, b in (("half_a", "half_b"), ("value", "second"))
     )
-    assert 0 < found["reliability_within"] < 1
-    assert found["reliability_note"] == ""
+    assert found["reliability"] == pytest.approx(2 * half / (1 + half))
+    assert found["seed_reliability"] == pytest.approx(seeds)
+    assert 0 < found["reliability_within"] < 1 and found["reliability_note"] == ""
 
 
-def summary(**columns):
-    names = grid(3, 4)
+def summary(size, **columns):
+    names = grid(*size)
     table = pd.DataFrame({"intermediate": names[0], "target": names[1], "language": "en"})
-    given = {"value": np.arange(12.0), "second": np.nan, "half_a": np.nan, "half_b": np.nan}
+    given = {"value": range(len(table)), "second": np.nan, "half_a": np.nan, "half_b": np.nan}
     return measuring.summarise(table.assign(measure="m", **{"reason": "", **given, **columns}))
 
 
@@ -94,7 +89,7 @@ def summary(**columns):
     ],
 )
 def test_a_reliability_that_does_not_exist_says_why(columns, note):
-    found = summary(**columns).iloc[0]
+    found = summary((3, 4), **columns).iloc[0]
     assert note in found["reliability_note"]
     assert np.isnan(found["reliability"]) and np.isnan(found["reliability_within"])
 
@@ -130,15 +125,11 @@ def test_agreement_removes_the_effects_of_targets(five_by_six):
 
 
 def test_agreement_leaves_out_what_is_known_of_few_dyads(five_by_six):
-    table = five_by_six
-    rows = table.index[table["measure"] == "c"]
-    table.loc[rows[4:], "value"] = np.nan
+    rows = five_by_six.index[five_by_six["measure"] == "c"]
+    five_by_six.loc[rows[4:], "value"] = np.nan
     assert "c" not in measuring.agreement(five_by_six, centred=False)
-    table.loc[rows[4], "value"] = 0.5
+    five_by_six.loc[rows[4], "value"] = 0.5
     assert "c" in measuring.agreement(five_by_six, centred=False)
-
-
-def test_agreement_needs_two_measures(five_by_six):
     with pytest.raises(BadRows, match="1 measures vary"):
         measuring.agreement(five_by_six[five_by_six["measure"].isin(["a", "flat"])])
 
@@ -168,16 +159,10 @@ def test_composition_by_hand():
         "flat": lambda i, t: 3.0,
     })  # fmt: skip
     shares = measuring.composition(made, FORMATS)
-    assert list(shares.index) == ["tasks", "format", "both"]
-    np.testing.assert_allclose(
-        shares.loc["tasks", ["tasks", "format", "pair"]], [1, 0, 0], atol=1e-9
-    )
-    np.testing.assert_allclose(
-        shares.loc["format", ["tasks", "format", "pair"]], [0, 1, 0], atol=1e-9
-    )
-    np.testing.assert_allclose(
-        shares.loc["both", ["tasks", "format", "pair"]], [0.5, 0.5, 0], atol=1e-9
-    )
+    expected = {"tasks": [1, 0, 0], "format": [0, 1, 0], "both": [0.5, 0.5, 0]}
+    assert list(shares.index) == list(expected)
+    parts = shares[["tasks", "format", "pair"]]
+    np.testing.assert_allclose(parts, list(expected.values()), atol=1e-9)
     assert shares.loc["both", "format_of_rest"] == pytest.approx(1)
     assert np.isnan(shares.loc["tasks", "format_of_rest"])
     # One contrast of two formats by two, of (6 - 1) (8 - 1) in all.
@@ -190,11 +175,6 @@ def test_composition_of_noise_is_as_chance_says():
     shares = measuring.composition(made, FORMATS)
     assert shares["format_of_rest"].mean() == pytest.approx(shares["chance"].mean(), abs=0.02)
     np.testing.assert_allclose(shares[["tasks", "format", "pair"]].sum(axis=1), 1)
-
-
-def test_composition_needs_the_format_of_every_task(five_by_six):
-    with pytest.raises(UnknownName, match="task with a format 'i0'"):
-        measuring.composition(five_by_six, {})
 
 
 def test_every_measure_of_arrays_has_noise():
@@ -228,19 +208,22 @@ def test_raw_scores_that_follow_the_number_of_classes_are_shown_to():
     assert (means.diff(axis=1).iloc[:, 1:].loc[["gbc", "leep"]] < 0).all(axis=None)
 
 
-def test_same_seed_same_noise():
-    first = similarity.independence(["cka"], repeats=2, rows=50, columns=4)
-    again = similarity.independence(["cka"], repeats=2, rows=50, columns=4)
-    assert first["value"].tolist() == again["value"].tolist()
-    assert first["value"].nunique() == 2
+def test_noise_is_drawn_anew_and_again_the_same():
+    first, again = (similarity.independence(["cka"], (2,), 2, 50, 4)["value"] for _ in range(2))
+    assert first.tolist() == again.tolist() and first.nunique() == 2
 
 
-def test_a_readers_measure_has_a_null_too():
-    mine = similarity.Measure(
-        "mine", "custom", ("tuned.features", "target.labels"), lambda x, y: x.mean()
-    )
+@pytest.mark.parametrize(
+    "needs, function",
+    [
+        (("tuned.features", "target.labels"), lambda x, y: x.mean()),
+        (("intermediate.texts", "target.texts"), lambda a, b: (len(a[0]) - len(b[0])) / 1000),
+    ],
+)
+def test_a_readers_measure_has_a_null_too(needs, function):
+    mine = similarity.Measure("mine", "custom", needs, function)
     found = similarity.independence([mine], classes=(2,), repeats=3, rows=50)
-    assert abs(found["value"].mean()) < 0.1
+    assert len(found) == 3 and abs(found["value"].mean()) < 0.1
 
 
 def test_corpora_of_one_source_are_nearly_the_same():
@@ -248,13 +231,11 @@ def test_corpora_of_one_source_are_nearly_the_same():
     means = found.groupby("measure")["value"].mean()
     assert means["tfidf"] > 0.98 and means["token_similarity"] > 0.9
     assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
-    mine = similarity.Measure(
-        "mine", "custom", ("intermediate.texts", "target.texts"), lambda a, b: len(a[0]) - len(b[0])
-    )
-    assert len(similarity.independence([mine], repeats=2, rows=30)) == 2
 
 
-def test_bad_input():
+def test_bad_input(five_by_six):
+    with pytest.raises(UnknownName, match="task with a format 'i0'"):
+        measuring.composition(five_by_six, {})
     with pytest.raises(UnknownName):
         similarity.independence(["logmee"])
     with pytest.raises(HelpfulError, match="needs intermediate.facts"):

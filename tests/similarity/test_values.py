@@ -5,12 +5,12 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_iris
 
+from helpers import tasks
+from helpers.similarity import catalogue
 from helpers.similarity import features as f
-from helpers.similarity import gradients as g
 from helpers.similarity import reliability as rel
 from helpers.similarity import representations as r
 from helpers.similarity import text as t
-from helpers.tasks import Source, Task
 from tests.similarity.shared import blobs, wave
 
 X, Y = load_iris(return_X_y=True)
@@ -34,10 +34,7 @@ SHARES = np.array([1 / 4, 2 / 3]), np.array([3 / 4, 1 / 3])
 E, OF = {"x": [1.0, 0.0], "y": [1.0, 1.0]}, {"x": [0.0, 2.0], "y": [3.0, 3.0]}
 
 
-def task(format):
-    return Task("x", "target", format, Source("rows", "x"))
-
-
+SAME_FORMAT = catalogue.get("same_format").function
 VALUES = [
     # Published: tests of transformer-ranker (MIT), in single precision; it divides H by N - 1.
     (f.logme, (X, Y), pytest.approx(-0.16006022, abs=1e-6)),
@@ -66,18 +63,11 @@ VALUES = [
     (t.vocabulary_overlap, (FIFTY, OTHERS), 0.0),
     (t.vocabulary_overlap, ([1, 2, 3], [2, 3, 4]), 2 / 4),
     (t.pseudo_perplexity_change, ([3.0, 5.0], [2.0, 2.0]), 2.0),
-    (t.same_format, (task("pair"), task("pair")), 1.0),
-    (t.same_format, (task("pair"), task("span")), 0.0),
-    *(
-        (t.segments, (task(format), two), count)
-        for format, two, count in (
-            [("pair", True, 2), ("pair", False, 1), ("choice", True, 2), ("span", True, 2)]
-            + [("tagging", True, 1), ("retrieval", True, 1)]
-        )
-    ),
-    (t.same_input_count, (2, 2), 1.0),
-    (t.same_input_count, (1, 2), 0.0),
-    (t.label_entropy, (EVEN,), np.log(4)),
+    (SAME_FORMAT, (tasks.get("mnli"), tasks.get("qqp")), 1.0),
+    (SAME_FORMAT, (tasks.get("mnli"), tasks.get("squad1")), 0.0),
+    (catalogue.get("same_inputs").function, (2, 2), 1.0),
+    (catalogue.get("same_inputs").function, (1, 2), 0.0),
+    (t.label_entropy_similarity, (EVEN, EVEN), 0.0),
     (t.label_entropy_similarity, (EVEN, UNEVEN), -abs(np.log(4) - stats.entropy([0.75, 0.25]))),
     (t.label_count_similarity, (EVEN, UNEVEN), -np.log(2)),
     (t.label_count_similarity, (EVEN, EVEN), 0.0),
@@ -99,19 +89,19 @@ VALUES = [
     (r.gaussian_distance, (A[0], np.cov(A.T)) * 2, pytest.approx(0.0, abs=1e-12)),
     (r.otdd, (X, Y, X[::-1], Y[::-1]), pytest.approx(0.0, abs=1e-6)),
     # The direction of a task vector counts, not its length; components left alone do not.
-    (g.task_vector_cosine, (BASE, UP, FAST), 1.0),
-    (g.task_vector_cosine, (BASE, UP, DOWN), -1.0),
-    (g.task_vector_cosine, (SINGLE, NUDGED, NUDGED), 1.0),
-    (g.task_vector_cosines, (BASE, UP, BOTH), {"one": -1.0}),
-    (g.task_embedding_cosine, (E, OF), 0.5),
-    (g.task_embedding_cosine, ({**E, "z": [0.0]}, {**E, "z": [1.0]}), 1.0),
+    (r.task_vector_cosine, (BASE, UP, FAST), 1.0),
+    (r.task_vector_cosine, (BASE, UP, DOWN), -1.0),
+    (r.task_vector_cosine, (SINGLE, NUDGED, NUDGED), 1.0),
+    (r.task_vector_cosines, (BASE, UP, BOTH), {"one": -1.0}),
+    (r.task_embedding_cosine, (E, OF), 0.5),
+    (r.task_embedding_cosine, ({**E, "z": [0.0]}, {**E, "z": [1.0]}), 1.0),
     (
-        g.task2vec_distance,
+        r.task2vec_distance,
         ([1.0, 4.0], [3.0, 2.0]),
         1 - SHARES[0] @ SHARES[1] / np.linalg.norm(SHARES[0]) / np.linalg.norm(SHARES[1]),
     ),
-    (g.task2vec_distance, (COST[0], COST[0]), pytest.approx(0.0, abs=1e-12)),
-    (g.task2vec_distance, ([1.0, 0.0], [0.0, 1.0]), 1.0),
+    (r.task2vec_distance, (COST[0], COST[0]), pytest.approx(0.0, abs=1e-12)),
+    (r.task2vec_distance, ([1.0, 0.0], [0.0, 1.0]), 1.0),
     (rel.spearman_brown, (0.5,), 2 / 3),
     (rel.spearman_brown, (1.0,), 1.0),
     (rel.spearman_brown, (-0.4,), -0.4),
