@@ -538,10 +538,13 @@ def bucc(*gold: list[int]) -> Callable[..., int]:
 
 UNANSWERED = rows("span", metric="squad2", show=len)
 GOLD: dict[str, Case] = {
-    "labels all the same": (rows("pair", show=len)([PAIR_ROW] * 40), refused("all 40 labels are")),
+    "labels all the same": (
+        rows("pair", show=len)([PAIR_ROW] * 40),
+        refused("every gold of 40 rows is 'yes'"),
+    ),
     "ten labels the same": (rows("pair", show=len)([PAIR_ROW] * 10), 10),
     "labels -1": (PAIR([PAIR_ROW | {"label": -1}] * 3), refused("label -1", "Hidden")),
-    "tags O": (tagged("O", 40), refused("all 40 sentences hold no other tag than 'O'")),
+    "tags O": (tagged("O", 40), refused("every gold of 40 rows is 'O'")),
     "few tags O": (tagged("O", 3), 3),
     "tags -1": (tagged(-1, 2), refused("every tag is -1 or -100")),
     "tags -100": (tagged(-100, 40), refused("every tag is -1 or -100")),
@@ -549,7 +552,7 @@ GOLD: dict[str, Case] = {
     "answers blank": (SPAN(answered("a b", ("", 0)) * 3), refused("answer is blank")),
     "squad2 without answers": (
         UNANSWERED(answered("a b") * 30),
-        refused("questions have no answer"),
+        refused("every gold of 30 rows is 'no answer'"),
     ),
     "squad2 with one": (UNANSWERED([*(answered("a b") * 30), *answered("a b", ("a", 0))]), 31),
     "retrieval": (retrieved(), 4),

@@ -5,48 +5,34 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
-import datasets
 import numpy as np
-import pyarrow.compute as compute
 
-from helpers import tasks
-from helpers.data import sources, standard
-from helpers.data.sources import Raw
-from helpers.data.standard import BLANK, IGNORED, Standard
-from helpers.data.texts import Texts, texts
+from helpers import metrics, tasks
+from helpers.data import standard
+from helpers.data.standard import BLANK, IGNORED, Count, Standard
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
+from helpers.files import write_atomic
 from helpers.tasks import FIELDS, Row, Source, Task
 
-__all__ = ["SPLITS", "Rows", "Texts", "at_hand", "first_rows", "rows", "texts", "with_labels"]
+if TYPE_CHECKING:
+    from helpers.data.sources import Raw
 
+# `helpers.data.sources` is imported where rows are read: `datasets` takes seconds.
 SPLITS = ("train", "dev", "test")
 # Hub sets with more raw rows than this are standardised once, into a memory-mapped file.
 IN_MEMORY = 20_000
 # Gold that chance would give less often than this is no gold.
 _NO_CHANCE = 1e-6
-_LEARNT_LABELS = ("pair", "choice", "tagging")
-
-_TEXT, _NUMBER = datasets.Value("string"), datasets.Value("int64")
-_PLACES = datasets.List(datasets.Value("int32"))
-FEATURES: dict[str, dict[str, Any]] = {
-    "pair": {"id": _TEXT, "first": _TEXT, "second": _TEXT, "label": _NUMBER},
-    "choice": {"id": _TEXT, "context": _TEXT, "choices": datasets.List(_TEXT), "label": _NUMBER},
-    "tagging": {"id": _TEXT, "tokens": datasets.List(_TEXT), "tags": _PLACES},
-    "span": {
-        "id": _TEXT,
-        "context": _TEXT,
-        "question": _TEXT,
-        "answers": {"text": datasets.List(_TEXT), "start": _PLACES},
-    },
-    "retrieval": {"id": _TEXT, "side": _TEXT, "text": _TEXT, "gold": datasets.List(_TEXT)},
-}
 
 
 @dataclass
@@ -75,7 +61,7 @@ class Rows(Sequence[Row]):
     notes: dict[str, int]
     total: int
     format: str
-    _data: Any = field(repr=False)
+    _data: Any = field(repr=False)  # a list, or a memory-mapped ``datasets.Dataset``
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -95,11 +81,7 @@ class Rows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         """Iterate over the rows, decoding a memory-mapped set in batches."""
-        if isinstance(self._data, datasets.Dataset):
-            for batch in self._data.with_format("arrow").iter(10_000):
-                yield from batch.to_pylist()
-        else:
-            yield from self._data
+        return iter(self._data if isinstance(self._data, list) else _decoded(self._data))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,17 +92,26 @@ class Rows(Sequence[Row]):
             digest.update(b"\n")
         return digest.hexdigest()
 
+    def column(self, name: str) -> list[Any]:
+        """Return one field of all rows, without decoding the others of a memory-mapped set."""
+        if isinstance(self._data, list):
+            return [row[name] for row in self._data]
+        return self._data.select_columns(name).with_format("arrow")[:][name].to_pylist()
+
     def take(self, indices: Sequence[int]) -> Rows:
         """Return the rows at some positions, with the same facts."""
-        if isinstance(self._data, datasets.Dataset):
-            return replace(self, _data=self._data.select(indices))
-        return replace(self, _data=[self._data[int(i)] for i in indices])
+        if isinstance(self._data, list):
+            return replace(self, _data=[self._data[int(i)] for i in indices])
+        return replace(self, _data=self._data.select(indices))
 
     def side(self, side: str) -> Rows:
         """Return the rows of a retrieval task that are a ``"query"`` or a ``"candidate"``."""
-        return self.take(
-            [i for i, found in enumerate(_column(self._data, "side")) if found == side]
-        )
+        return self.take([i for i, found in enumerate(self.column("side")) if found == side])
+
+
+def _decoded(data: Any) -> Iterator[Row]:
+    for batch in data.with_format("arrow").iter(10_000):
+        yield from batch.to_pylist()
 
 
 def rows(
@@ -157,7 +148,7 @@ def rows(
         raise BadRows(f"limit {limit} of task {found.task!r}: expected at least 1, or None for all")
     drawn = np.ones(len(found), bool)
     if found.format == "retrieval":
-        drawn = np.array([side == "query" for side in _column(found._data, "side")])
+        drawn = np.array(found.column("side")) == "query"
     pool, rest = np.flatnonzero(drawn), np.flatnonzero(~drawn)
     # The legacy generator's stream is frozen by NumPy's policy, so samples outlive upgrades.
     order = np.random.RandomState(seed).permutation(len(pool))[:limit]
@@ -184,24 +175,14 @@ def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> R
     return found.take(range(min(count, len(found))))
 
 
-def with_labels(task: Task | str) -> Task:
-    """Return a task with its labels filled in, read off the English training rows if not stated.
-
-    Args:
-        task: a task or its name. Only CCG supertagging leaves its labels to the data.
-    """
-    task = tasks.get(task) if isinstance(task, str) else task
-    if task.labels or task.format not in _LEARNT_LABELS:
-        return task
-    return replace(task, labels=_learnt(task))
-
-
 def at_hand(task: Task | str) -> list[tuple[str, str]]:
     """List the pairs (language, split) of a task whose rows can be loaded without the network.
 
     Args:
         task: a task or its name. Its rows are not read: a damaged file is still listed.
     """
+    from helpers.data import sources
+
     task = tasks.get(task) if isinstance(task, str) else task
     return [
         (language, split)
@@ -215,55 +196,51 @@ def at_hand(task: Task | str) -> list[tuple[str, str]]:
 _LEARNT: dict[str, tuple[str, ...]] = {}
 
 
-def _learnt(task: Task) -> tuple[str, ...]:
-    """Return the labels of the English training rows, most frequent first."""
+def with_labels(task: Task | str) -> Task:
+    """Return a task with its labels filled in, read off the English training rows if not stated.
+
+    Args:
+        task: a task or its name. Only CCG supertagging leaves its labels to the data.
+    """
+    from helpers.data import sources
+
+    task = tasks.get(task) if isinstance(task, str) else task
+    if task.labels or task.format in ("span", "retrieval"):
+        return task
     serving = _serving(task, "en", "train")
     raws = [sources.load(source, "en", "train") for source in serving]
     key = f"{task.name}|{'|'.join(f'{raw.origin}:{len(raw.rows)}' for raw in raws)}"
     # The user's own rows may change at any time: read off each time.
     if key not in _LEARNT or any(source.kind in ("rows", "tables") for source in serving):
-        _LEARNT[key] = _ordered(task, _counted_labels(task, raws))
-    return _LEARNT[key]
+        _LEARNT[key] = _read_labels(task, raws)
+    return replace(task, labels=_LEARNT[key])
 
 
-def _counted_labels(task: Task, raws: Sequence[Raw]) -> Counter[Any]:
+def _read_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
+    """Return the labels of raw rows, most frequent first; numbers keep their value as place."""
     name = "tags" if task.format == "tagging" else "label"
-    options = task.columns.get(name, name).split("|")
+    column = task.columns.get(name, name)
     counts: Counter[Any] = Counter()
     for raw in raws:
-        seen = len(raw.rows) == 0
         for row in raw.rows:
-            column = next((option for option in options if option in row), None)
-            if column is None:
-                continue  # The row itself is refused, by its place, when it is read.
-            seen, names = True, raw.class_names.get(column, ())
-            for value in row[column] if isinstance(row[column], list) else [row[column]]:
+            option = next((option for option in column.split("|") if option in row), "")
+            # A row without the column is refused, by its place, when it is read.
+            values, names = row.get(option, []), raw.class_names.get(option, ())
+            for value in values if isinstance(values, list) else [values]:
                 known = isinstance(value, int) and 0 <= value < len(names)
-                counts[names[value] if known else value] += 1
-        if not seen:
-            raise BadRows(
-                f"task {task.name!r} states no labels, and {raw.origin} has no column "
-                f"{task.columns.get(name, name)!r} to read them off; state labels=(...)."
-            )
-    return counts
-
-
-def _ordered(task: Task, counts: Counter[Any]) -> tuple[str, ...]:
-    """Return label names by frequency; numbers keep their value as their place."""
+                value = names[value] if known else value
+                counts[value.strip() if isinstance(value, str) else value] += 1
     numbers = [value for value in counts if isinstance(value, int)]
-    names: Counter[str] = Counter()
-    for value, count in counts.items():
-        if isinstance(value, str) and value.strip():
-            names[value.strip()] += count
-    if numbers and not names:
+    texts = [value for value in counts if isinstance(value, str) and value]
+    if numbers and not texts:
         return tuple(map(str, range(max(numbers) + 1)))
-    if numbers or not names or task.format == "choice":
+    if numbers or not texts or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
         raise BadRows(
-            f"task {task.name!r} states no labels, and they cannot be read off its training rows "
-            f"({found}); state labels=(...), for choice in the order of the choices."
+            f"task {task.name!r} states no labels, and they cannot be read off column {column!r} of "
+            f"{raws[0].origin} ({found}); state labels=(...), for choice in the order of the choices."
         )
-    return tuple(sorted(names, key=lambda name: (-names[name], name)))
+    return tuple(sorted(texts, key=lambda text: (-counts[text], text)))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
@@ -296,47 +273,10 @@ def _load(
     task: Task, language: str, split: str, serving: Sequence[Source], first: int | None = None
 ) -> Rows:
     """Read the sources of a language and split one after another and standardise their rows."""
-    dropped: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    labels = with_labels(task).labels
-    loaded = _load_raw(serving, language, split, first, notes)
-    makers = []
-    for number, (source, raw) in enumerate(loaded):
-        code = source.language or language
-        prefix = f"{code}-{split}-" + (f"{number}-" if len(loaded) > 1 else "")
-        facts = (raw.origin, raw.class_names, labels, source.side, prefix)
-        makers.append(Standard(task, code, split, *facts))
-    raws = [raw.rows for _, raw in loaded]
-    # Rows of the user's own and of packages are in memory already.
-    large = sum(map(len, raws)) > IN_MEMORY and all(isinstance(r, datasets.Dataset) for r in raws)
-    data: Any = (_mapped if large else _listed)(makers, raws, dropped, notes)
-    if split == "train" and task.exclude and first is None:
-        data = _excluded(task, data, dropped)
-    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
-    what = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
-    if not len(data):
-        raise _no_rows(what, language, sum(map(len, raws)), dropped, serving[0])
-    if first is None:
-        _check_gold(replace(task, labels=labels), what, data)
-    return Rows(
-        task=task.name,
-        language=language,
-        split=split,
-        source=origin,
-        labels=labels,
-        dropped=dict(dropped),
-        notes=_checked_blanks(task, what, notes, len(data)),
-        total=len(data),
-        format=task.format,
-        _data=data,
-    )
+    from helpers.data import sources
 
-
-def _load_raw(
-    serving: Sequence[Source], language: str, split: str, first: int | None, notes: Counter[str]
-) -> list[tuple[Source, Raw]]:
-    """Read each source; where a partial mirror lacks an optional one, note so."""
-    loaded = []
+    dropped, notes, labels = Count(), Count(), with_labels(task).labels
+    loaded: list[tuple[Source, Raw]] = []
     for source in serving:
         try:
             loaded.append((source, sources.load(source, language, split, first)))
@@ -345,103 +285,130 @@ def _load_raw(
                 raise
             config = source.config_for(source.language or language)
             notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
-    return loaded
-
-
-def _no_rows(
-    what: str, language: str, raw: int, dropped: Counter[str], source: Source
-) -> BadRows | MissingData:
-    """Build the error for a set without a usable row: of other languages, hidden, or empty."""
-    if raw and not dropped:
-        ways = sources.three_ways(source)
-        return MissingData(
-            f"{what}: the set holds {raw} rows, none of them in {language!r}. {ways}"
-        )
-    return BadRows(
-        f"{what}: no usable row; left out: {dict(dropped) or 'nothing, it is empty'}. Hidden test "
-        "labels and blank answers stay hidden: use split 'dev' where it exists."
+    makers = []
+    for number, (source, raw) in enumerate(loaded):
+        code = source.language or language
+        prefix = f"{code}-{split}-" + (f"{number}-" if len(loaded) > 1 else "")
+        facts = (raw.origin, raw.class_names, labels, source.side, prefix)
+        makers.append(Standard(task, code, split, *facts))
+    raws = [raw.rows for _, raw in loaded]
+    size = sum(map(len, raws))
+    # Rows of the user's own and of packages are in memory already.
+    large = size > IN_MEMORY and all(hasattr(rows, "cache_files") for rows in raws)
+    data: Any = (_mapped if large else _listed)(makers, raws, dropped, notes)
+    found = Rows(
+        task=task.name,
+        language=language,
+        split=split,
+        source="; ".join(dict.fromkeys(raw.origin for _, raw in loaded)),
+        labels=labels,
+        dropped=dict(dropped),
+        notes=dict(notes),
+        total=len(data),
+        format=task.format,
+        _data=data,
     )
+    if split == "train" and task.exclude and first is None:
+        found = _excluding(found, task.exclude)
+    what = f"task {task.name!r}, language {language!r}, split {split!r} in {found.source}"
+    if not len(found) and size and not found.dropped:
+        ways = sources.three_ways(serving[0])
+        held = f"the set holds {size} rows, none of them in {language!r}"
+        raise MissingData(f"{what}: {held}. {ways}")
+    if not len(found):
+        raise BadRows(
+            f"{what}: no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden "
+            "test labels and blank answers stay hidden: use split 'dev' where it exists."
+        )
+    if first is None:
+        _check_gold(task, what, found)
+    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
+    blank = {name: found.notes.get(f"{BLANK}{name!r}", 0) for name in (main, "second")}
+    if blank[main] >= len(found):
+        raise BadRows(
+            f"{what}: {main!r} is blank in all {len(found)} rows; name its column in columns."
+        )
+    if blank["second"] >= len(found):  # a set of single texts
+        del found.notes[f"{BLANK}'second'"]
+    return found
 
 
-def _listed(
-    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
-) -> list[Row]:
-    """Standardise in memory; count in ``dropped`` and ``notes``."""
-    kept: list[Row] = []
-    for maker, raw in zip(makers, raws, strict=True):
-        for number, row in enumerate(raw):
-            outcome = maker(row, number)
-            kept += outcome.rows
-            dropped.update(outcome.dropped)
-            notes.update(outcome.notes)
+def _excluding(found: Rows, others: Sequence[str]) -> Rows:
+    """Remove training rows whose text occurs in the evaluation rows of other tasks."""
+    held = [(tasks.get(name), split) for name in others for split in ("dev", "test")]
+    held = [(task, split) for task, split in held if task.source.serving("en", split)]
+    seen = {_spelling(row) for task, split in held for row in rows(task, "en", split)}
+    keep = [number for number, row in enumerate(found) if _spelling(row) not in seen]
+    if len(keep) == len(found):
+        return found
+    reason = f"also in the evaluation rows of {', '.join(others)}"
+    dropped = found.dropped | {reason: len(found) - len(keep)}
+    return replace(found.take(keep), dropped=dropped, total=len(keep))
+
+
+def _spelling(row: Row) -> str:
+    """Return a row's text without spaces, so that another tokenisation cannot hide it."""
+    texts = row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
+    return "".join("".join(texts).split()).casefold()
+
+
+def _listed(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> list[Row]:
+    """Standardise in memory."""
+    kept = [row for m, raw in zip(makers, raws, strict=True) for row in m.rows(raw, *counts)]
     # Where candidates name the questions they answer, each query gets its right candidates.
     right: dict[str, list[str]] = {}
     for row in kept:
-        for question in row.get("_answers", ()):
+        for question in row.pop("_answers", ()):
             right.setdefault(question, []).append(row["id"])
     for row in kept if right else ():
         if row["side"] == "query":
             row["gold"] = [name for key in row["gold"] for name in right.get(key, [key])]
+    return kept
+
+
+def _mapped(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> Any:
+    """Standardise into memory-mapped files, once per content of a source and of its task."""
+    import datasets
+    import pyarrow as pa
+
+    text, places = datasets.Value("string"), datasets.List(datasets.Value("int32"))
+    kinds: dict[str, Any] = dict.fromkeys(("choices", "tokens", "gold"), datasets.List(text))
+    kinds |= {"label": datasets.Value("int64"), "tags": places}
+    kinds |= {"answers": {"text": datasets.List(text), "start": places}}
     fields = FIELDS[makers[0].task.format]
-    return [{name: row[name] for name in fields} for row in kept]
-
-
-def _mapped(
-    makers: Sequence[Standard], raws: Sequence[Any], dropped: Counter[str], notes: Counter[str]
-) -> datasets.Dataset:
-    """Standardise into memory-mapped files, once per content of the source and of the task."""
+    schema = datasets.Features({name: kinds.get(name, text) for name in fields}).arrow_schema
     parts = []
     for maker, raw in zip(makers, raws, strict=True):
-        part = _map_one(maker, raw)
-        extra = part.select_columns(["_dropped", "_notes"]).with_format("arrow")[:]
-        reasons, found = extra["_dropped"], compute.list_flatten(extra["_notes"])
-        for counter, values in ((dropped, reasons), (notes, found)):
-            counts = compute.value_counts(values).to_pylist()
-            counter.update({item["values"]: item["counts"] for item in counts if item["values"]})
-        keep = np.flatnonzero(compute.equal(reasons, "").to_numpy())
-        part = part if len(keep) == len(part) else part.select(keep)
-        parts.append(part.remove_columns(["_dropped", "_notes"]))
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / _map_key(maker, raw)
+        if not (folder / "counts.json").is_file():
+            own = (Count(), Count())
+            made = maker.rows(_decoded(raw), *own)
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"rows.{os.getpid()}"
+            with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+                while batch := list(islice(made, 1000)):
+                    stream.write(pa.RecordBatch.from_pylist(batch, schema))
+            os.replace(part, folder / "rows.arrow")
+            # Written last: where it is, the rows are whole.
+            write_atomic(folder / "counts.json", json.dumps(own).encode())
+        parts.append(datasets.Dataset.from_file(str(folder / "rows.arrow")))
+        for count, more in zip(
+            counts, json.loads((folder / "counts.json").read_bytes()), strict=True
+        ):
+            count.update(more)
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _map_one(maker: Standard, raw: datasets.Dataset) -> datasets.Dataset:
-    """Standardise one source; a row that is left out becomes a blank one that says why."""
-    fields = FIELDS[maker.task.format]
-    extra = {"_dropped": _TEXT, "_notes": datasets.List(_TEXT)}
-    features = datasets.Features(FEATURES[maker.task.format] | extra)
-    blank: Row = {"_dropped": "", "_notes": [], "label": 0, "answers": {"text": [], "start": []}}
-    blank |= {name: "" for name, feature in features.items() if feature == _TEXT}
-    blank |= {name: [] for name in ("choices", "tokens", "tags", "gold")}
-
-    def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        made: list[Row] = []
-        for number, *values in zip(numbers, *columns.values(), strict=True):
-            outcome = maker(dict(zip(columns, values, strict=True)), number)
-            made += [blank | {name: row[name] for name in fields} for row in outcome.rows]
-            made += [blank | {"_dropped": reason} for reason in outcome.dropped]
-            if outcome.notes and made:
-                made[-1] = made[-1] | {"_notes": made[-1]["_notes"] + outcome.notes}
-        return {name: [row[name] for row in made] for name in features}
-
-    with sources.quiet():
-        return raw.map(
-            batch,
-            batched=True,
-            with_indices=True,
-            remove_columns=raw.column_names,
-            features=features,
-            new_fingerprint=_map_key(maker, raw),
-        )
-
-
-def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
+def _map_key(maker: Standard, raw: Any) -> str:
     """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
+    from datasets.fingerprint import Hasher
+
     code, adapt = [inspect.getsource(standard)], maker.task.adapt
     if adapt is not None:
         # A function of this package is known to `datasets` by its name only.
         own = adapt.__module__.startswith("helpers.")
         code.append(inspect.getsource(sys.modules[adapt.__module__]) if own else "")
-        code.append(datasets.fingerprint.Hasher.hash(adapt))
+        code.append(Hasher.hash(adapt))
     facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
     names = {name: list(value) for name, value in maker.class_names.items()}
     where = (maker.language, maker.split, maker.side, maker.prefix, names)
@@ -449,59 +416,45 @@ def _map_key(maker: Standard, raw: datasets.Dataset) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _column(data: Any, name: str) -> list[Any]:
-    """Return one field of all rows, without decoding the others of a memory-mapped set."""
-    if isinstance(data, datasets.Dataset):
-        return data.select_columns(name).with_format("arrow")[:][name].to_pylist()
-    return [row[name] for row in data]
-
-
-def _check_gold(task: Task, what: str, data: Any) -> None:
+def _check_gold(task: Task, what: str, found: Rows) -> None:
     """Refuse gold that only stands in for hidden gold, and gold that no answer could meet."""
-    if task.format == "retrieval":
-        _check_retrieval(task, what, data)
+    golds: Iterable[Any]
+    names, kinds = found.labels, len(found.labels)
+    if found.format == "retrieval":
+        _check_retrieval(task, what, found)
         return
-    answers: list[Any]
-    if task.format == "span":
+    if found.format == "span":
         # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
-        answers, kinds = [bool(answer["text"]) for answer in _column(data, "answers")], 2
-        constant = not any(answers)
-        shown = "questions have no answer"
-    elif task.format == "tagging":
-        answers, kinds = _column(data, "tags"), len(task.labels)
-        used = {tag for tags in answers for tag in tags} - {IGNORED}
-        if not used:
+        golds, kinds = (answer["text"] or "no answer" for answer in found.column("answers")), 2
+    elif found.format == "tagging":
+        golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
+        if not any(golds):
             raise BadRows(f"{what}: every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}")
-        constant = len(used) == 1
-        shown = f"sentences hold no other tag than {task.labels[next(iter(used))]!r}"
     else:
-        answers, kinds = _column(data, "label"), len(task.labels)
-        constant = len(set(answers)) == 1
-        shown = f"labels are {task.labels[answers[0]]!r}"
-    if constant and kinds > 1 and float(kinds) ** (1 - len(answers)) < _NO_CHANCE:
-        raise BadRows(
-            f"{what}: all {len(answers)} {shown}: a placeholder for hidden gold. {_OTHER_COPY}"
-        )
+        golds = (names[label] for label in found.column("label"))
+    # Few rows may well be alike by chance, the fewer the more labels there are.
+    if kinds > 1 and float(kinds) ** (1 - len(found)) < _NO_CHANCE:
+        why = metrics.placeholder(golds, enough=1)
+        if why:
+            raise BadRows(f"{what}: {why}")
 
 
 _OTHER_COPY = "Use a copy with labels, or another split."
 
 
-def _check_retrieval(task: Task, what: str, data: Any) -> None:
+def _check_retrieval(task: Task, what: str, found: Rows) -> None:
     """Refuse ids that come twice on a side, gold that is no candidate, an empty side."""
-    names, sides, golds = (_column(data, name) for name in ("id", "side", "gold"))
+    names, sides, golds = (found.column(name) for name in ("id", "side", "gold"))
     seen: dict[str, set[str]] = {"query": set(), "candidate": set()}
     for name, side in zip(names, sides, strict=True):
         if name in seen[side]:
             raise BadRows(f"{what}: two rows are {side} {name!r}; ids of a side must differ.")
         seen[side].add(name)
-    for side, found in seen.items():
-        if not found:
+    for side, there in seen.items():
+        if not there:
             raise BadRows(f"{what}: no row is a {side}; each set needs both sides.")
-    asked = 0
-    for name, side, gold in zip(names, sides, golds, strict=True):
-        if side == "candidate":
-            continue
+    asked = [(n, gold) for n, s, gold in zip(names, sides, golds, strict=True) if s == "query"]
+    for name, gold in asked:
         lost = next((right for right in gold if right not in seen["candidate"]), None)
         if lost is not None:
             raise BadRows(
@@ -511,37 +464,89 @@ def _check_retrieval(task: Task, what: str, data: Any) -> None:
         # Of two corpora to be mined most sentences have no translation on the other side.
         if not gold and task.metric != "pair_f1":
             raise BadRows(f"{what}: query {name!r} has no gold; name its right candidates.")
-        asked += bool(gold)
-    if not asked:
+    if not any(gold for _, gold in asked):
         raise BadRows(f"{what}: no query has gold: it is hidden. {_OTHER_COPY}")
 
 
-def _checked_blanks(task: Task, what: str, notes: Counter[str], count: int) -> dict[str, int]:
-    """Return the notes; a set of single texts has no second one, and no set has blank texts only."""
-    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format, "")
-    if notes[f"{BLANK}{main!r}"] >= count:
-        raise BadRows(f"{what}: {main!r} is blank in all {count} rows; name its column in columns.")
-    single = f"{BLANK}'second'"
-    return {note: n for note, n in notes.items() if not (note == single and n >= count)}
+# --- Unlabelled text ------------------------------------------------------------------------------
+TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
+# Shorter lines of an article are headings and list items.
+_MIN_CHARACTERS = 40
+_WIKIPEDIA = Source(
+    "hub",
+    "wikimedia/wikipedia",
+    "20231101.{language}",
+    revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+    licence="CC BY-SA 3.0 and GFDL",
+)
 
 
-def _excluded(task: Task, data: Any, dropped: Counter[str]) -> Any:
-    """Remove training rows whose text occurs in the evaluation rows of other tasks."""
-    seen = set()
-    for name in task.exclude:
-        other = tasks.get(name)
-        for split in ("dev", "test"):
-            if other.source.serving("en", split):
-                seen |= {_spelling(row) for row in rows(other, "en", split)}
-    keep = [number for number, row in enumerate(data) if _spelling(row) not in seen]
-    removed = len(data) - len(keep)
-    if not removed:
-        return data
-    dropped[f"also in the evaluation rows of {', '.join(task.exclude)}"] += removed
-    return data.select(keep) if isinstance(data, datasets.Dataset) else [data[i] for i in keep]
+class Texts(tuple[str, ...]):
+    """Paragraphs of one language, and where they were read."""
+
+    language: str
+    source: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 of the paragraphs."""
+        return hashlib.sha256("\n".join(self).encode()).hexdigest()
 
 
-def _spelling(row: Row) -> str:
-    """Return a row's text without spaces, so that another tokenisation cannot hide it."""
-    texts = row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
-    return "".join("".join(texts).split()).casefold()
+def texts(language: str, limit: int | None = None, folder: str | Path | None = None) -> Texts:
+    """Read paragraphs of a language, for masked language modelling and text similarity.
+
+    Args:
+        language: code of the language.
+        limit: at most this many paragraphs, from the beginning; by default 10,000.
+        folder: where to read; by default what ``TRANSFER_TEXT_ROOT`` names, else Wikipedia at a
+            pinned snapshot, from the mirror or the hub. A folder holds ``<language>.txt``,
+            ``<language>/*.txt`` (one paragraph a line) or ``<language>.tsv`` (column ``text``).
+            ``"django"`` stands for the messages of Django's catalogues, which need no download.
+
+    Returns:
+        Paragraphs without repetition, in the order of their source.
+
+    Raises:
+        MissingData: no text in that language, or the hub is not reachable.
+        BadRows: a file that is not UTF-8, or a TSV file without a column ``text``.
+    """
+    from helpers.data import packages, tables
+
+    where = str(folder or os.environ.get(TEXT_VARIABLE, ""))
+    limit = limit or 10_000
+    lines: Iterable[str]
+    if where == "django":
+        origin = f"package {tasks.demo.DJANGO}"
+        pairs = packages.messages(tasks.demo.DJANGO, "de" if language == "en" else language)
+        lines = pairs if language == "en" else pairs.values()
+    elif where:
+        path = Path(where).expanduser()
+        origin, lines = f"folder {path}", tables.paragraphs(path, language)
+    else:
+        origin, lines = _wikipedia(language, limit)
+    found = Texts(islice(dict.fromkeys(line.strip() for line in lines if line.strip()), limit))
+    if not found:
+        raise MissingData(f"no text in {language!r} in {origin}")
+    found.language, found.source = language, origin
+    return found
+
+
+def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
+    """Read articles from the beginning of the snapshot until there are enough paragraphs."""
+    from helpers.data import sources
+
+    articles = max(16, limit // 8)
+    while True:
+        try:
+            raw = sources.load(_WIKIPEDIA, language, "train", first=articles)
+        except MissingData as error:
+            raise MissingData(
+                f"{error} Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django' "
+                "for the messages of an installed package."
+            ) from error
+        lines = [line for row in raw.rows for line in row["text"].splitlines()]
+        lines = [line for line in lines if len(line) >= _MIN_CHARACTERS]
+        if len(lines) >= limit or len(raw.rows) < articles:
+            return raw.origin, lines
+        articles *= 4

@@ -18,29 +18,20 @@ from helpers.errors import HelpfulError
 
 
 def check(names: Sequence[str] = (), rows: int = 3) -> pd.DataFrame:
-    """Load first rows of every task that comes from the hub, one language and split at a time.
-
-    Args:
-        names: tasks to check; by default all whose rows lie on the hub.
-        rows: rows to load of each.
-
-    Returns:
-        One line per task, language and split: ``task, language, split, rows, status, first``.
-    """
+    """Load first rows of tasks (all on the hub), a line for each language and split."""
     lines = []
     for task in map(tasks.get, names or tasks.names()):
-        if all(leaf.kind not in ("hub", "files") for leaf in task.source.flat()):
-            continue
-        for language in task.languages:
-            for split in (s for s in SPLITS if task.source.serving(language, s)):
-                line: dict[str, object] = {"task": task.name, "language": language, "split": split}
+        on_hub = any(leaf.kind in ("hub", "files") for leaf in task.source.flat())
+        served = [(code, split) for code in task.languages for split in SPLITS if on_hub]
+        for language, split in served:
+            if task.source.serving(language, split):
                 try:
                     found = first_rows(task, language, split, rows)
-                    line |= {"rows": len(found), "status": "ok", "first": str(found[0])[:80]}
+                    outcome = (len(found), "ok", str(found[0])[:80])
                 except HelpfulError as error:
-                    line |= {"rows": 0, "status": f"failed: {error}", "first": ""}
-                lines.append(line)
-    return pd.DataFrame(lines)
+                    outcome = (0, f"failed: {error}", "")
+                lines.append((task.name, language, split, *outcome))
+    return pd.DataFrame(lines, columns=["task", "language", "split", "rows", "status", "first"])
 
 
 def main(names: Sequence[str]) -> int:

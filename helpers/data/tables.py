@@ -1,5 +1,5 @@
-"""Readers of files that a user owns: CSV, TSV, JSON, JSON lines, Parquet; CCGbank, the Parallel
-Meaning Bank, folders of translations.
+"""Readers of what a user owns: CSV, TSV, JSON, JSON lines, Parquet; folders of supertags (CCGbank,
+the Parallel Meaning Bank), of translations and of plain text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,21 @@ def read(file: Path) -> list[Row]:
     try:
         rows = list(READERS[ending](file))
     except UnicodeDecodeError as error:
-        raise BadRows(
-            f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, such "
-            f"as by: iconv -f latin1 -t utf-8 {file.name}"
-        ) from error
+        raise _encoding(file, error) from error
     if not rows:
+        header = " below a line of column names" if ending in (".csv", ".tsv") else ""
         raise BadRows(
-            f"{file} holds no rows: expected one row a line{_HEADER.get(ending, '')}. Write it "
-            "again, or leave its language or split out of the task."
+            f"{file} holds no rows: expected one row a line{header}. Write it again, or leave its "
+            "language or split out of the task."
         )
     return rows
 
 
-_HEADER = {".csv": " below a line of column names", ".tsv": " below a line of column names"}
+def _encoding(file: Path, error: UnicodeDecodeError) -> BadRows:
+    return BadRows(
+        f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, such as "
+        f"by: iconv -f latin1 -t utf-8 {file.name}"
+    )
 
 
 def _no_repeats(file: Path, what: str, names: list[str]) -> None:
@@ -92,14 +95,15 @@ def _json_lines(file: Path) -> Iterator[Row]:
                 yield row
 
 
-def _json(file: Path) -> Iterator[Row]:
+def _json(file: Path) -> list[Row]:
     content = _parsed(file, file.read_text(encoding="utf-8-sig"), "its content")
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise BadRows(f"{file}: expected a list of JSON objects, one a row")
-    yield from content
+    return content
 
 
 def _separated(file: Path, **form: Any) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file; pandas would fill a row up that lacks a value."""
     # Passages may be longer than the 128 KiB that the module allows by default.
     csv.field_size_limit(2**31 - 1)
     with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -120,41 +124,31 @@ def _separated(file: Path, **form: Any) -> Iterator[Row]:
                     )
                 begin = lines.line_num + 1
         except csv.Error as error:
-            where = f"line {lines.line_num}: {error}"
             raise BadRows(
-                f"{file}, {where}; the row begins in line {begin}. A quote that opens a value must "
-                "be closed, and one inside it is written twice."
+                f"{file}, line {lines.line_num}: {error}; the row begins in line {begin}. A quote "
+                "that opens a value must be closed, and one inside it is written twice."
             ) from error
 
 
-def _csv(file: Path) -> Iterator[Row]:
-    return _separated(file, delimiter=",")
-
-
-def _tsv(file: Path) -> Iterator[Row]:
-    return _separated(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _parquet(file: Path) -> Iterator[Row]:
+def _parquet(file: Path) -> list[Row]:
     try:
         with parquet.ParquetFile(file) as table:
             _no_repeats(file, "its schema", table.schema_arrow.names)
-            for batch in table.iter_batches():
-                yield from batch.to_pylist()
+            return table.read().to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise BadRows(f"{file} is damaged or cut ({error}); write or copy it again") from error
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
+READERS: dict[str, Callable[[Path], Iterator[Row] | list[Row]]] = {
+    ".csv": partial(_separated, delimiter=","),
+    ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_lines,
     ".json": _json,
     ".parquet": _parquet,
 }
 
 # CCGbank's usual division by section of the Wall Street Journal.
-_SECTIONS = {"train": range(2, 22), "dev": range(0, 1), "test": range(23, 24)}
+_SECTIONS = {"train": [f"{n:02d}" for n in range(2, 22)], "dev": ["00"], "test": ["23"]}
 # The Parallel Meaning Bank's division: the last digit of the part's number.
 _PARTS = {"train": "23456789", "dev": "0", "test": "1"}
 _LEAF = re.compile(r"\(<L (\S+) \S+ \S+ (\S+) \S+>\)")
@@ -163,11 +157,10 @@ _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LCB-": "{", "-RCB-": "}", "-LSB-": "[
 
 def ccgbank(root: Path, split: str) -> list[Row]:
     """Read tokens and categories from CCGbank's ``AUTO/<section>/wsj_*.auto``, at any depth."""
-    wanted = {f"{section:02d}" for section in _SECTIONS[split]}
-    files = sorted(f for f in root.rglob("*.auto") if f.parent.name in wanted)
+    files = sorted(f for f in root.rglob("*.auto") if f.parent.name in _SECTIONS[split])
     if not files:
         raise MissingData(
-            f"no .auto files of sections {', '.join(sorted(wanted))} below {root}. CCGbank is sold "
+            f"no .auto files of sections {', '.join(_SECTIONS[split])} below {root}. CCGbank is sold "
             "by the LDC (LDC2005T13): set CCGBANK_ROOT to its data folder. Free alternatives: task "
             "'ccg-pmb' (Parallel Meaning Bank), or the stand-in 'xpos-ewt'."
         )
@@ -194,31 +187,29 @@ def _derivations(file: Path) -> Iterator[Row]:
 def pmb(root: Path, split: str) -> list[Row]:
     """Read tokens and categories of an unpacked release: ``data/en/gold/pXX/dYYYY/en.drs.xml``."""
     found = sorted(root.glob("**/en/gold/p*/d*/en.drs.xml"))
-    files = [file for file in found if file.parent.parent.name[-1] in _PARTS[split]]
+    files = [file for file in found if file.parts[-3][-1] in _PARTS[split]]
     if not files:
         raise MissingData(
             f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}. Download a release "
             "such as https://pmb.let.rug.nl/releases/pmb-4.0.0.zip, unpack it, and set PMB_ROOT "
             "to it."
         )
-    return [_document(file) for file in files]
-
-
-def _document(file: Path) -> Row:
-    try:
-        tree = ElementTree.parse(file)
-    except ElementTree.ParseError as error:
-        raise BadRows(f"{file} is not valid XML ({error}); unpack the release again") from error
-    tokens, tags = [], []
-    for tagged in tree.iter("tagtoken"):
-        found = {tag.get("type", ""): (tag.text or "") for tag in tagged.iter("tag")}
-        # The empty token stands for a pronoun that is not said.
-        if found.get("tok", "ø") != "ø" and "cat" in found:
-            tokens.append(found["tok"].replace("~", " "))
-            tags.append(found["cat"])
-    if not tokens:
-        raise BadRows(f"{file} has no tokens with a category; unpack the release again")
-    return {"id": f"{file.parent.parent.name}-{file.parent.name}", "tokens": tokens, "tags": tags}
+    rows = []
+    for file in files:
+        words = []
+        try:
+            for tagged in ElementTree.parse(file).iter("tagtoken"):
+                found = {tag.get("type", ""): (tag.text or "") for tag in tagged.iter("tag")}
+                # The empty token stands for a pronoun that is not said.
+                if found.get("tok", "ø") != "ø" and "cat" in found:
+                    words.append((found["tok"].replace("~", " "), found["cat"]))
+        except ElementTree.ParseError as error:
+            raise BadRows(f"{file} is not valid XML ({error}); unpack the release again") from error
+        if not words:
+            raise BadRows(f"{file} has no tokens with a category; unpack the release again")
+        tokens, tags = map(list, zip(*words, strict=True))
+        rows.append({"id": "-".join(file.parts[-3:-1]), "tokens": tokens, "tags": tags})
+    return rows
 
 
 def translations(root: Path, split: str) -> list[Row]:
@@ -234,3 +225,27 @@ def translations(root: Path, split: str) -> list[Row]:
 
 
 FOLDERS = {"ccgbank": ccgbank, "pmb": pmb, "translations": translations}
+
+
+def paragraphs(folder: Path, language: str) -> Iterator[str]:
+    """Yield the lines of ``<language>.txt`` and ``<language>/*.txt``, else of ``<language>.tsv``."""
+    files = [folder / f"{language}.txt", *sorted((folder / language).glob("*.txt"))]
+    files = [file for file in files if file.is_file()] or [folder / f"{language}.tsv"]
+    if not files[0].is_file():
+        raise MissingData(
+            f"no text in {language!r} below {folder}: expected {language}.txt, {language}/*.txt "
+            f"or {language}.tsv"
+        )
+    for file in files:
+        newline = None if file.suffix == ".txt" else ""
+        try:
+            with file.open(encoding="utf-8", newline=newline) as lines:
+                if file.suffix == ".txt":
+                    yield from lines
+                    continue
+                reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+                if "text" not in (reader.fieldnames or ()):
+                    raise BadRows(f"{file}: no column 'text'; columns are {reader.fieldnames}")
+                yield from (row["text"] or "" for row in reader)
+        except UnicodeDecodeError as error:
+            raise _encoding(file, error) from error

@@ -135,7 +135,7 @@ def same_length(predictions: Sequence[Any], golds: Sequence[Any], what: str = "e
         raise BadRows(f"no {what} to score: an empty set has no score.")
 
 
-def placeholder(golds: Iterable[Any]) -> str:
+def placeholder(golds: Iterable[Any], enough: int = ENOUGH) -> str:
     """Say why golds (labels, or lists of tags, answers or ids) look hidden; ``""`` if they do not."""
     rows, found = 0, set[Any]()
     for gold in golds:
@@ -144,7 +144,7 @@ def placeholder(golds: Iterable[Any]) -> str:
         found.update(one.strip() if isinstance(one, str) else one for one in told)
         if len(found) > 1 and not found <= _HIDDEN:
             return ""
-    if not rows or (found and not found <= _HIDDEN and rows < ENOUGH):
+    if not rows or (found and not found <= _HIDDEN and rows < enough):
         return ""
     what = f"is {next(iter(found))!r}" if len(found) == 1 else "is blank"
     return (

@@ -618,7 +618,7 @@ class _Maker:
 
 def _text(language: str, limit: int | None) -> str:
     """Return the fingerprint of text for masked language modelling."""
-    from helpers.data.texts import texts
+    from helpers.data import texts
 
     return texts(language, limit).fingerprint
 

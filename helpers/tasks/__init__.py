@@ -5,8 +5,9 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -16,12 +17,8 @@ Format = Literal["pair", "choice", "tagging", "span", "retrieval"]
 Role = Literal["intermediate", "target"]
 Kind = Literal["hub", "files", "package", "folder", "tables", "rows"]
 Row = dict[str, Any]
-Adapt = Callable[[Row, str], Row | list[Row] | None]
-Read = Callable[[str, str], Iterable[Row]]
 
-FORMATS: tuple[Format, ...] = ("pair", "choice", "tagging", "span", "retrieval")
-ROLES: tuple[Role, ...] = ("intermediate", "target")
-KINDS: tuple[Kind, ...] = ("hub", "files", "package", "folder", "tables", "rows")
+FORMATS: tuple[Format, ...] = get_args(Format)
 # The fields of a standard row; what a source calls them is said by ``Task.columns``.
 FIELDS: Mapping[Format, tuple[str, ...]] = {
     "pair": ("id", "first", "second", "label"),
@@ -38,7 +35,6 @@ METRICS: Mapping[Format, tuple[str, ...]] = {
     "span": ("squad", "squad2", "mlqa"),
     "retrieval": ("accuracy", "pair_f1", "map", "mrr"),
 }
-_PROSE = Path(__file__).resolve().parents[2] / "data" / "tasks.yaml"
 # Codes that other tools write, and the one that XTREME writes.
 _OTHER_CODES = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "cmn": "zh", "fil": "tl"}
 
@@ -82,7 +78,7 @@ class Source:
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
     revision: str = ""
     url: str = ""
-    read: Read | None = None
+    read: Callable[[str, str], Iterable[Row]] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     licence: str = ""
     parts: tuple[Source, ...] = ()
@@ -140,8 +136,8 @@ class Task:
         role: ``"intermediate"`` or ``"target"``.
         format: one of ``FORMATS``; it decides encoding, head, decoding and score.
         source: where the rows lie.
-        columns: our field (see ``helpers.data``) to the source's column; unnamed fields keep
-            theirs. ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
+        columns: our field (see ``FIELDS``) to the source's column; unnamed fields keep theirs.
+            ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
         labels: label names in the order of their ids; empty for span and retrieval, and where
             they are read off the training rows (``helpers.data.with_labels``).
         languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
@@ -174,7 +170,7 @@ class Task:
     labels: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     train_with: str = ""
-    adapt: Adapt | None = None
+    adapt: Callable[[Row, str], Row | list[Row] | None] | None = None
     metric: str = ""
     chance: float = 0.0
     max_length: int = 128
@@ -195,15 +191,13 @@ class Task:
 
 def _prose() -> dict[str, About]:
     """Read data/tasks.yaml; a list of traps may hold the list of another task."""
+    text = (Path(__file__).parents[2] / "data" / "tasks.yaml").read_text(encoding="utf-8")
     # The loader in C, where it is there, reads the file in a tenth of the time.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found = {}
-    for name, facts in yaml.load(_PROSE.read_text(encoding="utf-8"), loader).items():
-        traps: list[str] = []
-        for trap in facts.pop("traps", ()):
-            traps += trap if isinstance(trap, list) else [trap]
-        found[name] = About(**facts, traps=tuple(traps))
-    return found
+    found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    for facts in found.values():
+        traps = [t if isinstance(t, list) else [t] for t in facts.get("traps", ())]
+        facts["traps"] = tuple(chain.from_iterable(traps))
+    return {name: About(**facts) for name, facts in found.items()}
 
 
 _ABOUT = _prose()
@@ -225,15 +219,14 @@ def register(task: Task, *, replace: bool = False) -> Task:
         HelpfulError: the name is taken and ``replace`` is false, or facts of the task do not fit
             together; the text lists them.
     """
-    for kind, name, valid in (("format", task.format, FORMATS), ("role", task.role, ROLES)):
+    named = [("format", task.format, FORMATS), ("role", task.role, get_args(Role))]
+    named += [("kind of source", leaf.kind, get_args(Kind)) for leaf in task.source.flat()]
+    for what, name, valid in named:
         if name not in valid:
-            raise unknown(kind, name, valid)
-    for source in task.source.flat():
-        if source.kind not in KINDS:
-            raise unknown("kind of source", source.kind, KINDS)
+            raise unknown(what, name, valid)
     if task.name in _TASKS and not replace:
         raise HelpfulError(f"task {task.name!r} exists; pass replace=True to overwrite it.")
-    problems = [*_own_problems(task), *_source_problems(task), *_trainer_problems(task)]
+    problems = [*_own_problems(task), *_source_problems(task)]
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise HelpfulError(f"task {task.name!r} was not registered:{listed}")
@@ -253,19 +246,6 @@ def shipped(
 def _own_problems(task: Task) -> Iterator[str]:
     if not task.name.strip() or set(task.name) & set("+/, "):
         yield "its name is empty or holds one of '+', '/', ',' and space; use letters, digits, '-'."
-    yield from _metric_problems(task)
-    for name in sorted(set(task.columns) - set(FIELDS[task.format])):
-        yield f"columns name {name!r}, but {task.format} rows have {', '.join(FIELDS[task.format])}."
-    for what, values in (("labels", task.labels), ("languages", task.languages)):
-        if isinstance(values, str) or len(set(values)) < len(values):
-            yield f"{what} {values!r}: expected a tuple of different names."
-    if not task.languages:
-        yield "it has no languages; expected at least one, such as ('en',)."
-    if not 0 <= task.chance < 1:
-        yield f"chance {task.chance}: the score of guessing lies from 0 to below 1."
-
-
-def _metric_problems(task: Task) -> Iterator[str]:
     base, fitting = task.metric.partition("@")[0], METRICS[task.format]
     if base not in fitting and any(base in others for others in METRICS.values()):
         yield f"metric {task.metric!r} cannot score {task.format}; take {', '.join(fitting)}."
@@ -277,6 +257,20 @@ def _metric_problems(task: Task) -> Iterator[str]:
             metrics.get(task.metric)
         except HelpfulError as error:
             yield f"{error} One of your own is registered first: helpers.metrics.register."
+    for name in sorted(set(task.columns) - set(FIELDS[task.format])):
+        yield f"columns name {name!r}, but {task.format} rows have {', '.join(FIELDS[task.format])}."
+    for what, values in (("labels", task.labels), ("languages", task.languages)):
+        if isinstance(values, str) or len(set(values)) < len(values):
+            yield f"{what} {values!r}: expected a tuple of different names."
+    if not task.languages:
+        yield "it has no languages; expected at least one, such as ('en',)."
+    if not 0 <= task.chance < 1:
+        yield f"chance {task.chance}: the score of guessing lies from 0 to below 1."
+    trainer = _TASKS.get(task.train_with, task)
+    if trainer.format != task.format:
+        yield f"it trains with {trainer.name!r}, whose format is {trainer.format}, not {task.format}."
+    elif trainer.labels != task.labels:
+        yield f"it trains with {trainer.name!r}, whose labels are {trainer.labels}; state the same."
 
 
 def _source_problems(task: Task) -> Iterator[str]:
@@ -288,11 +282,15 @@ def _source_problems(task: Task) -> Iterator[str]:
         wrong = list(_placeholder_problems(source))
         yield from wrong
         served = [code for code in task.languages if code in (source.languages or task.languages)]
-        if not wrong and task.adapt is None and _same_rows(source, served):
-            yield (
-                f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}: write "
-                "{language} into its config, name configs={...}, or tell languages by adapt."
-            )
+        of_language = source.kind in ("hub", "files", "tables") and not source.language
+        if of_language and len(served) > 1 and not wrong and task.adapt is None:
+            # Without an adapt that tells them apart, each language must have a file of its own.
+            if len({source.config_for(code) for code in served}) == 1:
+                yield (
+                    f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}: "
+                    "write {language} into its config, name configs={...}, or tell languages by "
+                    "adapt."
+                )
 
 
 def _placeholder_problems(source: Source) -> Iterator[str]:
@@ -310,29 +308,8 @@ def _placeholder_problems(source: Source) -> Iterator[str]:
                 yield f"config {config!r} holds {{{name}}}; source kind {source.kind!r} knows {valid}."
 
 
-def _same_rows(source: Source, languages: list[str]) -> bool:
-    """Say whether languages that differ would read one and the same configuration or file."""
-    if source.kind not in ("hub", "files", "tables") or source.language:
-        return False
-    return len(languages) > 1 and len({source.config_for(code) for code in languages}) == 1
-
-
-def _trainer_problems(task: Task) -> Iterator[str]:
-    trainer = _TASKS.get(task.train_with)
-    if trainer is None:
-        return
-    if trainer.format != task.format:
-        yield f"it trains with {trainer.name!r}, whose format is {trainer.format}, not {task.format}."
-    elif trainer.labels != task.labels:
-        yield f"it trains with {trainer.name!r}, whose labels are {trainer.labels}; state the same."
-
-
 def get(name: str) -> Task:
-    """Return a task by name.
-
-    Raises:
-        UnknownName: no such task; the error lists the nearest names.
-    """
+    """Return a task by name; UnknownName lists the nearest."""
     if name not in _TASKS:
         raise unknown("task", name, _TASKS)
     return _TASKS[name]
@@ -373,43 +350,21 @@ def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
         from one text collection (QQP and PAWS-X); ``same_format``.
     """
     first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
-    trainer = get(second.train_with) if second.train_with else second
+    learnt = (second, get(second.train_with) if second.train_with else second)
 
-    def of(task: Task, stated: tuple[str, ...]) -> set[str]:
-        return set(stated or (task.name,))
+    def shares(stated: Callable[[Task], tuple[str, ...]]) -> bool:
+        others = {name for task in learnt for name in stated(task) or (task.name,)}
+        return not others.isdisjoint(stated(first) or (first.name,))
 
-    taken = of(trainer, trainer.holds) | of(second, second.holds)
-    texts = of(trainer, trainer.origin) | of(second, second.origin)
     return {
-        "identity_pair": bool(of(first, first.holds) & taken),
-        "same_source": bool(of(first, first.origin) & texts),
+        "identity_pair": shares(lambda task: task.holds),
+        "same_source": shares(lambda task: task.origin),
         "same_format": first.format == second.format,
     }
 
 
 # The tasks register themselves when their modules are imported, which need the names above.
-from helpers.tasks import intermediate, xtreme, demo  # noqa: E402, I001
+from helpers.tasks import intermediate as intermediate, xtreme as xtreme, demo as demo  # noqa: E402, I001
 
 # Tasks that every process knows; others were registered by somebody's own code.
 SHIPPED = frozenset(names())
-
-__all__ = [
-    "FIELDS",
-    "FORMATS",
-    "METRICS",
-    "SHIPPED",
-    "About",
-    "Format",
-    "Role",
-    "Row",
-    "Source",
-    "Task",
-    "demo",
-    "get",
-    "intermediate",
-    "names",
-    "register",
-    "relation",
-    "unknown_language",
-    "xtreme",
-]

