@@ -52,7 +52,7 @@ def _pieces(g: Inputs, one: Dyad) -> Parts:
 
 
 def _counts(g: Inputs, one: Dyad) -> Parts:
-    pieces, size = g.get("intermediate.pieces", one), len(g.encoder.tokenizer)
+    pieces, size = g.at("intermediate.pieces", one), len(g.encoder.tokenizer)
     return each_part(lambda part: piece_counts(pieces.get(part), size))
 
 
@@ -93,12 +93,12 @@ def _features(g: Inputs, one: Dyad) -> Parts:
     if view.by_token:
         return _units(g, one, g.reader(g.encoder))
     # The units are the sequences that the embeddings were made of.
-    found = g.get("intermediate.states", one)
+    found = g.at("intermediate.states", one)
     return replace(found, values=found.values[view.units], rows=view.rows)
 
 
 def _probed(g: Inputs, one: Dyad, score: Callable[[Any, Any], float]) -> Parts:
-    states, labels = (g.get(f"intermediate.{name}", one) for name in ("features", "labels"))
+    states, labels = (g.at(f"intermediate.{name}", one) for name in ("features", "labels"))
 
     def value(part: str) -> Any:
         try:
@@ -148,7 +148,7 @@ def _common(g: Inputs, one: Dyad) -> Parts:
 
 
 def _common_axes(g: Inputs, one: Dyad) -> Parts:
-    found = g.get("common.intermediate", one)
+    found = g.at("common.intermediate", one)
     facts = {"entries": len(found.values), "passes": found.passes, "seconds": found.seconds}
     return each_part(lambda part: leading_axes(found.get(part), AXES), **facts)
 
@@ -179,7 +179,7 @@ def _early(g: Inputs, dyad: Dyad) -> Parts:
 
 
 def _of_each_task(g: Inputs, dyad: Dyad, name: str) -> list[Parts]:
-    return [g.get(f"intermediate.{name}", one) for one in g.samples(dyad.intermediate.seed)]
+    return [g.at(f"intermediate.{name}", one) for one in g.samples(dyad.intermediate.seed)]
 
 
 def _centre(g: Inputs, dyad: Dyad, name: str) -> Parts:
@@ -433,7 +433,7 @@ _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], .
     ("*.states", "rows, plain", 1, lambda g, one: _states(g, one, g.encoder, g.reader(g.encoder)),
      "Plain encoder's mean state of each sequence, shape (sequences, D)"),
     ("*.embeddings", "rows, plain", "intermediate.states",
-     lambda g, one: _per_row(g.get("intermediate.states", one)),
+     lambda g, one: _per_row(g.at("intermediate.states", one)),
      "Plain encoder's mean state of each row, shape (rows, D)"),
     ("*.sentences", "rows, sentences", 1,
      lambda g, one: _per_row(_states(g, one, g.sentence_encoder, g.reader(g.sentence_encoder))),

@@ -179,11 +179,14 @@ class Inputs:
 
     def get(self, need: str, dyad: Dyad) -> Parts:
         """Return an array with its halves; Undefined or BadRows say why there is none."""
-        array, at = ARRAYS[need], ARRAYS[need].at(dyad)
-        key = self._key(array, at)
+        return self.at(need, ARRAYS[need].at(dyad))
+
+    def at(self, need: str, place: Dyad) -> Parts:
+        """As ``get``, for an array of one task at ``Dyad(task, None, language)``."""
+        array, key = ARRAYS[need], self._key(ARRAYS[need], place)
         make = self._kept if isinstance(array.reads, int) and array.reads else _made
         new = key not in self._memo
-        found: Parts = self.remember(key, partial(make, key, self, array, at))
+        found: Parts = self.remember(key, partial(make, key, self, array, place))
         self._memo.move_to_end(key)
         if new:  # only the latest arrays stay in memory
             held = {key: one.size for key, one in self._memo.items() if isinstance(one, Parts)}

@@ -91,12 +91,9 @@ def row_text(row: Row) -> str:
 
 
 def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
-    """Draw at most so many rows of a task; Undefined or MissingData where there are none.
-
-    In English these are training rows: a target's are those of the task that trains it, and where
-    nothing trains it (bitext) the English side of its sentences. In another language they are
-    development rows of the target itself, so that no test row is looked at.
-    """
+    """Draw at most so many rows of a task; Undefined or MissingData where there are none."""
+    # In English these are training rows, a target's those of the task that trains it. In another
+    # language they are development rows of the target itself: no test row is looked at.
     trainer, split = (tasks.get(task.train_with) if task.train_with else task), "train"
     if language != "en":
         trainer, split = task, "dev"
@@ -112,7 +109,7 @@ def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
 
 
 def _english_side(task: Task, rows: int, seed: int) -> Sample:
-    """Draw English sentences of a bitext, over its languages until there are enough."""
+    """Draw English sentences of a bitext, which nothing trains, until there are enough."""
     if task.format != "retrieval":
         raise Undefined(f"{task.name} has no English training rows.")
     texts: dict[str, Row] = {}
@@ -483,10 +480,7 @@ def _stored(encoder: Encoder, folder: Path, task: str) -> Tuned:
 
 @dataclass(frozen=True)
 class Trained:
-    """Fine-tunes on demand and keeps what it made: pass it where checkpoints are asked for.
-
-    Nothing trains unless this is given: a chapter that only reads stored values never does.
-    """
+    """Fine-tunes on demand and keeps what it made: pass it where checkpoints are asked for."""
 
     encoder: Encoder  # the plain one
     settings: Settings | Callable[[Task], Settings]  # of every run, or by the task that is learnt
@@ -500,15 +494,15 @@ class Trained:
         settings = self.settings(trainer) if callable(self.settings) else self.settings
         asked = (trainer.name, self.encoder.sha256, asdict(settings), seed)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        return Checkpoint(key, partial(self._load, trainer.name, settings, seed, key))
-
-    def _load(self, task: str, settings: Settings, seed: int, key: str) -> Tuned:
         place = Path(self.folder) / key[:2] / key
-        if (place / "heads.safetensors").exists():
-            return _stored(self.encoder, place, task)
-        tuned = _tune(self.encoder, tasks.get(task), settings, seed, f"fine-tuning on {task}")
-        tuned.save_encoder(place)
-        return tuned
+
+        def load() -> Tuned:
+            if not (place / "heads.safetensors").exists():
+                what = f"fine-tuning on {trainer.name}"
+                _tune(self.encoder, trainer, settings, seed, what).save_encoder(place)
+            return _stored(self.encoder, place, trainer.name)
+
+        return Checkpoint(key, load)
 
 
 def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str) -> Tuned:

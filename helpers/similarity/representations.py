@@ -193,10 +193,9 @@ class Axes:
     loadings: Floats  # weight of each column in each axis, times the axis' scale, (k, D)
     share: Floats  # of the variance that the axes up to each explain, (k,)
 
-    def up_to(self, variance: float, dimensions: int) -> Axes:
-        """Return the first axes that explain a share of the variance, at most so many (0: all)."""
+    def up_to(self, variance: float) -> Axes:
+        """Return the first axes that explain a share of the variance."""
         keep = int(np.searchsorted(self.share, variance - 1e-12)) + 1
-        keep = min(keep, dimensions or keep)
         return Axes(self.scores[:, :keep], self.loadings[:keep], self.share[:keep])
 
 
@@ -259,37 +258,30 @@ def rsa(a: ArrayLike, b: ArrayLike, centred: bool = True) -> float:
     return float(deviations[0] @ deviations[1] / norm)
 
 
-def svcca(
-    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 0.99, dimensions: int = 0
-) -> float:
+def svcca(a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 0.99) -> float:
     """Mean of ``canonical_correlations`` on leading axes (Raghu et al. 2017, arXiv 1706.05806).
 
     Independent representations score about sqrt(D1 + D2) / sqrt(N), so keep few dimensions.
     """
-    return float(canonical_correlations(a, b, variance, dimensions)[0].mean())
+    return float(canonical_correlations(a, b, variance)[0].mean())
 
 
-def pwcca(
-    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0, dimensions: int = 0
-) -> float:
+def pwcca(a: ArrayLike | Axes, b: ArrayLike | Axes) -> float:
     """``canonical_correlations`` weighted by what they carry of ``a`` (Morcos et al. 2018, 1806.05759).
 
     Directions of ``a`` without a counterpart count 0.
     """
-    correlations, weights = canonical_correlations(a, b, variance, dimensions)
+    correlations, weights = canonical_correlations(a, b)
     return float(correlations @ weights[: len(correlations)] / weights.sum())
 
 
 def canonical_correlations(
-    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0, dimensions: int = 0
+    a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0
 ) -> tuple[Floats, Floats]:
-    """Canonical correlations, largest first, and projection weights of the first one's directions.
-
-    Axes are kept on each side up to a share of the ``variance``, at most ``dimensions`` (0: all).
-    """
+    """Canonical correlations, largest first, and projection weights of the first one's directions."""
     paired(*(values.scores if isinstance(values, Axes) else values for values in (a, b)))
     first, second = (
-        (v if isinstance(v, Axes) else leading_axes(v)).up_to(variance, dimensions) for v in (a, b)
+        (v if isinstance(v, Axes) else leading_axes(v)).up_to(variance) for v in (a, b)
     )
     rows, kept = len(first.scores), len(first.share) + len(second.share)
     said = f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
@@ -340,24 +332,18 @@ def otdd(
     same_columns(first, second, "features")
     points = principal(np.concatenate([first, second]), 32)
     first, second = points[: len(first)], points[len(first) :]
-    gaussians_a, gaussians_b = (
-        list(zip(class_means(x, codes, counts), _spreads(x, codes, counts), strict=True))
-        for x, codes, counts in ((first, codes_a, counts_a), (second, codes_b, counts_b))
-    )
-    between = np.array([[gaussian_distance(*a, *b) for b in gaussians_b] for a in gaussians_a])
+    # Each class as a Gaussian: its mean and its covariance.
+    gaussians: list[list[tuple[Floats, Floats]]] = []
+    for x, codes, counts in ((first, codes_a, counts_a), (second, codes_b, counts_b)):
+        parts = [x[codes == code] - x[codes == code].mean(axis=0) for code in range(len(counts))]
+        spreads = [part.T @ part / len(part) for part in parts]
+        gaussians.append(list(zip(class_means(x, codes, counts), spreads, strict=True)))
+    between = np.array([[gaussian_distance(*a, *b) for b in gaussians[1]] for a in gaussians[0]])
     cost = squared_distances(first, second) + between[codes_a][:, codes_b]
     return float(np.sqrt(transport_cost(cost)))
 
 
-def _spreads(points: Floats, codes: Integers, counts: Integers) -> list[Floats]:
-    """Covariance of each class."""
-    parts = [points[codes == code] for code in range(len(counts))]
-    return [(p - p.mean(axis=0)).T @ (p - p.mean(axis=0)) / len(p) for p in parts]
-
-
-def gaussian_distance(
-    mean_a: ArrayLike, spread_a: ArrayLike, mean_b: ArrayLike, spread_b: ArrayLike
-) -> float:
+def gaussian_distance(mean_a: Any, spread_a: Any, mean_b: Any, spread_b: Any) -> float:
     """Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982)."""
     values, axes = np.linalg.eigh(spread_a)
     root = (axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T

@@ -74,6 +74,15 @@ def test_features_and_labels_describe_the_same_units(gather, name):
             assert counts[0] == counts[1] > 0
 
 
+def test_rows_are_read_in_the_language_of_the_dyad(gather, tiny):
+    foreign = gather.view(Dyad(Side("toy-intents", 0), None, "qaa"))
+    found = gather.get("target.features", dyad(language="qaa"))
+    np.testing.assert_allclose(found.values, Reader(tiny).units(foreign), atol=1e-5)
+    texts = gather.get("target.texts", dyad(language="qaa")).values
+    pieces = sum(len(tiny.tokenizer.tokenize(text)) for text in texts)
+    assert gather.get("target.counts", dyad(language="qaa")).values.sum() == pieces
+
+
 def test_the_plain_encoder_reads_a_task_of_texts_once(gather, monkeypatch):
     for name in ("toy-intents", "toy-choice"):
         given = dyad(i=name)
