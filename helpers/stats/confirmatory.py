@@ -203,7 +203,7 @@ def _answer(
     row["p_likelihood"] = reml.compare(full, reduced)
     try:
         found = permutation.qap(scaled, outcome, PRIMARY, *DYAD, FORMATS, n, seed, given=extra)
-        row["p_permutation"], row["p_smallest"] = found.p, 1 / len(found.null)
+        row["p_permutation"], row["p_smallest"] = found.p, found.smallest
     except BadFit:
         row["p_permutation"] = row["p_smallest"] = np.nan
     return pd.concat([pd.Series({"dyads": fit.rows}, dtype=object), row]), fit

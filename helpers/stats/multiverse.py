@@ -167,7 +167,7 @@ def all_measures(
         n, seed: relabellings of the permutation companion.
 
     Returns:
-        Indexed by measure: dyads, slope, se, df, low, high, p, p_bh, p_permutation, p_max_t (both
+        Indexed by measure: dyads, slope, se, df, low, high, p, p_bh, p_permutation, p_min_p (both
         adjusted over the measures), reliability, slope_disattenuated (Spearman 1904), note.
     """
     rows: dict[str, dict[str, object]] = {}
@@ -187,10 +187,10 @@ def all_measures(
     if len(fitted):
         table.loc[fitted, "p_bh"] = stats.false_discovery_control(table.loc[fitted, "p"])
     try:
-        found = permutation.max_t(data, "gain", list(fitted), *DYAD, FORMATS, n, seed)
+        found = permutation.min_p(data, "gain", list(fitted), *DYAD, FORMATS, n, seed)
     except BadFit:
-        found = pd.DataFrame(columns=["p", "p_max_t"], dtype=float)
-    table = table.join(found[["p", "p_max_t"]].rename(columns={"p": "p_permutation"}))
+        found = pd.DataFrame(columns=["p", "p_min_p"], dtype=float)
+    table = table.join(found[["p", "p_min_p"]].rename(columns={"p": "p_permutation"}))
     known = pd.Series(dict(reliability or {}), dtype=float).reindex(table.index)
     table["reliability"] = known
     valid = known.where(known.between(0, 1, inclusive="right"))

@@ -23,14 +23,16 @@ from helpers.stats import design
 EFFECTS = ("rows", "columns", "blocks")
 BOTH = ("rows", "columns")
 CELLS_AT_ONCE = 3_000_000  # numbers held per batch of permutations: about 24 MB
+LEAST_CELLS = 20  # of a measure, to be in a family of measures
 CLOSE = 1e-10  # relative slack when a permuted statistic ties with the observed one
 
 
 class Permuted(NamedTuple):
-    """Slope of the outcome on the predictor, two-sided p, and the slope under each relabelling."""
+    """Slope of the outcome on the predictor, two-sided p, the least p, slopes under relabelling."""
 
     estimate: float
     p: float
+    smallest: float
     null: np.ndarray
 
 
@@ -285,7 +287,9 @@ def qap(
         effects: which of ``"rows"``, ``"columns"``, ``"blocks"`` are removed from both sides.
 
     Returns:
-        Slope, two-sided p of its t statistic ((1 + b) / (1 + n) if random), slopes under relabelling.
+        Slope, two-sided p of its t statistic ((1 + b) / (1 + n) if random), the smallest p that these
+        relabellings can give (several tie with the largest t where tasks have the same similarities),
+        slopes under relabelling.
 
     Raises:
         BadFit: cells appear twice or are too few, or the predictor cannot be told from the effects.
@@ -294,11 +298,13 @@ def qap(
         Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the p-value.
     """
     table = grid(data, outcome, [predictor], rows, columns, within, given)
-    found, null, _ = _tested(table, [predictor], n, seed, effects)
-    return Permuted(float(found["estimate"].iloc[0]), float(found["p"].iloc[0]), null[0, 0])
+    found, null, exact = _tested(table, [predictor], n, seed, effects)
+    t = np.abs(null[1, 0])
+    smallest = float((t >= t.max() * (1 - CLOSE)).sum() / (t.size if exact else t.size + 1))
+    return Permuted(*map(float, found[["estimate", "p"]].iloc[0]), smallest, null[0, 0])
 
 
-def max_t(
+def min_p(
     data: pd.DataFrame,
     outcome: str,
     predictors: Sequence[str],
@@ -308,18 +314,27 @@ def max_t(
     n: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Test many similarities at once as `qap` does, with p-values adjusted by the largest statistic.
+    """Test many similarities at once as `qap` does, with p-values adjusted by the smallest of them.
 
     Every measure is relabelled in the same way, so the adjustment knows how measures go together
-    (Westfall & Young 1993, single-step maxT).
+    (Westfall & Young 1993, single-step minP); each is judged by its own null, whose spread differs
+    where measures lack cells. One of fewer than ``LEAST_CELLS`` cells is not of the family.
 
     Returns:
-        Indexed by measure: estimate, t, cells, p, p_max_t (family-wise); missing for a measure that
+        Indexed by measure: estimate, t, cells, p, p_min_p (family-wise); missing for a measure that
         cannot be tested, such as one without a value or fixed by the groups.
     """
     table = grid(data, outcome, predictors, rows, columns, within)
     found, null, exact = _tested(table, predictors, n, seed, BOTH)
-    found["p_max_t"] = p_values(np.abs(null[1]).max(0)[None], found["t"].to_numpy(), exact)
-    found["p_max_t"] = found["p_max_t"].where(found["p"].notna())
+    tested = found[found["p"].notna()]
+    # of a random null the observed table is one more relabelling
+    every = null[1] if exact else np.column_stack([tested["t"], null[1]])
+    family = np.abs(every[(tested["cells"] >= LEAST_CELLS).to_numpy()])
+    least = np.ones(every.shape[1])
+    for t in family:
+        beyond = t.size - np.searchsorted(np.sort(t), t * (1 - CLOSE))
+        least = np.minimum(least, beyond / t.size)
+    at_most = np.searchsorted(np.sort(least), tested["p"] * (1 + CLOSE), side="right") / least.size
+    found["p_min_p"] = pd.Series(at_most, tested.index).where(tested["cells"] >= LEAST_CELLS)
     found = found.reindex(pd.Index(predictors, name="measure"))
     return found.assign(cells=found["cells"].fillna(0).astype(int))

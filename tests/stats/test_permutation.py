@@ -21,7 +21,7 @@ def test_slope_is_that_of_a_regression_with_dummies():
     given = permutation.qap(data, "gain", "similarity", *TASKS, n=99, given=["same_format"])
     by_hand = smf.ols("gain ~ similarity + same_format + C(intermediate) + C(target)", data).fit()
     assert given.estimate == pytest.approx(by_hand.params["similarity"])
-    table = permutation.max_t(data, "gain", ["similarity"], *TASKS, n=99)
+    table = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=99)
     assert table.loc["similarity", "t"] == pytest.approx(
         smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit().tvalues["similarity"]
     )
@@ -74,7 +74,18 @@ def test_small_tables_are_enumerated(effects):
     observed = every[0, 1]
     p = np.mean(np.abs(every[:, 1]) >= abs(observed) * (1 - 1e-9))
     assert found.p == pytest.approx(p)
-    assert found.p >= 1 / len(found.null)
+    assert found.p >= found.smallest == 1 / len(found.null)
+
+
+def test_targets_of_equal_similarity_double_the_smallest_p():
+    data = crossed(4, 3, seed=2)
+    twin = data[data["target"] == 0].set_index("intermediate")["similarity"]
+    same = data["similarity"].where(data["target"] != 1, data["intermediate"].map(twin))
+    found = permutation.qap(data.assign(similarity=same), "gain", "similarity", *TASKS)
+    assert found.smallest == pytest.approx(2 / (24 * 6))
+    # random relabellings can find none as far out as the observed table
+    few = permutation.qap(crossed(9, 8, seed=3), "gain", "similarity", *TASKS, n=199)
+    assert few.smallest == 1 / 200
 
 
 def test_random_p_values_count_the_observed_table():
@@ -111,42 +122,57 @@ def test_block_effects_are_removed():
     assert found.estimate == pytest.approx(by_hand[0])
 
 
-def test_max_t_is_no_smaller_than_p_and_respects_correlation():
+def test_min_p_is_no_smaller_than_p_and_respects_correlation():
     data = crossed(9, 8, seed=4)
     rng = np.random.default_rng(1)
     data["copy"] = data["similarity"] + 1e-6 * rng.normal(size=len(data))
     for k in range(6):
         data[f"m{k}"] = rng.normal(size=len(data))
-    alone = permutation.max_t(data, "gain", ["similarity"], *TASKS, n=499)
-    pair = permutation.max_t(data, "gain", ["similarity", "copy"], *TASKS, n=499)
-    many = permutation.max_t(
+    alone = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=499)
+    pair = permutation.min_p(data, "gain", ["similarity", "copy"], *TASKS, n=499)
+    many = permutation.min_p(
         data, "gain", ["similarity", *[f"m{k}" for k in range(6)]], *TASKS, n=499
     )
-    assert alone["p"].iloc[0] == alone["p_max_t"].iloc[0]
+    assert alone["p"].iloc[0] == alone["p_min_p"].iloc[0]
     # a copy costs nothing, unrelated measures do
-    assert pair.loc["similarity", "p_max_t"] == pytest.approx(alone["p"].iloc[0], abs=0.005)
-    assert many.loc["similarity", "p_max_t"] > many.loc["similarity", "p"]
-    assert (many["p_max_t"] >= many["p"]).all()
+    assert pair.loc["similarity", "p_min_p"] == pytest.approx(alone["p"].iloc[0], abs=0.005)
+    assert many.loc["similarity", "p_min_p"] > many.loc["similarity", "p"]
+    assert (many["p_min_p"] >= many["p"]).all()
 
 
-def test_max_t_leaves_undefined_cells_to_the_measure_that_lacks_them():
+def test_min_p_leaves_undefined_cells_to_the_measure_that_lacks_them():
     data = crossed(9, 8, seed=4).assign(partial=lambda d: d["similarity"] ** 2)
     data.loc[data["target"] == 7, "partial"] = np.nan
-    table = permutation.max_t(data, "gain", ["similarity", "partial"], *TASKS, n=99)
+    table = permutation.min_p(data, "gain", ["similarity", "partial"], *TASKS, n=99)
     assert table["cells"].to_dict() == {"similarity": 72, "partial": 63}
+
+
+def test_min_p_judges_each_measure_by_its_own_null():
+    """A measure of few cells has a wide null; it takes no power from the others."""
+    rng = np.random.default_rng(0)
+    data = crossed(9, 8, seed=4).assign(narrow=lambda d: d["similarity"] ** 2)
+    data["few"] = np.where(data["target"] < 2, rng.normal(size=72), np.nan)
+    data["part"] = np.where(data["target"] < 5, rng.normal(size=72), np.nan)
+    table = permutation.min_p(data, "gain", ["narrow", "part", "few"], *TASKS, n=499)
+    assert table["cells"].tolist() == [72, 45, 18]
+    assert np.isnan(table.loc["few", "p_min_p"]) and table["p"].notna().all()
+    pair = table.drop("few")
+    # two measures that share no cells' noise: about twice the smaller p
+    assert (pair["p_min_p"] >= pair["p"]).all()
+    assert pair["p_min_p"].min() == pytest.approx(1 - (1 - pair["p"].min()) ** 2, abs=0.06)
 
 
 def test_a_measure_without_a_value_is_skipped_and_shown():
     data = crossed(6, 5, seed=4).assign(empty=np.nan)
-    table = permutation.max_t(data, "gain", ["empty", "similarity"], *TASKS, n=99)
+    table = permutation.min_p(data, "gain", ["empty", "similarity"], *TASKS, n=99)
     assert table.loc["empty", "cells"] == 0
     assert np.isnan(table.loc["empty", "p"])
-    alone = permutation.max_t(data, "gain", ["similarity"], *TASKS, n=99)
+    alone = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=99)
     pd.testing.assert_frame_equal(table.tail(1), alone)
     with pytest.raises(BadFit, match="'empty' has no value"):
         permutation.qap(data, "gain", "empty", *TASKS, n=99)
     with pytest.raises(BadFit, match="'empty' has no value"):
-        permutation.max_t(data, "gain", ["empty"], *TASKS, n=99)
+        permutation.min_p(data, "gain", ["empty"], *TASKS, n=99)
 
 
 def test_type_one_error_on_a_null_with_node_effects():
@@ -174,7 +200,7 @@ def test_bad_input_is_a_sentence():
     with pytest.raises(BadFit, match="at least 1"):
         permutation.qap(data, "gain", "similarity", *TASKS, n=0)
     with pytest.raises(BadFit, match="no measure"):
-        permutation.max_t(data, "gain", [], *TASKS)
+        permutation.min_p(data, "gain", [], *TASKS)
     with pytest.raises(BadFit, match="more than one value"):
         wrong = data.assign(intermediate_format=[f"f{k}" for k in range(30)])
         permutation.qap(wrong, "gain", "similarity", *TASKS, FORMATS)
