@@ -21,8 +21,7 @@ RANDOM = ("intermediate", "target", "block")
 DYAD = ("intermediate", "target")
 TASKS = list(DYAD)
 FORMATS = ("intermediate_format", "target_format")
-NEGLIGIBLE_POINTS = 0.5
-NEGLIGIBLE_SD = 0.3
+NEGLIGIBLE = 0.5  # points per standard deviation of similarity
 LEVEL = 0.05
 DISTANCE = "syntactic"
 LEAST = 5  # languages of a dyad whose slope on distance counts
@@ -94,7 +93,7 @@ class Confirmatory:
         table: indexed by hypothesis: question, dyads, estimate, low, high, df, p (REML,
             Kenward-Roger), p_likelihood (likelihood ratio), p_permutation (within formats),
             p_smallest (what permutation could reach), and verdict in words.
-        equivalence: two one-sided tests of H1's slope against both bounds of the specification.
+        equivalence: two one-sided tests of H1's slope against the bound of the specification.
         fits: the REML fit per hypothesis, where there is one.
         notes: plain sentences a reader needs.
     """
@@ -153,15 +152,9 @@ def confirm(
     if controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
-    residual = reml.crossed_reml(used, "gain", [], RANDOM).variances[reml.RESIDUAL]
-    bounds = {"points": NEGLIGIBLE_POINTS, "dyad SD": NEGLIGIBLE_SD * float(np.sqrt(residual))}
-    negligible = {name: equivalence(fits["H1"], PRIMARY, bound) for name, bound in bounds.items()}
-    return Confirmatory(
-        table,
-        pd.DataFrame(negligible).T.rename_axis("bound in"),
-        fits,
-        tuple(dict.fromkeys([*fits["H1"].notes, *notes])),
-    )
+    negligible = pd.DataFrame({"points": equivalence(fits["H1"], PRIMARY, NEGLIGIBLE)}).T
+    notes = list(dict.fromkeys([*fits["H1"].notes, *notes]))
+    return Confirmatory(table, negligible.rename_axis("bound in"), fits, tuple(notes))
 
 
 def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -286,16 +279,33 @@ def within_and_between(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
     return out
 
 
-def variance_shares(data: pd.DataFrame, outcome: str, random: Sequence[str]) -> pd.DataFrame:
+def variance_shares(
+    data: pd.DataFrame, outcome: str, random: Sequence[str], noise: str = ""
+) -> pd.DataFrame:
     """Return how much each effect could explain at most: variance components without predictors.
 
+    Args:
+        data: one row per dyad.
+        outcome, random: numeric column, and random effects.
+        noise: column with the standard error of each row; rows without one are left out, so that the
+            noise is that of the very rows whose residual it is part of.
+
     Returns:
-        Indexed by effect, residual last: variance, sd, share, low and high (profile likelihood).
+        Indexed by effect, residual and its part ``"noise"`` last: variance, sd, share, low and high
+        (profile likelihood).
     """
+    data = data.dropna(subset=[noise]) if noise and data[noise].notna().any() else data
     fit = reml.crossed_reml(data, outcome, [], random)
     out = pd.DataFrame({"variance": fit.variances, "sd": np.sqrt(fit.variances)})
     out["share"] = fit.variances / fit.variances.sum()
     out[["low", "high"]] = [fit.profile(str(name)) for name in fit.variances.index]
+    if noise:
+        mean = float((data[noise] ** 2).mean())
+        out.loc["noise", ["variance", "sd", "share"]] = (
+            mean,
+            mean**0.5,
+            mean / out["variance"].sum(),
+        )
     return out
 
 

@@ -326,3 +326,23 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     out = out.rename(columns={"size": "seeds", "base_size": "baseline_seeds"})
     names = ["encoder", "intermediate", "target", "gain", "se", "df", "low", "high", "seeds"]
     return out[[*names, "baseline_seeds", "languages", "own_noise", "spread", "clear"]]
+
+
+def reliability(spread: pd.DataFrame) -> pd.DataFrame:
+    """Return per target how far its gains rise above the noise of seeds.
+
+    Args:
+        spread: what `intervals` returned, of one encoder, without identity pairs.
+
+    Returns:
+        Indexed by target: dyads, seed_sd (points, between runs of one arm), gain_sd (between the gains
+        of its dyads), reliability: the share of the variance of gains that is not seed noise, the
+        baseline they share aside. At or below 0 seeds alone would spread gains as far; missing where no
+        arm ran twice.
+    """
+    by = spread.assign(
+        noise=spread["own_noise"] ** 2, seed=spread["own_noise"] ** 2 * spread["seeds"]
+    ).groupby("target")
+    out = by.agg(dyads=("gain", "size"), seed_sd=("seed", "mean"), gain_sd=("gain", "std"))
+    out["seed_sd"] = np.sqrt(out["seed_sd"])
+    return out.assign(reliability=1 - by["noise"].mean() / out["gain_sd"] ** 2)

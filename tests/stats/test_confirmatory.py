@@ -55,7 +55,7 @@ def test_the_sequence_stops_at_the_first_that_is_not_supported():
     assert set(found.table["verdict"].iloc[1:]) == {
         "not tested: an earlier hypothesis was not supported"
     }
-    assert list(found.equivalence.index) == ["points", "dyad SD"]
+    assert found.equivalence["bound"].to_dict() == {"points": 0.5}
 
 
 def test_a_slope_of_the_other_sign_is_contradicted():
@@ -148,6 +148,22 @@ def test_variance_shares_sum_to_one():
     assert found["share"].sum() == pytest.approx(1)
     assert (found["low"] <= found["variance"]).all()
     assert (found["variance"] <= found["high"]).all()
+
+
+def test_noise_is_that_of_the_rows_it_is_part_of():
+    data = crossed(8, 6, seed=4).assign(noise=0.4)
+    data.loc[data["target"] == 5, ["gain", "noise"]] = [50.0, np.nan]
+    found = confirmatory.variance_shares(data, "gain", confirmatory.TASKS, "noise")
+    rest = confirmatory.variance_shares(data[data["target"] != 5], "gain", confirmatory.TASKS)
+    pd.testing.assert_frame_equal(found.drop("noise"), rest)
+    assert found.loc["noise", "sd"] == pytest.approx(0.4)
+    assert found.loc["noise", "share"] == pytest.approx(0.16 / rest["variance"].sum())
+    unknown = confirmatory.variance_shares(data.assign(noise=np.nan), "gain", ["target"], "noise")
+    assert unknown["variance"].isna().to_dict() == {
+        "target": False,
+        "residual": False,
+        "noise": True,
+    }
 
 
 def language_rows(slope=0.5, change=0.0, seed=0):

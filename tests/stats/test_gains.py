@@ -376,3 +376,18 @@ def test_targets_without_a_baseline_are_left_out_and_named():
     assert notes == ["x has no finished baseline (4 collapsed)."]
     g.gains(rest)
     assert len(g.usable(table, collapsed=True)[0]) == len(table)
+
+
+def test_reliability_is_the_share_of_gains_that_is_not_noise():
+    spread = pd.DataFrame({"target": list("xxxyyy"), "gain": [0.0, 1, 2, 0, 4, 8], "seeds": 4})
+    spread["own_noise"] = [0.5] * 3 + [np.nan] * 3
+    found = g.reliability(spread)
+    assert found.loc["x"].tolist() == [3, 1.0, 1.0, 0.75]
+    assert found["gain_sd"]["y"] == 4 and found.loc["y", ["seed_sd", "reliability"]].isna().all()
+    # gains that are nothing but seeds: noise of 2 points over 3 runs
+    rng = np.random.default_rng(3)
+    table = simulated(rng, targets=MANY[:40])
+    table["value"] -= table["intermediate"].map({"": 0.0, "a": 0.03, "b": 0.05})
+    assert g.reliability(g.intervals(table))["gain_sd"].pow(2).mean() == pytest.approx(
+        4 / 3, rel=0.5
+    )
