@@ -5,13 +5,15 @@ Nothing here is chosen by looking at gains; see ``book/specification.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from helpers import tasks
 from helpers.errors import BadFit, BadRows
 from helpers.stats import design, gains, permutation, reml
 from helpers.stats.reml import Fit
@@ -27,6 +29,18 @@ DISTANCE = "syntactic"
 LEAST = 5  # languages of a dyad whose slope on distance counts
 SEEDS, ROWS = 3, 2000  # per dyad, and per task for the primary similarity
 ILLUSTRATIVE = ("tiny", "demo")
+# The controls of the specification, by how the names of their measures end.
+CONTROLS = {
+    "random encoder": "_random",
+    "shuffled labels": "_shuffled",
+    "early score": "early_score",
+}
+# Plans that were rewritten once the scores were known, by the commit that the scores name.
+CHANGED = {
+    "5b8ff98d86a9": "The plan was rewritten to what had been run four minutes after the scores were "
+    "stored (commit a61c192): ten intermediates for eight, other targets, one seed for three, doubled "
+    "learning rates, other epochs, batches and numbers of rows."
+}
 
 
 # Where a study departs from the specification.
@@ -37,48 +51,81 @@ def departures(
     profile: str,
     similarity: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
-) -> list[str]:
+) -> dict[str, str]:
     """Say where a study falls short of what the specification asks for.
 
     Args:
         scores: tidy score table.
         profile: name of its profile.
-        similarity: what `results.similarities` returned.
+        similarity: what `results.similarities` returned; None: not looked at.
         controls: what `multiverse.controls` returned, without rows where none was measured.
+
+    Returns:
+        A word for each departure, to the sentence that says it; empty if there is none.
     """
-    rest, notes = gains.usable(scores)
+    rest, lost = gains.usable(scores)
+    out = {"targets without a baseline": " ".join(lost)}
     if profile in ILLUSTRATIVE:
-        notes.insert(0, f"The profile is {profile}, which the specification calls illustrative.")
+        out = {
+            "profile": f"The profile is {profile}, which the specification calls illustrative."
+        } | out
     done = rest[rest["status"] == "done"]
     base = done[done["condition"] == "none"]
     base = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
     counts = done[done["condition"] == "single"].groupby(TASKS)["seed"].nunique()
     for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", base, 2 * SEEDS)):
         if few := int((seeds < least).sum()):
-            fewest = f"(the fewest: {int(seeds.min())})"
-            notes.append(f"{few} of {len(seeds)} {what} have fewer than {least} seeds {fewest}.")
+            said = f"{few} of {len(seeds)} {what} have fewer than {least} seeds"
+            out[f"seeds of {what}"] = f"{said} (the fewest: {int(seeds.min())})."
     planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
     if len(counts) < planned:
-        notes.append(f"{planned - len(counts)} of {planned} dyads have no finished run.")
+        out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
+    short = []
+    for target, seen in done.groupby("target")["language"]:
+        asked = set(tasks.get(target).languages if target in tasks.names() else ()) - {"en"}
+        if not asked <= set(seen):
+            short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
+    if short:
+        out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
-        size = similarity.loc[similarity["measure"] == PRIMARY, "n"].max()
-        if size < ROWS:
-            notes.append(f"Similarity was measured on {size:,} rows a task, not {ROWS:,}.")
+        out |= _of_similarity(similarity)
     if controls is not None:
-        there = set(controls["kind"]) if len(controls) else set()
-        lacking = [kind for kind in ("negative", "positive") if kind not in there]
-        notes += [f"No {kind} control was measured." for kind in lacking]
-    return notes
+        there = " ".join(controls["measure"]) if len(controls) else ""
+        lacking = [what for what, sign in CONTROLS.items() if sign not in there]
+        if lacking:
+            out["controls"] = f"Controls were not measured: {', '.join(lacking)}."
+    commits = sorted(set(scores.get("commit", pd.Series(dtype=str)).astype(str)))
+    for commit, said in CHANGED.items():
+        if any(name.startswith(commit) for name in commits):
+            out["plan changed after the scores"] = said
+    if dirty := [name for name in commits if name.endswith("+changes")]:
+        out["uncommitted code"] = f"Scores come from uncommitted code: {', '.join(dirty)}."
+    return {name: said for name, said in out.items() if said}
+
+
+def _of_similarity(similarity: pd.DataFrame) -> dict[str, str]:
+    """Say where the primary similarity was not measured on so many English training rows."""
+    own, out = similarity[similarity["measure"] == PRIMARY], {}
+    if (size := own["n"].max()) < ROWS:
+        out["rows of text"] = f"Similarity was measured on {size:,} rows a task, not {ROWS:,}."
+    known = [tasks.get(t) for t in own["target"].unique() if t in tasks.names()]
+    # a bitext that nothing trains lends the English side of what it is tested on
+    bare = [t.name for t in known if not t.train_with and not t.source.serving("en", "train")]
+    if bare:
+        which = f"The similarity of {', '.join(bare)}"
+        out["text of targets"] = f"{which} comes from English sentences that are no training rows."
+    return out
 
 
 def standing(scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None) -> str:
     """Say in a few words how much the results of a profile can prove."""
     arms = gains.usable(scores)[0].query("condition == 'single' and status == 'done'")
-    count, short = len(arms[TASKS].drop_duplicates()), departures(scores, profile, similarity)
+    count = len(arms[TASKS].drop_duplicates())
+    short = " ".join(departures(scores, profile, similarity).values())
     if profile in ILLUSTRATIVE:
-        return f"With {count} dyads, this page is an illustration, not evidence. {' '.join(short)}"
+        return f"With {count} dyads, this page is an illustration, not evidence. {short}"
     if short:
-        return f"These are {count} dyads. They fall short of the specification: {' '.join(short)}"
+        return f"These are {count} dyads. They fall short of the specification: {short}"
     return f"These are {count} dyads, run as the specification asks."
 
 
@@ -108,6 +155,7 @@ def confirm(
     dyads: pd.DataFrame,
     rows: pd.DataFrame | None = None,
     *,
+    departs: Collection[str],
     controls: pd.DataFrame | None = None,
     n: int = 9999,
     seed: int = 0,
@@ -117,6 +165,7 @@ def confirm(
     Args:
         dyads: dyad table of one encoder; identity pairs only lend their similarity to permutations.
         rows: what `gains.gains` returned with the column ``syntactic`` (distance) joined, for H3.
+        departs: names of what `departures` returned; if there is any, every verdict is withheld.
         controls: what `multiverse.controls` returned; if one failed, every verdict is withheld.
         n, seed: relabellings.
 
@@ -126,18 +175,15 @@ def confirm(
     scaled = prepared(dyads, PRIMARY)
     used = scaled.dropna(subset=["gain"])
 
-    def falling() -> tuple[pd.Series, Fit]:
-        slopes = _dyad_slopes(_language_means(rows, scaled))
-        return _answer(slopes, slopes, "slope", [], n, seed)
-
+    test = partial(_answer, used, scaled, "gain", n=n, seed=seed)
     asked: dict[str, tuple[str, Callable[[], tuple[pd.Series, Fit]]]] = {
-        "H1": ("slope above zero", lambda: _answer(used, scaled, "gain", [], n, seed))
+        "H1": ("slope above zero", partial(test, []))
     }
     if "same_format" in scaled:
-        ask = lambda: _answer(used, scaled, "gain", ["same_format"], n, seed)  # noqa: E731
-        asked["H2"] = ("slope above zero beside equal formats", ask)
+        asked["H2"] = ("slope above zero beside equal formats", partial(test, ["same_format"]))
     if rows is not None:
-        asked["H3"] = (f"slope falls with {DISTANCE} distance", falling)
+        slopes = partial(_falling, rows, scaled, n, seed)
+        asked["H3"] = (f"slope falls with {DISTANCE} distance", slopes)
     answers, fits, notes = dict[str, pd.Series](), dict[str, Fit](), list[str]()
     for name, (question, ask) in asked.items():
         try:
@@ -149,7 +195,10 @@ def confirm(
             notes.append(f"{name} was not tested: {error}")
     table = pd.DataFrame(answers).T.rename_axis("hypothesis")
     table["verdict"] = _verdicts(table)
-    if controls is not None and not controls["passed"].all():
+    if departs:
+        said = f"withheld: the study departs from its specification ({', '.join(departs)})"
+        table["verdict"] = said
+    elif controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
     negligible = pd.DataFrame({"points": equivalence(fits["H1"], PRIMARY, NEGLIGIBLE)}).T
@@ -321,6 +370,12 @@ def _language_means(rows: pd.DataFrame, scaled: pd.DataFrame) -> pd.DataFrame:
     by = rows[keep].groupby([*TASKS, "language"], as_index=False)
     mean = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
     return mean.dropna(subset=[DISTANCE]).merge(facts, on=TASKS)
+
+
+def _falling(rows: pd.DataFrame, scaled: pd.DataFrame, n: int, seed: int) -> tuple[pd.Series, Fit]:
+    """Return the answer to H3, from the slopes of dyads on distance."""
+    slopes = _dyad_slopes(_language_means(rows, scaled))
+    return _answer(slopes, slopes, "slope", [], n, seed)
 
 
 def _dyad_slopes(means: pd.DataFrame) -> pd.DataFrame:

@@ -115,7 +115,10 @@ def dyad_values() -> pd.DataFrame:
 
 
 def confirmatory_values() -> pd.DataFrame:
-    found = confirmatory.confirm(dyad_table(), language_gains(), n=N)
+    scores = results.load(STORED, progress=False)
+    similarity = results.similarities(STORED, added=False, progress=False)
+    departs = confirmatory.departures(scores, STORED, similarity)
+    found = confirmatory.confirm(dyad_table(), language_gains(), departs=departs, n=N)
     fits = {name: fit.table.rename_axis("term").reset_index() for name, fit in found.fits.items()}
     parts = [
         found.table.reset_index(),

@@ -6,9 +6,14 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from data.make import calibration as scenarios
+from helpers import results
 from helpers.errors import BadFit, BadRows
 from helpers.stats import confirmatory, design, multiverse, permutation, prediction, reml
 from tests.stats.tables import crossed, scores
+
+
+def confirm(*tables, departs=(), **settings):
+    return confirmatory.confirm(*tables, departs=departs, **settings)
 
 
 def dyads(slope, seed=0, name="blocks half"):
@@ -32,7 +37,7 @@ def language_table(data, change, seed=1):
 
 def test_an_effect_is_supported_three_ways():
     data = dyads(1.0)
-    found = confirmatory.confirm(data, language_table(data, -0.5), n=499)
+    found = confirm(data, language_table(data, -0.5), n=499)
     assert list(found.table.index) == ["H1", "H2", "H3"]
     assert found.table["verdict"].tolist() == ["supported"] * 3
     row = found.table.loc["H1"]
@@ -50,7 +55,7 @@ def test_an_effect_is_supported_three_ways():
 
 def test_the_sequence_stops_at_the_first_that_is_not_supported():
     data = dyads(0.0, seed=3)
-    found = confirmatory.confirm(data, language_table(data, -0.5), n=199)
+    found = confirm(data, language_table(data, -0.5), n=199)
     assert found.table.loc["H1", "verdict"] == "not supported"
     assert set(found.table["verdict"].iloc[1:]) == {
         "not tested: an earlier hypothesis was not supported"
@@ -59,27 +64,27 @@ def test_the_sequence_stops_at_the_first_that_is_not_supported():
 
 
 def test_a_slope_of_the_other_sign_is_contradicted():
-    found = confirmatory.confirm(dyads(-1.0), n=199)
+    found = confirm(dyads(-1.0), n=199)
     assert found.table.loc["H1", "verdict"].startswith("contradicted")
     rising = dyads(1.0)
-    wrong = confirmatory.confirm(rising, language_table(rising, 0.8), n=199)
+    wrong = confirm(rising, language_table(rising, 0.8), n=199)
     assert wrong.table.loc["H3", "verdict"].startswith("contradicted")
 
 
 def test_too_few_tasks_leave_it_unsettled():
-    found = confirmatory.confirm(dyads(2.0, name="4 x 3"), n=199)
+    found = confirm(dyads(2.0, name="4 x 3"), n=199)
     assert found.table.loc["H1", "verdict"].startswith("unsettled: too few tasks")
     assert found.table.loc["H1", "p_smallest"] >= 0.05
 
 
 def test_what_cannot_be_tested_is_said():
     data = dyads(1.0).assign(same_format=1.0)
-    found = confirmatory.confirm(data, n=99)
+    found = confirm(data, n=99)
     assert list(found.table.index) == ["H1"]
     assert any("H2 was not tested" in note for note in found.notes)
     few = language_table(dyads(1.0), 0.0)
     few = few[few["language"] < "l03"]
-    found = confirmatory.confirm(dyads(1.0), few, n=99)
+    found = confirm(dyads(1.0), few, n=99)
     assert any("H3 was not tested" in note for note in found.notes)
 
 
@@ -87,18 +92,18 @@ def test_a_failed_control_withholds_every_verdict():
     controls = multiverse.controls(
         dyads(1.0).assign(random=lambda d: d["text_embedding"]), ["random"], ["text_embedding"]
     )
-    found = confirmatory.confirm(dyads(1.0), controls=controls, n=99)
+    found = confirm(dyads(1.0), controls=controls, n=99)
     assert found.table["verdict"].str.startswith("withheld: the control random").all()
 
 
 def test_refusals():
     with pytest.raises(BadRows, match="no similarity 'text_embedding'"):
-        confirmatory.confirm(dyads(1.0).rename(columns={"text_embedding": "semb"}))
+        confirm(dyads(1.0).rename(columns={"text_embedding": "semb"}))
     with pytest.raises(BadRows, match="one encoder"):
         two = dyads(1.0)
-        confirmatory.confirm(two.assign(encoder=["e", "f"] * 45))
+        confirm(two.assign(encoder=["e", "f"] * 45))
     with pytest.raises(BadFit, match="does not vary"):
-        confirmatory.confirm(dyads(1.0).assign(text_embedding=1.0))
+        confirm(dyads(1.0).assign(text_embedding=1.0))
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -248,38 +253,87 @@ def test_errors_of_language_slopes_are_those_of_the_forecasts():
 
 def test_departures_of_seeds_and_dyads():
     table = scores().assign(rows_trained=10)
-    few = ["2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."]
-    assert confirmatory.departures(table, "pilot") == few
+    found = confirmatory.departures(table, "pilot")
+    few = "2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."
+    assert found == {"seeds of trained baselines": few}
     # another seed of a baseline that trains nothing would give the same score
     table["rows_trained"] = 0
-    assert confirmatory.departures(table, "pilot") == []
+    assert confirmatory.departures(table, "pilot") == {}
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
-    said = confirmatory.departures(table, "demo")
-    assert "illustrative" in said[0]
-    assert said[-1] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
+    found = confirmatory.departures(table, "demo")
+    assert list(found) == ["profile", "seeds of dyads"]
+    assert found["seeds of dyads"] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
     table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
-    assert confirmatory.departures(table, "pilot")[-1] == "2 of 4 dyads have no finished run."
+    missing = {"missing dyads": "2 of 4 dyads have no finished run."}
+    assert confirmatory.departures(table, "pilot") == missing
+    table.loc[table["condition"] == "none", "status"] = "collapsed"
+    lost = confirmatory.departures(table, "pilot")["targets without a baseline"]
+    assert lost.startswith("x has no finished baseline (4 collapsed).")
 
 
 @pytest.mark.parametrize(
-    ("kinds", "said"),
-    [([], ["negative", "positive"]), (["negative"], ["positive"]), (["negative", "positive"], [])],
+    ("measured", "lacking"),
+    [
+        ([], "random encoder, shuffled labels, early score"),
+        (["text_random"], "shuffled labels, early score"),
+        (["text_random", "text_shuffled", "early_score"], ""),
+    ],
 )
-def test_controls_that_were_not_measured_are_departures(kinds, said):
+def test_controls_that_were_not_measured_are_departures(measured, lacking):
     table = scores(baseline_seeds=6)
-    controls = pd.DataFrame({"kind": kinds})
-    notes = confirmatory.departures(table, "pilot", controls=controls)
-    assert notes == [f"No {kind} control was measured." for kind in said]
+    controls = pd.DataFrame({"measure": measured})
+    found = confirmatory.departures(table, "pilot", controls=controls)
+    assert found == ({"controls": f"Controls were not measured: {lacking}."} if lacking else {})
+
+
+def test_departures_of_languages_code_plan_and_text():
+    table = scores(targets=("xnli", "tatoeba"), baseline_seeds=6)
+    commits = ["5b8ff98d86a9+changes", "58d480e67035"]
+    table = table.assign(commit=np.where(table["seed"] == 0, *commits))
+    similarity = pd.DataFrame(
+        {"measure": "text_embedding", "n": [160, 40], "target": ["xnli", "tatoeba"]}
+    )
+    found = confirmatory.departures(table, "pilot", similarity)
+    assert (
+        found["languages"] == "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14."
+    )
+    assert found["uncommitted code"].endswith("uncommitted code: 5b8ff98d86a9+changes.")
+    assert "a61c192" in found["plan changed after the scores"]
+    assert found["rows of text"] == "Similarity was measured on 160 rows a task, not 2,000."
+    assert found["text of targets"].startswith(
+        "The similarity of tatoeba comes from English sentences"
+    )
+    clean = table.assign(commit="58d480e67035")
+    assert list(confirmatory.departures(clean, "pilot", similarity.assign(n=2000))) == [
+        "languages", "text of targets",
+    ]  # fmt: skip
+
+
+def test_a_study_that_departs_gets_no_verdict():
+    found = confirm(dyads(1.0), departs={"seeds of dyads": "4 of 4 dyads have few."}, n=99)
+    said = "withheld: the study departs from its specification (seeds of dyads)"
+    assert set(found.table["verdict"]) == {said}
+    assert found.table.loc["H1", "p"] < 0.05  # the numbers stand
+    with pytest.raises(TypeError, match="departs"):  # nobody gets a verdict without looking
+        confirmatory.confirm(dyads(1.0))
+
+
+def test_the_stored_study_departs_and_its_verdicts_are_withheld():
+    table, similarity = results.load("pilot"), results.similarities("pilot", added=False)
+    found = confirmatory.departures(table, "pilot", similarity, pd.DataFrame({"measure": []}))
+    assert {
+        "seeds of dyads", "seeds of trained baselines", "languages", "rows of text", "controls",
+        "text of targets", "plan changed after the scores", "uncommitted code",
+        "targets without a baseline",
+    } == set(found)  # fmt: skip
+    assert "pawsx in 2 of 6" in found["languages"]
 
 
 def test_standing_says_what_a_study_can_prove():
     table = scores(baseline_seeds=6)
-    assert (
-        confirmatory.standing(table, "pilot") == "These are 4 dyads, run as the specification asks."
-    )
+    said = confirmatory.standing(table, "pilot")
+    assert said == "These are 4 dyads, run as the specification asks."
     assert "illustration, not evidence" in confirmatory.standing(table, "demo")
     few = table[(table["seed"] == 0) | (table["condition"] == "none")]
-    assert "fall short of the specification: 4 of 4" in confirmatory.standing(few, "pilot")
-    similarity = pd.DataFrame({"measure": ["text_embedding", "tfidf"], "n": [160, 5000]})
-    said = confirmatory.standing(table, "pilot", similarity)
-    assert said.endswith("Similarity was measured on 160 rows a task, not 2,000.")
+    said = confirmatory.standing(few, "pilot")
+    assert "fall short of the specification: 4 of 4" in said
