@@ -13,7 +13,7 @@ import time
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,36 +41,35 @@ def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Measu
         [UPOS[i] for i in chance.integers(0, 17, chance.integers(5, 36))] for _ in range(sentences)
     ]
     given = [[t if chance.random() < 0.9 else UPOS[chance.integers(17)] for t in s] for s in golds]
-
-    def stock_spans() -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return seqeval.metrics.f1_score(golds, given)
-
-    sides = {"ours": lambda: span_f1(given, golds, "seqeval-1.2.2")["f1"], "stock": stock_spans}
-    seconds, found = turns(sides, REPEATS, time.process_time)
-    assert abs(found["ours"] - found["stock"]) < 1e-12, "the two ways disagree"
-    ours, stock = (sentences / min(seconds[side]) for side in sides)
-    rows = [compared("span_f1", ours, "rows/s", "seqeval 1.2.2", stock, rows=sentences, **CPU_TIME)]
     chance = np.random.default_rng(0)
     right = [[" ".join(chance.choice(WORDS, chance.integers(1, 6)))] for _ in range(answers)]
     said = [x[0] if chance.random() < 0.5 else " ".join(chance.choice(WORDS, 3)) for x in right]
     ascii_marks = set(string.punctuation)
     all_marks = {chr(i) for i in range(0x110000) if unicodedata.category(chr(i))[0] == "P"}
-    for name, score, drop in (
-        ("squad", squad, ascii_marks),
-        ("mlqa_en", lambda p, g: mlqa(p, g, "en"), ascii_marks | all_marks),
-    ):
-        both = {
-            "ours": lambda score=score: score(said, right),
-            "stock": lambda drop=drop: stock_answers(said, right, drop),
-        }
-        seconds, found = turns(both, REPEATS, time.process_time)
-        figures = found["ours"]["exact_match"], found["ours"]["f1"]
-        assert np.allclose(figures, found["stock"]), "the two ways disagree"
-        ours, stock = (answers / min(seconds[side]) for side in both)
-        facts = CPU_TIME | {"rows": answers}
-        rows.append(compared(name, ours, "rows/s", "published script", stock, **facts))
+
+    def stock_spans() -> list[float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [seqeval.metrics.f1_score(golds, given)]
+
+    def both(score: dict[str, float]) -> list[float]:
+        return [score["exact_match"], score["f1"]]
+
+    jobs: list[tuple[str, int, str, Callable[[], Any], Callable[[], Any]]] = [
+        ("span_f1", sentences, "seqeval 1.2.2",
+         lambda: [span_f1(given, golds, "seqeval-1.2.2")["f1"]], stock_spans),
+        ("squad", answers, "published script",
+         lambda: both(squad(said, right)), lambda: stock_answers(said, right, ascii_marks)),
+        ("mlqa_en", answers, "published script", lambda: both(mlqa(said, right, "en")),
+         lambda: stock_answers(said, right, ascii_marks | all_marks)),
+    ]  # fmt: skip
+    rows = []
+    for name, count, reference, ours, stock in jobs:
+        seconds, found = turns({"ours": ours, "stock": stock}, REPEATS, time.process_time)
+        assert np.allclose(found["ours"], found["stock"], rtol=0, atol=1e-12), "the ways disagree"
+        rate = {side: count / min(spent) for side, spent in seconds.items()}
+        facts = CPU_TIME | {"rows": count}
+        rows.append(compared(name, rate["ours"], "rows/s", reference, rate["stock"], **facts))
     return rows
 
 
@@ -83,15 +82,14 @@ def stock_answers(
         kept = "".join(mark for mark in text.lower() if mark not in drop)
         return re.sub(r"\b(a|an|the)\b", " ", kept).split()
 
+    def overlap(one: list[str], other: list[str]) -> float:
+        shared = sum((Counter(one) & Counter(other)).values())
+        return 2 * shared / (len(one) + len(other)) if shared else 0.0
+
     exact = f1 = 0.0
     for prediction, answers in zip(predictions, golds, strict=True):
         exact += max(tokens(prediction) == tokens(answer) for answer in answers)
-        best = 0.0
-        for answer in answers:
-            one, other = tokens(prediction), tokens(answer)
-            shared = sum((Counter(one) & Counter(other)).values())
-            best = max(best, 2 * shared / (len(one) + len(other)) if shared else 0.0)
-        f1 += best
+        f1 += max(overlap(tokens(prediction), tokens(answer)) for answer in answers)
     return exact / len(golds), f1 / len(golds)
 
 
@@ -131,7 +129,7 @@ def span_rows(questions: int, seed: int = 0) -> tuple[Any, Any, Any, Any, list[s
     """Contexts of 60 to 600 tokens of four characters, with scores that favour one answer."""
     chance = np.random.default_rng(seed)
     room = LENGTH - QUESTION - 3
-    begin, end, offsets, example, contexts = [], [], [], [], []
+    scores, offsets, example, contexts = [], [], [], []
     for number in range(questions):
         tokens = int(np.clip(chance.lognormal(5.2, 0.5), 60, 600))
         contexts.append("".join(f"w{i % 1000:03d}" for i in range(tokens)))
@@ -141,15 +139,14 @@ def span_rows(questions: int, seed: int = 0) -> tuple[Any, Any, Any, Any, list[s
             here = np.arange(first, min(first + room, tokens))
             inside = slice(QUESTION + 2, QUESTION + 2 + len(here))
             place[inside] = np.stack([4 * here, 4 * here + 4], axis=1)
-            scores = chance.normal(-4, 2, (2, LENGTH)).astype(np.float32)
+            window = chance.normal(-4, 2, (2, LENGTH)).astype(np.float32)
             if answer in here and answer + 2 in here:
-                scores[0, inside.start + answer - first] += 9
-                scores[1, inside.start + answer + 2 - first] += 9
-            begin.append(scores[0])
-            end.append(scores[1])
+                window[[0, 1], inside.start + answer - first + np.array([0, 2])] += 9
+            scores.append(window)
             offsets.append(place)
             example.append(number)
-    return np.stack(begin), np.stack(end), np.stack(offsets), np.array(example), contexts
+    begin, end = np.stack(scores, axis=1)
+    return begin, end, np.stack(offsets), np.array(example), contexts
 
 
 def span_loop(
@@ -160,13 +157,11 @@ def span_loop(
     For every window the 20 best begins and ends, every pair of them that is a stretch of the
     context, then the 20 best over all windows of the question, with texts and probabilities.
     """
-    windows: dict[int, list[int]] = {}
-    for window, number in enumerate(example.tolist()):
-        windows.setdefault(number, []).append(window)
     answers: list[str] = []
-    for number, context in enumerate(contexts):
+    windows = np.split(np.arange(len(example)), np.flatnonzero(np.diff(example)) + 1)
+    for context, own in zip(contexts, windows, strict=True):
         candidates: list[dict[str, Any]] = []
-        for window in windows[number]:
+        for window in own.tolist():
             starts, ends, place = begin[window], end[window], maps[window]
             best_ends = np.argsort(ends)[-1 : -N_BEST - 1 : -1].tolist()
             for i in np.argsort(starts)[-1 : -N_BEST - 1 : -1].tolist():
@@ -200,9 +195,7 @@ WIDTH, QUERIES = 384, 2000
 
 def vectors(rows: int, seed: int) -> np.ndarray:
     """Random vectors around a common direction, as an encoder's are."""
-    values = np.random.default_rng(seed).standard_normal((rows, WIDTH), dtype=np.float32)
-    values += 1
-    return values
+    return np.random.default_rng(seed).standard_normal((rows, WIDTH), dtype=np.float32) + 1
 
 
 def bare_products(rows: int) -> dict[str, float]:
@@ -267,29 +260,25 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     parts = ("bare_products", "mined", "bare_products")
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
     search = apart("scoring.pool", pool_rows)
-    size, threads = f"{rows // 1000}k", int(ours["threads"])
-    whole, bare = "whole process", "one bare product of all pairs"
-    return [
-        *(
-            compared(
-                f"mining_{size}{'_cpu' * (clock == 'cpu')}_vs_bare_matmul", ours[clock], "s", bare,
-                (before[clock] + after[clock]) / 2, rows=rows, threads=threads,
-                note=f"both directions, width {WIDTH}",
-            )
-            for clock in ("wall", "cpu")
-        ),
-        Measurement(
-            f"mining_{size}_peak_memory", ours["memory"], "MB", rows=rows, note=whole, threads=threads
-        ),
-        Measurement(
-            "search_pool_wall", search["wall"], "s", rows=pool_rows, threads=threads,
-            note=f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk",
-        ),
-        Measurement(
-            "search_pool_peak_memory", search["memory"], "MB", rows=pool_rows, threads=threads,
-            note=f"{whole}, with the pages of the pool that are in memory",
-        ),
+    size, bare = f"mining_{rows // 1000}k", "one bare product of all pairs"
+    facts = {"rows": rows, "threads": int(ours["threads"])}
+    of_pool = facts | {"rows": pool_rows}
+    found = [
+        compared(
+            f"{size}{suffix}_vs_bare_matmul", ours[clock], "s", bare,
+            (before[clock] + after[clock]) / 2, note=f"both directions, width {WIDTH}", **facts,
+        )
+        for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
     ]  # fmt: skip
+    whole = "whole process"
+    pages = f"{whole}, with the pages of the pool that are in memory"
+    note = f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk"
+    return [
+        *found,
+        Measurement(f"{size}_peak_memory", ours["memory"], "MB", note=whole, **facts),
+        Measurement("search_pool_wall", search["wall"], "s", note=note, **of_pool),
+        Measurement("search_pool_peak_memory", search["memory"], "MB", note=pages, **of_pool),
+    ]
 
 
 # Tatoeba end to end: read, tokenise, embed, search and score.
@@ -331,9 +320,8 @@ def tatoeba(
         if lost:
             print(lost[0]["status"])
             return [not_measured(one, "s", device, NO_DATA) for one in TATOEBA]
-        if (
-            not operations
-        ):  # counted after the first timing, which reads what nobody has read before
+        # Counted after the first timing, which reads what nobody has read before.
+        if not operations:
             texts = {r["text"] for code in languages for r in data.rows(task, code, "test")}
             each = [{"side": "candidate", "text": text} for text in sorted(texts)]
             longest = min(task.max_length, encoder.max_length)

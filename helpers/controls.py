@@ -8,7 +8,7 @@ something about language only above these baselines.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy import sparse
 
 from helpers.data import Rows
 from helpers.errors import BadRows, HelpfulError
-from helpers.metrics import accuracy, span_f1, token_accuracy
+from helpers.metrics import accuracy, span_f1
 
 Row = dict[str, Any]
 
@@ -54,14 +54,22 @@ def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
 
 
 def copy_score(train: Sequence[Row], test: Rows) -> float:
-    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1."""
-    given = copied(train, test, test.format)
-    if test.format == "retrieval":
-        gold = [row["gold"] for row in test if row["side"] == "query"]
-        return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
+    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1.
+
+    Args:
+        train: rows of the format of ``test``, in English; none for retrieval.
+        test: rows of the format pair, tagging or retrieval.
+
+    Raises:
+        HelpfulError: another format; BadRows: no rows on a side.
+    """
     if test.format == "tagging":
-        return span_f1(given, [row["tags"] for row in test], labels=test.labels)["f1"]
-    return accuracy(given, [row["label"] for row in test])["accuracy"]
+        return tag_copy_scores(train, {test.language: test}, test.labels)[test.language]["f1"]
+    if test.format == "pair":
+        return string_copy_accuracy(train, {test.language: test})[test.language]
+    given = copied(train, test, test.format)
+    gold = [row["gold"] for row in test if row["side"] == "query"]
+    return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
 
 
 def string_copy_accuracy(
@@ -79,17 +87,14 @@ def string_copy_accuracy(
     Raises:
         BadRows: no training rows, or a language without rows.
     """
-    result = {}
-    for language, rows in _filled(train_rows, evaluation_rows):
-        given = copied(train_rows, rows, "pair")
-        result[language] = accuracy(given, [row["label"] for row in rows])["accuracy"]
-    return result
+    return {
+        language: accuracy(given, [row["label"] for row in rows])["accuracy"]
+        for language, rows, given in _copies(train_rows, evaluation_rows, "pair")
+    }
 
 
 def tag_copy_scores(
-    train_rows: Sequence[Row],
-    evaluation_rows: Mapping[str, Sequence[Row]],
-    labels: Sequence[str] | None = None,
+    train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]], labels: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Return the scores of tagging each token as its surface form is mostly tagged in training.
 
@@ -99,35 +104,33 @@ def tag_copy_scores(
     Args:
         train_rows: rows of the tagging format (``tokens``, ``tags``), in English.
         evaluation_rows: rows of the tagging format by language.
-        labels: tag names, where rows hold tag ids; adds span F1.
+        labels: names of the tags.
 
     Returns:
-        By language: ``token_accuracy``, ``seen`` (share of tokens whose form is in training) and,
-        with ``labels``, ``f1``, ``precision`` and ``recall`` of spans; each from 0 to 1.
+        By language, each from 0 to 1: ``seen`` (share of tokens whose form is in training), span
+        ``f1``, ``precision``, ``recall``, and ``token_accuracy``.
 
     Raises:
         BadRows: no training rows, or a language without rows.
     """
     known = {token for row in train_rows for token in row["tokens"]}
     result = {}
-    for language, rows in _filled(train_rows, evaluation_rows):
-        given, golds = copied(train_rows, rows, "tagging"), [row["tags"] for row in rows]
-        tokens = [token for row in rows for token in row["tokens"]]
-        scores = {"seen": sum(token in known for token in tokens) / max(1, len(tokens))}
-        more = (
-            token_accuracy(given, golds) if labels is None else span_f1(given, golds, labels=labels)
-        )
-        result[language] = scores | more
+    for language, rows, given in _copies(train_rows, evaluation_rows, "tagging"):
+        seen = [token in known for row in rows for token in row["tokens"]]
+        scores = span_f1(given, [row["tags"] for row in rows], labels=labels)
+        result[language] = {"seen": sum(seen) / max(1, len(seen))} | scores
     return result
 
 
-def _filled(
-    train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]]
-) -> Iterable[tuple[str, Sequence[Row]]]:
-    for what, rows in {"training": train_rows, **evaluation_rows}.items():
+def _copies(
+    train: Sequence[Row], by_language: Mapping[str, Sequence[Row]], format: str
+) -> Iterator[tuple[str, Sequence[Row], list[Any]]]:
+    """Yield each language with its rows and what is copied for them."""
+    for what, rows in {"training": train, **by_language}.items():
         if not len(rows):
             raise BadRows(f"{what}: no rows to copy from or to score.")
-    return evaluation_rows.items()
+    for language, rows in by_language.items():
+        yield language, rows, copied(train, rows, format)
 
 
 def _folded(token: str) -> str:

@@ -16,23 +16,13 @@ from helpers.formats import Encoded, task_scores
 from helpers.formats.encoded import join
 from helpers.metrics import mining
 from helpers.metrics.mining import Taken
-from helpers.metrics.submissions import score_submission, write_submission
+from helpers.metrics.submissions import score_submission as score_submission
+from helpers.metrics.submissions import write_submission as write_submission
 from helpers.models import network
 from helpers.models.encoders import Encoder, can_trim, trim
 from helpers.models.network import Network, outputs
 from helpers.models.training import Tuned, training_task
 from helpers.tasks import Task
-
-__all__ = [
-    "Prediction",
-    "choose_layer",
-    "evaluate",
-    "floor",
-    "layer_scores",
-    "predict",
-    "score_submission",
-    "write_submission",
-]
 
 _T = TypeVar("_T")
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
@@ -79,46 +69,30 @@ def evaluate(
     predicted, lost = _predict(tuned, task, languages, rows, split, layer)
     task = replace(task, labels=_head_task(tuned, task).labels)
     entries: list[dict[str, Any]] = []
+
+    def enter(language: str, metric: str, value: float, n: int, status: str, *origin: str) -> None:
+        facts = {"task": task.name, "language": language, "split": split, "metric": metric}
+        facts |= {"value": value, "n": n, "status": status}
+        entries.append(facts | dict(zip(("data_source", "data_hash"), origin, strict=True)))
+
     for part in predicted:
-        facts = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
         try:
-            values, count = _scores(task, part)
+            if task.format == "retrieval":
+                values = retrieval_scores(task, part.rows, cast(Taken, part.predictions))
+                count = sum(row["side"] == "query" for row in part.rows)
+            else:
+                values = task_scores(task, part.rows, part.predictions, part.language)
+                count = len(part.rows)
         except HelpfulError as error:
             lost[part.language] = f"language {part.language!r}: {error}"
             continue
-        entries += [
-            _entry(task, part.language, split, metric, value, count) | facts
-            for metric, value in values.items()
-            if metric not in _PARTS
-        ]
-    return entries + [
-        _entry(task, language, split, task.metric, float("nan"), 0, f"failed: {why}")
-        for language, why in lost.items()
-    ]
-
-
-def _scores(task: Task, part: Prediction) -> tuple[dict[str, float], int]:
-    """Score one language: the values, and the number of rows or queries."""
-    if task.format == "retrieval":
-        values = retrieval_scores(task, part.rows, cast(Taken, part.predictions))
-        return values, sum(row["side"] == "query" for row in part.rows)
-    return task_scores(task, part.rows, part.predictions, part.language), len(part.rows)
-
-
-def _entry(
-    task: Task, language: str, split: str, metric: str, value: float, n: int, status: str = "done"
-) -> dict[str, Any]:
-    return {
-        "task": task.name,
-        "language": language,
-        "split": split,
-        "metric": metric,
-        "value": value,
-        "n": n,
-        "status": status,
-        "data_source": "",
-        "data_hash": "",
-    }
+        for metric, value in values.items():
+            if metric not in _PARTS:
+                origin = part.rows.source, part.rows.fingerprint
+                enter(part.language, metric, value, count, "done", *origin)
+    for language, why in lost.items():
+        enter(language, task.metric, float("nan"), 0, f"failed: {why}", "", "")
+    return entries
 
 
 def predict(
@@ -130,10 +104,7 @@ def predict(
     split: str = "test",
     layer: int | None = None,
 ) -> list[Prediction]:
-    """Predict a target in many languages in one pass over length-sorted rows.
-
-    Arguments as for :func:`evaluate`. Languages whose rows cannot be had are left out.
-    """
+    """Predict as :func:`evaluate` does; languages whose rows cannot be had are left out."""
     return list(_predict(tuned, task, languages, rows, split, layer)[0])
 
 
@@ -176,8 +147,7 @@ def layer_scores(encoder: Encoder, task: Task, language: str = "de") -> dict[int
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
-    states = cast(Taken, part.predictions)
-    main = metrics.main(task.metric)
+    states, main = cast(Taken, part.predictions), metrics.main(task.metric)
     return {
         layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, i], states.places))[main]
         for i, layer in enumerate(chosen)
@@ -202,18 +172,23 @@ def _predict(
         if language not in task.languages:
             raise unknown(f"language of {task.name!r}", language, task.languages)
     asked = task.languages if languages is None else languages
-    found, lost = _kept(asked, lambda language: load_rows(task, language, split, limit))
+    lost: dict[str, str] = {}
+    found = _kept(asked, lost, lambda language: load_rows(task, language, split, limit))
+    # As long as what the head was trained on, no longer.
+    longest = min(task.max_length, tuned.encoder.max_length)
+    if head_task.name in tuned.heads:
+        longest = min(longest, head_task.max_length, tuned.settings.max_length)
+
+    def encoded(rows: Sequence[dict[str, Any]]) -> Encoded:
+        return formats.get(task.format).encode(head_task, rows, tuned.encoder, longest, False)
+
     if task.format != "retrieval":
-        coded, bad = _kept(
-            found, lambda language: _encoded(tuned, task, head_task, found[language])
-        )
-        lost |= bad
+        coded = _kept(found, lost, lambda language: encoded(found[language]))
         if not coded:
             return [], lost
         raw = _outputs(tuned, task, head_task, list(coded.values()), layer)
-        kept = [found[language] for language in coded]
         labelled = replace(task, labels=head_task.labels)
-        return _decoded(labelled, kept, list(coded.values()), raw, lost), lost
+        return _decoded(labelled, found, coded, raw, lost), lost
     if not found:
         return [], lost
     # The languages of a retrieval target share most candidates (Mewsli-X: a million).
@@ -223,7 +198,7 @@ def _predict(
         for part in found.values()
     ]
     texts = [{"side": "candidate", "text": text} for text in known]
-    coded_texts = _encoded(tuned, task, head_task, texts)
+    coded_texts = encoded(texts)
     del texts, known  # A million texts must not stay while a million vectors are made.
     vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
     return (
@@ -233,17 +208,16 @@ def _predict(
 
 
 def _kept(
-    languages: Iterable[str], make: Callable[[str], _T]
-) -> tuple[dict[str, _T], dict[str, str]]:
+    languages: Iterable[str], lost: dict[str, str], make: Callable[[str], _T]
+) -> dict[str, _T]:
     """Make something of each language; say why where its rows do not allow it."""
     made: dict[str, _T] = {}
-    lost: dict[str, str] = {}
     for language in languages:
         try:
             made[language] = make(language)
         except (BadRows, MissingData) as error:
             lost[language] = str(error)
-    return made, lost
+    return made
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:
@@ -263,15 +237,6 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
         f"this encoder has no head for target {task.name!r}: fine-tune it on {trained.name!r} "
         f"first (it has heads for {sorted(tuned.heads) or 'nothing'}; a collapsed run has none)."
     )
-
-
-def _encoded(tuned: Tuned, task: Task, head_task: Task, part: Sequence[dict[str, Any]]) -> Encoded:
-    """Tokenise a set of rows."""
-    longest = min(task.max_length, tuned.encoder.max_length)
-    if head_task.name in tuned.heads:  # as long as what it was trained on, no longer
-        longest = min(longest, head_task.max_length, tuned.settings.max_length)
-    format_ = formats.get(task.format)
-    return format_.encode(head_task, part, tuned.encoder, longest, False)
 
 
 def _outputs(
@@ -307,28 +272,26 @@ def _outputs(
 
 def _decoded(
     task: Task,
-    found: Sequence[Rows],
-    coded: Sequence[Encoded],
+    found: dict[str, Rows],
+    coded: dict[str, Encoded],
     raw: dict[str, np.ndarray],
     lost: dict[str, str],
 ) -> Iterator[Prediction]:
     """Cut the joint outputs into languages and decode each; say why where that is not possible."""
-    every = sum(len(part.tokens) for part in coded)
+    every = sum(len(part.tokens) for part in coded.values())
     sequences, tokens = 0, 0
-    for rows, part in zip(found, coded, strict=True):
-        mine = {
-            name: array[tokens : tokens + len(part.tokens)]
-            if len(array) == every
-            else array[sequences : sequences + len(part)]
-            for name, array in raw.items()
-        }
-        sequences, tokens = sequences + len(part), tokens + len(part.tokens)
+    for language, part in coded.items():
+        # Outputs are of tokens or of sequences.
+        of_tokens = slice(tokens, tokens + len(part.tokens))
+        of_sequences = slice(sequences, sequences + len(part))
+        tokens, sequences = of_tokens.stop, of_sequences.stop
+        mine = {k: v[of_tokens if len(v) == every else of_sequences] for k, v in raw.items()}
         try:
-            decoded = formats.get(task.format).decode(task, rows, part, mine)
+            decoded = formats.get(task.format).decode(task, found[language], part, mine)
         except HelpfulError as error:
-            lost[rows.language] = f"language {rows.language!r}: {error}"
+            lost[language] = f"language {language!r}: {error}"
         else:
-            yield Prediction(rows.language, rows, decoded)
+            yield Prediction(language, found[language], decoded)
 
 
 # --- Retrieval ------------------------------------------------------------------------------------
@@ -340,17 +303,15 @@ def retrieval_scores(
     ``accuracy`` asks for the nearest candidate of each query (Tatoeba), ``pair_f1`` mines pairs by
     ratio margin (BUCC), ``map@k`` and ``mrr@k`` rank the candidates (LAReQA, Mewsli-X).
     """
-    base = task.metric.partition("@")[0]
-    queries: list[dict[str, Any]] = []
-    candidates: list[dict[str, Any]] = []
+    base, _, cut = task.metric.partition("@")
+    sides: dict[str, list[dict[str, Any]]] = {"query": [], "candidate": []}
     is_query = np.zeros(len(rows), bool)
     # Memory-mapped rows are read once; of a million candidates only the ids are kept.
     for place, row in enumerate(rows):
         is_query[place] = row["side"] == "query"
-        if is_query[place]:
-            queries.append(row)
-        else:
-            candidates.append(row if base == "pair_f1" else {"id": row["id"]})
+        whole = is_query[place] or base == "pair_f1"
+        sides[row["side"]].append(row if whole else {"id": row["id"]})
+    queries, candidates = sides.values()
     for side, members in (("queries", queries), ("candidates", candidates)):
         if not members:
             raise BadRows(f"no {side} among {len(rows)} rows: retrieval needs both sides.")
@@ -359,9 +320,8 @@ def retrieval_scores(
     left, right = (Taken(vectors.vectors, vectors.places[side]) for side in (is_query, ~is_query))
     if base == "pair_f1":
         return _mined(queries, candidates, left, right)
-    depth = int(task.metric.partition("@")[2] or 20) if base in ("map", "mrr") else 1
     # XTREME-R takes inner products, of vectors that its dual encoders normalise: cosines.
-    found = mining.nearest(left, right, k=depth).index
+    found = mining.nearest(left, right, k=1 if base == "accuracy" else int(cut or 20)).index
     ids = np.array([row["id"] for row in candidates], dtype=object)
     ranked = [list(ids[places]) for places in found]
     gold = [row["gold"] for row in queries]
@@ -375,13 +335,14 @@ def _mined(
     queries: list[dict[str, Any]], candidates: list[dict[str, Any]], left: Taken, right: Taken
 ) -> dict[str, float]:
     """Tune the threshold on one half of the queries, as there is no dev set; score the other."""
-    texts = ([row["text"] for row in side] for side in (queries, candidates))
-    ids = ([row["id"] for row in side] for side in (queries, candidates))
+    texts, ids = (
+        ([row[k] for row in side] for side in (queries, candidates)) for k in ("text", "id")
+    )
     pairs = mining.mine_texts(left, right, *texts, *ids)
     gold = [(row["id"], other) for row in queries for other in row["gold"]]
     first = np.array([mining.in_first_half(source) for source in pairs["source"]], bool)
     tuning = [pair for pair in gold if mining.in_first_half(pair[0])]
     tuned = mining.tune_threshold(pairs[first], tuning)
-    kept = mining.apply_threshold(pairs[~first], tuned)
+    kept = mining.apply_threshold(pairs[~first], tuned.value)
     values = metrics.score("pair_f1", kept, [p for p in gold if not mining.in_first_half(p[0])])
     return values | {"best_threshold_f1": mining.tune_threshold(pairs, gold).f1}

@@ -84,11 +84,8 @@ def test_a_language_without_data_fails_and_the_others_are_scored(format_, tuned)
     assert lost["language"] == "de" and lost["status"] == "failed: no rows in 'de'; fetch them"
     assert math.isnan(lost["value"]) and lost["n"] == 0
     assert lost["metric"] == task(format_).metric
-    assert [p.language for p in predict(tuned, task(format_, missing=("de",)))] == [
-        "en",
-        "fr",
-        "sw",
-    ]
+    kept = predict(tuned, task(format_, missing=("de",)))
+    assert [part.language for part in kept] == ["en", "fr", "sw"]
 
 
 def broken(format_, change):
@@ -103,20 +100,17 @@ def broken(format_, change):
 
 
 def every(rows, name, value):
-    return [row | {name: value(row)} for row in rows]
+    return [row | {name: value} for row in rows]
 
 
 BAD = {
-    "labels of another set": ("pair", lambda rows: every(rows, "label", lambda row: 7)),
-    "labels hidden": ("pair", lambda rows: every(rows, "label", lambda row: -1)),
-    "tags hidden": ("tagging", lambda rows: every(rows, "tags", lambda r: [-1] * len(r["tags"]))),
-    "answers hidden": (
-        "span",
-        lambda rows: every(rows, "answers", lambda row: {"text": [], "start": []}),
-    ),
-    "half a pair of surrogates": ("pair", lambda rows: every(rows, "first", lambda row: "x\udc00")),
+    "labels of another set": ("pair", lambda rows: every(rows, "label", 7)),
+    "labels hidden": ("pair", lambda rows: every(rows, "label", -1)),
+    "tags hidden": ("tagging", lambda rows: [r | {"tags": [-1] * len(r["tags"])} for r in rows]),
+    "answers hidden": ("span", lambda rows: every(rows, "answers", {"text": [], "start": []})),
+    "half a pair of surrogates": ("pair", lambda rows: every(rows, "first", "x\udc00")),
     "no rows": ("choice", lambda rows: []),
-    "gold that is no candidate": ("retrieval", lambda rows: every(rows, "gold", lambda row: ["?"])),
+    "gold that is no candidate": ("retrieval", lambda rows: every(rows, "gold", ["?"])),
     "no candidates": ("retrieval", lambda rows: [row for row in rows if row["side"] == "query"]),
 }
 
@@ -134,9 +128,8 @@ def test_bad_rows_of_one_language_fail_alone_and_say_so(name, tuned):
 @pytest.mark.parametrize("stage", ["encode", "decode", "score"])
 def test_what_cannot_be_encoded_decoded_or_scored_fails_alone_too(stage, tuned, monkeypatch):
     target, whole = task("pair"), evaluate(tuned, task("pair"))
-    names = {"encode": "_encoded", "score": "task_scores"}
-    place = formats.get("pair") if stage == "decode" else evaluation
-    name = names.get(stage, stage)
+    place = evaluation if stage == "score" else formats.get("pair")
+    name = "task_scores" if stage == "score" else stage
     real, calls = getattr(place, name), []
 
     def sometimes(*arguments):
@@ -151,13 +144,10 @@ def test_what_cannot_be_encoded_decoded_or_scored_fails_alone_too(stage, tuned, 
     assert found[-1]["language"] == "de" and "a row that cannot be" in found[-1]["status"]
 
 
-def test_no_language_at_all(tuned):
+def test_no_language_at_all_and_an_unknown_one(tuned):
     assert evaluate(tuned, task("pair"), []) == [] == predict(tuned, task("pair"), [])
     lost = evaluate(tuned, task("pair", missing=LANGUAGES))
     assert [entry["language"] for entry in lost] == list(LANGUAGES)
-
-
-def test_an_unknown_language_is_named_with_those_there_are(tuned):
     with pytest.raises(UnknownName, match=r"'ed'.*'de'.*de, en, fr, sw"):
         evaluate(tuned, task("pair"), ["en", "ed"])
 
@@ -264,27 +254,17 @@ def test_layers_change_what_retrieval_reads(tiny):
     np.testing.assert_allclose(values[2], values[3], atol=1e-6)
 
 
-def test_the_best_layer_is_chosen_and_of_equals_the_highest(monkeypatch):
-    encoder = encoders.load("tiny")
-    scores = {1: 0.7, 2: 0.5}
-
-    monkeypatch.setattr(evaluation, "layer_scores", lambda encoder, task, language: scores)
-    assert choose_layer(encoder, task("retrieval")) == 1
-    scores[2] = 0.7
-    assert choose_layer(encoder, task("retrieval")) == 2
-
-
-def test_one_pass_scores_every_layer_as_a_pass_for_each_does(tiny):
+def test_one_pass_scores_every_layer_and_the_best_is_chosen(tiny, monkeypatch):
+    target, plain = task("retrieval"), Tuned(tiny)
     values = {
-        layer: evaluate(Tuned(tiny), task("retrieval"), ["fr"], split="dev", layer=layer)[0][
-            "value"
-        ]
+        layer: evaluate(plain, target, ["fr"], split="dev", layer=layer)[0]["value"]
         for layer in (1, 2)
     }
-    found = layer_scores(tiny, task("retrieval"), "fr")
+    found = layer_scores(tiny, target, "fr")
     assert found == pytest.approx(values) and list(found) == [1, 2]
-    chosen = choose_layer(tiny, task("retrieval"), "fr")
-    assert values[chosen] == max(values[1], values[2])
+    for scores, best in (({1: 0.7, 2: 0.5}, 1), ({1: 0.7, 2: 0.7}, 2)):  # of equals the highest
+        monkeypatch.setattr(evaluation, "layer_scores", lambda *_, scores=scores: scores)
+        assert choose_layer(tiny, target) == best
 
 
 def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):
@@ -309,9 +289,8 @@ def test_no_layer_is_chosen_without_development_rows(tiny):
 def longest(monkeypatch):
     """Longest sequence of every set that is evaluated."""
     seen = []
-    real = evaluation.outputs
 
-    def outputs(network, name, encoded, **options):
+    def outputs(network, name, encoded, real=evaluation.outputs, **options):
         seen.append(int(encoded.lengths.max()))
         return real(network, name, encoded, **options)
 
@@ -410,54 +389,32 @@ def test_outputs_held_back_for_a_gpu_are_put_in_place_too(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("format_", ["choice", "span"])
-def test_a_full_memory_halves_the_batch_and_changes_nothing(format_, tiny, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError(FULL), MemoryError()])
+def test_a_full_memory_halves_the_batch_and_changes_nothing(format_, error, tiny, monkeypatch):
     task = toys.task(format_)
     expected = run(tiny, task, 10**6)
-    states, sizes = Network.states, []
+    room, sizes = [200], []
 
-    def limited(self, batch, layer=None):
-        size = int(batch.lengths.max()) * len(batch.lengths)
-        sizes.append(size)
-        if size > 200:
-            raise RuntimeError(FULL)
+    def limited(self, batch, layer=None, states=Network.states):
+        sizes.append(int(batch.lengths.max()) * len(batch.lengths))
+        if sizes[-1] > room[0]:
+            raise error
         return states(self, batch, layer)
 
     monkeypatch.setattr(Network, "states", limited)
     assert_alike(run(tiny, task, 10**6), expected)
     assert max(sizes) > 200 and min(sizes) <= 200
-
-
-def test_one_full_memory_is_survived(tiny, monkeypatch):
-    task = toys.task("pair")
-    expected = run(tiny, task, 500)
-    predict, failures = Network.predict, [MemoryError()]
-
-    def once(self, *arguments):
-        if failures:
-            raise failures.pop()
-        return predict(self, *arguments)
-
-    monkeypatch.setattr(Network, "predict", once)
-    assert_alike(run(tiny, task, 500), expected)
-
-
-def test_a_single_row_that_does_not_fit_is_an_error(tiny, monkeypatch):
-    def never(self, batch, layer=None):
-        raise RuntimeError(FULL)
-
-    monkeypatch.setattr(Network, "states", never)
+    room[0] = 0  # no row fits
     with pytest.raises(HelpfulError, match="memory ran out on a single row of .* tokens"):
-        run(tiny, toys.task("pair"), 500)
+        run(tiny, task, 500)
 
 
-def test_training_mode_is_put_back(tiny):
+@pytest.mark.parametrize("mode", [True, False])
+def test_training_mode_is_put_back(tiny, mode):
     task = toys.task("pair")
-    made = network(tiny, task).train()
+    made = network(tiny, task).train(mode)
     outputs(made, task.name, encoded(tiny, task), budget=500, device=CPU)
-    assert made.training
-    made.eval()
-    outputs(made, task.name, encoded(tiny, task), budget=500, device=CPU)
-    assert not made.training
+    assert made.training is mode
 
 
 def test_half_precision_outputs_are_plain_arrays(tiny):
@@ -483,20 +440,21 @@ def test_scores_put_the_main_metric_first_and_leave_unknown_tags_out():
     }
 
 
-def planted(count, width=16, noise=0.0, seed=0, shift=0.0, growth=1):
+def planted(count, noise=0.0):
     """Queries and candidates whose right pairs point the same way, in mixed order."""
-    chance = np.random.default_rng(seed)
-    base = chance.standard_normal((count, width))
-    other = base + noise * chance.standard_normal((count, width)) + shift
-    rows, vectors = [], []
-    for number in chance.permutation(count):
-        rows.append({"id": f"q{number}", "side": "query", "gold": [f"c{number}"]})
-        rows.append({"id": f"c{number}", "side": "candidate", "gold": []})
-        vectors += [base[number], other[number] * (1 + growth * number)]  # lengths must not matter
-    for number, row in enumerate(rows):
-        row["text"] = f"text {number}"
-    order = chance.permutation(len(rows))
-    return [rows[i] for i in order], np.array(vectors, np.float32)[order]
+    chance = np.random.default_rng(0)
+    base = chance.standard_normal((count, 16))
+    other = base + noise * chance.standard_normal((count, 16))
+    other *= 1 + np.arange(count)[:, None]  # lengths must not matter
+    rows = named({f"q{i}": [f"c{i}"] for i in range(count)} | {f"c{i}": [] for i in range(count)})
+    order = chance.permutation(2 * count)
+    return [rows[i] for i in order], np.vstack([base, other]).astype(np.float32)[order]
+
+
+def named(gold):
+    """Queries (q...) and candidates by id, whose text is their id."""
+    sides = {"q": "query", "c": "candidate"}
+    return [{"id": n, "side": sides[n[0]], "text": n, "gold": right} for n, right in gold.items()]
 
 
 def scores(metric, rows, vectors):
@@ -512,27 +470,14 @@ def test_planted_pairs_are_found(metric):
 
 def test_accuracy_counts_queries_whose_nearest_is_right():
     vectors = np.array([[1, 0], [0, 1], [1, 1], [0.9, 0.1], [0.1, 0.9]], np.float32)
-    rows = [
-        {"id": "q0", "side": "query", "gold": ["c0"]},
-        {"id": "q1", "side": "query", "gold": ["c0", "c1"]},
-        {"id": "q2", "side": "query", "gold": ["c9"]},
-        {"id": "c0", "side": "candidate", "gold": []},
-        {"id": "c1", "side": "candidate", "gold": []},
-    ]
-    for row in rows:
-        row["text"] = row["id"]
+    rows = named({"q0": ["c0"], "q1": ["c0", "c1"], "q2": ["c9"], "c0": [], "c1": []})
     assert scores("accuracy", rows, vectors) == {"accuracy": pytest.approx(2 / 3)}
 
 
 def test_ranks_of_several_right_candidates():
     """Hand-computed: right candidates at ranks 1 and 3, and at rank 2."""
     angles = {"q0": 0, "c0": 5, "c1": 10, "c2": 20, "q1": 90, "c3": 85, "c4": 80}
-    gold = {"q0": ["c0", "c2"], "q1": ["c4"]}
-    rows = [
-        {"id": name, "side": "query" if name[0] == "q" else "candidate", "text": name}
-        | {"gold": gold.get(name, [])}
-        for name in angles
-    ]
+    rows = named(dict.fromkeys(angles, []) | {"q0": ["c0", "c2"], "q1": ["c4"]})
     radians = np.radians(list(angles.values()))
     vectors = np.stack([np.cos(radians), np.sin(radians)], 1).astype(np.float32)
     first = (1 + 2 / 3) / 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from helpers.metrics import mining
 from helpers.models import encoders
 from helpers.models.settings import Settings
 from helpers.models.training import Tuned, fine_tune
-from helpers.tasks import Source
 
 PATH = Path(__file__).resolve().parents[1] / "results" / "traps.csv"
-COLUMNS = ("trap", "task", "language", "rule", "official", "metric", "value", "n", "reader")
-OFFICIAL, READER_UD = "seqeval-0.0.12", "bundled encoder, 1,500 English sentences, 2 epochs"
+COLUMNS = ["trap", "task", "language", "rule", "official", "metric", "value", "n", "reader"]
+READER_UD = "bundled encoder, 1,500 English sentences, 2 epochs"
 SENTENCES = 200  # per language; enough for differences of whole points
 LOWER = 3  # a weaker reader of the same size: a layer that is not yet aligned
 TATOEBA = ("de", "fr", "ru", "zh", "sw", "ta", "te", "jv")
@@ -38,16 +37,9 @@ TATOEBA = ("de", "fr", "ru", "zh", "sw", "ta", "te", "jv")
 SHARED = ("en", "es", "de", "ar", "hi", "vi", "zh")
 UNSPACED = ("th", "zh")
 
-Entry = dict[str, Any]
-
-
-def entry(facts: Entry, rule: str, official: bool, metric: str, value: float) -> Entry:
-    """Return one row of the table."""
-    return facts | {"rule": rule, "official": official, "metric": metric, "value": float(value)}
-
-
-def facts_of(trap: str, task: str, language: str, n: int, reader: str) -> Entry:
-    return {"trap": trap, "task": task, "language": language, "n": n, "reader": reader}
+Row = dict[str, Any]
+Scores = dict[tuple[str, str], float]  # value by rule and metric
+Measured = Iterator[tuple[str, int, str, Scores]]  # language, number of rows, reader, scores
 
 
 def languages_of(task: str) -> list[str]:
@@ -65,169 +57,131 @@ def _layer() -> int:
     return evaluation.choose_layer(_encoder(), tasks.get("messages"))
 
 
-def _vectors(task: tasks.Task, language: str, split: str, layer: int) -> np.ndarray:
-    (part,) = evaluation.predict(Tuned(_encoder()), task, [language], split=split, layer=layer)
+def _vectors(name: str, language: str, split: str, layer: int) -> np.ndarray:
+    tuned, task = Tuned(_encoder()), tasks.get(name)
+    (part,) = evaluation.predict(tuned, task, [language], split=split, layer=layer)
     return np.asarray(part.predictions)
 
 
-def pos() -> list[Entry]:
+def pos(name: str) -> Measured:
     """UD POS in every language at hand: one model, three readings of its tags."""
-    task = tasks.get("udpos")
+    task = tasks.get(name)
     settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
-    tuned, rows = fine_tune(_encoder(), [task], settings, 0), []
-    for part in evaluation.predict(tuned, task, languages_of("udpos"), rows=SENTENCES):
+    tuned = fine_tune(_encoder(), [task], settings, 0)
+    for part in evaluation.predict(tuned, task, languages_of(name), rows=SENTENCES):
         gold, given = (
             [[task.labels[int(tag)] for tag in sentence] for sentence in side]
             for side in ([row["tags"] for row in part.rows], part.predictions)
         )
-        facts = facts_of("pos_reading", task.name, part.language, len(gold), READER_UD)
-        rows += pos_readings(given, gold, facts)
-    return rows
+        yield part.language, len(gold), READER_UD, pos_readings(given, gold)
 
 
-def pos_readings(
-    given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], facts: Entry
-) -> list[Entry]:
+def pos_readings(given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Scores:
     """Score the same tags in every way that has been called F1 or accuracy of parts of speech."""
-    return [
-        entry(
-            facts, variant, variant == OFFICIAL, "f1", metrics.span_f1(given, gold, variant)["f1"]
-        )
-        for variant in metrics.VARIANTS
-    ]
+    return {(v, "f1"): metrics.span_f1(given, gold, v)["f1"] for v in metrics.VARIANTS}
 
 
-def bucc() -> list[Entry]:
+def bucc(name: str) -> Measured:
     """BUCC: mined from whole corpora, against what is easier to get and easier to do."""
-    task, rows = tasks.get("bucc2018"), []
-    for language in languages_of(task.name):
-        sides = {split: data.rows(task, language, split) for split in ("dev", "test")}
+    for language in languages_of(name):
+        sides = {split: data.rows(name, language, split) for split in ("dev", "test")}
         gold = {split: gold_pairs(found) for split, found in sides.items()}
         for layer in (LOWER, _layer()):
-            reader = f"bundled encoder, layer {layer}"
-            facts = facts_of("bucc_pool", task.name, language, len(gold["test"]), reader)
-            vectors = {split: _vectors(task, language, split, layer) for split in sides}
+            vectors = {split: _vectors(name, language, split, layer) for split in sides}
+            scores: Scores = {}
             for pool, whole in (("whole corpora", True), ("gold pairs only", False)):
                 pairs = {
                     split: mined(sides[split], vectors[split], None if whole else gold[split])
                     for split in sides
                 }
                 for tuned_on in ("dev", "test"):
-                    threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on])
+                    threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on]).value
                     kept = mining.apply_threshold(pairs["test"], threshold)
-                    value = metrics.pair_f1(kept, gold["test"])["f1"]
                     rule = f"{pool}, threshold tuned on {tuned_on}"
-                    rows.append(entry(facts, rule, whole and tuned_on == "dev", "f1", value))
-    return rows
+                    scores[rule, "f1"] = metrics.pair_f1(kept, gold["test"])["f1"]
+            yield language, len(gold["test"]), f"bundled encoder, layer {layer}", scores
 
 
-def gold_pairs(rows: Iterable[Entry]) -> list[tuple[str, str]]:
-    """Return the right pairs of ids."""
+def gold_pairs(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return [(row["id"], other) for row in rows if row["side"] == "query" for other in row["gold"]]
 
 
 def mined(
-    rows: Iterable[Entry], vectors: np.ndarray, only: Iterable[tuple[str, str]] | None
+    rows: Iterable[Row], vectors: np.ndarray, only: Iterable[tuple[str, str]] | None
 ) -> pd.DataFrame:
     """Mine pairs by margin; ``only``: from sentences that belong to one of these pairs."""
-    wanted = {name for pair in only for name in pair} if only is not None else None
-    parts: list[tuple[np.ndarray, list[str], list[str]]] = []
-    for side in ("query", "candidate"):
-        here = [
-            (place, row["text"], row["id"])
-            for place, row in enumerate(rows)
-            if row["side"] == side and (wanted is None or row["id"] in wanted)
-        ]
-        parts.append(
-            (vectors[[p for p, *_ in here]], [t for _, t, _ in here], [i for *_, i in here])
-        )
-    (one, texts, ids), (other, others, names) = parts
-    return mining.mine_texts(one, other, texts, others, ids, names)
+    table = pd.DataFrame(list(rows))
+    if only is not None:
+        table = table[table["id"].isin({name for pair in only for name in pair})]
+    sides = [table[table["side"] == side] for side in ("query", "candidate")]
+    columns = [list(side[column]) for column in ("text", "id") for side in sides]
+    return mining.mine_texts(*(vectors[side.index.to_numpy()] for side in sides), *columns)
 
 
-def tatoeba() -> list[Entry]:
+def tatoeba(name: str) -> Measured:
     """Tatoeba: English asks, the foreign side asks, and equal sentences count as equal."""
-    task, layer, rows = tasks.get("tatoeba"), _layer(), []
     for language in TATOEBA:
-        facts = facts_of(
-            "tatoeba_direction", task.name, language, 0, f"bundled encoder, layer {layer}"
-        )
-        found = list(data.rows(task, language, "test"))
-        rows += directions(found, _vectors(task, language, "test", layer), facts)
-    return rows
+        found = data.rows(name, language, "test")
+        scores = directions(found, _vectors(name, language, "test", _layer()))
+        yield language, len(found.side("query")), f"bundled encoder, layer {_layer()}", scores
 
 
-def directions(rows: Sequence[Entry], vectors: np.ndarray, facts: Entry) -> list[Entry]:
+def directions(rows: Iterable[Row], vectors: np.ndarray) -> Scores:
     """Return top-1 accuracy both ways, and with every equal right sentence accepted.
 
     The n-th query of the rows is answered by the n-th candidate; each row has a vector.
     """
-    sides = [
-        [place for place, row in enumerate(rows) if row["side"] == side]
-        for side in ("query", "candidate")
-    ]
-    asked, answers = (vectors[side] for side in sides)
-    texts = [rows[place]["text"] for place in sides[1]]
-    found = mining.nearest(asked, answers, k=1).index[:, 0]
-    back = mining.nearest(answers, asked, k=1).index[:, 0]
+    table = pd.DataFrame(list(rows))
+    is_query = (table["side"] == "query").to_numpy()
+    asked, answers = vectors[is_query], vectors[~is_query]
+    texts, places = table["text"].to_numpy()[~is_query], np.arange(len(asked))
+    found = mining.nearest(asked, answers).index[:, 0]
+    back = mining.nearest(answers, asked).index[:, 0]
     hits = {
-        "English asks": found == np.arange(len(found)),
-        "English asks, equal sentences accepted": np.array(
-            [texts[best] == texts[place] for place, best in enumerate(found)]
-        ),
-        "the foreign side asks": back == np.arange(len(back)),
+        "English asks": found == places,
+        "English asks, equal sentences accepted": texts[found] == texts[places],
+        "the foreign side asks": back == places,
     }
-    return [
-        entry(facts | {"n": len(asked)}, rule, rule == "English asks", "accuracy", right.mean())
-        for rule, right in hits.items()
-    ]
+    return {(rule, "accuracy"): right.mean() for rule, right in hits.items()}
 
 
-def offsets() -> list[Entry]:
+def offsets(name: str) -> Measured:
     """XQuAD: a perfect reader, scored against answers cut out at the published offsets."""
-    rows = []
-    for language in languages_of("xquad"):
-        (source,) = tasks.get("xquad").source.serving(language, "test")
-        facts = facts_of("offsets", "xquad", language, 0, "perfect reader")
-        rows += perfect_reader(list(sources.load(source, language, "test").rows), facts)
-    return rows
+    for language in languages_of(name):
+        (source,) = tasks.get(name).source.serving(language, "test")
+        raw = list(sources.load(source, language, "test").rows)
+        yield language, len(raw), "perfect reader", perfect_reader(raw)
 
 
-def perfect_reader(raw: Sequence[Entry], facts: Entry) -> list[Entry]:
+def perfect_reader(raw: Sequence[Row]) -> Scores:
     """Score the published answer texts against themselves, and against the text at their offsets."""
     given = [row["answers"]["text"][0] for row in raw]
     starts = [row["answers"]["answer_start"][0] for row in raw]
     cut = [row["context"][s : s + len(t)] for row, s, t in zip(raw, starts, given, strict=True)]
-    rows = []
-    for rule, right in (("answer text", given), ("text at the offset", cut)):
-        found = metrics.squad(given, [[text] for text in right])
-        for metric in ("exact_match", "f1"):
-            facts = facts | {"n": len(given)}
-            rows.append(entry(facts, rule, rule == "answer text", metric, found[metric]))
-    return rows
+    return {
+        (rule, metric): metrics.squad(given, [[text] for text in right])[metric]
+        for rule, right in (("answer text", given), ("text at the offset", cut))
+        for metric in ("exact_match", "f1")
+    }
 
 
-def one_more() -> list[Entry]:
+def one_more(name: str) -> Measured:
     """XQuAD: a reader who takes one word too many, under two rules of comparing answers."""
-    rows = []
-    for language in languages_of("xquad"):
-        found = data.rows("xquad", language, "test")
-        facts = facts_of("one_more", "xquad", language, len(found), "right answer and one more")
-        rows += greedy_reader(found, language, facts)
-    return rows
+    for language in languages_of(name):
+        found = data.rows(name, language, "test")
+        yield language, len(found), "right answer and one more", greedy_reader(found, language)
 
 
-def greedy_reader(rows: Iterable[Entry], language: str, facts: Entry) -> list[Entry]:
+def greedy_reader(rows: Iterable[Row], language: str) -> Scores:
     """Score answers that are right but for one more word (character, where words are not spaced)."""
     golds = [row["answers"]["text"][:1] for row in rows]
     given = [
         longer(row["context"], row["answers"]["text"][0], row["answers"]["start"][0], language)
         for row in rows
     ]
-    found = [entry(facts, "SQuAD's rules", True, "f1", metrics.squad(given, golds)["f1"])]
+    found = {("SQuAD's rules", "f1"): metrics.squad(given, golds)["f1"]}
     if language in SHARED:
-        value = metrics.mlqa(given, golds, language=language)["f1"]
-        found.append(entry(facts, "MLQA's rules", False, "f1", value))
+        found["MLQA's rules", "f1"] = metrics.mlqa(given, golds, language=language)["f1"]
     return found
 
 
@@ -242,52 +196,54 @@ def longer(context: str, answer: str, start: int, language: str) -> str:
     return context[before.start() if before else start : end]
 
 
-def xcopa() -> list[Entry]:
+def xcopa(name: str) -> Measured:
     """XCOPA: the share of rows whose published question contradicts the other languages."""
-    rows = []
-    for language in languages_of("xcopa"):
-        found = data.rows("xcopa", language, "test")
+    for language in languages_of(name):
+        found = data.rows(name, language, "test")
         wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
-        facts = facts_of("xcopa_question", "xcopa", language, len(found), "none")
-        share = wrong / len(found)
-        rows.append(entry(facts, "published question", False, "wrong questions", share))
-    return rows
+        score = {("published question", "wrong questions"): wrong / len(found)}
+        yield language, len(found), "none", score
 
 
-TRAPS: dict[str, Callable[[], list[Entry]]] = {
-    "pos_reading": pos,
-    "bucc_pool": bucc,
-    "tatoeba_direction": tatoeba,
-    "offsets": offsets,
-    "one_more": one_more,
-    "xcopa_question": xcopa,
+# Task, what is measured, and the rule of the official code.
+TRAPS: dict[str, tuple[str, Callable[[str], Measured], str]] = {
+    "pos_reading": ("udpos", pos, "seqeval-0.0.12"),
+    "bucc_pool": ("bucc2018", bucc, "whole corpora, threshold tuned on dev"),
+    "tatoeba_direction": ("tatoeba", tatoeba, "English asks"),
+    "offsets": ("xquad", offsets, "answer text"),
+    "one_more": ("xquad", one_more, "SQuAD's rules"),
+    "xcopa_question": ("xcopa", xcopa, ""),
 }
 
 
-def store(rows: list[Entry], path: Path = PATH) -> pd.DataFrame:
+def table_of(trap: str, measured: Measured) -> pd.DataFrame:
+    """Return the rows of a trap: one per language, reader, rule and metric."""
+    task, _, official = TRAPS[trap]
+    rows = [
+        [trap, task, language, rule, rule == official, metric, float(value), n, reader]
+        for language, n, reader, scores in measured
+        for (rule, metric), value in scores.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def store(fresh: pd.DataFrame, path: Path = PATH) -> None:
     """Put rows into the table in place of older ones of the same traps, with their origin."""
-    origin = provenance()
-    fresh = pd.DataFrame(rows)[list(COLUMNS)]
-    ids = {name: "; ".join(_ids(tasks.get(name).source)) for name in fresh["task"].unique()}
-    fresh["source"] = "mirror of " + fresh["task"].map(ids)
-    fresh = fresh.assign(commit=origin["commit"], versions=origin["versions"], utc=origin["utc"])
+    sources_of = {name: tasks.get(name).source.flat() for name in fresh["task"].unique()}
+    ids = {name: "; ".join(dict.fromkeys(s.id for s in some)) for name, some in sources_of.items()}
+    fresh = fresh.assign(source="mirror of " + fresh["task"].map(ids), **provenance())
     if path.exists():
         old = pd.read_csv(path)
         fresh = pd.concat([old[~old["trap"].isin(fresh["trap"].unique())], fresh])
-    order = {name: place for place, name in enumerate(TRAPS)}
-    fresh = fresh.sort_values("trap", key=lambda column: column.map(order), kind="stable")
+    fresh = fresh.sort_values("trap", key=lambda trap: trap.map(list(TRAPS).index), kind="stable")
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh.to_csv(path, index=False, lineterminator="\n")
-    return fresh
-
-
-def _ids(source: Source) -> list[str]:
-    return list(dict.fromkeys(leaf.id for leaf in source.flat()))
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or TRAPS:
-        rows = TRAPS[name]()
-        store(rows)
-        shown = pd.DataFrame(rows).groupby(["rule", "metric"], sort=False)["value"]
+    for trap in sys.argv[1:] or TRAPS:
+        task, measure, _ = TRAPS[trap]
+        table = table_of(trap, measure(task))
+        store(table)
+        shown = table.groupby(["rule", "metric"], sort=False)["value"]
         print(shown.agg(["mean", "size"]), "\n")

@@ -8,13 +8,13 @@ from typing import Any
 
 from helpers import metrics
 from helpers.errors import unknown
-from helpers.formats.base import Batch, FormatBase, pool
-from helpers.formats.encoded import IGNORE, Encoded
+from helpers.formats.encoded import IGNORE, FormatBase
+from helpers.formats.encoded import Batch as Batch
+from helpers.formats.encoded import Encoded as Encoded
+from helpers.formats.encoded import pool as pool
 from helpers.formats.labels import Choice, Pair, Retrieval, Tagging
 from helpers.formats.span import Span
 from helpers.tasks import Task
-
-__all__ = ["Batch", "Encoded", "FormatBase", "get", "pool", "task_scores"]
 
 _FORMATS: dict[str, FormatBase] = {
     format_.name: format_ for format_ in (Pair(), Choice(), Tagging(), Span(), Retrieval())
@@ -41,10 +41,9 @@ def task_scores(
             for side in (predictions, gold)
         )
     metric = metrics.get(task.metric)
-    offered: dict[str, Any] = {"labels": task.labels}
-    if task.metric == "mlqa":  # the only rule that differs by language
-        offered["language"] = language
     accepted = inspect.signature(metric.function).parameters
-    options = {name: value for name, value in offered.items() if name in accepted}
+    options = {"labels": task.labels} if "labels" in accepted else {}
+    if task.metric == "mlqa":  # the only rule that differs by language
+        options["language"] = language
     values = metrics.score(task.metric, predictions, gold, **options)
     return {metric.main: values[metric.main]} | values

@@ -1,17 +1,28 @@
-"""Texts to piece ids and special tokens; tokenised rows as flat arrays, cut into batches."""
+"""What the formats share: tokenised rows as flat arrays, their batches, and what a format is."""
 
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from helpers.tasks import Task
 
 IGNORE = -100
 """Label of a token that carries no loss (PyTorch's ``ignore_index``)."""
+
+Rows = Sequence[dict[str, Any]]
+Arrays = dict[str, np.ndarray]
+Outputs = dict[str, Tensor]
 
 
 @dataclass
@@ -70,6 +81,12 @@ class Encoded:
         return np.concatenate([[0], change, [len(self)]])
 
     @cached_property
+    def labelled_upto(self) -> np.ndarray:
+        """Number of tokens with a label (a tag, a hidden piece) before each token."""
+        labels = self.per_token["tag" if "tag" in self.per_token else "target"]
+        return np.concatenate([[0], np.cumsum(labels != IGNORE)])
+
+    @cached_property
     def longest(self) -> np.ndarray:
         """Length of the longest sequence of each unit, shape ``(units,)``."""
         if not len(self):
@@ -79,26 +96,26 @@ class Encoded:
 
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Put several encoded sets one after the other (all languages of one target)."""
-    starts, examples, tokens, rows = [np.zeros(1, np.int64)], [], 0, 0
-    for part in parts:
-        starts.append(part.starts[1:] + tokens)
-        examples.append(part.example + rows)
-        tokens += len(part.tokens)
-        rows += part.rows
-    first = parts[0]
+    tokens = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    rows = np.cumsum([0, *(part.rows for part in parts)])
+    shifted = list(zip(parts, tokens[:-1], rows[:-1], strict=True))
+
+    def fields(name: str) -> Arrays:
+        every = [getattr(part, name) for part in parts]
+        return {key: np.concatenate([one[key] for one in every]) for key in every[0]}
+
     return Encoded(
-        tokens=np.concatenate([p.tokens for p in parts]),
-        starts=np.concatenate(starts),
-        example=np.concatenate(examples),
-        per_sequence={
-            k: np.concatenate([p.per_sequence[k] for p in parts]) for k in first.per_sequence
-        },
-        per_token={k: np.concatenate([p.per_token[k] for p in parts]) for k in first.per_token},
-        rows=rows,
-        together=first.together,
+        tokens=np.concatenate([part.tokens for part in parts]),
+        starts=np.concatenate([[0], *(part.starts[1:] + before for part, before, _ in shifted)]),
+        example=np.concatenate([part.example + before for part, _, before in shifted]),
+        per_sequence=fields("per_sequence"),
+        per_token=fields("per_token"),
+        rows=int(rows[-1]),
+        together=parts[0].together,
     )
 
 
+# --- Batches --------------------------------------------------------------------------------------
 def sorted_batches(encoded: Encoded, budget: int) -> list[np.ndarray]:
     """Cut all sequences, longest first, into batches of at most ``budget`` padded tokens."""
     return _cut(encoded, _by_length(encoded, np.arange(len(encoded.units) - 1)), budget)
@@ -115,7 +132,7 @@ def shuffled_batches(
     units = len(encoded.units) - 1
     order = generator.permutation(units)
     if packed:
-        return _cut_packed(encoded, order, budget)
+        return _cut(encoded, order, budget, packed=True)
     # Sorted by length inside pools of some batches, then the batches are shuffled again: the order
     # stays random while padding stays small.
     mean_tokens = max(1.0, len(encoded.tokens) / max(1, units))
@@ -128,25 +145,9 @@ def shuffled_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def _cut_packed(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cut units in their order so that the tokens of a batch stay within the budget."""
-    first = encoded.units
-    tokens = (encoded.starts[first[1:]] - encoded.starts[first[:-1]])[units]
-    upto = np.concatenate([[0], np.cumsum(tokens)])
-    batches, begin = [], 0
-    while begin < len(units):
-        end = int(np.searchsorted(upto, upto[begin] + budget, side="right")) - 1
-        end = max(begin + 1, end)
-        chosen = [np.arange(first[u], first[u + 1]) for u in units[begin:end]]
-        batches.append(np.concatenate(chosen))
-        begin = end
-    return batches
-
-
 def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
     """Split one batch into parts of at most ``budget`` padded tokens, units kept whole."""
-    first = encoded.units
-    unit = np.unique(np.searchsorted(first, batch, side="right") - 1)
+    unit = np.unique(np.searchsorted(encoded.units, batch, side="right") - 1)
     return _cut(encoded, _by_length(encoded, unit), budget)
 
 
@@ -154,19 +155,21 @@ def _by_length(encoded: Encoded, units: np.ndarray) -> np.ndarray:
     return units[np.argsort(-encoded.longest[units], kind="stable")]
 
 
-def _cut(encoded: Encoded, units: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cut units, sorted longest first, so that (longest x sequences) stays within the budget."""
+def _cut(
+    encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False
+) -> list[np.ndarray]:
+    """Cut units in their order so that tokens, or (longest first x sequences), stay in the budget."""
     first = encoded.units
-    sizes = np.diff(first)[units]
-    upto = np.concatenate([[0], np.cumsum(sizes)])
-    sequences = np.repeat(first[units] - upto[:-1], sizes) + np.arange(upto[-1])
-    batches = []
-    begin = 0
+    sizes, tokens = np.diff(first)[units], np.diff(encoded.starts[first])[units]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    upto = np.concatenate([[0], np.cumsum(tokens)]) if packed else edges
+    sequences = np.repeat(first[units] - edges[:-1], sizes) + np.arange(edges[-1])
+    batches, begin = [], 0
     while begin < len(units):
-        width = max(1, int(encoded.longest[units[begin]]))
-        room = upto[begin] + budget // width
-        end = max(begin + 1, int(np.searchsorted(upto, room, side="right")) - 1)
-        batches.append(sequences[upto[begin] : upto[end]])
+        room = budget if packed else budget // max(1, int(encoded.longest[units[begin]]))
+        end = int(np.searchsorted(upto, upto[begin] + room, side="right")) - 1
+        end = max(begin + 1, end)  # a unit that is larger than the budget has a batch of its own
+        batches.append(sequences[edges[begin] : edges[end]])
         begin = end
     return batches
 
@@ -178,7 +181,135 @@ def token_index(encoded: Encoded, batch: np.ndarray) -> np.ndarray:
     return np.arange(int(lengths.sum())) + shift
 
 
-# --- Tokenising ---
+@dataclass
+class Batch:
+    """Some sequences of one encoded set, unpadded, as tensors on a device."""
+
+    ids: Tensor  # piece ids of all sequences, (tokens,)
+    lengths: np.ndarray  # tokens per sequence, (sequences,), on the host
+    starts: Tensor  # first token of each sequence, (sequences,)
+    sequence: Tensor  # sequence that each token belongs to, (tokens,)
+    row: Tensor  # row that each sequence belongs to, counted within the batch, (sequences,)
+    rows: int  # rows in the batch
+    fields: dict[str, Tensor]  # the encoded set's per-sequence and per-token arrays
+    index: np.ndarray  # the sequences in the encoded set, on the host
+
+    @classmethod
+    def collate(
+        cls, encoded: Encoded, index: np.ndarray, device: torch.device | str = "cpu"
+    ) -> Batch:
+        """Gather sequences of an encoded set and move them to a device without blocking."""
+        tokens = token_index(encoded, index)
+        lengths = encoded.lengths[index]
+        members, row = np.unique(encoded.example[index], return_inverse=True)
+
+        def put(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            if str(device).startswith("cuda"):
+                return tensor.pin_memory().to(device, non_blocking=True)
+            return tensor
+
+        fields = {name: put(array[index]) for name, array in encoded.per_sequence.items()}
+        fields |= {name: put(array[tokens]) for name, array in encoded.per_token.items()}
+        return cls(
+            ids=put(encoded.tokens[tokens].astype(np.int64)),
+            lengths=lengths,
+            starts=put(np.cumsum(lengths) - lengths),
+            sequence=put(np.repeat(np.arange(len(lengths)), lengths)),
+            row=put(row),
+            rows=len(members),
+            fields=fields,
+            index=index,
+        )
+
+
+def pool(hidden: Tensor, batch: Batch, how: str) -> Tensor:
+    """Pool states of tokens into 32-bit floats of sequences: the mean of all, or the first."""
+    if how == "first":
+        return hidden[batch.starts].float()
+    total = torch.zeros(len(batch.lengths), *hidden.shape[1:], device=hidden.device)
+    total = total.index_add(0, batch.sequence, hidden.float())
+    counts = torch.zeros(len(batch.lengths), device=hidden.device)
+    counts = counts.index_add(0, batch.sequence, torch.ones_like(batch.sequence, dtype=torch.float))
+    return total / counts.view(-1, *[1] * (total.ndim - 1))
+
+
+# --- What a format is -----------------------------------------------------------------------------
+class Head(nn.Module):
+    """Dropout and one linear layer on top of the encoder."""
+
+    def __init__(self, width: int, outputs: int, dropout: float = 0.0) -> None:
+        """Make a head from ``width`` features to ``outputs`` scores."""
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(width, outputs)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return scores of shape ``(..., outputs)`` in 32-bit floats."""
+        return self.out(self.dropout(features)).float()
+
+
+class FormatBase(ABC):
+    """How tasks of one format are encoded, learnt, predicted and decoded; here: one label each.
+
+    ``loss`` gives a sum and ``weight`` the number of terms in it, so that a step's gradient does
+    not depend on how its batch is split over micro-batches.
+    """
+
+    name: str
+    field = "label"  # what is to be predicted, in the encoded set and among the outputs
+    scores = 0  # of the head; 0: one per label
+
+    @abstractmethod
+    def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
+        """Tokenise standard rows."""
+
+    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
+        """Make the untrained head of a task."""
+        return Head(width, self.scores or len(task.labels), dropout)
+
+    def features(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return what the head reads: one vector per sequence."""
+        return pool(hidden, batch, pooling)
+
+    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the summed loss of a batch, a scalar: here the cross-entropy of the labels."""
+        scores, right = head(self.features(hidden, batch, pooling)), batch.fields[self.field]
+        return functional.cross_entropy(scores, right, ignore_index=IGNORE, reduction="sum")
+
+    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
+        """Return the number of terms in the loss of these sequences, known without the device."""
+        if self.field not in encoded.per_token:
+            return float(len(index))
+        upto = encoded.labelled_upto
+        return float((upto[encoded.starts[index + 1]] - upto[encoded.starts[index]]).sum())
+
+    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
+        """Return what decoding needs, reduced on the device; first dimension: sequences or tokens."""
+        return {self.field: head(self.features(hidden, batch, pooling)).argmax(-1)}
+
+    @abstractmethod
+    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
+        """Return one prediction per row, in row order."""
+
+    def gold(self, task: Task, rows: Rows) -> list[Any]:
+        """Return what the predictions are compared with, in row order."""
+        return [int(row["label"]) for row in rows]
+
+    def constant(self, task: Task, rows: Rows) -> list[Any]:
+        """Return the best predictions that do not read the input: the floor of a useful run."""
+        gold = self.gold(task, rows)
+        return [most_frequent(gold)] * len(gold)
+
+
+def most_frequent(values: Sequence[Any]) -> Any:
+    """Return the value that occurs most often, the first of equals."""
+    return Counter(values).most_common(1)[0][0]
+
+
+# --- Texts to pieces ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Template:
     """Special tokens that one tokenizer puts before, between and after its inputs."""
@@ -226,6 +357,13 @@ def piece_ids(tokenizer: Any, texts: Sequence[str], chunk: int = 10_000) -> list
         part = unique[begin : begin + chunk]
         known.update(zip(part, _quietly(tokenizer, part)["input_ids"], strict=True))
     return [known[text] for text in texts]
+
+
+def singles(encoder: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Return the pieces of each text with its special tokens, cut at the end."""
+    template = Template.of(encoder.tokenizer)
+    room = max_length - template.single_room
+    return [template.single(ids[:room]) for ids in piece_ids(encoder.tokenizer, texts)]
 
 
 def _quietly(tokenizer: Any, texts: list[str], **options: Any) -> Any:

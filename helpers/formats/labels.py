@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.formats.base import (
+from helpers.formats.encoded import (
+    IGNORE,
     Arrays,
     Batch,
+    Encoded,
     FormatBase,
-    Head,
     Outputs,
     Rows,
+    Template,
+    cut_longest,
+    join,
     most_frequent,
+    piece_ids,
     pool,
+    singles,
 )
-from helpers.formats.encoded import IGNORE, Encoded, Template, cut_longest, join, piece_ids
 from helpers.tasks import Task
 
 MASKED_SHARE = 0.15
@@ -44,25 +49,10 @@ class Pair(FormatBase):
             else template.single(a[: max_length - template.single_room])
             for a, b in zip(first, second, strict=True)
         ]
+        label = np.array([row["label"] for row in rows], np.int64)
         return Encoded.build(
-            sequences,
-            range(len(rows)),
-            per_sequence={"label": np.array([row["label"] for row in rows], np.int64)},
-            rows=len(rows),
+            sequences, range(len(rows)), per_sequence={"label": label}, rows=len(rows)
         )
-
-    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head with one score per label."""
-        return Head(width, len(task.labels), dropout)
-
-    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return the summed cross-entropy of the labels."""
-        scores = head(pool(hidden, batch, pooling))
-        return functional.cross_entropy(scores, batch.fields["label"], reduction="sum")
-
-    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
-        """Return the best label of each sequence."""
-        return {"label": head(pool(hidden, batch, pooling)).argmax(-1)}
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return label ids in row order."""
@@ -73,35 +63,33 @@ class Choice(FormatBase):
     """Score every (context, choice) pair and compare the scores within a row."""
 
     name = "choice"
+    scores = 1
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode each choice after its context, whose beginning is cut when both are too long."""
         template = Template.of(encoder.tokenizer)
+        longest = max_length - template.pair_room
         contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
-        flat = piece_ids(encoder.tokenizer, [choice for row in rows for choice in row["choices"]])
-        sequences, example, right = [], [], []
-        position = 0
-        for number, (row, context) in enumerate(zip(rows, contexts, strict=True)):
-            for rank in range(len(row["choices"])):
-                choice = flat[position][: max_length - template.pair_room]
-                room = max_length - template.pair_room - len(choice)
-                sequences.append(
-                    template.pair(context[len(context) - min(room, len(context)) :], choice)
-                )
-                example.append(number)
-                right.append(rank == row["label"])
-                position += 1
-        return Encoded.build(
-            sequences, example, per_sequence={"right": right}, rows=len(rows), together=True
+        number, right, choices = zip(
+            *(
+                (number, rank == row["label"], choice)
+                for number, row in enumerate(rows)
+                for rank, choice in enumerate(row["choices"])
+            ),
+            strict=True,
         )
-
-    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head with one score."""
-        return Head(width, 1, dropout)
+        sequences = []
+        for place, ids in zip(number, piece_ids(encoder.tokenizer, choices), strict=True):
+            choice, context = ids[:longest], contexts[place]
+            over = max(0, len(context) + len(choice) - longest)
+            sequences.append(template.pair(context[over:], choice))
+        return Encoded.build(
+            sequences, number, per_sequence={"right": right}, rows=len(rows), together=True
+        )
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed negative log probability of the right choices."""
-        scores = head(pool(hidden, batch, pooling)).squeeze(-1)
+        scores = self.predict(head, hidden, batch, pooling)["score"]
         right = (scores * batch.fields["right"]).sum()
         return segment_logsumexp(scores, batch.row, batch.rows).sum() - right
 
@@ -115,8 +103,7 @@ class Choice(FormatBase):
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return the rank of the best choice of each row."""
-        first = encoded.units
-        return [int(outputs["score"][a:b].argmax()) for a, b in zip(first, first[1:], strict=False)]
+        return [int(part.argmax()) for part in np.split(outputs["score"], encoded.units[1:-1])]
 
 
 def segment_logsumexp(scores: Tensor, segment: Tensor, segments: int) -> Tensor:
@@ -131,6 +118,7 @@ class Tagging(FormatBase):
     """Label the first piece of every word; long sentences are split at words and joined again."""
 
     name = "tagging"
+    field = "tag"
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode words, splitting a sentence where its pieces exceed ``max_length``."""
@@ -153,34 +141,15 @@ class Tagging(FormatBase):
             sequences, example, per_token={"tag": tags, "word": places}, rows=len(rows)
         )
 
-    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head with one score per label."""
-        return Head(width, len(task.labels), dropout)
-
-    def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return the summed cross-entropy over first pieces."""
-        tags = batch.fields["tag"]
-        return functional.cross_entropy(head(hidden), tags, ignore_index=IGNORE, reduction="sum")
-
-    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
-        """Return the number of labelled words in the sequences."""
-        upto = encoded.__dict__.get("labelled_upto")  # asked for every batch, counted once
-        if upto is None:
-            upto = np.concatenate([[0], np.cumsum(encoded.per_token["tag"] != IGNORE)])
-            encoded.__dict__["labelled_upto"] = upto
-        return float((upto[encoded.starts[index + 1]] - upto[encoded.starts[index]]).sum())
-
-    def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
-        """Return the best label of each token."""
-        return {"tag": head(hidden).argmax(-1)}
+    def features(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return the state of each token."""
+        return hidden
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return one label id per word of each row."""
-        first = np.flatnonzero(encoded.per_token["word"] >= 0)
+        words = outputs["tag"][encoded.per_token["word"] >= 0] if rows else np.zeros(0)
         ends = np.cumsum([len(row["tokens"]) for row in rows])
-        return (
-            [part.tolist() for part in np.split(outputs["tag"][first], ends[:-1])] if rows else []
-        )
+        return [part.tolist() for part in np.split(words, ends)[:-1]]
 
     def gold(self, task: Task, rows: Rows) -> list[Any]:
         """Return the label ids of the rows."""
@@ -189,8 +158,7 @@ class Tagging(FormatBase):
     def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the most frequent label for every word."""
         gold = self.gold(task, rows)
-        known = [tag for tags in gold for tag in tags if tag != IGNORE]
-        common = most_frequent(known or [0])
+        common = most_frequent([tag for tags in gold for tag in tags if tag != IGNORE] or [0])
         return [[common] * len(tags) for tags in gold]
 
 
@@ -209,12 +177,10 @@ def _spread(
     pieces: Sequence[Sequence[int]], values: Sequence[int], template: Template, rest: int
 ) -> np.ndarray:
     """Put each word's value on its first piece and ``rest`` everywhere else."""
-    body = [
-        v for p, value in zip(pieces, values, strict=True) for v in (value, *[rest] * (len(p) - 1))
-    ]
-    return np.array(
-        [*[rest] * len(template.before), *body, *[rest] * len(template.after)], np.int64
-    )
+    lengths = [len(piece) for piece in pieces]
+    spread = np.full(template.single_room + sum(lengths), rest, np.int64)
+    spread[len(template.before) + np.cumsum(lengths) - lengths] = values
+    return spread
 
 
 class Retrieval(FormatBase):
@@ -224,13 +190,21 @@ class Retrieval(FormatBase):
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode texts; in training, each query is followed by its first right candidate."""
-        groups = iter(_training_pairs(rows)) if train else ((row,) for row in rows)
+        groups: Iterator[tuple[dict[str, Any], ...]] = ((row,) for row in rows)
+        if train:
+            known = {row["id"]: row for row in rows if row["side"] == "candidate"}
+            asked = (row for row in rows if row["side"] == "query" and row["gold"])
+            groups = ((row, known[row["gold"][0]]) for row in asked if row["gold"][0] in known)
+
+        def encoded(part: Sequence[tuple[dict[str, Any], ...]]) -> Encoded:
+            texts = [row["text"] for group in part for row in group]
+            number = [number for number, group in enumerate(part) for _ in group]
+            sequences = singles(encoder, texts, max_length)
+            return Encoded.build(sequences, number, rows=len(part), together=train)
+
         # A few at a time: pieces as Python numbers take ten times the memory of an array.
-        parts = [
-            _encoded(chosen, encoder.tokenizer, max_length, train)
-            for chosen in iter(lambda: list(islice(groups, _AT_ONCE)), [])
-        ]
-        return join(parts) if parts else _encoded([], encoder.tokenizer, max_length, train)
+        parts = [encoded(some) for some in iter(lambda: list(islice(groups, _AT_ONCE)), [])]
+        return join(parts or [encoded([])])
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
         """Return a head that only holds the softmax temperature of the dual encoder."""
@@ -257,30 +231,6 @@ class Retrieval(FormatBase):
         """Return one vector per row: an array of shape ``(rows, width)``."""
         return cast(list[Any], outputs["vector"])
 
-    def gold(self, task: Task, rows: Rows) -> list[Any]:
-        """Return the ids of the right candidates of each query."""
-        return [list(row["gold"]) for row in rows if row["side"] == "query"]
-
-    def constant(self, task: Task, rows: Rows) -> list[Any]:
-        """Return the same vector for every text."""
-        return [np.ones(1, np.float32)] * len(rows)
-
-
-def _encoded(
-    groups: Sequence[tuple[dict[str, Any], ...]], tokenizer: Any, max_length: int, train: bool
-) -> Encoded:
-    template = Template.of(tokenizer)
-    flat = [row for group in groups for row in group]
-    room = max_length - template.single_room
-    ids = piece_ids(tokenizer, [row["text"] for row in flat])
-    return Encoded.build(
-        [template.single(piece[:room]) for piece in ids],
-        [number for number, group in enumerate(groups) for _ in group],
-        per_sequence={"is_query": np.array([row["side"] == "query" for row in flat], bool)},
-        rows=len(groups),
-        together=train,
-    )
-
 
 class Temperature(nn.Module):
     """Scale of the cosines before the softmax, learnt from 1/20."""
@@ -295,28 +245,29 @@ class Temperature(nn.Module):
         return cosines * self.log_scale.exp().clamp(max=100.0)
 
 
-def _training_pairs(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    candidates = {row["id"]: row for row in rows if row["side"] == "candidate"}
-    return [
-        (row, candidates[row["gold"][0]])
-        for row in rows
-        if row["side"] == "query" and row["gold"] and row["gold"][0] in candidates
-    ]
-
-
 class Masked(FormatBase):
     """Predict hidden pieces over the vocabulary of the run's own text (Devlin et al., 2019)."""
 
     name = "masked"
+    field = "target"
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
-        """Cut paragraphs at ``max_length`` and hide pieces, the same ones whenever asked."""
-        template = Template.of(encoder.tokenizer)
-        room = max_length - template.single_room
-        ids = piece_ids(encoder.tokenizer, [row["text"] for row in rows])
-        sequences = [template.single(piece[:room]) for piece in ids]
+        """Cut paragraphs at ``max_length`` and hide 15 % of the pieces, the same whenever asked."""
+        sequences = singles(encoder, [row["text"] for row in rows], max_length)
         encoded = Encoded.build(sequences, range(len(rows)), rows=len(rows))
-        return _hide(encoded, encoder.tokenizer)
+        generator = np.random.default_rng([len(encoded.tokens), 15])
+        special = np.isin(encoded.tokens, encoder.tokenizer.all_special_ids)
+        chosen = (generator.random(len(encoded.tokens)) < MASKED_SHARE) & ~special
+        encoded.per_token["target"] = np.where(chosen, encoded.tokens, IGNORE).astype(np.int64)
+        # Of these, 80 % are masked, 10 % replaced, 10 % left as they are.
+        fate = generator.random(len(encoded.tokens))
+        mask = encoder.tokenizer.mask_token_id
+        tokens = np.where(chosen & (fate < 0.8), mask, encoded.tokens)
+        strangers = generator.permutation(encoded.tokens[~special])
+        swapped = np.flatnonzero(chosen & (fate >= 0.8) & (fate < 0.9))
+        tokens[swapped] = strangers[: len(swapped)]
+        encoded.tokens = tokens.astype(np.int32)
+        return encoded
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
         """Return a head over ``task.settings["pieces"]`` pieces."""
@@ -327,12 +278,6 @@ class Masked(FormatBase):
         target = batch.fields["target"]
         chosen = target != IGNORE
         return functional.cross_entropy(head(hidden[chosen]), target[chosen], reduction="sum")
-
-    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
-        """Return the number of hidden pieces in the sequences."""
-        hidden = encoded.per_token["target"] != IGNORE
-        spans = zip(encoded.starts[index], encoded.starts[index + 1], strict=True)
-        return float(max(1, sum(int(hidden[a:b].sum()) for a, b in spans)))
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return each hidden piece's log probability, 0 elsewhere."""
@@ -350,14 +295,6 @@ class Masked(FormatBase):
         total = np.add.reduceat(outputs["logprob"], encoded.starts[:-1])
         return (total / np.maximum(np.add.reduceat(hidden, encoded.starts[:-1]), 1)).tolist()
 
-    def gold(self, task: Task, rows: Rows) -> list[Any]:
-        """Return nothing to compare with: the text itself is the target."""
-        return [None] * len(rows)
-
-    def constant(self, task: Task, rows: Rows) -> list[Any]:
-        """Return nothing: there is no constant answer."""
-        return [None] * len(rows)
-
 
 class PieceHead(nn.Module):
     """BERT's transform, then scores over the pieces."""
@@ -371,18 +308,3 @@ class PieceHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return scores in 32-bit floats."""
         return self.out(self.transform(features)).float()
-
-
-def _hide(encoded: Encoded, tokenizer: Any) -> Encoded:
-    """Hide 15 % of the pieces: 80 % of these are masked, 10 % replaced, 10 % left as they are."""
-    generator = np.random.default_rng([len(encoded.tokens), 15])
-    special = np.isin(encoded.tokens, tokenizer.all_special_ids)
-    chosen = (generator.random(len(encoded.tokens)) < MASKED_SHARE) & ~special
-    encoded.per_token["target"] = np.where(chosen, encoded.tokens, IGNORE).astype(np.int64)
-    fate = generator.random(len(encoded.tokens))
-    tokens = np.where(chosen & (fate < 0.8), tokenizer.mask_token_id, encoded.tokens)
-    strangers = generator.permutation(encoded.tokens[~special])
-    swapped = np.flatnonzero(chosen & (fate >= 0.8) & (fate < 0.9))
-    tokens[swapped] = strangers[: len(swapped)]
-    encoded.tokens = tokens.astype(np.int32)
-    return encoded

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.errors import BadRows
-from helpers.formats.base import Arrays, Batch, FormatBase, Head, Outputs, Rows
-from helpers.formats.encoded import Encoded, Template, piece_ids, pieces_with_offsets
+from helpers.formats.encoded import (
+    Arrays,
+    Batch,
+    Encoded,
+    FormatBase,
+    Outputs,
+    Rows,
+    Template,
+    piece_ids,
+    pieces_with_offsets,
+)
 from helpers.tasks import Task
 
 # As in XTREME; windows are less far apart where they are shorter.
@@ -32,6 +40,7 @@ class Span(FormatBase):
     """Predict begin and end of the answer; long passages are read in overlapping windows."""
 
     name = "span"
+    scores = 2  # of a begin and an end, per token
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode question and passage windows; in training, windows carry answer positions."""
@@ -72,25 +81,17 @@ class Span(FormatBase):
             skipped=dict(skipped),
         )
 
-    def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head with a begin and an end score per token."""
-        return Head(width, 2, dropout)
-
-    def _scores(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return begin and end scores per window, padded with -inf, shape ``(windows, length, 2)``."""
-        allowed = batch.fields["allowed"][:, None]
-        scores = head(hidden).masked_fill(~allowed, -torch.inf)
-        longest = int(batch.lengths.max())
-        padded = scores.new_full((len(batch.lengths), longest, 2), -torch.inf)
-        place = torch.arange(len(scores), device=scores.device) - batch.starts[batch.sequence]
-        return padded.index_put((batch.sequence, place), scores)
-
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return the summed mean of begin and end cross-entropy."""
-        scores = self._scores(head, hidden, batch)
-        begin, end = batch.fields["begin"], batch.fields["end"]
-        first = functional.cross_entropy(scores[..., 0], begin, reduction="sum")
-        return (first + functional.cross_entropy(scores[..., 1], end, reduction="sum")) / 2
+        """Return the summed mean of begin and end cross-entropy over the tokens of a window."""
+        scores = head(hidden).masked_fill(~batch.fields["allowed"][:, None], -torch.inf)
+        padded = scores.new_full((len(batch.lengths), int(batch.lengths.max()), 2), -torch.inf)
+        place = torch.arange(len(scores), device=scores.device) - batch.starts[batch.sequence]
+        padded = padded.index_put((batch.sequence, place), scores)
+        begin, end = (
+            functional.cross_entropy(padded[..., side], batch.fields[name], reduction="sum")
+            for side, name in enumerate(("begin", "end"))
+        )
+        return (begin + end) / 2
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return begin and end scores of each token, 0 outside the passage."""
@@ -99,19 +100,11 @@ class Span(FormatBase):
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return the best answer text of each row; "" where the null score wins (SQuAD 2.0)."""
-        null = task.metric == "squad2"
-        found = best_spans(
-            outputs["begin_score"],
-            outputs["end_score"],
-            encoded.per_token["offset"],
-            encoded.example,
-            [row["context"] for row in rows],
-            n_best=N_BEST,
-            max_answer_tokens=MAX_ANSWER_PIECES,
-            null=null,
-            lengths=encoded.lengths,
-        )
-        return found.answers() if null else found.texts
+        scores = outputs["begin_score"], outputs["end_score"]
+        contexts, offsets = [row["context"] for row in rows], encoded.per_token["offset"]
+        found = best_spans(*scores, offsets, encoded.example, contexts, lengths=encoded.lengths)
+        quiet = found.null_scores > (found.scores if task.metric == "squad2" else np.inf)
+        return ["" if none else text for none, text in zip(quiet, found.texts, strict=True)]
 
     def gold(self, task: Task, rows: Rows) -> list[Any]:
         """Return the accepted answer texts of the rows."""
@@ -153,27 +146,19 @@ def nearest(passage: str, text: str, start: int) -> int:
     return min(found, key=lambda place: abs(place - start), default=-1)
 
 
-# --- From scores to stretches ---
+# --- From scores to stretches ---------------------------------------------------------------------
 WINDOWS = 256  # Windows searched at a time, so that their n_best squared sums stay in the cache.
 LOWEST = np.float32(-1e36)  # Below this is no score, but a place that may not be chosen.
 
 
-@dataclass(frozen=True)
-class BestSpans:
-    """The best stretches of each example's context, best first; -1 and -inf where there is none."""
+class BestSpans(NamedTuple):
+    """The best stretch of each example's context; "", -1 and -inf where there is none."""
 
-    texts: list[str]  # of the best stretch, without white space around it
-    start: np.ndarray  # its first character, (examples,)
-    score: np.ndarray  # begin score plus end score, (examples,)
-    null_score: np.ndarray  # smallest score of the windows' first tokens; NaN if not asked for
-    starts: np.ndarray  # first characters, (examples, n_best)
-    ends: np.ndarray  # the characters after their last ones, (examples, n_best)
-    scores: np.ndarray  # (examples, n_best)
-
-    def answers(self) -> list[str]:
-        """Return the texts, ``""`` where "no answer" has a better score than the best stretch."""
-        quiet = self.null_score > self.score
-        return ["" if silent else text for silent, text in zip(quiet, self.texts, strict=True)]
+    texts: list[str]  # without white space around them
+    starts: np.ndarray  # first characters, (examples,)
+    ends: np.ndarray  # the characters after their last ones, (examples,)
+    scores: np.ndarray  # begin score plus end score, (examples,)
+    null_scores: np.ndarray  # smallest score of the windows' first tokens, (examples,)
 
 
 def best_spans(
@@ -182,18 +167,17 @@ def best_spans(
     offsets: np.ndarray,
     example_of_window: Sequence[int] | np.ndarray,
     contexts: Sequence[str],
-    n_best: int = 20,
-    max_answer_tokens: int = 30,
-    null: bool = False,
+    n_best: int = N_BEST,
+    max_answer_tokens: int = MAX_ANSWER_PIECES,
     *,
     lengths: np.ndarray | None = None,
     reference: bool = False,
 ) -> BestSpans:
-    """Find the best stretches of each context, as the usual loop over windows does, but at once.
+    """Find the best stretch of each context, as the usual loop over windows does, but at once.
 
     A stretch begins at one of the ``n_best`` best begins of a window and ends at one of its
     ``n_best`` best ends, not before it and at most ``max_answer_tokens`` tokens on. Those of all
-    windows of an example compete; one that two windows hold counts once, with its better score.
+    windows of an example compete; of equals the first wins.
 
     Args:
         start_logits: begin score per token; shape ``(windows, length)`` or, with ``lengths`` (tokens
@@ -203,83 +187,48 @@ def best_spans(
             negative for tokens outside the context.
         example_of_window: number of the example that each window belongs to, shape ``(windows,)``.
         contexts: text per example.
-        n_best: how many begins, ends and stretches to keep.
+        n_best: how many begins and ends to try.
         max_answer_tokens: longest stretch.
-        null: also compute the null score, from each window's first token.
         lengths: see above.
         reference: follow the loop of the transformers examples (``postprocess_qa_predictions``) to
-            the letter: tokens outside the context can crowd out those in it, and the same stretch
-            from two windows counts twice.
+            the letter: tokens outside the context can crowd out those in it.
     """
-    if not len(contexts):
-        raise BadRows("no contexts: there is nothing to find stretches in.")
     begin, end = (_grid(scores, lengths, -np.inf) for scores in (start_logits, end_logits))
     place, example = _grid(offsets, lengths, -1), np.asarray(example_of_window, np.int64)
-    _check(begin, end, place, example, len(contexts))
-    tables = [
+    shapes = begin.shape == end.shape and place.shape == (*begin.shape, 2)
+    if not shapes or not np.array_equal(np.unique(example), np.arange(len(contexts))):
+        raise BadRows(
+            f"scores {begin.shape} and {end.shape}, offsets {place.shape} of {len(contexts)} "
+            "contexts do not fit. Expected (windows, length) twice, (windows, length, 2), and a "
+            "window for each context."
+        )
+    if np.isnan(begin).any() or np.isnan(end).any():
+        raise BadRows("a begin or end score is NaN: the model has diverged.")
+    blocks = [
         _of_windows(begin[part], end[part], place[part], n_best, max_answer_tokens, reference)
         for part in (slice(i, i + WINDOWS) for i in range(0, len(begin), WINDOWS))
     ]
-    of_windows = _Stretches(*(np.concatenate(column) for column in zip(*tables, strict=True)))
-    best = _of_examples(of_windows, example, len(contexts), reference)
-    null_score = np.full(len(contexts), np.nan)
-    if null:
-        null_score[:] = np.inf
-        np.minimum.at(null_score, example, (begin[:, 0] + end[:, 0]).astype(np.float64))
-    texts, start = _texts(best.starts[:, 0], best.ends[:, 0], contexts)
-    return BestSpans(texts, start, best.scores[:, 0], null_score, *best)
-
-
-class _Stretches(NamedTuple):
-    """Stretches by row, best first: first character, character after the last, score."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def none(cls, rows: int, n_best: int) -> _Stretches:
-        """Return rows without any stretch."""
-        empty = np.full((rows, n_best), -1, np.int64)
-        return cls(empty, empty.copy(), np.full((rows, n_best), -np.inf))
+    of_windows = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+    # The first of an example's windows by falling score.
+    order = np.lexsort((-of_windows[2], example))
+    best = order[np.unique(example[order], return_index=True)[1]]
+    starts, ends, scores = (column[best] for column in of_windows)
+    null_scores = np.full(len(contexts), np.inf)
+    np.minimum.at(null_scores, example, begin[:, 0] + end[:, 0])
+    found = zip(contexts, starts.tolist(), ends.tolist(), strict=True)
+    texts = [text[a:b].strip() if a >= 0 else "" for text, a, b in found]
+    return BestSpans(texts, starts, ends, scores, null_scores)
 
 
 def _grid(values: np.ndarray, lengths: np.ndarray | None, fill: float) -> np.ndarray:
     """Return values of shape ``(windows, length, ...)``, padded; scores in 32-bit floats."""
     grid = np.asarray(values)
     if lengths is not None:
-        if len(grid) != lengths.sum():
-            raise BadRows(
-                f"{lengths.sum()} tokens in {len(lengths)} windows, but {len(grid)} given."
-            )
         shape = (len(lengths), lengths.max(initial=0), *grid.shape[1:])
         padded = np.full(shape, fill, grid.dtype)
         padded[np.arange(shape[1]) < lengths[:, None]] = grid
         grid = padded
     return grid.astype(np.float32, copy=False) if grid.dtype.kind == "f" else grid
-
-
-def _check(
-    begin: np.ndarray, end: np.ndarray, place: np.ndarray, example: np.ndarray, examples: int
-) -> None:
-    shapes = begin.shape, end.shape, place.shape, example.shape
-    if (
-        end.shape != begin.shape
-        or place.shape != (*begin.shape, 2)
-        or example.shape != begin.shape[:1]
-    ):
-        raise BadRows(
-            f"begin scores, end scores, offsets and examples of windows do not fit: {shapes}. Expected "
-            "(windows, length) twice, (windows, length, 2) and (windows,)."
-        )
-    windows = np.bincount(example, minlength=examples) if len(example) else np.zeros(examples, int)
-    if len(windows) > examples or not windows.all():
-        wrong = int(np.argmin(windows)) if len(windows) == examples else int(example.max())
-        raise BadRows(
-            f"example {wrong} of {examples}: each example needs a window, each window an example."
-        )
-    if np.isnan(begin).any() or np.isnan(end).any():
-        raise BadRows("a begin or end score is NaN: the model has diverged.")
 
 
 def _of_windows(
@@ -289,45 +238,33 @@ def _of_windows(
     n_best: int,
     longest: int,
     reference: bool,
-) -> _Stretches:
-    """Return the best stretches of each window."""
-    inside = place[:, :, 0] >= 0
-    first, first_score = _best_places(begin, inside, n_best, reference)
-    last, last_score = _best_places(end, inside, n_best, reference)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return first character, character after the last, and score of each window's best stretch."""
+    inside, row = place[:, :, 0] >= 0, np.arange(len(begin))
+    tokens, scores = [], []
+    for side in (begin, end):
+        allowed = np.where(inside, side, _barred(side.shape[1]))
+        tokens.append(_largest(side if reference else allowed, n_best))
+        scores.append(allowed[row[:, None], tokens[-1]])
+    (first, last), (first_score, last_score) = tokens, scores
     length = last[:, None, :] - first[:, :, None]
-    scores = first_score[:, :, None] + last_score[:, None, :]
-    allowed = ((length >= 0) & (length < longest)).reshape(len(scores), -1)
-    scores = scores.reshape(allowed.shape)
-    pairs, scores = _largest(np.where(allowed, scores, _barred(scores.shape[1])), n_best)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    row = np.arange(len(scores))[:, None]
-    i, j = np.divmod(pairs[row, order], last.shape[1])
-    result = _Stretches.none(len(scores), n_best)
-    result.scores[:, : order.shape[1]] = scores[row, order]
-    real = result.scores[:, : order.shape[1]] > LOWEST
-    result.scores[result.scores <= LOWEST] = -np.inf
-    for table, token, side in ((result.starts, first[row, i], 0), (result.ends, last[row, j], 1)):
-        table[:, : order.shape[1]] = np.where(real, place[row, token, side], -1)
-    return result
+    sums = first_score[:, :, None] + last_score[:, None, :]
+    sums = np.where((length >= 0) & (length < longest), sums, -np.inf).reshape(len(row), -1)
+    best = sums.argmax(axis=1)
+    i, j = np.divmod(best, last.shape[1])
+    score = sums[row, best]
+    real = score > LOWEST
+    starts, ends = place[row, first[row, i], 0], place[row, last[row, j], 1]
+    return np.where(real, starts, -1), np.where(real, ends, -1), np.where(real, score, -np.inf)
 
 
-def _best_places(
-    scores: np.ndarray, inside: np.ndarray, n_best: int, reference: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens with the best scores of each window, and these scores."""
-    allowed = np.where(inside, scores, _barred(scores.shape[1]))
-    tokens, _ = _largest(scores if reference else allowed, n_best)
-    row = np.arange(len(scores))[:, None]
-    return tokens.astype(np.int16 if scores.shape[1] < 2**15 else np.int64), allowed[row, tokens]
-
-
-def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return columns, rising, and values of the ``k`` largest entries of each row; ties by column."""
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns, rising, of the ``k`` largest entries of each row; ties by column."""
     # Looking for entries above the k-th is several times faster than partitioning indices. A row
-    # with fewer than k allowed entries is filled up with -inf.
+    # with fewer than k allowed entries is filled up with its first column.
     rows, width = values.shape
     if width <= k:
-        return np.broadcast_to(np.arange(width), values.shape), values
+        return np.broadcast_to(np.arange(width, dtype=np.int16), values.shape)
     worst = np.partition(values, width - k, axis=1)[:, width - k, None]
     chosen = values >= np.maximum(worst, LOWEST)
     counts = np.count_nonzero(chosen, axis=1)
@@ -338,63 +275,12 @@ def _largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         chosen[tied[:, None], order] = True
         counts[tied] = k
     row, column = np.divmod(np.flatnonzero(chosen), width)
-    if len(row) == rows * k:
-        columns = column.reshape(rows, k)
-        return columns, values[np.arange(rows)[:, None], columns]
     rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    columns, largest = np.zeros((rows, k), np.int64), np.full((rows, k), -np.inf, np.float32)
-    columns[row, rank], largest[row, rank] = column, values[row, column]
-    return columns, largest
+    columns = np.zeros((rows, k), np.int16 if width < 2**15 else np.int64)
+    columns[row, rank] = column
+    return columns
 
 
 def _barred(width: int) -> np.ndarray:
     """Return scores below ``LOWEST``, no two alike: many equal ones would be slow to partition."""
     return np.linspace(2 * LOWEST, 4 * LOWEST, width, dtype=np.float32)
-
-
-def _of_examples(
-    found: _Stretches, example: np.ndarray, examples: int, reference: bool
-) -> _Stretches:
-    """Return the best stretches of each example over its windows."""
-    n_best = found.scores.shape[1]
-    result = _Stretches.none(examples, n_best)
-    several = np.bincount(example, minlength=examples)[example] > 1
-    for table, column in zip(result, found, strict=True):
-        table[example[~several]] = column[~several]
-    window, rank = np.nonzero((found.scores > -np.inf) & several[:, None])
-    ragged = [example[window], *(column[window, rank] for column in found)]
-    if not reference:
-        ragged = _once(ragged)
-    order = np.lexsort((-ragged[3], ragged[0]))
-    number = ragged[0][order]
-    rank = np.arange(len(order)) - np.searchsorted(number, number)
-    kept = rank < n_best
-    for table, column in zip(result, ragged[1:], strict=True):
-        table[number[kept], rank[kept]] = column[order[kept]]
-    return result
-
-
-def _once(ragged: list[np.ndarray]) -> list[np.ndarray]:
-    """Keep the better score of a stretch that two windows of an example hold."""
-    example, starts, ends, scores = ragged
-    order = np.lexsort((-scores, ends, starts, example))
-    same = np.ones(max(0, len(order) - 1), bool)
-    for column in (example, starts, ends):
-        same &= column[order[1:]] == column[order[:-1]]
-    keep = np.ones(len(example), bool)
-    keep[order[1:][same]] = False
-    return [column[keep] for column in ragged]
-
-
-def _texts(
-    starts: np.ndarray, ends: np.ndarray, contexts: Sequence[str]
-) -> tuple[list[str], np.ndarray]:
-    """Return the texts without white space around them, and their first characters."""
-    texts, trimmed = [], []
-    for start, end, context in zip(starts.tolist(), ends.tolist(), contexts, strict=True):
-        text = context[start:end] if start >= 0 else ""
-        if text[:1].isspace():
-            start += len(text) - len(text.lstrip())
-        trimmed.append(start)
-        texts.append(text.strip())
-    return texts, np.array(trimmed, np.int64)

@@ -19,7 +19,7 @@ import operator
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,6 @@ _HIDDEN = frozenset({"", "O", "_", "-", "?", "-1", "-100", -1, -100, None})
 class Metric:
     """A named score: its function, and the key of the value that stands for it."""
 
-    name: str
     function: Callable[..., dict[str, float]]
     main: str
 
@@ -66,7 +65,7 @@ def register(
         )
     if name in _METRICS and not replace:
         raise HelpfulError(f"metric {name!r} exists; pass replace=True to overwrite it.")
-    _METRICS[name] = Metric(name, function, main or name)
+    _METRICS[name] = Metric(function, main or name)
     return _METRICS[name]
 
 
@@ -78,32 +77,16 @@ def get(name: str) -> Metric:
     return _METRICS[base]
 
 
-def names() -> list[str]:
-    """Return the names of all metrics, in the order they were added."""
-    return list(_METRICS)
-
-
 def main(name: str) -> str:
     """Return the key of a metric's main value, as in the result of :func:`score`."""
     return get(name).main
 
 
 def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, float]:
-    """Score predictions by a metric's name.
+    """Score by a metric's name and options, with a cut-off where it has one: ``"map@20"``.
 
-    Args:
-        name: a registered metric, with a cut-off where it has one: ``"map@20"``.
-        predictions: what was predicted, in the form the metric's function documents.
-        golds: what is right, in the same form or order.
-        **options: passed on to the metric's function.
-
-    Returns:
-        Values by key, most of them from 0 to 1; ``main(name)`` is the key of the main one.
-
-    Raises:
-        UnknownName: no such metric or option.
-        HelpfulError: a cut-off that is no positive number, or a function that gives no main value.
-        BadRows: predictions and golds that cannot be compared.
+    Values by key, most from 0 to 1; refused are a name, cut-off or option that the metric lacks, and
+    a function of one's own that gives no main value.
     """
     metric, (_, at, cut) = get(name), name.partition("@")
     accepted = inspect.signature(metric.function).parameters
@@ -111,13 +94,12 @@ def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, 
         if not cut.isdecimal() or int(cut) < 1 or "k" not in accepted:
             raise HelpfulError(f"metric {name!r}: a cut-off is a positive number, as in 'map@20'.")
         options["k"] = int(cut)
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
-        for option in options:
-            if option not in accepted:
-                raise unknown(f"option of metric {metric.name!r}", option, list(accepted)[2:])
-    result = {
-        key: float(value) for key, value in metric.function(predictions, golds, **options).items()
-    }
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    for option in options:
+        if option not in accepted and not takes_all:
+            raise unknown(f"option of metric {name!r}", option, list(accepted)[2:])
+    found = metric.function(predictions, golds, **options)
+    result = {key: float(value) for key, value in found.items()}
     if not math.isfinite(result.get(metric.main, math.nan)):
         raise HelpfulError(f"metric {name!r} gave {result}, without a finite {metric.main!r}.")
     return result
@@ -185,21 +167,12 @@ _LETTERS = {letter: code for code, letter in enumerate("OBIES.?")}
 _O, _B, _I, _E, _S, _DOT, _OTHER = range(7)
 
 
-@dataclass(frozen=True)
-class _Spans:
+class _Spans(NamedTuple):
     """Spans of one flat tag sequence: type, first and last position, each of shape (spans,)."""
 
     type: np.ndarray
     begin: np.ndarray
     end: np.ndarray
-
-    def common(self, other: _Spans) -> int:
-        """Return how many spans two readings share; no two spans of one reading end together."""
-        _, mine, theirs = np.intersect1d(
-            self.end, other.end, assume_unique=True, return_indices=True
-        )
-        same = (self.begin[mine] == other.begin[theirs]) & (self.type[mine] == other.type[theirs])
-        return int(same.sum())
 
 
 def span_f1(
@@ -234,24 +207,33 @@ def span_f1(
     given, right = predictions, golds
     if labels is not None:
         given, right = ([[labels[int(t)] for t in one] for one in side] for side in (given, right))
+    tokens = {} if ragged else token_accuracy(given, right)
     same_length(given, right, "sentences")
-    if not ragged:
-        _same_tokens(given, right)
     types: dict[str, int] = {}
-    given_spans, right_spans = _read(given, variant, types), _read(right, variant, types)
-    hits = given_spans.common(right_spans)
-    precision = hits / len(given_spans.end) if len(given_spans.end) else 0.0
-    recall = hits / len(right_spans.end) if len(right_spans.end) else 0.0
+    one, other = (_read(side, variant, types) for side in (given, right))
+    # No two spans of one reading end together.
+    _, mine, theirs = np.intersect1d(one.end, other.end, assume_unique=True, return_indices=True)
+    same = (one.begin[mine] == other.begin[theirs]) & (one.type[mine] == other.type[theirs])
+    return _f1(int(same.sum()), len(one.end), len(other.end)) | tokens
+
+
+def _f1(hits: int, given: int, right: int) -> dict[str, float]:
+    """Return F1, precision and recall of the hits among what is given and what is right."""
+    precision, recall = (hits / number if number else 0.0 for number in (given, right))
     both = precision + recall
-    f1 = 2 * precision * recall / both if both > 0 else 0.0
-    result = {"f1": f1, "precision": precision, "recall": recall}
-    return result if ragged else result | token_accuracy(given, right)
+    f1 = 2 * precision * recall / both if both else 0.0
+    return {"f1": f1, "precision": precision, "recall": recall}
 
 
 def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
     """Return ``token_accuracy``, the share of right tags over all tokens."""
     same_length(predictions, golds, "sentences")
-    _same_tokens(predictions, golds)
+    for number, (one, other) in enumerate(zip(predictions, golds, strict=True)):
+        if len(one) != len(other):
+            raise BadRows(
+                f"sentence {number} has {len(other)} tokens and {len(one)} predicted tags: give one "
+                "tag per token."
+            )
     given, right = list(chain.from_iterable(predictions)), list(chain.from_iterable(golds))
     same_length(given, right, "tokens")
     return {"token_accuracy": sum(map(operator.eq, given, right)) / len(right)}
@@ -263,18 +245,9 @@ def spans(tags: Sequence[str], variant: str = "seqeval-0.0.12") -> list[tuple[st
         raise unknown("variant", variant, VARIANTS)
     types: dict[str, int] = {}
     found = _read([list(tags)], variant, types)
-    name = list(types)
-    triples = zip(found.type.tolist(), found.begin.tolist(), found.end.tolist(), strict=True)
-    return [(name[kind], begin, end) for kind, begin, end in triples]
-
-
-def _same_tokens(predictions: Tags, golds: Tags) -> None:
-    for number, (given, right) in enumerate(zip(predictions, golds, strict=True)):
-        if len(given) != len(right):
-            raise BadRows(
-                f"sentence {number} has {len(right)} tokens and {len(given)} predicted tags: "
-                "give one tag per token."
-            )
+    names = list(types)
+    triples = zip(*(column.tolist() for column in found), strict=True)
+    return [(names[kind], begin, end) for kind, begin, end in triples]
 
 
 def _read(sentences: Tags, variant: str, types: dict[str, int]) -> _Spans:
@@ -340,12 +313,7 @@ def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, flo
     given, right = set(predictions), set(golds)
     if not right:
         raise BadRows("no gold pairs to score: an empty set has no score.")
-    hits = len(given & right)
-    if not hits:
-        return {"f1": 0.0, "precision": 0.0, "recall": 0.0}
-    precision, recall = hits / len(given), hits / len(right)
-    f1 = 2 * precision * recall / (precision + recall)
-    return {"f1": f1, "precision": precision, "recall": recall}
+    return _f1(len(given & right), len(given), len(right))
 
 
 def map_at_k(

@@ -14,7 +14,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 from helpers.errors import BadRows, unknown
 
@@ -87,27 +86,20 @@ def mlqa(
 
 
 def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
-    """Return SQuAD 2.0's exact match, F1 and their mean, also of both kinds of questions.
+    """Return SQuAD 2.0's exact match, F1 and their mean.
 
     No answer is ``""`` in predictions and an empty list in golds. Source: Rajpurkar et al. (2018).
     """
     given, right = _aligned(predictions, golds, "error")
-    exact, f1, answerable = [], [], []
+    exact = f1 = 0.0
     for name, answers in right.items():
         said = tokens(given[name])
         # Answers that do not survive normalisation go; if none is left, only silence is right.
         accepted = [kept for answer in answers if (kept := tokens(answer))] or [[]]
-        exact.append(float(said in accepted))
-        f1.append(max(_overlap(said, a) if said and a else float(said == a) for a in accepted))
-        answerable.append(len(answers) > 0)
-    result = {}
-    for key, scores in (("exact_match", exact), ("f1", f1)):
-        result[key] = sum(scores) / len(scores)
-        for kind, wanted in (("answerable", True), ("unanswerable", False)):
-            some = [one for one, known in zip(scores, answerable, strict=True) if known is wanted]
-            if some:
-                result[f"{kind}_{key}"] = sum(some) / len(some)
-    return result | {"mean": (result["exact_match"] + result["f1"]) / 2}
+        exact += said in accepted
+        f1 += max(_overlap(said, a) if said and a else float(said == a) for a in accepted)
+    exact, f1 = exact / len(right), f1 / len(right)
+    return {"exact_match": exact, "f1": f1, "mean": (exact + f1) / 2}
 
 
 def tokens(text: str, language: str = "") -> list[str]:
@@ -152,21 +144,19 @@ def _aligned(
     """Bring predictions and golds, keyed or ordered, into keyed form."""
     if isinstance(predictions, Mapping) != isinstance(golds, Mapping):
         raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
-    if not isinstance(predictions, Mapping) and len(predictions) != len(golds):
+    if not isinstance(golds, Mapping) and len(predictions) != len(golds):
         raise BadRows(f"{len(predictions)} predictions for {len(golds)} questions.")
-    given, right = (_keyed(values) for values in (predictions, golds))
+    given, right = (
+        dict(side) if isinstance(side, Mapping) else {str(i): one for i, one in enumerate(side)}
+        for side in (predictions, golds)
+    )
+    extra, missing = (
+        [n for n in one if n not in other] for one, other in ((given, right), (right, given))
+    )
     if not right:
         raise BadRows("no questions to score: an empty set has no score.")
-    extra = [name for name in given if name not in right]
     if extra:
         raise BadRows(f"{len(extra)} predictions for unknown question ids, such as {extra[0]!r}.")
-    missing = [name for name in right if name not in given]
     if missing and unanswered == "error":
         raise BadRows(f"{len(missing)} questions have no prediction, such as {missing[0]!r}.")
     return given, right
-
-
-def _keyed(values: Any) -> dict[str, Any]:
-    if isinstance(values, Mapping):
-        return dict(values)
-    return {str(number): value for number, value in enumerate(values)}

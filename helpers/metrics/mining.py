@@ -12,76 +12,78 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from helpers.errors import BadRows, HelpfulError, unknown
+from helpers.errors import BadRows, HelpfulError
 
 if TYPE_CHECKING:
     import torch
 
-MARGINS = ("ratio", "distance", "absolute")
-
-TILE = 2048  # Rows and columns of a tile on a CPU: 16 MiB of similarities; more gains nothing.
-GPU_TILE = 8192  # On a GPU, fewer and larger steps.
+TILE = 2048  # Rows and columns of a tile: 16 MiB of similarities; more gains nothing.
 STRETCH = 32  # Shorter stretches are slow to reduce, longer ones leave more to search.
 _INDEX_BITS = 32
 _NOTHING = -(2**63)
 
 
-@dataclass(frozen=True)
-class Neighbours:
+class Neighbours(NamedTuple):
     """The best candidates of each query, best first."""
 
     index: np.ndarray  # their row numbers, (queries, k)
     similarity: np.ndarray  # their cosines in 64-bit floats, (queries, k)
 
 
-@dataclass(frozen=True)
-class Mined:
-    """Mined pairs, best first."""
+class Threshold(NamedTuple):
+    """A score above which mined pairs are taken for translations."""
 
-    source: np.ndarray  # row numbers in x, (pairs,)
-    target: np.ndarray  # row numbers in y, (pairs,)
-    score: np.ndarray  # margin scores, (pairs,)
+    value: float  # pairs with at least this score are kept
+    f1: float  # reached on the pairs it was tuned on, if no two of them share its score
 
 
-def mine(x: Any, y: Any, k: int = 4, margin: str = "ratio") -> Mined:
-    """Mine translation pairs by margin score.
+# --- Mining ---------------------------------------------------------------------------------------
+def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
+    """Mine translation pairs by ratio margin, from vectors of shape ``(n, width)``, each text once.
 
-    The score of a pair is its cosine, compared with the mean cosine of both vectors to their ``k``
-    nearest neighbours on the other side. Each side's best pairs are taken by falling score, but for
-    those whose source or target is taken, and those that score 0 or less.
-
-    Args:
-        x: source vectors, shape ``(n, width)``, each text once.
-        y: target vectors, shape ``(m, width)``, each text once.
-        k: neighbours per side.
-        margin: ``"ratio"`` divides by that mean, ``"distance"`` subtracts it, ``"absolute"``
-            ignores it.
-
-    Source:
-        Artetxe and Schwenk (2019), as XTREME applies it to BUCC: ``k=4``, ratio.
+    The score of a pair is its cosine over the mean cosine of both vectors to their ``k`` nearest
+    neighbours on the other side. Each side's best pairs are taken by falling score, but for those
+    whose source or target is taken, and those that score 0 or less. Columns ``source`` and
+    ``target`` (rows of x and y) and ``score``. Source: Artetxe and Schwenk (2019), as XTREME
+    applies it to BUCC.
     """
-    if margin not in MARGINS:
-        raise unknown("margin", margin, MARGINS)
     forward, backward = nearest_both(x, y, k)
-    x_mean, y_mean = forward.similarity.mean(axis=1), backward.similarity.mean(axis=1)
-    x_scores = _margin(forward.similarity, x_mean[:, None], y_mean[forward.index], margin)
-    y_scores = _margin(backward.similarity, y_mean[:, None], x_mean[backward.index], margin)
+    x_mean, y_mean = (side.similarity.mean(axis=1) for side in (forward, backward))
+    found = []
+    for near, mine, theirs in ((forward, x_mean, y_mean), (backward, y_mean, x_mean)):
+        mean = (mine[:, None] + theirs[near.index]) / 2
+        if mean.min() <= 0:
+            raise HelpfulError(
+                "a ratio margin needs neighbours with positive mean cosine, and some vectors have "
+                "none: are they centred? Mine from the encoder's own vectors."
+            )
+        score = near.similarity / mean
+        best = score.argmax(axis=1)[:, None]
+        chosen = np.take_along_axis(near.index, best, axis=1)[:, 0]
+        found.append((np.arange(len(chosen)), chosen, score.max(axis=1)))
     # The best target of each source, then the best source of each target.
-    x_best, y_best = x_scores.argmax(axis=1)[:, None], y_scores.argmax(axis=1)[:, None]
-    targets = np.take_along_axis(forward.index, x_best, axis=1)[:, 0]
-    sources = np.take_along_axis(backward.index, y_best, axis=1)[:, 0]
-    source = np.concatenate([np.arange(len(targets)), sources])
-    target = np.concatenate([targets, np.arange(len(sources))])
-    score = np.concatenate([x_scores.max(axis=1), y_scores.max(axis=1)])
-    order = _greedy(source, target, np.argsort(-score, kind="stable"))
-    order = order[score[order] > 0]
-    return Mined(source[order], target[order], score[order])
+    (source, target, score), (targets, sources, scores) = found
+    pairs = pd.DataFrame(
+        {
+            "source": np.concatenate([source, sources]),
+            "target": np.concatenate([target, targets]),
+            "score": np.concatenate([score, scores]),
+        }
+    )
+    pairs = pairs[pairs["score"] > 0].sort_values("score", ascending=False, kind="stable")
+    taken: tuple[set[int], set[int]] = set(), set()
+    free = []
+    for one, other in zip(pairs["source"].tolist(), pairs["target"].tolist(), strict=True):
+        free.append(one not in taken[0] and other not in taken[1])
+        if free[-1]:
+            taken[0].add(one)
+            taken[1].add(other)
+    return pairs[free].reset_index(drop=True)
 
 
 def mine_texts(
@@ -108,17 +110,16 @@ def mine_texts(
 
     Raises:
         BadRows: different numbers of texts, ids and vectors, an id of two texts, a side without
-            texts, or as :func:`mine`.
+            texts, or vectors that cannot be compared.
+        HelpfulError: vectors without a positive mean cosine to their neighbours.
     """
     x_rows, x_ids = _merged("source", source_vectors, source_texts, source_ids)
     y_rows, y_ids = _merged("target", target_vectors, target_texts, target_ids)
     mined = mine(source_vectors[x_rows], target_vectors[y_rows])
     kept = [
-        (x_ids[source][0], y_ids[target][0], score)
-        for source, target, score in zip(
-            mined.source.tolist(), mined.target.tolist(), mined.score.tolist(), strict=True
-        )
-        if len(x_ids[source]) == len(y_ids[target]) == 1
+        (x_ids[pair.source][0], y_ids[pair.target][0], pair.score)
+        for pair in mined.itertuples()
+        if len(x_ids[pair.source]) == len(y_ids[pair.target]) == 1
     ]
     return pd.DataFrame(kept, columns=["source", "target", "score"]).astype({"score": float})
 
@@ -144,14 +145,6 @@ def _merged(
     # A repeated text keeps its last vector, and its first place: ties rank as in the texts.
     last = {text: place for place, text in enumerate(texts)}
     return np.fromiter(last.values(), np.int64), [repeated[text.strip()] for text in last]
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A score above which mined pairs are taken for translations."""
-
-    value: float  # pairs with at least this score are kept
-    f1: float  # reached on the pairs it was tuned on, if no two of them share its score
 
 
 def tune_threshold(pairs: pd.DataFrame, gold: Collection[tuple[Hashable, Hashable]]) -> Threshold:
@@ -188,14 +181,13 @@ def tune_threshold(pairs: pd.DataFrame, gold: Collection[tuple[Hashable, Hashabl
         f1 = np.where(hits > 0, 2 * precision * recall / (precision + recall), 0.0)
     last = int(f1.argmax())
     scores = ranked["score"].to_numpy()
-    following = scores[last + 1] if last + 1 < len(scores) else scores[last]
+    following = scores[min(last + 1, len(scores) - 1)]
     return Threshold(float(scores[last] + following) / 2, float(f1[last]))
 
 
-def apply_threshold(pairs: pd.DataFrame, threshold: Threshold | float) -> list[tuple[Any, Any]]:
+def apply_threshold(pairs: pd.DataFrame, threshold: float) -> list[tuple[Any, Any]]:
     """Return the pairs (source id, target id) that score at least the threshold."""
-    value = threshold.value if isinstance(threshold, Threshold) else threshold
-    kept = pairs[pairs["score"] >= value]
+    kept = pairs[pairs["score"] >= threshold]
     return list(zip(kept["source"], kept["target"], strict=True))
 
 
@@ -204,63 +196,97 @@ def in_first_half(source_id: Hashable) -> bool:
     return hashlib.sha256(str(source_id).encode()).digest()[0] % 2 == 0
 
 
-def _margin(cosine: np.ndarray, mine: np.ndarray, theirs: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "absolute":
-        return cosine
-    mean = (mine + theirs) / 2
-    if kind == "distance":
-        return cosine - mean
-    if mean.min() <= 0:
-        raise HelpfulError(
-            "a ratio margin needs neighbours with positive mean cosine, and some vectors have none "
-            "(centred vectors may not): use margin='distance'."
-        )
-    return cosine / mean
-
-
-def _greedy(source: np.ndarray, target: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the places of pairs, in the given order, whose source and target are still free."""
-    free_source = np.ones(source.max() + 1, bool)
-    free_target = np.ones(target.max() + 1, bool)
-    kept = []
-    for place, one, other in zip(
-        order.tolist(), source[order].tolist(), target[order].tolist(), strict=True
-    ):
-        if free_source[one] and free_target[other]:
-            free_source[one] = free_target[other] = False
-            kept.append(place)
-    return np.array(kept, np.int64)
-
-
+# --- Exact search ---------------------------------------------------------------------------------
 def nearest(queries: Any, candidates: Any, k: int = 1) -> Neighbours:
     """Find the ``k`` candidates of largest cosine for each query, exactly.
 
-    Vectors are NumPy arrays, of which memory-mapped ones are never held in memory, or torch tensors,
-    whose device computes; a vector of zeros has cosine 0 with everything.
+    Memory-mapped vectors are never held in memory; one of zeros has cosine 0 with everything.
     """
-    left, right = _pair(queries, candidates)
-    best = _Best(len(left), min(k, len(right)), left.device)
-    left.keep()
-    with _exact_products():
-        for first, columns in right.tiles():
-            for start, rows in left.tiles():
-                best.update(rows @ columns.T, start, first)
-    return _rescored(left, right, best.index())
+    return _search(queries, candidates, k, both=False)[0]
 
 
 def nearest_both(x: Any, y: Any, k: int = 4) -> tuple[Neighbours, Neighbours]:
     """Find the ``k`` nearest ``y`` of each ``x`` and the reverse, from one pass of products."""
-    left, right = _pair(x, y)
-    forward = _Best(len(left), min(k, len(right)), left.device)
-    backward = _Best(len(right), min(k, len(left)), left.device)
-    right.keep()
-    with _exact_products():
-        for start, rows in left.tiles():
-            for first, columns in right.tiles():
+    forward, backward = _search(x, y, k, both=True)
+    return forward, backward
+
+
+def _search(x: Any, y: Any, k: int, both: bool) -> list[Neighbours]:
+    """Multiply all tiles of two sides once; the nearest ``y`` of each ``x``, and the reverse."""
+    import torch
+
+    for side in (x, y):
+        if getattr(side, "ndim", 0) != 2 or not len(side):
+            raise BadRows(f"vectors must have shape (n, width), got {getattr(side, 'shape', '?')}.")
+    if x.shape[1] != y.shape[1]:
+        raise BadRows(f"vectors of widths {x.shape[1]} and {y.shape[1]} cannot be compared.")
+    if k < 1:
+        raise HelpfulError(f"k must be at least 1, got {k}.")
+    best = [_Best(len(x), min(k, len(y)))] + [_Best(len(y), min(k, len(x)))] * both
+    with torch.inference_mode(), _exact_products():
+        # Queries are held, unless they are on disk: they are read once for each tile of candidates.
+        held = None if isinstance(x, np.memmap) else list(_tiles(x))
+        for column, columns in _tiles(y):
+            for row, rows in held or _tiles(x):
                 tile = rows @ columns.T
-                forward.update(tile, start, first)
-                backward.update(tile, first, start, axis=0)
-    return _rescored(left, right, forward.index()), _rescored(right, left, backward.index())
+                best[0].update(tile, row, column)
+                if both:
+                    best[1].update(tile, column, row, axis=0)
+    return [_rescored(*side, one) for side, one in zip(((x, y), (y, x)), best, strict=False)]
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Keep full 32-bit products: training may have allowed coarser ones, which reorder neighbours."""
+    import torch
+
+    # Versions of torch without a switch for processors have one for all devices.
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    before = switch.fp32_precision if switch else torch.get_float32_matmul_precision()
+
+    def put(value: str) -> None:
+        if switch:
+            switch.fp32_precision = value
+        else:
+            torch.set_float32_matmul_precision(value)
+
+    put("ieee" if switch else "highest")
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def _tiles(vectors: Any) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the number of the first row and the rows, in 32-bit floats of length 1, by tile."""
+    import torch
+
+    for start in range(0, len(vectors), TILE):
+        rows = torch.from_numpy(np.array(vectors[start : start + TILE], np.float32))
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        odd = norms.isfinite().logical_not().nonzero()
+        if len(odd):
+            row = start + int(odd[0, 0])
+            raise BadRows(f"vector {row} is not finite: look at the text it was made from.")
+        yield start, rows / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+
+
+def _rescored(queries: Any, candidates: Any, best: _Best) -> Neighbours:
+    """Return neighbours with cosines in 64-bit floats, in the order that these give."""
+
+    def exact(vectors: Any, index: np.ndarray) -> np.ndarray:
+        rows = np.asarray(vectors[index], np.float64)
+        return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), np.finfo(float).tiny)
+
+    index = _column(best.keys).numpy()
+    similarity = np.empty(index.shape)
+    step = max(1, TILE // index.shape[1])
+    for start in range(0, len(index), step):
+        part = np.arange(start, min(start + step, len(index)))
+        rows, others = exact(queries, part), exact(candidates, index[part])
+        similarity[part] = np.einsum("qw,qkw->qk", rows, others)
+    order = np.lexsort((index, -similarity), axis=1)
+    return Neighbours(*(np.take_along_axis(a, order, axis=1) for a in (index, similarity)))
 
 
 class Taken:
@@ -270,8 +296,7 @@ class Taken:
 
     def __init__(self, vectors: np.ndarray, places: np.ndarray) -> None:
         """Stand for ``vectors[places]``."""
-        self.vectors = vectors
-        self.places = places
+        self.vectors, self.places = vectors, places
         self.shape = (len(places), vectors.shape[1])
 
     def __len__(self) -> int:
@@ -287,61 +312,6 @@ class Taken:
         return np.asarray(self[:], dtype)
 
 
-class _Rows:
-    """Vectors, read in tiles as 32-bit floats on a device, of length 1."""
-
-    def __init__(self, vectors: Any, device: torch.device) -> None:
-        if getattr(vectors, "ndim", 0) != 2 or not len(vectors):
-            raise BadRows(
-                f"vectors must have shape (n, width), got {getattr(vectors, 'shape', '?')}."
-            )
-        self.vectors = vectors
-        self.device = device
-        self.tile = TILE if device.type == "cpu" else GPU_TILE
-        self.kept: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def keep(self) -> None:
-        """Hold all prepared rows, unless they are on disk: they are about to be read repeatedly."""
-        if not isinstance(self.vectors, np.memmap):
-            import torch
-
-            width = self.vectors.shape[1]
-            kept = torch.empty(len(self), width, dtype=torch.float32, device=self.device)
-            for start, rows in self.tiles():
-                kept[start : start + len(rows)] = rows
-            self.kept = kept
-
-    def tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the number of the first row and the rows, ``tile`` at a time."""
-        for start in range(0, len(self), self.tile):
-            if self.kept is not None:
-                yield start, self.kept[start : start + self.tile]
-            else:
-                yield start, self._prepared(start)
-
-    def _prepared(self, start: int) -> torch.Tensor:
-        import torch
-
-        part = self.vectors[start : start + self.tile]
-        if not isinstance(part, torch.Tensor):
-            part = torch.from_numpy(np.array(part, np.float32))
-        rows = part.detach().to(self.device, torch.float32)
-        norms = torch.linalg.vector_norm(rows, dim=1)
-        if not bool(torch.isfinite(norms).all()):
-            row = start + int(torch.isfinite(norms).logical_not().nonzero()[0, 0])
-            raise BadRows(f"vector {row} is not finite: look at the text it was made from.")
-        return rows / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-
-    def exact(self, index: np.ndarray) -> np.ndarray:
-        """Return rows in 64-bit floats, of length 1."""
-        rows = self.vectors[index]
-        rows = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows, np.float64)
-        return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), np.finfo(float).tiny)
-
-
 class _Best:
     """The best ``k`` entries seen so far of each row of a matrix that arrives in tiles.
 
@@ -349,14 +319,12 @@ class _Best:
     column: the largest integers are the best entries, equal values by column.
     """
 
-    def __init__(self, rows: int, k: int, device: torch.device) -> None:
+    def __init__(self, rows: int, k: int) -> None:
         import torch
 
-        if k < 1:
-            raise HelpfulError(f"k must be at least 1, got {k}.")
         self.k = k
-        self.keys = torch.full((rows, k), _NOTHING, dtype=torch.int64, device=device)
-        self.worst = torch.full((rows,), -torch.inf, device=device)
+        self.keys = torch.full((rows, k), _NOTHING)
+        self.worst = torch.full((rows,), -torch.inf)
 
     def update(self, tile: torch.Tensor, row: int, column: int, axis: int = 1) -> None:
         """Take in a tile (its transpose with ``axis=0``) from a row and column on; columns rise."""
@@ -372,10 +340,6 @@ class _Best:
         keys = torch.cat([self.keys[row + hit], keys], dim=1).topk(self.k).values
         self.keys[row + hit] = keys
         self.worst[row + hit] = _value(keys[:, -1])
-
-    def index(self) -> np.ndarray:
-        """Return the columns of the best entries, best first, shape ``(rows, k)``."""
-        return _column(self.keys).cpu().numpy()
 
 
 def _largest(tile: torch.Tensor, k: int, column: int, axis: int) -> torch.Tensor:
@@ -395,13 +359,13 @@ def _largest(tile: torch.Tensor, k: int, column: int, axis: int) -> torch.Tensor
     # A stretch is passed over only if k others hold an entry that ranks before all of its own.
     chosen = _column(_keys(tops if axis else tops.T.contiguous(), 0).topk(k).values)
     if axis:
-        place = torch.arange(len(tile), device=tile.device)[:, None] * parts.shape[1] + chosen
+        place = torch.arange(len(tile))[:, None] * parts.shape[1] + chosen
         values = parts.flatten(0, 1).index_select(0, place.flatten()).view(len(tile), -1)
     else:
         values = (
             parts.gather(0, chosen.T[:, None].expand(-1, STRETCH, -1)).permute(2, 0, 1).flatten(1)
         )
-    place = column + chosen[:, :, None] * STRETCH + torch.arange(STRETCH, device=tile.device)
+    place = column + chosen[:, :, None] * STRETCH + torch.arange(STRETCH)
     return _keys(values, place.flatten(1)).topk(k).values
 
 
@@ -410,7 +374,7 @@ def _keys(values: torch.Tensor, column: int | torch.Tensor) -> torch.Tensor:
     import torch
 
     if isinstance(column, int):
-        column = torch.arange(column, column + values.shape[1], device=values.device)
+        column = torch.arange(column, column + values.shape[1])
     bits = values.contiguous().view(torch.int32)
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64)
     return ordered.bitwise_left_shift_(_INDEX_BITS).add_(2**_INDEX_BITS - 1).sub_(column)
@@ -427,50 +391,3 @@ def _value(keys: torch.Tensor) -> torch.Tensor:
 
 def _column(keys: torch.Tensor) -> torch.Tensor:
     return 2**_INDEX_BITS - 1 - (keys & (2**_INDEX_BITS - 1))
-
-
-def _pair(x: Any, y: Any) -> tuple[_Rows, _Rows]:
-    import torch
-
-    device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
-    left, right = _Rows(x, device), _Rows(y, device)
-    if x.shape[1] != y.shape[1]:
-        raise BadRows(f"vectors of widths {x.shape[1]} and {y.shape[1]} cannot be compared.")
-    return left, right
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Keep full 32-bit products: training may have allowed coarser ones, which reorder neighbours."""
-    import torch
-
-    backends = (torch.backends.cuda, torch.backends.mkldnn)
-    products = [getattr(backend, "matmul", None) for backend in backends]
-    switches: list[Any] = [switch for switch in products if hasattr(switch, "fp32_precision")]
-    before = [switch.fp32_precision for switch in switches]
-    # Versions of torch without these switches have one for all.
-    legacy = "" if switches else torch.get_float32_matmul_precision()
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        if legacy:
-            torch.set_float32_matmul_precision("highest")
-        with torch.inference_mode():
-            yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-        if legacy:
-            torch.set_float32_matmul_precision(legacy)
-
-
-def _rescored(queries: _Rows, candidates: _Rows, index: np.ndarray) -> Neighbours:
-    """Return neighbours with similarities in 64-bit floats, in the order that these give."""
-    similarity = np.empty(index.shape)
-    step = max(1, TILE // index.shape[1])
-    for start in range(0, len(index), step):
-        part = slice(start, min(start + step, len(index)))
-        rows = queries.exact(np.arange(part.start, part.stop))
-        similarity[part] = np.einsum("qw,qkw->qk", rows, candidates.exact(index[part]))
-    order = np.lexsort((index, -similarity), axis=1)
-    return Neighbours(*(np.take_along_axis(a, order, axis=1) for a in (index, similarity)))

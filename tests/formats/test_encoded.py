@@ -1,5 +1,3 @@
-from collections import Counter
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,8 +42,7 @@ def one_unit(encoded, batch):
 
 
 def assert_partition(encoded, batches, budget, size=padded_size):
-    counts = Counter(int(i) for batch in batches for i in batch)
-    assert counts == Counter(range(len(encoded)))
+    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(encoded)))
     for batch in batches:
         assert size(encoded, batch) <= budget or one_unit(encoded, batch)
 
@@ -70,29 +67,21 @@ def test_sorted_batches_hold_every_sequence_once_within_the_budget(groups, toget
 
 @quick
 @given(
-    units,
-    st.booleans(),
-    st.integers(1, 60),
-    st.integers(1, 4),
-    st.booleans(),
-    st.integers(0, 2**32 - 1),
+    units, st.booleans(), st.integers(1, 60), st.integers(1, 4), st.booleans(), st.integers(0, 99)
 )
 def test_shuffled_batches_hold_every_sequence_once_within_the_budget(
     groups, together, budget, pool, packed, seed
 ):
     encoded = built(groups, together)
 
-    def batches():
-        generator = np.random.default_rng(seed)
-        return shuffled_batches(encoded, budget, generator, pool, packed)
-
     def tokens(encoded, batch):
         return int(encoded.lengths[batch].sum())
 
-    found = batches()
+    found, again = (
+        shuffled_batches(encoded, budget, np.random.default_rng(seed), pool, packed) for _ in "ab"
+    )
     assert_partition(encoded, found, budget, tokens if packed else padded_size)
     assert_units_whole(encoded, found)
-    again = batches()
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
 
 

@@ -37,7 +37,7 @@ def test_pairs_are_what_the_tokenizer_makes_of_them(either):
         {"first": "the red door", "second": "green", "label": 1},
         {"first": "the lamp", "second": "", "label": 0},
         {"first": "the lamp", "second": None, "label": 0},
-        {"first": "\u4ed6\u5728\u5bb6", "second": "\u0e1a\u0e49\u0e32\u0e19", "label": 2},
+        {"first": "他在家", "second": "บ้าน", "label": 2},
     ]
     encoded = encode("pair", rows, either, 64)
     expected = [either.tokenizer(row["first"], row["second"] or None)["input_ids"] for row in rows]

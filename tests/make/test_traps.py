@@ -6,23 +6,18 @@ import pytest
 
 from data.make import traps
 
-FACTS = {"trap": "t", "task": "udpos", "language": "en", "n": 1, "reader": "r"}
-
-
-def values(entries):
-    return {(row["rule"], row["metric"]): row["value"] for row in entries}
-
 
 def test_swapped_conjunctions_are_an_error_to_one_reading_only():
     gold, given = [["NOUN", "CCONJ", "VERB"]], [["NOUN", "SCONJ", "VERB"]]
-    found = values(traps.pos_readings(given, gold, FACTS))
+    found = traps.pos_readings(given, gold)
     assert found["seqeval-1.2.2", "f1"] == 1.0
     assert found["seqeval-0.0.12", "f1"] == found["plain", "f1"] == pytest.approx(2 / 3)
 
 
 def test_exactly_one_reading_is_official():
-    rows = traps.pos_readings([["NOUN"]], [["NOUN"]], FACTS)
-    assert [row["rule"] for row in rows if row["official"]] == ["seqeval-0.0.12"]
+    scores = traps.pos_readings([["NOUN"]], [["NOUN"]])
+    table = traps.table_of("pos_reading", iter([("en", 1, "a reader", scores)]))
+    assert table.loc[table["official"], "rule"].tolist() == ["seqeval-0.0.12"]
 
 
 @pytest.mark.parametrize(
@@ -47,14 +42,14 @@ def test_a_perfect_reader_loses_only_where_an_offset_is_shifted():
         {"context": "a red car", "answers": {"text": ["red"], "answer_start": [2]}},
         {"context": "a red car", "answers": {"text": ["red"], "answer_start": [4]}},
     ]
-    found = values(traps.perfect_reader(raw, FACTS))
+    found = traps.perfect_reader(raw)
     assert found["answer text", "exact_match"] == 1.0
     assert found["text at the offset", "exact_match"] == 0.5
 
 
 def test_one_character_too_many_costs_everything_only_where_text_is_one_token():
     row = {"context": "他在北京住", "answers": {"text": ["北京"], "start": [2]}}
-    found = values(traps.greedy_reader([row], "zh", FACTS))
+    found = traps.greedy_reader([row], "zh")
     assert found["SQuAD's rules", "f1"] == 0.0
     assert found["MLQA's rules", "f1"] == pytest.approx(0.8)
 
@@ -69,14 +64,14 @@ def retrieval(text_of_last="three"):
 
 def test_directions_differ_where_one_candidate_attracts_all_queries():
     vectors = np.array([[1, 0.1], [1, 0], [1, 0.2], [0.3, 1], [1, 0.3], [0.2, 1]], np.float32)
-    found = values(traps.directions(retrieval(), vectors, FACTS))
+    found = traps.directions(retrieval(), vectors)
     assert found["English asks", "accuracy"] == pytest.approx(1 / 3)
     assert found["the foreign side asks", "accuracy"] == pytest.approx(2 / 3)
 
 
 def test_an_equal_sentence_counts_only_if_asked():
     vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1, 2]]
-    found = values(traps.directions(retrieval("two"), vectors, FACTS))
+    found = traps.directions(retrieval("two"), vectors)
     assert found["English asks", "accuracy"] == pytest.approx(2 / 3)
     assert found["English asks, equal sentences accepted", "accuracy"] == 1.0
 
@@ -93,10 +88,9 @@ def test_mining_among_gold_sentences_leaves_the_others_out():
 
 def test_a_second_measurement_replaces_the_first_and_leaves_other_traps(tmp_path):
     path = tmp_path / "traps.csv"
-    first = traps.entry(FACTS | {"trap": "offsets"}, "a rule", True, "f1", 0.5)
-    other = traps.entry(FACTS | {"trap": "one_more"}, "a rule", True, "f1", 0.7)
-    traps.store([first, other], path)
-    traps.store([first | {"value": 0.6}], path)
+    for trap, value in (("one_more", 0.7), ("offsets", 0.5), ("offsets", 0.6)):
+        scores = {("a rule", "f1"): value}
+        traps.store(traps.table_of(trap, iter([("en", 1, "a reader", scores)])), path)
     table = pd.read_csv(path)
     assert dict(zip(table["trap"], table["value"], strict=True)) == {
         "offsets": 0.6,

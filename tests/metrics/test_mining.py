@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.errors import BadRows, HelpfulError
 from helpers.metrics import mining, pair_f1
 from helpers.metrics.mining import (
     apply_threshold,
@@ -93,30 +92,12 @@ def test_tile_size_does_not_change_the_result(monkeypatch):
     np.testing.assert_array_equal(found.similarity, again.similarity)
 
 
-@given(
-    arrays(np.float32, (3, 20), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
-    st.integers(0, 1000),
-)
-def test_keys_order_by_value_then_by_falling_column(values, column):
-    keys = mining._keys(torch.from_numpy(values), column)
-    order = torch.argsort(keys, dim=1, descending=True).numpy()
-    plus = values + np.float32(0.0)  # Minus zero is below zero as a key and equal to it as a value.
-    expected = np.lexsort((np.broadcast_to(np.arange(20), (3, 20)), np.signbit(values), -plus))
-    np.testing.assert_array_equal(order, expected)
-    np.testing.assert_array_equal(mining._value(keys).numpy(), values)
-    assert (mining._column(keys).numpy() == column + np.arange(20)).all()
-
-
-def test_torch_tensors_and_memory_maps_are_vectors_too(tmp_path):
+def test_memory_maps_are_vectors_too(tmp_path):
     x, y = vectors(5, 40), vectors(6, 90)
     expected = nearest(x, y, 3)
     np.save(tmp_path / "y.npy", y)
     mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
-    for queries, candidates in (
-        (torch.from_numpy(x).requires_grad_(), torch.from_numpy(y)),
-        (x, mapped),
-        (np.asfortranarray(x), mapped),
-    ):
+    for queries, candidates in ((x, mapped), (np.asfortranarray(x), mapped)):
         found = nearest(queries, candidates, 3)
         np.testing.assert_array_equal(found.index, expected.index)
         np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-12)
@@ -168,10 +149,12 @@ def test_bad_vectors_are_refused(x, y, message):
         nearest(x, y)
 
 
-def test_fewer_than_one_neighbour_is_refused():
+def test_fewer_than_one_neighbour_and_other_numbers_of_texts_are_refused():
     x = np.ones((2, 3))
     with pytest.raises(HelpfulError, match="at least 1"):
         nearest(x, x, k=0)
+    with pytest.raises(BadRows, match="2 vectors, 2 texts, 1 ids"):
+        mine_texts(x, x, ["a", "a"], ["b", "c"], [1], [2, 3])
 
 
 def test_a_choice_of_rows_is_searched_without_being_copied():
@@ -194,37 +177,21 @@ def test_a_choice_of_rows_is_searched_without_being_copied():
     np.testing.assert_array_equal(np.asarray(chosen), vectors[places])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_finds_the_same_neighbours(monkeypatch):
-    monkeypatch.setattr(mining, "GPU_TILE", 500)
-    x, y = vectors(12, 3000, 64), vectors(13, 2500, 64)
-    for here, there in zip(
-        nearest_both(x, y), nearest_both(torch.tensor(x, device="cuda"), y), strict=True
-    ):
-        np.testing.assert_array_equal(here.index, there.index)
-        np.testing.assert_array_equal(here.similarity, there.similarity)
-
-
 def positive(seed, rows, width=12, shared=1.0):
     """Vectors with a common direction, so that all cosines are positive as in an encoder."""
     return np.random.default_rng(seed).standard_normal((rows, width)) + shared
 
 
-def slow_mine(x, y, k, margin):
+def slow_mine(x, y, k):
     """The published recipe, pair by pair."""
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     y = y / np.linalg.norm(y, axis=1, keepdims=True)
     cosine = x @ y.T
     of_x = np.sort(cosine, axis=1)[:, ::-1][:, :k].mean(axis=1)
     of_y = np.sort(cosine, axis=0)[::-1][:k].mean(axis=0)
-    formula = {
-        "ratio": lambda a, b: a / b,
-        "distance": lambda a, b: a - b,
-        "absolute": lambda a, b: a,
-    }[margin]
 
     def score(i, j):
-        return formula(cosine[i, j], (of_x[i] + of_y[j]) / 2)
+        return cosine[i, j] / ((of_x[i] + of_y[j]) / 2)
 
     forward, backward = [], []
     for i in range(len(x)):
@@ -240,16 +207,15 @@ def slow_mine(x, y, k, margin):
     return {(i, j): s for i, (j, s) in kept.items()}
 
 
-@pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
 @pytest.mark.parametrize(("rows", "columns", "k"), [(30, 41, 4), (3, 2, 4), (1, 1, 4), (25, 9, 1)])
-def test_mining_equals_the_recipe_pair_by_pair(rows, columns, k, margin):
+def test_mining_equals_the_recipe_pair_by_pair(rows, columns, k):
     x, y = positive(1, rows), positive(2, columns)
-    mined = mine(x, y, k, margin)
-    found = {(i, j): s for i, j, s in zip(mined.source, mined.target, mined.score, strict=True)}
-    expected = slow_mine(x, y, k, margin)
+    mined = mine(x, y, k)
+    found = mined.set_index(["source", "target"])["score"].to_dict()
+    expected = slow_mine(x, y, k)
     assert found.keys() == expected.keys()
     assert [found[pair] for pair in expected] == pytest.approx(list(expected.values()))
-    assert (np.diff(mined.score) <= 0).all()
+    assert mined["score"].is_monotonic_decreasing
 
 
 def test_translations_are_found_where_hubs_mislead_plain_cosine():
@@ -257,24 +223,16 @@ def test_translations_are_found_where_hubs_mislead_plain_cosine():
     shared, own = np.eye(6) + 0.8, np.eye(6)
     x = np.hstack([shared, 0 * own])
     y = np.vstack([np.hstack([shared, 1.57 * own]), np.hstack([np.ones(6), np.zeros(6)])])
-    plain, ratio = mine(x, y, k=3, margin="absolute"), mine(x, y, k=3)
-    assert (ratio.target[np.argsort(ratio.source)] == np.arange(6)).all()
-    assert (ratio.score > 1).all()
-    assert plain.target[0] == 6
+    ratio = mine(x, y, k=3)
+    assert sorted(ratio["source"]) == list(range(6))
+    assert (ratio["target"] == ratio["source"]).all() and (ratio["score"] > 1).all()
+    assert (nearest(x, y).index == 6).all()
 
 
 def test_a_ratio_without_meaning_is_refused():
     x = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    with pytest.raises(HelpfulError, match="margin='distance'"):
+    with pytest.raises(HelpfulError, match="are they centred"):
         mine(x, -x + [[0, 0.1]], k=2)
-    assert len(mine(x, -x + [[0, 0.1]], k=2, margin="distance").source)
-
-
-def test_unknown_margins_and_other_numbers_of_texts_are_refused():
-    with pytest.raises(UnknownName, match="ratio"):
-        mine(positive(1, 3), positive(2, 3), margin="quotient")
-    with pytest.raises(BadRows, match="1 vectors, 2 texts, 1 ids"):
-        mine_texts(positive(1, 1), positive(2, 1), ["a", "a"], ["b"], [1], [2])
 
 
 def parallel(texts):
@@ -327,7 +285,7 @@ def scored_pairs(draw):
 def test_the_tuned_threshold_is_at_least_as_good_as_any_other(case):
     frame, gold = case
     tuned = tune_threshold(frame, gold)
-    reached = pair_f1(apply_threshold(frame, tuned), gold)["f1"]
+    reached = pair_f1(apply_threshold(frame, tuned.value), gold)["f1"]
     tried = [pair_f1(apply_threshold(frame, cut), gold)["f1"] for cut in frame["score"]]
     if frame["score"].is_unique:
         assert reached == pytest.approx(max(tried))
@@ -341,7 +299,7 @@ def test_the_threshold_lies_midway_and_the_last_pair_may_be_the_best():
     all_right = tune_threshold(frame, [(1, 1), (2, 2), (3, 3)])
     assert all_right.value == 1.0
     assert all_right.f1 == 1.0
-    assert len(apply_threshold(frame, all_right)) == 3
+    assert len(apply_threshold(frame, all_right.value)) == 3
 
 
 def test_a_threshold_without_hits_or_gold():
@@ -354,5 +312,5 @@ def test_a_threshold_without_hits_or_gold():
 
 def test_halves_are_stable_and_about_equal():
     halves = [in_first_half(f"de-{i:09d}") for i in range(2000)]
-    assert halves == [in_first_half(f"de-{i:09d}") for i in range(2000)]
+    assert halves[:8] == [in_first_half(f"de-{i:09d}") for i in range(8)]
     assert 900 < sum(halves) < 1100
