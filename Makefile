@@ -35,7 +35,7 @@ lab: $(READY)  ## open JupyterLab with the chapters as notebooks
 	$(RUN) helpers.pages pair
 	$(RUN) jupyterlab --notebook-dir=.
 
-chapter: $(READY)  ## run one chapter: make chapter NAME=06 PARAMS="profile=demo permutations=999"
+chapter: $(READY)  ## run one chapter: make chapter NAME=06 PARAMS="permutations=999"
 	$(RUN) helpers.pages run "$(NAME)" $(PARAMS)
 
 study: $(READY)  ## run a study: make study PROFILE=pilot SEEDS=5 ENGINE=processes MODE=missing

@@ -1,4 +1,4 @@
-"""What a chapter needs around its results: settings, numbers for its prose, tables, origin.
+"""What a chapter needs around its results: settings, numbers for its captions, tables, origin.
 
 Works in four places: a Jupyter Book build, JupyterLab, Colab (no ``myst_nb`` there) and Binder (no
 torch there). Nothing here computes a result.
@@ -10,11 +10,12 @@ import ast
 import base64
 import hashlib
 import html
+import io
 import math
 import numbers
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +23,10 @@ from typing import Any
 import pandas as pd
 
 from helpers import files as origin
-from helpers.errors import BadFit, HelpfulError, unknown
+from helpers.errors import HelpfulError, unknown
 
 REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.yml
-PARAMETERS = "TRANSFER_PARAMETERS"  # "profile=demo examples=en,de", set by `make chapter`
+PARAMETERS = "TRANSFER_PARAMETERS"  # "permutations=999 examples=en,de", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
 WORD_JOINER = "\u2060"
@@ -48,7 +49,7 @@ class Parameters(SimpleNamespace):
 
 
 def parameters(**defaults: Any) -> Parameters:
-    """Declare a chapter's settings; ``make chapter NAME=04 PARAMS="profile=demo"`` overrides them.
+    """Declare a chapter's settings; ``make chapter NAME=06 PARAMS="permutations=999"`` overrides them.
 
     Args:
         **defaults: name and value of each setting, which become attributes. A value from outside is
@@ -64,11 +65,11 @@ def parameters(**defaults: Any) -> Parameters:
 
 
 def split_parameters(text: str) -> dict[str, str]:
-    """Split ``"profile=demo examples=en,de"`` into names and texts."""
+    """Split ``"permutations=999 examples=en,de"`` into names and texts."""
     pairs = [part.partition("=") for part in shlex.split(text)]
     if not all(name and mark for name, mark, _ in pairs):
         raise HelpfulError(
-            f'parameters are written as "profile=demo examples=en,de", not {text!r}.'
+            f'parameters are written as "permutations=999 examples=en,de", not {text!r}.'
         )
     return {name: value for name, _, value in pairs}
 
@@ -92,19 +93,18 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 
 def begin() -> None:
-    """Set the figure style: crisp, opaque on dark pages, the same on every machine."""
+    """Set the figure style: crisp, with text that can be selected, the same bytes on every machine."""
     import seaborn as sns
 
-    # Opaque, so that a figure can be read on a dark page; the same bytes on every machine.
     own = {
         "figure.dpi": 110,
         "figure.figsize": (7.0, 3.8),
         "figure.constrained_layout.use": True,
-        "figure.facecolor": "white",
+        "figure.facecolor": "white",  # opaque, so that a figure can be read on a dark page
         "savefig.facecolor": "white",
         "axes.titlelocation": "left",
         "svg.hashsalt": "transfer-book",
-        "svg.fonttype": "path",
+        "svg.fonttype": "none",
     }
     sns.set_theme(context="notebook", style="whitegrid", palette=list(COLOURS), rc=own)
     try:
@@ -142,21 +142,6 @@ def _scalar(value: Any) -> Any:
     return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
 
 
-def interval(
-    low: float, high: float, digits: int = 1, *, scale: float = 1.0, unit: str = ""
-) -> str:
-    """Write an interval, such as ``"−0.3 to 1.2 points"``."""
-    ends = [number(end, digits, scale=scale) for end in (low, high)]
-    return MISSING if MISSING in ends else " to ".join(ends) + unit
-
-
-def p_value(p: float) -> str:
-    """Write what follows the letter p: ``"= 0.021"``, or ``"< 0.001"`` for a small one."""
-    if not math.isfinite(p):
-        return MISSING
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
 def duration(seconds: float) -> str:
     """Write a time with the unit that suits it: ``"45 s"``, ``"12 min"``, ``"3.4 h"``."""
     if not math.isfinite(seconds):
@@ -179,7 +164,7 @@ class _Said(str):
 
 
 def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
-    """Give a number to the prose, which shows it with the role ``{glue:text}`` and this name.
+    """Give a value to a caption or another page, which shows it with the role ``{glue:text}``.
 
     Args:
         name: the name; one name has one value in a chapter.
@@ -188,13 +173,13 @@ def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
         **style: further arguments of `number`.
     """
     value = _scalar(value)
+    if value is None or isinstance(value, numbers.Real):
+        whole = isinstance(value, numbers.Integral)
+        value = number(value, 0 if whole else digits, **style)
     if isinstance(value, str):
         value = _Said(value)
-    elif value is None or isinstance(value, numbers.Real):
-        whole = isinstance(value, numbers.Integral)
-        value = _Said(number(value, 0 if whole else digits, **style))
-    if isinstance(value, str) and not building():  # a notebook's prose cannot take it: show it here
-        print(f"{name}: {value}")
+        if not building():  # a notebook's prose cannot take it: show it here
+            print(f"{name}: {value}")
     _paste(name, value)
 
 
@@ -206,27 +191,11 @@ def _paste(name: str, value: Any) -> None:
     paste(name, value, display=False)
 
 
-def tried(function: Callable[..., Any], *arguments: Any, **options: Any) -> pd.DataFrame:
-    """Return the table (or row) of an analysis, or one without rows whose note says why there is none."""
-    try:
-        found = function(*arguments, **options)
-    except BadFit as error:
-        return nothing(str(error))
-    return found.to_frame().T if isinstance(found, pd.Series) else found
-
-
 def nothing(note: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table without rows that says why, in ``attrs["note"]``."""
     table = pd.DataFrame({column: pd.Series(dtype=float) for column in columns})
     table.attrs["note"] = note
     return table
-
-
-def at(table: pd.DataFrame, row: Any, column: str, otherwise: Any = math.nan) -> Any:
-    """Return one value of a table, or ``otherwise`` where table, row or column is not there."""
-    if row not in table.index or column not in table.columns:
-        return otherwise
-    return table[column].to_dict()[row]
 
 
 @dataclass(frozen=True)
@@ -239,21 +208,23 @@ class Page:
         return self.source
 
 
-def paragraph(text: str) -> Page:
-    """Return a paragraph for `glue` that another page can show with ``{glue:any}`` and ``:doc:``."""
-    return Page(f"<p>{html.escape(text)}</p>")
+def picture(figure: Any, alt: str) -> Page:
+    """Return a figure for `glue` that another page can show, with a text for those who cannot see it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    data = base64.b64encode(drawn.getvalue()).decode()
+    return Page(
+        f'<img class="hero" alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    )
 
 
 def download(frame: pd.DataFrame, file: str, index: bool = False) -> Page:
     """Return a link that saves a table as CSV; the data is inside the page, no server is needed."""
-    # The data are inside the link: no file lies beside the page.
     content = frame.to_csv(index=index, lineterminator="\n").encode()
-    data = base64.b64encode(content).decode()
-    label = f"{file} ({len(frame):,} rows, {max(1, len(content) // 1000):,} kB)"
-    return Page(
-        f'<p class="download">Data: <a download="{html.escape(file)}" '
-        f'href="data:text/csv;charset=utf-8;base64,{data}">{html.escape(label)}</a></p>'
-    )
+    data, name = base64.b64encode(content).decode(), html.escape(file)
+    label = f"{name} ({len(frame):,} rows, {max(1, len(content) // 1000):,} kB)"
+    link = f'<a download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">{label}</a>'
+    return Page(f'<p class="download">Data: {link}</p>')
 
 
 def table(
@@ -280,12 +251,11 @@ def table(
 
 def folded(parts: Mapping[str, Page]) -> Page:
     """Return pages that a reader unfolds by clicking on their names; no script, no server."""
-    return Page(
-        "".join(
-            f'<details class="folded"><summary>{html.escape(name)}</summary>{part.source}</details>'
-            for name, part in parts.items()
-        )
+    shown = (
+        f'<details class="folded"><summary>{html.escape(name)}</summary>{part.source}</details>'
+        for name, part in parts.items()
     )
+    return Page("".join(shown))
 
 
 def commits(file: str) -> Page:
@@ -301,17 +271,13 @@ def commits(file: str) -> Page:
 
 
 def provenance(
-    scores: pd.DataFrame | None = None,
-    *,
-    similarities: pd.DataFrame | None = None,
-    hardware: str = "CPU",
+    scores: pd.DataFrame | None = None, *, similarities: pd.DataFrame | None = None
 ) -> Page:
-    """Return the table of where a page's numbers come from, and glue what stands at its top.
+    """Return the table of where a page's numbers come from.
 
     Args:
         scores: the score table that the chapter shows, with the columns of the store.
         similarities: the table of similarities that it shows instead of scores.
-        hardware: what the chapter itself needs to run.
     """
     facts = {"executed": origin.utc(), "code": origin.commit(), "versions": origin.versions()}
     link = ""
@@ -329,16 +295,7 @@ def provenance(
             "similarities": f"{len(done):,} values of {done['measure'].nunique()} measures on "
             f"{dyads} dyads; {len(similarities) - len(done):,} with another status",
             "compute": f"{duration(done['seconds'].sum())} beyond reading with the encoder",
-            "last run": "time not kept",
         }
-    # The line at the top of a page takes these from here.
-    for name, value in {
-        "hardware": hardware,
-        "built": facts["executed"][:10],
-        "compute": facts.get("compute", "nothing"),
-        "last-run": facts.get("last run", "never").split("T")[0],
-    }.items():
-        _paste(name, _Said(value))
     rows = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in facts.items()

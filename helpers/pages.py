@@ -2,7 +2,7 @@
 
     python -m helpers.pages pair                   write the notebook beside every chapter
     python -m helpers.pages check                  say which pairs differ; exit code 1 if any
-    python -m helpers.pages run 04 profile=demo    run one chapter with other settings
+    python -m helpers.pages run 06 permutations=999 run one chapter with other settings
     python -m helpers.pages build                  build the book, strictly, where anything changed
 
 A chapter is a MyST Markdown file with a jupytext header; it is the one that is edited, reviewed and
@@ -109,22 +109,21 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
     for chapter in chapters(folder):
         twin, made = chapter.with_suffix(".ipynb"), notebook(chapter)
         common = made.metadata["transfer-book"]
-        if twin.is_file():
-            there = _read_notebook(twin)
-            before = there.metadata.get("transfer-book", {})
-            if _cells(there) == common["paired"]:
-                # Outputs that somebody saved are theirs; they go only where the text changed.
-                if any(cell.get("outputs") for cell in there.cells) and not clear:
-                    if before == common:
-                        continue
-                    there.metadata["transfer-book"], made = common, there
-            elif _cells(there) != before.get("paired"):
-                edited = "both" if common != before else f"{twin.name} alone"
-                raise HelpfulError(
-                    f"{twin.name} and {chapter.name} differ, and since they last agreed "
-                    f"{edited} changed. To keep the notebook's version run: jupytext --to md:myst "
-                    f"{twin}; to keep the chapter's, delete {twin.name}. Then run this again."
-                )
+        there = _read_notebook(twin) if twin.is_file() else made
+        before = there.metadata.get("transfer-book", {})
+        if _cells(there) == common["paired"]:
+            # Outputs that somebody saved are theirs; they go only where the text changed.
+            if any(cell.get("outputs") for cell in there.cells) and not clear:
+                if before == common:
+                    continue
+                there.metadata["transfer-book"], made = common, there
+        elif _cells(there) != before.get("paired"):
+            edited = "both" if common != before else f"{twin.name} alone"
+            raise HelpfulError(
+                f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. "
+                f"To keep the notebook's version run: jupytext --to md:myst {twin}; to keep the "
+                f"chapter's, delete {twin.name}. Then run this again."
+            )
         content = (nbformat.writes(made, version=4) + "\n").encode()
         if not twin.is_file() or twin.read_bytes() != content:
             write_atomic(twin, content)
@@ -175,7 +174,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
 
     Args:
         name: the chapter, such as ``"03"`` or ``"03_gains"``.
-        parameters: settings such as ``"profile=demo"``.
+        parameters: settings such as ``"permutations=999"``.
         folder: where the chapters are.
     """
     from nbconvert import HTMLExporter
@@ -199,23 +198,19 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
 
 
 def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy whose prose has the numbers that the cells gave it, as a built page does."""
+    """Return a copy whose prose has the values that the cells gave it, as a built page does."""
     told, values = copy.deepcopy(made), {}
-    # First the values, which are taken out of what is shown, then the prose that uses them.
     for cell in told.cells:
-        shown = []
         for output in cell.get("outputs", []):
             if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
                 values[name] = output.data.get(f"{_GLUED}text/plain", "")
-            if not any(kind.startswith(_GLUED) for kind in output.get("data", {})):
-                shown.append(output)
         if "outputs" in cell:
-            cell.outputs = shown
+            glued = [any(k.startswith(_GLUED) for k in o.get("data", {})) for o in cell.outputs]
+            cell.outputs = [o for o, g in zip(cell.outputs, glued, strict=True) if not g]
     for cell in told.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(
-                r"\{glue:text\}`([^`]+)`", lambda m: values.get(m[1], m[0]), cell.source
-            )
+            said = re.compile(r"\{glue:text\}`([^`]+)`")
+            cell.source = said.sub(lambda match: values.get(match[1], match[0]), cell.source)
     return told
 
 
@@ -353,12 +348,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairer.add_argument("--clear", action="store_true", help="take out outputs of a session")
     actions.add_parser("check", help="say which pairs differ")
     runner = actions.add_parser("run", help="run one chapter")
-    runner.add_argument("name", help="such as 04 or 04_measure_the_gains")
-    runner.add_argument("parameters", nargs="*", help="such as profile=demo")
+    runner.add_argument("name", help="such as 06 or 06_test_the_question")
+    runner.add_argument("parameters", nargs="*", help="such as permutations=999")
     builder = actions.add_parser("build", help="build the book")
     builder.add_argument("--force", action="store_true", help="build every page in any case")
-    options = parser.parse_args(arguments)
-    start = time.perf_counter()
+    options, start = parser.parse_args(arguments), time.perf_counter()
     try:
         if options.action == "check":
             wrong = differing()

@@ -1,19 +1,23 @@
-"""The tables that chapters read: scores and similarities, committed or live, and measured speeds."""
+"""What chapters read: scores and similarities, committed or live, speeds, and the facts of tasks."""
 
 from __future__ import annotations
 
+import functools
+import html
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from helpers import book, study, tasks
-from helpers.errors import BadFit, BadRecord, HelpfulError, MissingData, unknown
+from helpers import book, data, study, tasks
+from helpers.errors import BadFit, HelpfulError, MissingData, unknown
 from helpers.study import profiles
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, read_export
+from helpers.tasks import Row, Task
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
@@ -37,37 +41,27 @@ def read_csv(file: Path, texts: Sequence[str] = ()) -> pd.DataFrame:
     return table.fillna({name: "" for name in texts if name in table})
 
 
-def load(profile: str, *, mode: str = "missing", progress: bool = True) -> pd.DataFrame:
+def load(profile: str, *, mode: str = "missing", progress: bool | None = None) -> pd.DataFrame:
     """Return the scores of a profile, one row per score: committed ones, else those of a live study.
 
     Args:
         profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``.
         mode: ``"stored"``, ``"missing"`` or ``"always"``, for a study that is run here.
-        progress: whether it shows its progress.
+        progress: whether it shows its progress; by default where no book is being built.
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
-        found = _export(file)
+        found = read_export(file)
         return found[found["stage"] == "target"].reset_index(drop=True)
-    return study.run(study.plan(profile), mode, progress=progress)
-
-
-def _export(file: Path) -> pd.DataFrame:
-    """Read committed scores; a file that is cut or damaged is named with what to do."""
-    try:
-        return read_export(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
-        raise BadRecord(
-            f"{file} cannot be read ({str(error).splitlines()[0]}). Restore the committed file with: "
-            f"git checkout {file.parent.parent.name}/{file.parent.name}"
-        ) from None
+    shown = not book.building() if progress is None else progress
+    return study.run(study.plan(profile), mode, progress=shown)
 
 
 def stages(profile: str) -> pd.DataFrame:
     """Return the English development scores of a profile's intermediate stages, as `load` left them."""
     file = FOLDER / f"{profile}.parquet"
     if file.exists():
-        found = _export(file)
+        found = read_export(file)
     else:
         found = Store().scores(study.plan(profile).runs["run"], stage="intermediate")
     # Stages of several tasks at once have a score for each, and no floor.
@@ -91,7 +85,7 @@ def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
     file = FOLDER / f"{profile}-floors.csv"
     if file.exists():
         return read_csv(file)
-    rows = []
+    rows = {}
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
         limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
@@ -99,9 +93,8 @@ def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
             value = evaluation.floor(task, rows=limit or None)
         except MissingData:
             value = math.nan
-        rows.append({"intermediate": name, "metric": task.metric, "floor": value})
-    columns = ["intermediate", "metric", "floor"]
-    return pd.DataFrame(rows, columns=columns).drop_duplicates("intermediate")
+        rows.setdefault(name, (name, task.metric, value))
+    return pd.DataFrame(rows.values(), columns=["intermediate", "metric", "floor"])
 
 
 def similarities(
@@ -110,7 +103,7 @@ def similarities(
     *,
     mode: str = "missing",
     added: bool = True,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Return the similarity of the tasks of a profile, one row per dyad and measure.
 
@@ -137,19 +130,21 @@ def similarities(
     return pd.concat([kept, _measured(profile, own, mode, progress)], ignore_index=True)
 
 
-def sampled_rows(profile: str) -> int:
+def _options(profile: str) -> Any:
     """Return how many rows of a task its similarities are measured on where nothing is committed."""
+    from helpers.similarity.inputs import Options
+
     size = PROFILES[profile]
-    return min(
-        rows or ROWS for rows in (ROWS, size.intermediate.train_rows, size.target.train_rows)
-    )
+    limits = (ROWS, size.intermediate.train_rows, size.target.train_rows)
+    return Options.sized(min(rows or ROWS for rows in limits))
 
 
-def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) -> pd.DataFrame:
+def _measured(
+    profile: str, measures: Iterable[str], mode: str, progress: bool | None
+) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import similarity
     from helpers.models import encoders
-    from helpers.similarity.inputs import Options
 
     chosen = PROFILES[profile]
     encoder = encoders.load(chosen.encoder)
@@ -158,20 +153,10 @@ def _measured(profile: str, measures: Iterable[str], mode: str, progress: bool) 
         list(measures),
         encoder,
         checkpoints=checkpoints(encoder),
-        options=Options.sized(sampled_rows(profile)),
+        options=_options(profile),
         mode=mode,  # type: ignore[arg-type]
-        progress=progress,
+        progress=not book.building() if progress is None else progress,
     )
-
-
-def controls(profile: str) -> pd.DataFrame:
-    """Return committed similarities that serve as controls (``..._random``, ``..._shuffled``, ``early_score``)."""
-    from helpers import similarity
-
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
-    file = SIMILARITY / f"{profile}-controls.csv"
-    return similarity.read(file) if file.exists() else pd.DataFrame()
 
 
 def checkpoints(encoder: Encoder) -> Any:
@@ -184,14 +169,13 @@ def checkpoints(encoder: Encoder) -> Any:
         return None
 
 
-def rank(
-    target: str, profile: str, *, measure: str, mode: str = "missing", progress: bool = True
-) -> pd.DataFrame:
+def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataFrame:
     """Rank the intermediates of a profile for a target of your own, by the model of the profile's study.
 
     Args:
         target: name of a registered task; it needs English training rows, and no labels.
-        profile, mode, progress: the study to learn from, as in `load`; its data must be at hand.
+        profile, mode: the study to learn from, as in `load`; by default one that is not there is run,
+            but not while a book is built. Its data must be at hand.
         measure: similarity to predict from; one that needs no fine-tuned encoder.
 
     Returns:
@@ -203,8 +187,9 @@ def rank(
 
     chosen, own = profiles.get(profile), tasks.get(target).name
     columns = ["rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity"]
+    mode = mode or ("stored" if book.building() else "missing")
     try:
-        scores, _ = gains.usable(load(profile, mode=mode, progress=progress))
+        scores, _ = gains.usable(load(profile, mode=mode))
     except HelpfulError as error:
         if mode != "stored":
             raise
@@ -232,14 +217,11 @@ def rank(
 def _beside(profile: profiles.Profile, targets: list[str], measure: str) -> pd.DataFrame:
     """Measure the intermediates of a profile beside targets, all of them anew: centring sees all."""
     from helpers import similarity
-    from helpers.similarity.inputs import Options
 
     # As many rows as elsewhere in the book: what was read there is not read again.
-    options = Options.sized(sampled_rows(profile.name))
     sides = (list(profile.intermediates), targets)
-    table = similarity.measure(
-        sides, [measure], profile.encoder, seeds=(0,), options=options, progress=False
-    )
+    asked = {"seeds": (0,), "options": _options(profile.name), "progress": False}
+    table = similarity.measure(sides, [measure], profile.encoder, **asked)
     for row in table[table["status"] != "done"].itertuples():
         pair = f"{measure} of {row.intermediate} and {row.target}"
         raise HelpfulError(f"{pair} is {row.status}: {row.reason}")
@@ -257,3 +239,186 @@ def speed(name: str, kind: str) -> pd.Series:
     mine = (table["name"] == name) & (table["device"].str.split().str[0] == kind)
     found = table[mine].dropna(subset=["value"]).sort_values("date", kind="stable")
     return found.iloc[-1] if len(found) else pd.Series(math.nan, index=table.columns)
+
+
+# Facts of tasks, and a card for each: what it asks, an example, its size, its licence, its traps.
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the tasks of the book by where they belong; generated test tasks are left out."""
+    found = {g: tasks.names(group=g) for g in ("demo", "paper", "xtreme", "xtreme-r", "extra")}
+    found["xtreme-r"] = [name for name in found["xtreme-r"] if name not in found["xtreme"]]
+    return found
+
+
+def summary(names: Iterable[str]) -> pd.DataFrame:
+    """Return one row of facts per task.
+
+    Args:
+        names: names of tasks.
+
+    Returns:
+        Columns task, role, format, languages (how many), metric, chance (percent), rows and licence.
+    """
+    rows = [
+        {
+            "task": task.name,
+            "role": task.role,
+            "format": task.format,
+            "languages": len(task.languages),
+            "metric": task.metric,
+            "chance": f"{100 * task.chance:.0f} %" if task.chance else "",
+            "rows": size(task),
+            "licence": _joined(source.licence for source in task.source.flat()),
+        }
+        for task in map(tasks.get, names)
+    ]
+    return pd.DataFrame(rows)
+
+
+def size(task: Task) -> str:
+    """Return the rows of a task by split, such as ``"dev 2,490; test 5,010"``.
+
+    Published counts are added up over the sources of an English task; those of a task in many languages
+    are per language, as a range. Rows of an installed package are counted where none is stated.
+    """
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    for leaf in task.source.flat():
+        for key, count in leaf.counts.items():
+            language, _, split = key.rpartition("/")
+            served = not language or not leaf.languages or language in leaf.languages
+            if split in leaf.splits and served and count > 1:
+                name = "candidates" if leaf.side == "candidate" else split
+                place = (f"{leaf.id} {leaf.config} {leaf.splits[split]}", language)
+                found.setdefault(name, {})[place] = count
+    stated = {split: _range(task, counts) for split, counts in found.items()}
+    if not stated and all(leaf.kind == "package" for leaf in task.source.flat()):
+        stated = _counted(task.name)
+    splits = ("train", "dev", "test", "candidates")
+    return "; ".join(f"{split} {stated[split]}" for split in splits if split in stated)
+
+
+def _range(task: Task, counts: Mapping[tuple[str, str], int]) -> str:
+    if len(task.languages) == 1:
+        return f"{sum(counts.values()):,}"
+    low, high = min(counts.values()), max(counts.values())
+    language = next(iter(counts))[1] if len(counts) == 1 else ""
+    return f"{low:,}" + (f" to {high:,}" if low < high else f" ({language})" if language else "")
+
+
+@functools.cache
+def _counted(name: str) -> dict[str, str]:
+    """Count the rows at hand of a task's first language; of a retrieval task, its queries."""
+    task = tasks.get(name)
+    where = f" ({task.languages[0]})" if len(task.languages) > 1 else ""
+    splits = [split for language, split in data.at_hand(task) if language == task.languages[0]]
+    rows = {split: data.rows(task, task.languages[0], split) for split in splits}
+    return {
+        split: f"{len(some.side('query') if task.format == 'retrieval' else some):,}{where}"
+        for split, some in rows.items()
+    }
+
+
+def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFrame:
+    """Return what the two tasks of every dyad have in common beforehand.
+
+    Args:
+        intermediates, targets: names of tasks.
+
+    Returns:
+        One row per dyad: intermediate, target, their formats, the flags of ``helpers.tasks.relation``,
+        and ``shares``, the strongest of them in a word: ``"rows"`` (an identity pair), ``"source"``,
+        ``"format"`` or ``"nothing"``.
+    """
+    words = {"identity_pair": "rows", "same_source": "source", "same_format": "format"}
+    dyads = []
+    for pair in itertools.product(intermediates, targets):
+        flags = tasks.relation(*pair)
+        formats = [tasks.get(name).format for name in pair]
+        shares = next((word for flag, word in words.items() if flags[flag]), "nothing")
+        names = ("intermediate", "target", "intermediate_format", "target_format")
+        row = dict(zip(names, [*pair, *formats], strict=True))
+        dyads.append({**row, **flags, "shares": shares})
+    return pd.DataFrame(dyads)
+
+
+def cards(names: Iterable[str], languages: Sequence[str] = ("en", "de", "sw")) -> book.Page:
+    """Return the cards of tasks, closed until a reader opens them.
+
+    Args:
+        names: names of tasks.
+        languages: languages whose first rows are preferred as examples.
+    """
+    return book.Page("".join(_card(tasks.get(name), languages) for name in names))
+
+
+def _card(task: Task, languages: Sequence[str]) -> str:
+    trainer = tasks.get(task.train_with) if task.train_with else task
+    trained = any("train" in source.splits for source in trainer.source.flat())
+    guessing = f"; guessing scores {100 * task.chance:.0f} %" if task.chance else ""
+    leaves = task.source.flat()
+    shown, origin = examples(task, languages), "first rows of the data at hand"
+    if not shown:
+        shown, origin = task.about.examples, "written for this book, not from the data"
+    lines = {
+        "text": task.about.genre,
+        "languages": ", ".join(task.languages),
+        "score": f"{task.metric}{guessing}",
+        "trained on": f"English rows of {trainer.name}" if trained else "nothing",
+        "rows": size(task) or "not stated",
+        "source": _joined(f"{s.id} at {s.revision[:8]}" if s.revision else s.id for s in leaves),
+        "licence": _joined(source.licence or "not stated" for source in leaves),
+    }
+    body = "".join(f"<dt>{key}</dt><dd>{_safe(text)}</dd>" for key, text in lines.items())
+    rows = "".join(
+        f'<div class="example" lang="{_safe(code)}" dir="auto"><b>{_safe(code)}</b> '
+        f"{_row(task, row)}</div>"
+        for code, row in shown.items()
+    )
+    body += f"<dt>example</dt><dd>{rows}<small>{origin}</small></dd>" if rows else ""
+    traps = "".join(f"<li>{_safe(trap)}</li>" for trap in task.about.traps)
+    body += f"<dt>traps</dt><dd><ul>{traps}</ul></dd>" if traps else ""
+    many = f"{len(task.languages)} language{'s' * (len(task.languages) != 1)}"
+    head = f"<b>{_safe(task.name)}</b> <span>{task.role}, {task.format}, {many}</span>"
+    head = f"<summary>{head}<br>{_safe(task.about.question)}</summary>"
+    return f'<details class="task">{head}<dl>{body}</dl></details>'
+
+
+def examples(task: Task, languages: Sequence[str]) -> dict[str, Row]:
+    """Return a first row per language where rows are at hand, at most three, preferred ones first."""
+    splits = dict(data.at_hand(task))
+    order = [code for code in dict.fromkeys((*languages, *splits)) if code in splits]
+    found = {code: data.first_rows(task, code, splits[code]) for code in order[:3]}
+    # Bitext also has English rows, told by their ids: the language itself is preferred.
+    return {
+        code: next((row for row in rows if row["id"].startswith(f"{code}-")), rows[0])
+        for code, rows in found.items()
+    }
+
+
+def _row(task: Task, row: Mapping[str, Any]) -> str:
+    """Return one row as a line of HTML, its fields in their order."""
+
+    def name(label: Any) -> str:  # an example may state it; an ignored tag has none
+        known = label if isinstance(label, str) else data.with_labels(task).labels[int(label)]
+        return known if isinstance(label, str) or label >= 0 else "-"
+
+    shown: dict[str, Callable[[Any], str]] = {
+        "label": name,
+        "tags": lambda tags: " ".join(map(name, tags)),
+        "tokens": " ".join,
+        "choices": " | ".join,
+        "answers": lambda answers: (answers["text"] or ["(no answer)"])[0],
+    }
+    fields = {key: value for key, value in row.items() if key not in ("id", "gold") and value != ""}
+    return " / ".join(_safe(shown.get(key, str)(value)) for key, value in fields.items())
+
+
+def _safe(text: Any) -> str:
+    """Return a text that cannot become markup, cut where it is long."""
+    text = str(text)
+    return html.escape(text if len(text) <= 220 else f"{text[:220]}…")
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts)))

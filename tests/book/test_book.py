@@ -1,7 +1,6 @@
-"""Settings, numbers for prose, tables and origin of a chapter."""
+"""Settings, numbers for captions, tables and origin of a chapter."""
 
 import base64
-import math
 import re
 
 import numpy as np
@@ -11,9 +10,11 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from myst_nb.core.variables import format_plain_text
 
 from helpers import book, files, pages
-from helpers.errors import BadFit, HelpfulError, UnknownName
+from helpers.errors import HelpfulError, UnknownName
 from helpers.study.store import SCORE_COLUMNS
 
 
@@ -51,9 +52,7 @@ def test_wrong_settings_are_named(monkeypatch, text, error, expected):
     monkeypatch.setenv(book.PARAMETERS, text)
     with pytest.raises(error, match=re.escape(expected)):
         book.parameters(seeds=2, fast=True)
-
-
-def test_settings_of_other_chapters_are_left_alone_while_the_book_is_built(monkeypatch):
+    # While the book is built, settings are meant for the chapters that have them.
     monkeypatch.setenv(book.PARAMETERS, "profile=tiny seeds=1")
     monkeypatch.setenv(book.BUILDING, "1")
     assert vars(book.parameters(seeds=2)) == {"seeds": 1}
@@ -82,25 +81,12 @@ def test_a_written_number_reads_back_as_itself(value, digits):
     assert abs(float(text) - value) <= 0.5 * 10**-digits + 1e-9
 
 
-def test_intervals():
-    assert book.interval(-0.003, 0.012, scale=100, unit=" points") == "−0.3 to 1.2 points"
-    assert book.interval(float("nan"), 1) == "not available"
-
-
 @pytest.fixture
 def kept(monkeypatch):
-    """What a notebook keeps for the prose."""
+    """What a notebook keeps for captions and other pages."""
     kept = {}
     monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
     return kept
-
-
-def test_what_is_no_number_is_glued_as_it_is_without_quotation_marks(kept):
-    book.glue("text", "de, fr")
-    assert repr(kept["text"]) == "de, fr"
-    for thing in (pd.DataFrame({"a": [1]}), np.array([1.0, 2.0])):
-        book.glue("thing", thing)
-        assert kept["thing"] is thing
 
 
 @pytest.mark.parametrize(
@@ -110,16 +96,25 @@ def test_what_is_no_number_is_glued_as_it_is_without_quotation_marks(kept):
         *[(kind(7), "7") for kind in (int, np.int64, np.array, torch.tensor)],
         (torch.tensor(0.5, requires_grad=True), "0.50"),
         (torch.tensor(0.5, dtype=torch.bfloat16), "0.50"),
-        *[
-            (missing, "not available")
-            for missing in (None, pd.NA, pd.NaT, np.nan, np.array(np.nan))
-        ],
+        *[(none, "not available") for none in (None, pd.NA, pd.NaT, np.nan, np.array(np.nan))],
+        ("de, fr", "de, fr"),
     ],
 )
-def test_a_number_is_glued_as_a_number_in_whatever_it_comes(kept, value, expected):
+def test_a_value_is_glued_as_readers_know_it(kept, value, expected):
     book.glue("x", value, digits=2)
-    shown = repr(kept["x"])
-    assert shown.replace(book.WORD_JOINER, "") == expected
+    assert repr(kept["x"]).replace(book.WORD_JOINER, "") == expected
+    thing = pd.DataFrame({"a": [1]})
+    book.glue("x", thing)
+    assert kept["x"] is thing
+
+
+@pytest.mark.parametrize(
+    "text", ["1,500", "+2.0", "0.50", "12", "3.5", "−1.0", "1.50 points", "[2]"]
+)
+def test_a_page_shows_a_number_exactly_as_written(text):
+    shown = format_plain_text(repr(book._Said(text)), "s")
+    assert shown.replace(book.WORD_JOINER, "") == text
+    assert (book.WORD_JOINER in shown) == (text in {"1,500", "+2.0", "0.50"})
 
 
 def test_a_notebook_shows_what_its_prose_cannot_and_a_page_does_not(kept, monkeypatch, capsys):
@@ -132,71 +127,65 @@ def test_a_notebook_shows_what_its_prose_cannot_and_a_page_does_not(kept, monkey
     assert capsys.readouterr().out == "" and str(kept["gain"]) == "0.5 points"
 
 
-def test_downloads_carry_the_whole_table():
-    frame = pd.DataFrame({"language": ["de", "你好"], "gain": [0.1, None]})
-    data = re.search(r"base64,([^\"]+)\"", book.download(frame, "g.csv").source)[1]
-    assert base64.b64decode(data).decode() == "language,gain\nde,0.1\n你好,\n"
-
-
 def test_tables_show_some_rows_and_save_all():
-    frame = pd.DataFrame({"x": range(50), "y": [0.123456] * 50, "z": ["<b>"] * 50})
+    frame = pd.DataFrame({"x": range(50), "y": [0.123456] * 50, "z": ["<b>你"] * 50})
     shown = book.table(frame, "all.csv", rows=5).source
     assert shown.count("<tr>") == 5 and "The first 5 of 50 rows" in shown
     assert ">0.12<" in shown and "&lt;b&gt;" in shown and "50 rows" in shown
+    saved = base64.b64decode(re.search(r"base64,([^\"]+)\"", shown)[1]).decode()
+    assert saved == "x,y,z\n" + "".join(f"{n},0.123456,<b>你\n" for n in range(50))
     assert "download" not in book.table(frame).source
+    empty = book.nothing("6 rows cannot carry <it>.", ["x"])
+    assert book.table(empty, "a.csv").source == "<p>6 rows cannot carry &lt;it&gt;.</p>"
+    assert list(empty.columns) == ["x"]
 
 
-def scores():
+def test_folded_parts_unfold_without_a_script_and_pictures_have_a_text():
+    shown = book.folded({"a < b": book.Page("<p>1</p>"), "c": book.Page("<p>2</p>")}).source
+    assert shown.count("<details") == 2 and "<script" not in shown
+    assert "<summary>a &lt; b</summary><p>1</p>" in shown
+    drawn = book.picture(plt.figure(), 'a "dot"')._repr_html_()
+    plt.close("all")
+    assert 'alt="a &quot;dot&quot;"' in drawn and "data:image/svg+xml;base64," in drawn
+
+
+def test_provenance_says_where_numbers_come_from():
     row = dict.fromkeys(SCORE_COLUMNS, "")
     row |= {"run": "a", "encoder": "bundled", "value": 0.5, "seconds": 100.0, "seed": 0}
     row |= {"peak_memory_mb": 1500.0, "utc": "2026-01-02T03:04:05Z", "status": "done"}
     row |= {
         "data_source": "package x==1",
         "data_hash": "ab" * 32,
-        "commit": "c0ffee",
         "target": "t",
+        "commit": "c0ffee",
     }
     other = row | {"run": "b", "seed": 1, "seconds": 50.0, "status": "collapsed"}
-    return pd.DataFrame([row, row | {"language": "de"}, other])
-
-
-def test_provenance_says_where_numbers_come_from(kept):
-    shown = book.provenance(scores(), hardware="a GPU").source
+    shown = book.provenance(pd.DataFrame([row, row | {"language": "de"}, other])).source
     for part in ("bundled", "3 of 2 runs; 2 done, 1 with another status", "0, 1", "c0ffee"):
         assert part in shown
     assert "150 s" not in shown and ">2 min<" in shown  # each run counts once: 100 s + 50 s
     assert "package x==1; 1 sets of rows, sha256" in shown and "1.5 GB" in shown
-    assert "data-sources.csv" in shown
-    assert {name: str(value) for name, value in kept.items() if name != "built"} == {
-        "hardware": "a GPU",
-        "compute": "2 min",
-        "last-run": "2026-01-02",
-    }
-
-
-def test_provenance_of_similarities_counts_what_was_measured(kept):
+    assert "data-sources.csv" in shown and "2026-01-02T03:04:05Z" in shown
     row = {"intermediate": "i", "target": "t", "measure": "m", "encoder": "bundled"}
     row |= {"status": "done", "seconds": 2.0}
     table = pd.DataFrame([row, row | {"target": "u"}, row | {"status": "undefined"}])
     shown = book.provenance(similarities=table).source
     assert "2 values of 1 measures on 2 dyads; 1 with another status" in shown
-    assert str(kept["compute"]) == "4 s beyond reading with the encoder"
-    assert str(kept["last-run"]) == "time not kept"
-
-
-def test_provenance_without_scores(kept):
+    assert "4 s beyond reading with the encoder" in shown
     assert "versions" in book.provenance().source
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(4, "4 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
-)
-def test_durations(seconds, expected):
-    assert book.duration(seconds) == expected
+def test_durations():
+    shown = [book.duration(seconds) for seconds in (4, 89, 90, 5399, 5400)]
+    assert shown == ["4 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
-def test_commits_of_a_file_are_listed_with_links(monkeypatch):
+def test_commits_of_a_file_are_listed_in_order_with_links(monkeypatch):
+    found = files.history("book/specification.md")
+    assert [when for _, when, _ in found] == sorted(when for _, when, _ in found)
+    assert files.history("no/such/file") == []
+    config = yaml.safe_load((pages.ROOT / "_config.yml").read_text("utf-8"))
+    assert config["repository"]["url"] == book.REPOSITORY
     two = [("a" * 40, "2026-01-02T03:04:05Z", "First <b>"), ("b" * 40, "2026-02-03T00:00:00Z", "x")]
     monkeypatch.setattr(book.origin, "history", lambda file: two)
     shown = book.commits("book/specification.md").source
@@ -204,57 +193,3 @@ def test_commits_of_a_file_are_listed_with_links(monkeypatch):
     assert f"/commit/{'a' * 40}" in shown and "First &lt;b&gt;" in shown
     monkeypatch.setattr(book.origin, "history", lambda file: [])
     assert "not at hand" in book.commits("book/specification.md").source
-
-
-def test_the_address_of_the_repository_is_the_configured_one():
-    config = yaml.safe_load((pages.ROOT / "_config.yml").read_text("utf-8"))
-    assert config["repository"]["url"] == book.REPOSITORY
-
-
-def test_history_is_in_order_of_time():
-    found = files.history("book/specification.md")
-    assert [when for _, when, _ in found] == sorted(when for _, when, _ in found)
-    assert files.history("no/such/file") == []
-
-
-def test_a_table_without_rows_is_its_note():
-    empty = pd.DataFrame()
-    empty.attrs["note"] = "6 rows cannot carry <it>."
-    assert book.table(empty, "a.csv").source == "<p>6 rows cannot carry &lt;it&gt;.</p>"
-
-
-def test_folded_parts_unfold_without_a_script():
-    shown = book.folded({"a < b": book.Page("<p>1</p>"), "c": book.Page("<p>2</p>")}).source
-    assert shown.count("<details") == 2 and "<script" not in shown
-    assert "<summary>a &lt; b</summary><p>1</p>" in shown
-
-
-@pytest.mark.parametrize(
-    "text", ["1,500", "+2.0", "0.50", "12", "3.5", "−1.0", "1.50 points", "[2]"]
-)
-def test_prose_shows_a_number_exactly_as_written(text):
-    from myst_nb.core.variables import format_plain_text
-
-    shown = format_plain_text(repr(book._Said(text)), "s")
-    assert shown.replace(book.WORD_JOINER, "") == text
-    assert (book.WORD_JOINER in shown) == (text in {"1,500", "+2.0", "0.50"})
-
-
-def too_few(*_):
-    raise BadFit("3 rows cannot carry it.")
-
-
-def test_an_analysis_that_cannot_be_is_a_table_with_a_sentence():
-    none = book.tried(too_few, 1)
-    assert none.empty and none.attrs["note"] == "3 rows cannot carry it."
-    assert math.isnan(book.at(none, "H1", "estimate")) and book.at(none, 0, "a", "no") == "no"
-    found = book.tried(lambda: pd.Series({"a": 1.0}, name="H1"))
-    assert book.at(found, "H1", "a") == 1.0 and math.isnan(book.at(found, "H2", "a"))
-    assert list(book.nothing("why", ["x"]).columns) == ["x"]
-    with pytest.raises(KeyError):  # mistakes of the caller are not hidden
-        book.tried(lambda: {}["a"])
-
-
-def test_p_values():
-    shown = [book.p_value(p) for p in (0.0002, 0.0213, float("nan"))]
-    assert shown == ["< 0.001", "= 0.021", "not available"]

@@ -1,5 +1,6 @@
 """The built example: everything a reader is promised on a page."""
 
+import contextlib
 import re
 from html.parser import HTMLParser
 
@@ -30,12 +31,10 @@ def article(root, page="book/01_sample"):
 @pytest.mark.parametrize(
     "pattern",
     [
-        r"sampled gain averages <span[^>]*>[+−][\d.]+ points</span>",  # computed in the run
+        r"the mean is [\d.]+ points",  # computed in the run
         r"sample.csv \(6 rows",  # three languages, two seeds from outside instead of three
         r'caption-number">Fig\. 1 </span>',
         r"The sampled <a[^>]*><span[^>]*>gain</span></a> of <span[^>]*>3</span>",
-        r"Runs on <span[^>]*>CPU</span> · results took <span[^>]*>nothing</span>",
-        r"page built <span[^>]*>20\d\d-\d\d-\d\d</span>",
         r'class="provenance"',
     ],
 )
@@ -55,35 +54,28 @@ def test_the_page_links_to_its_notebook(built, pattern):
     assert re.search(pattern.format("transfer-book/transfer-book"), article(built)[0])
 
 
-def test_set_up_cells_are_not_shown_and_figures_have_a_text(built):
+def test_imports_are_shown_and_figures_have_a_text(built):
     _, shown = article(built)
-    assert "git clone" not in shown and "begin" not in shown
+    assert "git clone" not in shown and "begin" in shown
     images = Images()
     images.feed(shown)
     assert images.figures == 1 and len(images.found) == 1
     assert images.found[0]["alt"].startswith("Dot plot") and images.found[0]["src"].endswith(".svg")
 
 
-def test_hidden_folders_and_notebooks_are_not_pages(built):
+def test_hidden_folders_and_notebooks_are_not_pages_and_the_front_page_leads_on(built):
     html = built / "_build" / "html"
     made = {str(file.relative_to(html)) for file in html.rglob("*.html")}
     assert not [name for name in made if "stray" in name or "hidden" in name]
     assert {"book/01_sample.html", "book/glossary.html", "search.html"} <= made
-
-
-def test_the_front_page_leads_to_the_book(built):
-    assert "book/01_sample.html" in (built / "_build" / "html" / "index.html").read_text()
-
-
-def test_nothing_is_built_twice(built, monkeypatch):
-    monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
-    monkeypatch.setattr(pages.subprocess, "run", lambda *a, **k: pytest.fail("built again"))
-    assert pages.build(built).is_file()
+    assert "book/01_sample.html" in (html / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("place", "everything"),
     [
+        ("", None),
+        ("data/store/logs/a.log", None),  # claims and logs of a running study
         ("book/01_sample.md", False),
         ("_config.yml", True),
         ("book/_static/book.css", True),
@@ -93,7 +85,7 @@ def test_nothing_is_built_twice(built, monkeypatch):
 )
 def test_what_changed_decides_what_is_built(built, monkeypatch, place, everything):
     monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
-    called = []
+    called, real = [], pages.subprocess.run
 
     def build(command, **settings):
         if "build" in command:
@@ -101,28 +93,21 @@ def test_what_changed_decides_what_is_built(built, monkeypatch, place, everythin
             raise StopIteration
         return real(command, **settings)
 
-    real, file = pages.subprocess.run, built / place
-    before = file.read_bytes() if file.exists() else None
-    stamp = (built / "_build" / "html" / ".built-from.json").read_bytes()
     monkeypatch.setattr(pages.subprocess, "run", build)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes((before or b"") + b"\n# changed\n")
-    try:
-        with pytest.raises(StopIteration):
-            pages.build(built)
-    finally:
-        file.unlink() if before is None else file.write_bytes(before)
-        (built / "_build" / "html" / ".built-from.json").write_bytes(stamp)
-    assert ("--all" in called[0]) == everything
-
-
-def test_claims_and_logs_of_a_running_study_do_not_matter(built, monkeypatch):
-    monkeypatch.setenv("TRANSFER_PARAMETERS", "seeds=2 profile=tiny")
-    log = built / "data" / "store" / "logs" / "a.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("busy")
-    monkeypatch.setattr(pages.subprocess, "run", lambda *a, **k: pytest.fail("built again"))
-    pages.build(built)
+    stamp = built / "_build" / "html" / ".built-from.json"
+    kept = {file: file.read_bytes() for file in (stamp, built / place) if file.is_file()}
+    if place:
+        (built / place).parent.mkdir(parents=True, exist_ok=True)
+        (built / place).write_bytes(kept.get(built / place, b"") + b"\n# changed\n")
+    with contextlib.suppress(StopIteration):
+        pages.build(built)
+    if place and built / place not in kept:
+        (built / place).unlink()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert ["--all" in command for command in called] == (
+        [] if everything is None else [everything]
+    )
 
 
 def test_executed_cells_left_nothing_on_stderr(built):

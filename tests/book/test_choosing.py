@@ -80,23 +80,15 @@ def test_a_study_too_small_says_so(study, monkeypatch):
     assert "does not vary over 4 dyads" in rank().attrs["note"]
 
 
-def test_without_a_stored_study_nothing_is_run(own, monkeypatch, tmp_path):
+def test_refusals(own, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
-    found = rank(profile="tiny", mode="stored", progress=False)
-    assert found.empty and "no run of this plan" in found.attrs["note"]
-
-
-def test_refusals(own):
     for target, profile in (("nobody's", "tiny"), ("own", "tinny")):
         with pytest.raises(UnknownName):
             rank(target, profile)
-
-
-def test_a_similarity_that_does_not_exist_is_explained(own, monkeypatch, tmp_path):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
-    with pytest.raises(
-        HelpfulError, match="logme of toy-same and own is undefined: there is no enc"
-    ):
+    found = rank(profile="tiny", mode="stored")  # without a stored study nothing is run
+    assert found.empty and "no run of this plan" in found.attrs["note"]
+    lacking = "logme of toy-same and own is undefined: there is no enc"
+    with pytest.raises(HelpfulError, match=lacking):
         results._beside(profiles.get("tiny"), ["own"], "logme")
 
 

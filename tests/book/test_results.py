@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from helpers import results, similarity
+from helpers import book, results, similarity
 from helpers.errors import BadRecord, UnknownName
 
 MEASURES = ("token_similarity", "label_count")
@@ -22,12 +22,9 @@ def test_similarities_are_measured_over_the_dyads_of_a_profile(measured):
     assert set(measured["status"]) == {"done", "undefined"}  # retrieval has no labels to count
 
 
-def test_what_was_measured_is_not_measured_again(measured, tmp_path):
+def test_what_was_measured_is_not_measured_again_and_measures_say_what_they_lack(measured):
     again = results.similarities("tiny", MEASURES, mode="stored", progress=False)
     pd.testing.assert_frame_equal(again, measured)
-
-
-def test_without_stages_in_the_store_measures_say_what_they_lack(measured, tmp_path):
     table = results.similarities("tiny", ["logme"], progress=False)
     assert table["reason"].str.contains("no encoder fine-tuned on toy-same").any()
     assert table["value"].isna().all()
@@ -51,7 +48,9 @@ def mine():
     return similarity.register(similarity.Measure("mine", "custom", needs, lengths))
 
 
-def test_a_readers_measure_joins_a_committed_table_and_a_live_one(measured, tmp_path, mine):
+def test_a_readers_measure_joins_a_committed_table_and_a_live_one(
+    measured, tmp_path, mine, monkeypatch
+):
     live = results.similarities("tiny", MEASURES, progress=False)
     assert set(live["measure"]) == {*MEASURES, "mine"}
     measured.to_csv(tmp_path / "tiny.csv", index=False)
@@ -59,13 +58,7 @@ def test_a_readers_measure_joins_a_committed_table_and_a_live_one(measured, tmp_
     assert len(table) == len(measured) + 6
     own = table[table["measure"] == "mine"]
     assert set(own["status"]) == {"done"} and own["reliability"].notna().all()
-
-
-def test_a_committed_table_needs_no_data_without_a_readers_measure(
-    measured, tmp_path, mine, monkeypatch
-):
-    measured.to_csv(tmp_path / "tiny.csv", index=False)
-    monkeypatch.setattr(results, "_measured", None)
+    monkeypatch.setattr(results, "_measured", None)  # without it, no data are needed
     table = results.similarities("tiny", added=False, progress=False)
     assert set(table["measure"]) == set(MEASURES)
 
@@ -108,17 +101,30 @@ def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch
     for content in (b"", whole[:2000], whole[: len(whole) // 2]):
         (results.FOLDER / "pilot.parquet").write_bytes(content)
         for read in (results.load, results.stages):
-            with pytest.raises(BadRecord, match=r"pilot\.parquet.*git checkout data/results"):
+            with pytest.raises(BadRecord, match=r"pilot\.parquet.*git checkout"):
                 read("pilot")
 
 
 def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile():
     for file in sorted(results.SIMILARITY.glob("*-controls.csv")):
-        profile = file.stem.removesuffix("-controls")
-        table = results.controls(profile)
+        table = similarity.read(file)
         assert table["measure"].str.endswith(("_random", "_shuffled", "early_score")).all()
-        known = results.similarities(profile, mode="stored", progress=False)
-        pairs = {tuple(pair) for pair in table[["intermediate", "target"]].to_numpy()}
-        assert pairs == {tuple(pair) for pair in known[["intermediate", "target"]].to_numpy()}
-    with pytest.raises(UnknownName):
-        results.controls("tinny")
+        known = results.similarities(file.stem.removesuffix("-controls"), mode="stored")
+        pairs = [set(t.groupby(["intermediate", "target"]).groups) for t in (table, known)]
+        assert pairs[0] == pairs[1]
+
+
+def test_the_newest_figure_of_a_kind_of_device(tmp_path, monkeypatch):
+    rows = [
+        ("rate", 100.0, 4.0, "cuda A", "2026-01-01"),
+        ("rate", 200.0, 5.0, "cuda B", "2026-02-01"),
+        ("rate", 7.0, 2.0, "cpu C", "2026-03-01"),
+        ("grid", None, None, "cuda", "2026-03-01"),
+    ]
+    table = pd.DataFrame(rows, columns=["name", "value", "ratio", "device", "date"])
+    table.to_csv(tmp_path / "benchmarks.csv", index=False)
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    assert results.speed("rate", "cuda")["value"] == 200
+    assert results.speed("rate", "cpu")["ratio"] == 2
+    for absent in (("grid", "cuda"), ("grid", "cpu"), ("nothing", "cuda")):
+        assert book.number(results.speed(*absent)["value"]) == "not available"

