@@ -219,7 +219,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"`[^`]*`", " ", text)
     text = re.sub(r"\$[^$\n]*\$", " ", text)
     text = re.sub(r"\]\([^)]*\)|https?://\S+|^%.*$", " ", text, flags=re.MULTILINE)
-    return re.sub(r"^\s*\d+\. ", "", text, flags=re.MULTILINE)
+    return re.sub(r"^\s*\d+\. |Exercise \d+", "", text, flags=re.MULTILINE)
 
 
 def all_chapters() -> list[Chapter]:
