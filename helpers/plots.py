@@ -139,37 +139,6 @@ def heatmap(
     return ax
 
 
-def scatter(
-    table: pd.DataFrame,
-    *,
-    x: str,
-    y: str,
-    xlabel: str,
-    ylabel: str,
-    group: str = "",
-    name: str = "",
-    line: pd.DataFrame | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw one point per row, with a line to compare with where there is one.
-
-    Args:
-        table: one row per point.
-        x, y, group, name: its columns: coordinates, what sets the colour, a text beside each point.
-        line: columns ``x`` and ``y`` of the line.
-    """
-    if table.empty:
-        return nothing(table, ax)
-    table, ax = _read(table), _sized(7.0, 4.4, ax)
-    sns.scatterplot(table, x=x, y=y, alpha=0.8, legend=bool(group), ax=ax, **style(table, group))
-    for row in table[[x, y, name]].itertuples(index=False) if name else ():
-        text = str(row[2]).split(" (")[0]
-        ax.annotate(text, row[:2], xytext=(4, 3), textcoords="offset points", fontsize=8)
-    if line is not None:
-        ax.plot(line["x"], line["y"], color="black", linewidth=1.2, zorder=0)
-    return _finish(ax, group, xlabel=xlabel, ylabel=ylabel)
-
-
 def dots(
     table: pd.DataFrame,
     *,

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from helpers import cards, data, tasks
+from helpers import data, results, tasks
 from helpers.tasks import FIELDS, Source, Task
 
-NAMES = [name for names in cards.groups().values() for name in names]
+NAMES = [name for names in results.groups().values() for name in names]
 
 
 def test_every_task_has_a_card_but_made_up_ones_and_twins_of_others():
@@ -35,13 +35,13 @@ def test_every_task_has_a_written_example_that_fits_it(name):
 
 def test_written_examples_say_so(monkeypatch):
     monkeypatch.setattr(data, "at_hand", lambda task: [])
-    text = cards.card("xnli").source
+    text = results.cards(["xnli"]).source
     assert "written for this book, not from the data" in text
     assert text.count('class="example"') == 3 and "entailment" in text
 
 
 def test_real_rows_are_shown_and_named_so():
-    text = cards.card("toy-slots", languages=("en", "qaa")).source
+    text = results.cards(["toy-slots"], languages=("en", "qaa")).source
     assert "first rows of the data at hand" in text and "B-colour" in text
     assert "written for" not in text
 
@@ -50,9 +50,9 @@ def test_text_of_a_row_cannot_become_markup():
     row = {"id": "0", "first": "<script>x</script>", "second": "", "label": 0}
     source = Source("rows", "s", splits={"train": "train"}, read=lambda language, split: [row] * 3)
     task = Task("a<b", "intermediate", "pair", source, labels=("&no",))
-    assert "<script>" not in cards._row(task, row)
-    assert "&lt;script&gt;" in cards._row(task, row)
-    assert "&amp;no" in cards._row(task, row)
+    assert "<script>" not in results._row(task, row)
+    assert "&lt;script&gt;" in results._row(task, row)
+    assert "&amp;no" in results._row(task, row)
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_text_of_a_row_cannot_become_markup():
     ],
 )
 def test_sizes_are_the_published_ones(name, expected):
-    found = cards.size(tasks.get(name))
+    found = results.size(tasks.get(name))
     assert found.replace(" (en)", "") == expected
 
 
 def test_rows_of_packages_are_counted():
     pytest.importorskip("home_assistant_intents")
     assert re.fullmatch(
-        r"train 1,\d+ \(en\); dev \d+ \(en\); test \d+ \(en\)", cards.size(tasks.get("intents"))
+        r"train 1,\d+ \(en\); dev \d+ \(en\); test \d+ \(en\)", results.size(tasks.get("intents"))
     )
-    table = cards.summary(["intents", "mnli"])
+    table = results.summary(["intents", "mnli"])
     assert list(table["task"]) == ["intents", "mnli"] and table["rows"].all()
 
 
 def test_relations_name_the_strongest_thing_that_is_shared():
-    table = cards.relations(["mnli", "qqp", "ccg"], ["xnli", "pawsx", "udpos", "tatoeba"])
+    table = results.relations(["mnli", "qqp", "ccg"], ["xnli", "pawsx", "udpos", "tatoeba"])
     shares = table.set_index(["intermediate", "target"])["shares"]
     assert shares["mnli", "xnli"] == "rows" and shares["qqp", "pawsx"] == "source"
     assert shares["qqp", "xnli"] == "format" and shares["ccg", "tatoeba"] == "nothing"

@@ -279,11 +279,11 @@ def test_rows_at_hand_are_those_that_load(mirror: Path) -> None:
 
 
 def test_examples_are_first_rows_in_the_language_itself(mirror: Path) -> None:
-    from helpers import cards
+    from helpers import results
 
-    found = cards.examples(tasks.get("xnli"), ("en", "de", "sw"))
+    found = results.examples(tasks.get("xnli"), ("en", "de", "sw"))
     assert list(found) == ["en", "de", "sw"] and found["de"]["first"] == "Er ging."
-    assert cards.examples(tasks.get("tatoeba"), ("de",))["de"]["text"] == "Hallo."
+    assert results.examples(tasks.get("tatoeba"), ("de",))["de"]["text"] == "Hallo."
 
 
 CONTEXTS = st.text(alphabet="ab ", min_size=1, max_size=30)
