@@ -105,9 +105,7 @@ def similarities(
     added: bool = True,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """Return the similarity of the tasks of a profile, one row per dyad and measure.
-
-    A table committed as ``data/similarity/<profile>.csv`` is read; otherwise they are measured here.
+    """Return the similarity of the tasks of a profile, one row per dyad and measure, committed or measured.
 
     Args:
         profile, mode, progress: as in `load`.
@@ -252,13 +250,8 @@ def groups() -> dict[str, list[str]]:
 
 
 def summary(names: Iterable[str]) -> pd.DataFrame:
-    """Return one row of facts per task.
-
-    Args:
-        names: names of tasks.
-
-    Returns:
-        Columns task, role, format, languages (how many), metric, chance (percent), rows and licence.
+    """Return facts of the named tasks, one row each: role, format, how many languages, metric, chance,
+    rows and licence.
     """
     rows = [
         {
@@ -277,11 +270,7 @@ def summary(names: Iterable[str]) -> pd.DataFrame:
 
 
 def size(task: Task) -> str:
-    """Return the rows of a task by split, such as ``"dev 2,490; test 5,010"``.
-
-    Published counts are added up over the sources of an English task; those of a task in many languages
-    are per language, as a range. Rows of an installed package are counted where none is stated.
-    """
+    """Return the rows of a task by split, such as ``"dev 2,490; test 5,010"``; a range over languages."""
     found: dict[str, dict[tuple[str, str], int]] = {}
     for leaf in task.source.flat():
         for key, count in leaf.counts.items():
@@ -322,13 +311,9 @@ def _counted(name: str) -> dict[str, str]:
 def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFrame:
     """Return what the two tasks of every dyad have in common beforehand.
 
-    Args:
-        intermediates, targets: names of tasks.
-
     Returns:
         One row per dyad: intermediate, target, their formats, the flags of ``helpers.tasks.relation``,
-        and ``shares``, the strongest of them in a word: ``"rows"`` (an identity pair), ``"source"``,
-        ``"format"`` or ``"nothing"``.
+        and ``shares``: ``"rows"`` (an identity pair), ``"source"``, ``"format"`` or ``"nothing"``.
     """
     words = {"identity_pair": "rows", "same_source": "source", "same_format": "format"}
     dyads = []
@@ -343,12 +328,7 @@ def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFr
 
 
 def cards(names: Iterable[str], languages: Sequence[str] = ("en", "de", "sw")) -> book.Page:
-    """Return the cards of tasks, closed until a reader opens them.
-
-    Args:
-        names: names of tasks.
-        languages: languages whose first rows are preferred as examples.
-    """
+    """Return the cards of tasks, closed until opened; examples are in these languages if they can be."""
     return book.Page("".join(_card(tasks.get(name), languages) for name in names))
 
 
@@ -400,8 +380,9 @@ def _row(task: Task, row: Mapping[str, Any]) -> str:
     """Return one row as a line of HTML, its fields in their order."""
 
     def name(label: Any) -> str:  # an example may state it; an ignored tag has none
-        known = label if isinstance(label, str) else data.with_labels(task).labels[int(label)]
-        return known if isinstance(label, str) or label >= 0 else "-"
+        if isinstance(label, str):
+            return label
+        return data.with_labels(task).labels[int(label)] if label >= 0 else "-"
 
     shown: dict[str, Callable[[Any], str]] = {
         "label": name,
