@@ -30,6 +30,8 @@ RELABELLINGS = 499
 FINAL = "REML, blocks, Kenward-Roger"
 OTHER = "REML, blocks, Satterthwaite"
 COMPANION = "permutation within formats"
+DECISION = "model and permutation"
+SLOPES = "REML, blocks, random slopes"
 KEY = ["scenario", "slope", "method", "batch"]
 COUNTED = [
     "replicates", "refused", "rejected", "wrong_sign", "covered", "intervals",
@@ -48,13 +50,13 @@ Answers = dict[str, Callable[[], pd.Series]]
 
 
 def load(folder: Path, study: str = "dyads") -> pd.DataFrame:
-    """Return the stored counts of a study, ``"dyads"`` or ``"languages"``."""
+    """Return the stored counts of a study, ``"dyads"``, ``"decision"`` or ``"languages"``."""
     return pd.read_csv(folder / f"{study}.csv")
 
 
-def worlds(folder: Path) -> pd.DataFrame:
-    """Return the simulated worlds of the dyad study by name: about, formats and parameters."""
-    described = json.loads((folder / "dyads.json").read_text())["scenarios"]
+def worlds(folder: Path, study: str = "dyads") -> pd.DataFrame:
+    """Return the simulated worlds of a study of dyads by name: about, formats and parameters."""
+    described = json.loads((folder / f"{study}.json").read_text())["scenarios"]
     return pd.DataFrame(described).set_index("name")
 
 
@@ -66,13 +68,7 @@ def batch(
     answer: Callable[[pd.DataFrame, int], Answers],
     size: int,
 ) -> pd.DataFrame:
-    """Analyse simulated tables and count: one row per method, columns ``KEY`` and ``COUNTED``.
-
-    Args:
-        name, slope, number: identify the batch and seed it.
-        draw, answer: make one table, and say how each method is asked about it.
-        size: replicates.
-    """
+    """Draw and analyse ``size`` tables; count: one row per method, columns ``KEY`` and ``COUNTED``."""
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), round(slope * 1000), number])
     rows = []
     for _ in range(size):
@@ -83,6 +79,13 @@ def batch(
                 said[method] = ask()
             except BadFit:
                 said[method] = None
+        if COMPANION in said:
+            # the decision of the specification: supported only if both reject
+            model, companion = said[FINAL], said[COMPANION]
+            said[DECISION] = None
+            if model is not None and companion is not None:
+                p = max(model["p"], companion["p"])
+                said[DECISION] = pd.Series({"estimate": model["estimate"], "p": p})
         rows += [{"method": method, **_counted(found, slope)} for method, found in said.items()]
     counts = pd.DataFrame(rows).groupby("method", sort=False).sum().reset_index()
     return counts.assign(scenario=name, slope=slope, batch=number)[[*KEY, *COUNTED]]
@@ -135,7 +138,7 @@ def summary(counts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def detectable(power: pd.DataFrame, method: str = FINAL, aim: float = 0.8) -> pd.DataFrame:
+def detectable(power: pd.DataFrame, method: str = DECISION, aim: float = 0.8) -> pd.DataFrame:
     """Return the slope each scenario detects with the power aimed at, by interpolation.
 
     Args:
@@ -271,7 +274,7 @@ def add_families(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def family_of(model: str) -> str:
-    """Return the family a model's name tells; empty if it tells none or several."""
+    """Return the family a model's name tells; empty if none or several."""
     found = [f for f, words in WORDS.items() if re.search(words, model.lower())]
     return str(found[0]) if len(found) == 1 else ""
 

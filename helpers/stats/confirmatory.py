@@ -251,6 +251,11 @@ def _answer(
     return pd.concat([pd.Series({"dyads": fit.rows}, dtype=object), row]), fit
 
 
+def sloped(measure: str = PRIMARY) -> tuple[str, ...]:
+    """Return the random effects of a model whose slope may differ between intermediates and targets."""
+    return (*RANDOM, *(f"{measure}|{task}" for task in TASKS))
+
+
 def _verdicts(table: pd.DataFrame) -> list[str]:
     """Say what the fixed sequence of tests, and its companion, allow to say."""
     out, going = [], True

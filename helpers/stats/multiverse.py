@@ -15,7 +15,7 @@ from helpers.stats import design, permutation, reml
 from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
 from helpers.stats.gains import SCALES
 
-REMOVED = {
+REMOVED: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "target": ("columns",),
     "both": ("rows", "columns"),

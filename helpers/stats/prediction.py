@@ -229,16 +229,10 @@ def predict_gain(
     fixed: Sequence[str],
     random: Sequence[str],
 ) -> pd.DataFrame:
-    """Rank intermediates for a target nobody has run, with prediction intervals.
+    """Rank ``new`` candidates for a target nobody has run, by the model of a dyad table, best first.
 
-    Args:
-        new: one row per candidate intermediate, with the columns of the effects.
-        data: dyad table to learn from.
-        outcome, fixed, random: the model, see `reml.crossed_reml`.
-
-    Returns:
-        ``new``, best first, with rank, predicted, se, df, low, high (95 %), ``best`` (probability of
-        being the best of the candidates, by simulation) and ``helps`` (of a gain above zero).
+    Added are rank, predicted, se, df, low, high (95 %), ``best`` (probability of being the best of the
+    candidates, by simulation) and ``helps`` (of a gain above zero).
     """
     found = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
     table = found.table().set_index(new.index)

@@ -25,15 +25,19 @@ def stored(study="dyads"):
 
 
 @pytest.mark.parametrize(
-    ("name", "slope"), [("blocks", 0.0), ("7 x 3", 0.2), ("blocks, pairs missing", 0.0)]
+    ("study", "name", "slope"),
+    [("dyads", "blocks, pairs missing", 0.0), ("dyads", "7 x 3", 0.2), ("decision", "4 x 3", 0.8)],
 )
-def test_a_stored_batch_is_what_the_code_gives(name, slope):
-    counts = stored()
+def test_a_stored_batch_is_what_the_code_gives(study, name, slope):
+    counts = stored(study)
     old = counts[(counts["scenario"] == name) & (counts["slope"] == slope) & (counts["batch"] == 0)]
     draw = make.dyad_tables(make.SCENARIOS[name], slope)
     new = calibration.batch(name, slope, 0, draw, calibration.specified, make.BATCH)
+    by_method = new.set_index("method")["rejected"]
+    assert by_method[calibration.DECISION] <= by_method.drop(calibration.DECISION).min()
     both = old.merge(new, on="method", suffixes=("", "_new"))
-    assert set(both["method"]) == {calibration.FINAL, calibration.COMPANION}
+    methods = {calibration.FINAL, calibration.COMPANION}
+    assert set(both["method"]) == methods | ({calibration.DECISION} & set(counts["method"]))
     for column in COUNTS:
         assert both[column].to_numpy() == pytest.approx(both[f"{column}_new"].to_numpy(), abs=1)
     # the search of the stored counts stopped at a lower maximum in one of a thousand tables
@@ -48,7 +52,7 @@ def test_stored_studies_are_complete():
         have = set(zip(summary["scenario"], summary["slope"], strict=True))
         assert have == {(c[0], c[1]) for c in cells()}
         final = summary[summary["method"].str.endswith(calibration.FINAL)]
-        assert (final["replicates"] >= 950).all()
+        assert (final["replicates"] >= (190 if study == "decision" else 950)).all()
         about = json.loads((STORED / f"{study}.json").read_text())
         assert (about["seed"], about["batch"]) == (calibration.SEED, make.BATCH)
 
@@ -62,6 +66,19 @@ def test_the_final_method_keeps_its_level_where_the_model_holds():
     assert fair.mean() == pytest.approx(0.05, abs=0.015)
     # where intermediates similar to everything also help everywhere, random effects mislead
     assert final.loc["confounded", "mc_low"] > 0.1
+
+
+def test_two_must_agree_so_that_power_is_less_than_the_models():
+    rates = calibration.summary(stored("decision"))
+    rejected = rates.pivot(index=["scenario", "slope"], columns="method", values="rejected")
+    decision = rejected[calibration.DECISION]
+    assert (decision <= rejected[[calibration.FINAL, calibration.COMPANION]].min(axis=1)).all()
+    found = calibration.detectable(rates).set_index("scenario")["slope"]
+    alone = calibration.detectable(rates, calibration.FINAL).set_index("scenario")["slope"]
+    assert (found["blocks half"], alone["blocks half"]) == pytest.approx((0.52, 0.43), abs=0.04)
+    # slopes that differ between tasks mislead both; random slopes bring the level back
+    null = rejected.xs(0.0, level="slope").loc[["slopes by target", "slopes by format"]]
+    assert (null[calibration.DECISION] > null[calibration.SLOPES]).all()
 
 
 def test_ignoring_formats_is_seen_to_fail():
@@ -133,7 +150,7 @@ def test_power_is_read_between_slopes():
     power = pd.DataFrame(
         {
             "scenario": ["s"] * 3 + ["weak"] * 2,
-            "method": calibration.FINAL,
+            "method": calibration.DECISION,
             "slope": [0.0, 0.4, 0.8, 0.0, 0.4],
             "rejected": [0.05, 0.6, 1.0, 0.05, 0.3],
         }
@@ -156,7 +173,7 @@ def test_relabelled_real_table_has_no_effect():
 
 def test_scenarios_have_the_structure_they_say():
     rng = np.random.default_rng(1)
-    for s in make.SCENARIOS.values():
+    for s in (make.SCENARIOS | make.OTHERS).values():
         similarity, gain = make.draw(s, 0.0, rng)
         assert similarity.shape == gain.shape == (len(s.formats[0]), len(s.formats[1]))
         assert similarity.std() == pytest.approx(1)
