@@ -146,8 +146,7 @@ def detectable(power: pd.DataFrame, method: str = DECISION, aim: float = 0.8) ->
         method, aim: whose power, and how much.
 
     Returns:
-        scenario, slope (dyad standard deviations per standard deviation of similarity; NaN where no
-        slope simulated reaches the power).
+        scenario, slope (dyad SD per SD of similarity; NaN where no slope simulated reaches the power).
     """
     rows = []
     for name, part in power[power["method"] == method].groupby("scenario", sort=False):
@@ -184,8 +183,7 @@ def permuted_tables(
     would leave a true effect between formats in place.)
 
     Args:
-        data: real dyad table with ``gain``, ``block`` and both format columns.
-        similarity: measure to relabel.
+        data, similarity: real dyad table with ``gain``, ``block`` and both formats; measure to relabel.
         replicates, seed: relabelled tables to analyse.
 
     Returns:

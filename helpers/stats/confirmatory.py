@@ -1,4 +1,4 @@
-"""The confirmatory analysis, as the specification page of the book fixes it, and what a slope means.
+"""The confirmatory analysis, as the specification page of the book fixes it.
 
 Nothing here is chosen by looking at gains; see ``book/specification.md``.
 """
@@ -55,8 +55,7 @@ def departures(
     """Say where a study falls short of what the specification asks for.
 
     Args:
-        scores: tidy score table.
-        profile: name of its profile.
+        scores, profile: tidy score table, and the name of its profile.
         similarity: what `results.similarities` returned; None: not looked at.
         controls: what `multiverse.controls` returned, without rows where none was measured.
 
@@ -115,18 +114,6 @@ def _of_similarity(similarity: pd.DataFrame) -> dict[str, str]:
         which = f"The similarity of {', '.join(bare)}"
         out["text of targets"] = f"{which} comes from English sentences that are no training rows."
     return out
-
-
-def standing(scores: pd.DataFrame, profile: str, similarity: pd.DataFrame | None = None) -> str:
-    """Say in a few words how much the results of a profile can prove."""
-    arms = gains.usable(scores)[0].query("condition == 'single' and status == 'done'")
-    count = len(arms[TASKS].drop_duplicates())
-    short = " ".join(departures(scores, profile, similarity).values())
-    if profile in ILLUSTRATIVE:
-        return f"With {count} dyads, this page is an illustration, not evidence. {short}"
-    if short:
-        return f"These are {count} dyads. They fall short of the specification: {short}"
-    return f"These are {count} dyads, run as the specification asks."
 
 
 # The tests.
@@ -210,8 +197,7 @@ def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Blank the gains of identity pairs and standardise similarity over the dyads analysed.
 
     Args:
-        dyads: dyad table of one encoder, identity pairs in it.
-        measure: similarity; dyads without it are left out.
+        dyads, measure: dyad table of one encoder; similarity, dyads without it are left out.
     """
     if measure not in dyads.columns:
         raise BadRows(f"the dyad table has no similarity {measure!r}; add it with gains.dyads.")
@@ -289,107 +275,24 @@ def equivalence(fit: Fit, term: str, bound: float) -> pd.Series:
     return pd.Series(dict(zip(names, values, strict=True)))
 
 
-# What a slope means.
-
-
-def effect_sizes(
-    data: pd.DataFrame, outcome: str, predictor: str, random: Sequence[str]
-) -> pd.Series:
-    """Return the size of one slope in several units.
-
-    Args:
-        data: one row per dyad.
-        outcome, predictor: numeric columns.
-        random: random effects.
-
-    Returns:
-        slope (per standard deviation of the predictor), in_dyad_sd (over the dyad residual without the
-        predictor) and r2_marginal (Nakagawa & Schielzeth 2013).
-    """
-    scaled = design.standardise(data, [predictor])
-    fit = reml.crossed_reml(scaled, outcome, [predictor], random)
-    without = reml.crossed_reml(scaled, outcome, [], random)
-    slope = fit[predictor]["estimate"]
-    fixed, rest = float(np.var(fit.design.x @ fit.peak.state.beta)), float(fit.variances.sum())
-    in_sd = slope / np.sqrt(without.variances[reml.RESIDUAL])
-    return pd.Series({"slope": slope, "in_dyad_sd": in_sd, "r2_marginal": fixed / (fixed + rest)})
-
-
-def within_and_between(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
-    """Split a similarity into what belongs to the dyad and what to each of its tasks (Mundlak 1978).
-
-    Returns:
-        The data with ``<predictor>_dyad`` (what is left after the effects of both tasks: its slope
-        cannot be due to one of them) and the centred means ``_intermediate`` and ``_target``.
-    """
-    design.require(data, [predictor, *TASKS], [predictor])
-    x = data[predictor].to_numpy(float)
-    dummies = [pd.get_dummies(data[task].astype(str)).to_numpy(float) for task in TASKS]
-    basis = np.hstack([np.ones((len(data), 1)), *dummies])
-    out = data.copy()
-    out[f"{predictor}_dyad"] = x - basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
-    for task in TASKS:
-        out[f"{predictor}_{task}"] = data.groupby(task)[predictor].transform("mean") - x.mean()
-    return out
-
-
-def variance_shares(
-    data: pd.DataFrame, outcome: str, random: Sequence[str], noise: str = ""
-) -> pd.DataFrame:
-    """Return how much each effect could explain at most: variance components without predictors.
-
-    Args:
-        data: one row per dyad.
-        outcome, random: numeric column, and random effects.
-        noise: column with the standard error of each row; rows without one are left out, so that the
-            noise is that of the very rows whose residual it is part of.
-
-    Returns:
-        Indexed by effect, residual and its part ``"noise"`` last: variance, sd, share, low and high
-        (profile likelihood).
-    """
-    data = data.dropna(subset=[noise]) if noise and data[noise].notna().any() else data
-    fit = reml.crossed_reml(data, outcome, [], random)
-    out = pd.DataFrame({"variance": fit.variances, "sd": np.sqrt(fit.variances)})
-    out["share"] = fit.variances / fit.variances.sum()
-    out[["low", "high"]] = [fit.profile(str(name)) for name in fit.variances.index]
-    if noise:
-        mean = float((data[noise] ** 2).mean())
-        out.loc["noise", ["variance", "sd", "share"]] = (
-            mean,
-            mean**0.5,
-            mean / out["variance"].sum(),
-        )
-    return out
-
-
 # Languages.
 
 
-def _language_means(rows: pd.DataFrame, scaled: pd.DataFrame) -> pd.DataFrame:
-    """Return gains per dyad and language over seeds, with distance, similarity and formats."""
+def _falling(rows: pd.DataFrame, scaled: pd.DataFrame, n: int, seed: int) -> tuple[pd.Series, Fit]:
+    """Return the answer to H3: the slope on similarity of each dyad's own slope on distance."""
     facts = scaled.loc[scaled["gain"].notna(), [*TASKS, PRIMARY, "block", *FORMATS]]
     keep = rows["language"] != "en"
     if "condition" in rows:
         keep &= rows["condition"] == "single"
     by = rows[keep].groupby([*TASKS, "language"], as_index=False)
-    mean = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
-    return mean.dropna(subset=[DISTANCE]).merge(facts, on=TASKS)
-
-
-def _falling(rows: pd.DataFrame, scaled: pd.DataFrame, n: int, seed: int) -> tuple[pd.Series, Fit]:
-    """Return the answer to H3, from the slopes of dyads on distance."""
-    slopes = _dyad_slopes(_language_means(rows, scaled))
-    return _answer(slopes, slopes, "slope", [], n, seed)
-
-
-def _dyad_slopes(means: pd.DataFrame) -> pd.DataFrame:
-    """Return each dyad's slope on distance, so that the dyad stays the unit of inference."""
+    means = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
+    means = means.dropna(subset=[DISTANCE]).merge(facts, on=TASKS)
+    # a dyad stays one observation, in however many languages; distance counts in its own spread
     languages = means.groupby("language")[[DISTANCE]].first()
-    scaled = design.standardise(languages, [DISTANCE])[DISTANCE]
-    rows = means.assign(**{DISTANCE: means["language"].map(scaled)})
-    slopes = distance_slopes(rows, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
-    return design.standardise(slopes, [PRIMARY])
+    means[DISTANCE] = means["language"].map(design.standardise(languages, [DISTANCE])[DISTANCE])
+    slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
+    slopes = design.standardise(slopes, [PRIMARY])
+    return _answer(slopes, slopes, "slope", [], n, seed)
 
 
 def distance_slopes(
@@ -415,12 +318,11 @@ def by_language(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
     """Return the similarity slope of each language, partially pooled.
 
     Args:
-        data: one row per dyad and language (seeds averaged) with ``gain``.
-        predictor: similarity; it is standardised.
+        data, predictor: one row per dyad and language with ``gain``; similarity, to be standardised.
 
     Returns:
-        Indexed by language: slope (the common one plus the predicted deviation), se (of the prediction
-        error), deviation; ordered by slope.
+        Indexed by language, ordered by slope: slope (the common one plus the predicted deviation), se
+        (of the prediction error), deviation.
     """
     rows, term = design.standardise(data, [predictor]), f"{predictor}|language"
     effects = [*RANDOM, "intermediate:target", "language", "target:language", term]

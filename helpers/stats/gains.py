@@ -152,15 +152,6 @@ def add_flags(table: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def outcomes(scores: pd.DataFrame) -> pd.DataFrame:
-    """Count seeds by how they ended (done, collapsed, failed, not_applicable), per dyad and arm."""
-    status = scores["status"].astype(str).str.split(":").str[0].str.replace(" ", "_")
-    table = scores.assign(status=status)[[*ARM, "target", "seed", "status"]].drop_duplicates()
-    counts = table.groupby([*ARM, "target", "status"]).size().unstack(fill_value=0)
-    wanted = ["done", "collapsed", "failed", "not_applicable"]
-    return counts.reindex(columns=wanted, fill_value=0).reset_index().rename_axis(columns=None)
-
-
 def dyads(
     table: pd.DataFrame,
     *,
@@ -335,10 +326,9 @@ def reliability(spread: pd.DataFrame) -> pd.DataFrame:
         spread: what `intervals` returned, of one encoder, without identity pairs.
 
     Returns:
-        Indexed by target: dyads, seed_sd (points, between runs of one arm), gain_sd (between the gains
-        of its dyads), reliability: the share of the variance of gains that is not seed noise, the
-        baseline they share aside. At or below 0 seeds alone would spread gains as far; missing where no
-        arm ran twice.
+        Indexed by target: dyads, seed_sd (points, between runs of one arm), gain_sd (between its
+        dyads), reliability: the share of the variance of gains that is not seed noise, the baseline
+        they share aside. At or below 0 seeds alone spread gains as far; missing where no arm ran twice.
     """
     by = spread.assign(
         noise=spread["own_noise"] ** 2, seed=spread["own_noise"] ** 2 * spread["seeds"]

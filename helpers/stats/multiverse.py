@@ -48,8 +48,7 @@ def subsets_of(
     """Return the subsets of the specification: ``all`` (without identity pairs) and those that differ.
 
     Args:
-        table: dyad table with identity pairs in it.
-        with_collapsed: the same from gains with collapsed runs.
+        table, with_collapsed: dyad tables with identity pairs, of gains without and with collapsed runs.
     """
     base = table[~table["identity_pair"]]
     out = {"all": base}
@@ -73,12 +72,8 @@ def run(
     knows how strongly they depend on one another (Simonsohn, Simmons & Nelson, Nat. Hum. Behav. 4, 2020).
 
     Args:
-        subsets: dyad tables by name, see `subsets_of`.
-        measures: similarity columns.
+        subsets, measures: dyad tables by name, see `subsets_of`, and similarity columns.
         n, seed: relabellings.
-
-    Raises:
-        BadFit: no specification can be estimated.
     """
     keep = [*TASKS, *FORMATS]
     for table in subsets.values():
@@ -204,9 +199,6 @@ def controls(data: pd.DataFrame, negative: Sequence[str], positive: Sequence[str
     Args:
         data: dyad table.
         negative, positive: such as similarity from a random encoder, and the early target score.
-
-    Returns:
-        measure, kind, slope, low, high, p, passed.
     """
     rows = []
     for kind, names in (("negative", negative), ("positive", positive)):

@@ -103,10 +103,7 @@ def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.n
 
 
 def relabellings(table: Grid, n: int, seed: int) -> tuple[Iterator[np.ndarray], int, bool]:
-    """Return batches (batch, rows + columns) of relabellings within groups, their number, and if exact.
-
-    All of them where there are at most ``n``, else ``n`` random ones.
-    """
+    """Return batches (batch, rows + columns) of all or ``n`` random relabellings, number, and if all."""
     if n < 1:
         raise BadFit(f"n must be at least 1 permutation; it is {n}.")
     groups = (table.row_groups, table.column_groups)
@@ -316,13 +313,12 @@ def min_p(
 ) -> pd.DataFrame:
     """Test many similarities at once as `qap` does, with p-values adjusted by the smallest of them.
 
-    Every measure is relabelled in the same way, so the adjustment knows how measures go together
-    (Westfall & Young 1993, single-step minP); each is judged by its own null, whose spread differs
-    where measures lack cells. One of fewer than ``LEAST_CELLS`` cells is not of the family.
+    All are relabelled alike, so the adjustment knows how measures go together (Westfall & Young 1993,
+    single-step minP); each is judged by its own null, whose spread differs where measures lack cells.
 
     Returns:
-        Indexed by measure: estimate, t, cells, p, p_min_p (family-wise); missing for a measure that
-        cannot be tested, such as one without a value or fixed by the groups.
+        Indexed by measure: estimate, t, cells, p, p_min_p (family-wise; none below ``LEAST_CELLS``);
+        missing for a measure that cannot be tested: without a value, or fixed by the groups.
     """
     table = grid(data, outcome, predictors, rows, columns, within)
     found, null, exact = _tested(table, predictors, n, seed, BOTH)

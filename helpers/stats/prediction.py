@@ -1,4 +1,4 @@
-"""Out-of-sample prediction of gains, and which measures of similarity say the same."""
+"""Out-of-sample prediction of gains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from scipy import stats
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
 from helpers.errors import BadFit
-from helpers.stats import design, permutation, reml
+from helpers.stats import design, reml
 from helpers.stats.reml import Fit
 
 DRAWS = 20000  # simulated outcomes behind a probability of being the best
@@ -37,10 +35,7 @@ class Forecast:
 
 
 def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
-    """Predict new rows from a fit: fixed effects as asked for, and random effects of the levels seen.
-
-    Error covariance: random effects, fixed effects and residual (Henderson 1975); df: Satterthwaite.
-    """
+    """Predict new rows from a fit, random effects of the levels seen in it; df by Satterthwaite."""
     used = design.columns_of(new, fixed)
     design.require(new, used, [c for c in used if c in new and is_numeric_dtype(new[c])])
     pieces = {design.INTERCEPT: np.ones(len(new))}
@@ -260,54 +255,3 @@ def influence(
                 raise BadFit(f"without {unit} {level}: {error}") from None
             rows.append({"unit": unit, "left_out": level, **fit[term]})
     return pd.DataFrame(rows)[["unit", "left_out", "estimate", "se", "low", "high", "p"]]
-
-
-def overlap(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Say which measures repeat one another about dyads, tasks' means removed, and what each adds.
-
-    Args:
-        table: dyad table without identity pairs.
-        measures: similarity columns; the first of a group that says the same (1 - |Spearman| below .3
-            on average) stands for it.
-
-    Returns:
-        Indexed by measure: group, vif, r2 (of the gain's dyadic part), unique (its part that no other
-        of up to eight groups shares), note (why a measure is not compared).
-    """
-    used = table.dropna(subset=["gain"])
-    missing = used[list(measures)].isna().sum()
-    notes = {m: f"undefined for {k} of {len(used)} dyads" if k else "" for m, k in missing.items()}
-    whole = [m for m in measures if not notes[m]]
-    tables = permutation.grid(used, "gain", ["gain", *whole], "intermediate", "target")
-    here = np.isfinite(tables.outcome)
-    basis = permutation.effects_basis(tables, here, permutation.BOTH)
-    raw = tables.predictors[:, here]
-    rest = raw - raw @ basis @ basis.T
-    flat = np.linalg.norm(rest, axis=1) <= 1e-8 * np.maximum(np.linalg.norm(raw, axis=1), 1e-300)
-    notes |= {m: "it belongs to single tasks" for m, f in zip(whole, flat[1:], strict=True) if f}
-    names = [name for name, reason in notes.items() if not reason]
-    if len(names) < 2 or here.sum() < basis.shape[1] + 3:
-        raise BadFit(
-            f"fewer than two measures are defined for all {int(here.sum())} dyads and vary between "
-            "them, or the dyads are too few; leave out measures that many dyads lack."
-        )
-    x = pd.DataFrame(rest[1:].T, columns=whole)[names]
-    apart = 1 - x.corr("spearman").abs().to_numpy()
-    np.fill_diagonal(apart, 0)
-    tree = hierarchy.linkage(distance.squareform(np.maximum(apart, 0), checks=False), "average")
-    groups = pd.Series(hierarchy.fcluster(tree, 0.3, "distance"), index=names)
-    groups = groups.map({g: k for k, g in enumerate(groups.unique(), 1)})
-
-    def r2(y: np.ndarray, chosen: Sequence[str]) -> float:
-        z = x[list(chosen)].to_numpy()
-        left = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
-        return 1 - float(left @ left) / float(y @ y)
-
-    out = pd.DataFrame({"note": notes}).assign(group=groups)
-    shared = pd.Series({n: r2(x[n].to_numpy(), [m for m in names if m != n]) for n in names})
-    out["vif"] = 1 / (1 - shared.where(shared < 1 - 1e-10, 1.0))
-    out["r2"] = pd.Series({n: r2(rest[0], [n]) for n in names})
-    first = list(groups.drop_duplicates().index[:8])
-    others = {n: [m for m in first if m != n] for n in first}
-    out["unique"] = pd.Series({n: r2(rest[0], first) - r2(rest[0], o) for n, o in others.items()})
-    return out[["group", "vif", "r2", "unique", "note"]].rename_axis("measure")

@@ -7,14 +7,14 @@ Derivatives: Searle, Casella & McCulloch, Variance Components (1992), chapter 6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 from scipy.linalg import lapack
 
 from helpers.errors import BadFit, unknown
@@ -73,33 +73,6 @@ class Fit:
         parts = np.split(ratios * self.peak.slopes.zpy, self.cross.starts[1:-1])
         names = [(t.name, pd.Index(t.levels, name=t.name)) for t in self.design.terms]
         return {n: pd.Series(u, levels) for (n, levels), u in zip(names, parts, strict=False)}
-
-    def profile(self, name: str) -> tuple[float, float]:
-        """Return the 95 % profile-likelihood interval of a variance; the lower end may be 0."""
-        if name not in self.variances.index:
-            raise unknown("variance", name, self.variances.index)
-        at = list(self.variances.index).index(name)
-        drop = float(stats.chi2.ppf(0.95, 1)) / 2
-        centre, total = float(self.variances.iloc[at]), float(self.variances.sum())
-        least = 1e-12 * total if name == RESIDUAL else 0.0
-
-        def below(value: float) -> float:
-            held = {at: max(value, least)}
-            peak = maximise(self.cross, self.reml, held, self.peak.variances)
-            return peak.loglik - self.loglik + drop
-
-        def end(width: float) -> float:
-            near, far = centre, centre + width  # step away until the curve is below, then solve
-            for _ in range(60):
-                if far <= 0:
-                    return 0.0 if below(0.0) >= 0 else float(optimize.brentq(below, 0.0, near))
-                if below(far) < 0:
-                    return float(optimize.brentq(below, near, far, xtol=1e-8 * abs(width)))
-                near, far = far, centre + 1.6 * (far - centre)
-            raise BadFit("the likelihood does not fall off on one side: no profile interval.")
-
-        width = max(centre, total / 20)
-        return 0.0 if centre == 0 else end(-0.6 * width), end(width)
 
 
 def crossed_reml(
@@ -352,18 +325,12 @@ class Peak:
     gap: float
 
 
-def maximise(
-    cross: Cross,
-    reml: bool = True,
-    held: Mapping[int, float] | None = None,
-    start: np.ndarray | None = None,
-) -> Peak:
+def maximise(cross: Cross, reml: bool = True) -> Peak:
     """Find the variances that maximise the likelihood, zero allowed.
 
     Fisher scoring over the variances themselves: over standard deviations, zero would be a stationary
     point of every problem. Small tables have several maxima, at the lower of which two far starts can
-    agree: searches begin in many places, the highest is kept. ``held`` fixes variances by position;
-    ``start`` is trusted if that search settles.
+    agree: searches begin in many places, the highest is kept.
     """
     total = max(float(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy)), 0.0)
     total /= max(cross.degrees(reml), 1)
@@ -373,12 +340,10 @@ def maximise(
             "use fewer effects or more rows."
         )
     good: list[Peak] = []
-    for begin in ([] if start is None else [start]) + _starts(cross, total):
-        peak = _climb(cross, begin, reml, held or {}, good)
+    for begin in _starts(cross, total):
+        peak = _climb(cross, begin, reml, good)
         if peak is not None and peak.gap <= SETTLED:
             good.append(peak)
-            if start is not None:
-                break
     if not good:
         raise BadFit(
             "the search for the variances did not converge, so no coefficient is shown: look for a "
@@ -402,28 +367,21 @@ def _starts(cross: Cross, total: float) -> list[np.ndarray]:
 Place = tuple[np.ndarray, State, float]
 
 
-def _at(cross: Cross, variances: np.ndarray, reml: bool, held: Mapping[int, float]) -> Place | None:
-    """Evaluate; without held variances the common scale is set to its best value for free."""
-    v = variances.copy()
-    v[list(held)] = list(held.values())
+def _at(cross: Cross, v: np.ndarray, reml: bool) -> Place | None:
+    """Evaluate; the common scale is set to its best value for free."""
     try:
         state = solve(cross, v[:-1] / v[-1])
     except np.linalg.LinAlgError:
         return None
     if not state.rss > 0:
         return None
-    if not held:
-        v = v * (state.rss / cross.degrees(reml) / v[-1])
+    v = v * (state.rss / cross.degrees(reml) / v[-1])
     return v, state, loglik(cross, state, v[-1], reml)
 
 
-def _climb(
-    cross: Cross, start: np.ndarray, reml: bool, held: Mapping[int, float], known: Sequence[Peak]
-) -> Peak | None:
+def _climb(cross: Cross, start: np.ndarray, reml: bool, known: Sequence[Peak]) -> Peak | None:
     """Climb by Fisher scoring; None where that breaks down or joins a known maximum."""
-    here = _at(cross, start, reml, held)
-    moves = np.full(start.size, True)
-    moves[list(held)] = False
+    here = _at(cross, start, reml)
     for _ in range(200):
         if here is None:
             return None
@@ -432,7 +390,7 @@ def _climb(
         if any(np.abs(p.variances - v).max() < JOINS * v.sum() for p in close):
             return None
         slopes = derivatives(cross, state, v, reml)
-        free = moves & ~((v <= 0) & (slopes.score <= 0))
+        free = ~((v <= 0) & (slopes.score <= 0))
         jump = np.zeros(v.size)
         if free.any():
             info = slopes.expected[np.ix_(free, free)]
@@ -445,7 +403,7 @@ def _climb(
         for halvings in range(40 if gap >= 1e-9 else 0):
             trial = np.maximum(v + jump / 2**halvings, 0.0)
             trial[-1] = max(trial[-1], 0.05 * v[-1])  # the residual may shrink, never vanish
-            here = _at(cross, trial, reml, held)
+            here = _at(cross, trial, reml)
             if here is not None and here[2] > value:
                 break
         else:

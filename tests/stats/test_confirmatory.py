@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.formula.api as smf
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -122,55 +121,6 @@ def test_equivalence_is_two_one_sided_tests():
         confirmatory.equivalence(fit, "(intercept)", 0)
 
 
-def test_effect_sizes():
-    data = crossed(8, 6, seed=1)
-    found = confirmatory.effect_sizes(data, "gain", "similarity", confirmatory.TASKS)
-    fit = reml.crossed_reml(data, "gain", ["similarity"], confirmatory.TASKS)
-    slope = fit["similarity"]["estimate"] * data["similarity"].std()
-    assert found["slope"] == pytest.approx(slope, rel=1e-4)
-    plain = reml.crossed_reml(data, "gain", [], confirmatory.TASKS)
-    in_sd = slope / np.sqrt(plain.variances["residual"])
-    assert found["in_dyad_sd"] == pytest.approx(in_sd, rel=1e-4)
-    fixed = (fit["similarity"]["estimate"] * data["similarity"]).var(ddof=0)
-    share = fixed / (fixed + fit.variances.sum())
-    assert found["r2_marginal"] == pytest.approx(share, rel=1e-4)
-
-
-def test_within_and_between_adds_up_and_is_free_of_task_means():
-    data = crossed(7, 6, seed=2).drop(index=[3, 17])
-    found = confirmatory.within_and_between(data, "similarity")
-    for task in confirmatory.TASKS:
-        assert found.groupby(task)["similarity_dyad"].mean().abs().max() < 1e-9
-    fixed = reml.crossed_reml(found, "gain", ["similarity_dyad"], confirmatory.TASKS)[
-        "similarity_dyad"
-    ]["estimate"]
-    by_hand = smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit()
-    assert fixed == pytest.approx(by_hand.params["similarity"], rel=0.02)
-
-
-def test_variance_shares_sum_to_one():
-    found = confirmatory.variance_shares(crossed(8, 6, seed=4), "gain", confirmatory.TASKS)
-    assert found["share"].sum() == pytest.approx(1)
-    assert (found["low"] <= found["variance"]).all()
-    assert (found["variance"] <= found["high"]).all()
-
-
-def test_noise_is_that_of_the_rows_it_is_part_of():
-    data = crossed(8, 6, seed=4).assign(noise=0.4)
-    data.loc[data["target"] == 5, ["gain", "noise"]] = [50.0, np.nan]
-    found = confirmatory.variance_shares(data, "gain", confirmatory.TASKS, "noise")
-    rest = confirmatory.variance_shares(data[data["target"] != 5], "gain", confirmatory.TASKS)
-    pd.testing.assert_frame_equal(found.drop("noise"), rest)
-    assert found.loc["noise", "sd"] == pytest.approx(0.4)
-    assert found.loc["noise", "share"] == pytest.approx(0.16 / rest["variance"].sum())
-    unknown = confirmatory.variance_shares(data.assign(noise=np.nan), "gain", ["target"], "noise")
-    assert unknown["variance"].isna().to_dict() == {
-        "target": False,
-        "residual": False,
-        "noise": True,
-    }
-
-
 def language_rows(slope=0.5, change=0.0, seed=0):
     return scenarios.language_rows(
         np.random.default_rng(seed), slope, change, (12, 9, 15, 7, 10), 8
@@ -203,11 +153,11 @@ def test_a_shared_baseline_does_not_move_differences_between_dyads():
 
 def test_the_change_of_the_slope_with_distance_is_found():
     def change(data):
+        formats = {"intermediate_format": "f", "target_format": "g"}
         names = {"similarity": "text_embedding", "distance": "syntactic"}
-        means = data.assign(intermediate_format="f", target_format="g").rename(columns=names)
-        slopes = confirmatory._dyad_slopes(means)
-        fit = reml.crossed_reml(slopes, "slope", ["text_embedding"], confirmatory.RANDOM)
-        return fit["text_embedding"]["estimate"]
+        rows = data.assign(**formats).rename(columns=names)
+        facts = rows.groupby([*confirmatory.TASKS, "text_embedding", "block", *formats])["gain"]
+        return confirmatory._falling(rows, facts.mean().reset_index(), 9, 0)[0]["estimate"]
 
     estimates = [change(language_rows(0.5, 0.6, s)) for s in range(6)]
     assert np.mean(estimates) == pytest.approx(0.6, abs=0.12)
@@ -327,13 +277,3 @@ def test_the_stored_study_departs_and_its_verdicts_are_withheld():
         "targets without a baseline",
     } == set(found)  # fmt: skip
     assert "pawsx in 2 of 6" in found["languages"]
-
-
-def test_standing_says_what_a_study_can_prove():
-    table = scores(baseline_seeds=6)
-    said = confirmatory.standing(table, "pilot")
-    assert said == "These are 4 dyads, run as the specification asks."
-    assert "illustration, not evidence" in confirmatory.standing(table, "demo")
-    few = table[(table["seed"] == 0) | (table["condition"] == "none")]
-    said = confirmatory.standing(few, "pilot")
-    assert "fall short of the specification: 4 of 4" in said

@@ -128,15 +128,6 @@ def test_only_finished_target_runs_of_one_split_count():
     assert everything["baseline_seeds"].max() == 5
 
 
-def test_outcomes_counts_seeds():
-    table = scores()
-    table.loc[table["run"] == "single-a-x-0", "status"] = "collapsed"
-    table.loc[table["run"] == "single-a-x-1", "status"] = "failed: out of memory"
-    found = g.outcomes(table).set_index(["intermediate", "target"])
-    row = found.loc[("a", "x")]
-    assert row[["done", "collapsed", "failed", "not_applicable"]].tolist() == [1, 1, 1, 0]
-
-
 def test_main_metric():
     table = scores()
     both = pd.concat([table, table.assign(metric="macro_f1", value=0.5)])

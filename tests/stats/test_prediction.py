@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from data.make import calibration as scenarios
 from helpers.errors import BadFit, UnknownName
@@ -232,64 +231,3 @@ def test_ndcg_of_raw_scores_praises_a_reversed_ranking():
     assert prediction.ndcg([1, 1, 1], [1, 2, 3]) == 1.0
     tied = [prediction.ndcg(a, [0, 0], False) for a in ([1.0, 0.0], [0.0, 1.0])]
     assert tied[0] == pytest.approx(tied[1])
-
-
-# Measures that say the same.
-
-
-def measures(seed=0):
-    data = crossed(8, 7, seed=seed)
-    rng = np.random.default_rng(seed)
-    data["m1"] = rng.normal(size=56)
-    data["m2"] = data["m1"] + 0.3 * rng.normal(size=56)
-    data["m3"] = rng.normal(size=56)
-    return data
-
-
-def centred(data, name):
-    wide = data[name].to_numpy().reshape(8, 7)
-    return (wide - wide.mean(0) - wide.mean(1)[:, None] + wide.mean()).ravel()
-
-
-def test_overlap_is_that_of_the_double_centred_columns():
-    data = measures().assign(gain=lambda d: d["m1"] + d["m2"] + d["gain"])
-    found = prediction.overlap(data, ["m1", "m2", "m3"])
-    parts = np.column_stack([centred(data, m) for m in ("m1", "m2", "m3")])
-    by_hand = [variance_inflation_factor(parts, k) for k in range(3)]
-    assert found["vif"].to_numpy() == pytest.approx(by_hand)
-    assert found["vif"]["m1"] > 5 > found["vif"]["m3"]
-    assert found["group"].tolist() == [1, 1, 2]
-    y = centred(data, "gain")
-
-    def r2(*columns):
-        rest = y - (x := parts[:, columns]) @ np.linalg.lstsq(x, y, rcond=None)[0]
-        return 1 - (rest @ rest) / (y @ y)
-
-    assert found["r2"].to_numpy() == pytest.approx([r2(0), r2(1), r2(2)])
-    # m1 stands for its group
-    assert found["unique"]["m1"] == pytest.approx(r2(0, 2) - r2(2))
-    assert found["unique"]["m3"] == pytest.approx(r2(0, 2) - r2(0))
-    assert np.isnan(found["unique"]["m2"])
-    twice = prediction.overlap(data.assign(m4=3 * data["m3"]), ["m3", "m4"])
-    assert np.isinf(twice["vif"]).all()
-
-
-def test_target_effects_do_not_make_measures_alike():
-    data = measures()
-    for name in ("m1", "m3"):  # on pure noise many scores follow the number of classes
-        data[name] += 10 * data["target"]
-    assert data[["m1", "m3"]].corr().iloc[0, 1] > 0.9
-    assert prediction.overlap(data, ["m1", "m3"])["vif"].max() < 1.5
-
-
-def test_measures_that_cannot_be_compared_are_named():
-    data = measures().assign(size=lambda d: d["intermediate"] * 1.0)
-    data["part"] = data["m2"].mask(data.index < 3)
-    found = prediction.overlap(data, ["m1", "size", "part", "m3"])["note"]
-    assert "belongs to single tasks" in found["size"]
-    assert found["part"] == "undefined for 3 of 56 dyads"
-    with pytest.raises(BadFit, match="fewer than two"):
-        prediction.overlap(data, ["m1", "size"])
-    few = crossed(2, 2, seed=1).assign(m1=[1.0, 2, 3, 5], m2=[2.0, 2, 1, 5])
-    with pytest.raises(BadFit, match="too few"):
-        prediction.overlap(few, ["m1", "m2"])

@@ -124,26 +124,6 @@ def test_what_is_refused_of_tables_and_settings():
         crossed_reml(data, "gain", [], THREE)["nothing"]
 
 
-def test_profile_of_a_variance_solves_its_equation():
-    data = balanced(10, 4)
-    fit = crossed_reml(data, "y", [], ["group"])
-    low, high = fit.profile("group")
-    assert 0 < low < fit.variances["group"] < high
-    drop = stats.chi2.ppf(0.95, 1) / 2
-    for end in (low, high):
-        held = reml.maximise(fit.cross, True, {0: end})
-        assert held.loglik == pytest.approx(fit.loglik - drop, abs=1e-6)
-    residual = fit.profile("residual")
-    assert residual[0] < fit.variances["residual"] < residual[1]
-
-
-def test_profile_of_a_zero_variance_starts_at_zero():
-    fit = crossed_reml(crossed(), "gain", ["similarity"], THREE)
-    low, high = fit.profile("intermediate")
-    assert low == 0
-    assert high > 0
-
-
 def test_likelihood_ratio_is_twice_the_difference():
     data = crossed(8, 6, seed=1)
     full, reduced = (crossed_reml(data, "gain", f, THREE, reml=False) for f in (["similarity"], []))
