@@ -24,8 +24,8 @@ from benchmarks.harness import Measurement, compared
 from helpers import study
 from helpers.files import cores
 from helpers.models.settings import Outcome
-from helpers.study.plan import Plan, missing
-from helpers.study.store import Record, Store
+from helpers.study.plan import Plan
+from helpers.study.store import Record, Store, missing
 
 SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "demo": {"intermediates": ["mrpc-val"]}}
 # A target of the study has about this many languages; their scores are most of a record.
@@ -43,7 +43,7 @@ def grid(profile: str = "demo") -> list[Measurement]:
             here = plan.runs["run"].isin([target.run, target.parent])
             own = replace(plan, runs=plan.runs[here])
             path = own.save(cells / str(number) / "plans")
-            command = ["helpers.study.run", "--plan", str(path), *own.arms]
+            command = ["helpers.study.arm", "--plan", str(path), *own.arms]
             apart += _timed(command, cells / str(number))
         _equal(whole, *sorted(cells.iterdir()))
     return [
@@ -154,9 +154,7 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     names = ("run", "core", "stage", "condition", "intermediate", "target")
     for values in zip(*(done[name] for name in names), strict=True):
         facts: dict[str, Any] = dict(zip(names, values, strict=True))
-        record = Record(
-            encoder=plan.encoder, spec=spec, sources={}, attempts=[attempt], provenance={}, **facts
-        )
+        record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **facts)
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(record.to_bytes())

@@ -136,9 +136,9 @@ def utc(when: float | None = None) -> str:
 
 @functools.cache
 def commit() -> str:
-    """Return the short commit of this code; ``+changes`` where helpers differ from it."""
-    head = _git("rev-parse", "--short=12", "HEAD")
-    changes = "+changes" * bool(head and _git("status", "--porcelain", "--", "helpers"))
+    """Return the short commit of this code; ``+changes`` where helpers or profiles differ from it."""
+    head, places = _git("rev-parse", "--short=12", "HEAD"), ("helpers", "data/profiles.toml")
+    changes = "+changes" * bool(head and _git("status", "--porcelain", "--", *places))
     return head + changes or "unknown"
 
 

@@ -22,8 +22,7 @@ from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.study import profiles
-from helpers.study.known import Known, Survey
-from helpers.study.plan import CHARACTERS_PER_TOKEN
+from helpers.study.plan import CHARACTERS_PER_TOKEN, Survey, survey
 from helpers.study.store import Store
 from helpers.tasks import Task
 
@@ -41,24 +40,24 @@ def stated_rows(task: Task, language: str, split: str) -> float:
     return total or math.nan
 
 
-def training(task: Task, stage: str, known: Known) -> dict[str, Any]:
+def training(task: Task, stage: str, store: Store) -> dict[str, Any]:
     """Return rows and tokens of one epoch of a task in a stage."""
     settings = profiles.PAPER.settings(task, stage, "single")
     source = tasks.get(task.train_with) if task.train_with else task
-    survey = _survey(known, source, "en", "train")
+    found = _survey(store, source, "en", "train")
     rows = stated_rows(source, "en", "train")
     longest = math.inf if task.format == "span" else settings.max_length
     facts = {"task": task.name, "format": task.format, "stage": stage, "epochs": settings.epochs}
-    return facts | {"rows": rows, "tokens": rows * _each(survey, longest)}
+    return facts | {"rows": rows, "tokens": rows * _each(found, longest)}
 
 
-def testing(target: Task, known: Known) -> dict[str, Any]:
+def testing(target: Task, store: Store) -> dict[str, Any]:
     """Return rows and tokens of a target's test sets in all its languages."""
     longest = math.inf if target.format == "span" else target.max_length
     rows, lengths = [], []
     for language in target.languages:
         split = "test" if target.source.serving(language, "test") else "dev"
-        found = _survey(known, target, language, split) or _survey(known, target, "en", "dev")
+        found = _survey(store, target, language, split) or _survey(store, target, "en", "dev")
         rows.append(stated_rows(target, language, split))
         lengths.append(_each(found, longest))
     # A language of which no row is at hand counts as the mean of the others.
@@ -67,29 +66,29 @@ def testing(target: Task, known: Known) -> dict[str, Any]:
     return facts | {"rows": sum(rows), "tokens": float((each * rows).sum(skipna=False))}
 
 
-def _survey(known: Known, task: Task, language: str, split: str) -> Survey | None:
+def _survey(store: Store, task: Task, language: str, split: str) -> Survey | None:
     try:
-        return known.rows(task, language, split)
+        return survey(store, task, language, split)
     except HelpfulError:
         return None
 
 
-def _each(survey: Survey | None, longest: float) -> float:
+def _each(rows: Survey | None, longest: float) -> float:
     """Return the mean tokens of a row."""
-    if survey is None:
+    if rows is None:
         return math.nan
-    return survey.sequences * min(survey.characters / CHARACTERS_PER_TOKEN + 3, longest)
+    return rows.sequences * min(rows.characters / CHARACTERS_PER_TOKEN + 3, longest)
 
 
 def main() -> int:
     """Measure and store."""
     paper = profiles.PAPER
     with tempfile.TemporaryDirectory() as folder:
-        known = Known(Store(sys.argv[1] if sys.argv[1:] else folder))
-        rows = [training(tasks.get(name), "intermediate", known) for name in paper.intermediates]
+        store = Store(sys.argv[1] if sys.argv[1:] else folder)
+        rows = [training(tasks.get(name), "intermediate", store) for name in paper.intermediates]
         for target in map(tasks.get, paper.targets):
             if target.format != "retrieval":  # those train nothing and read little
-                rows += [training(target, "target", known), testing(target, known)]
+                rows += [training(target, "target", store), testing(target, store)]
     table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
     write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
     print(table.to_string())

@@ -10,40 +10,26 @@ or ``python -m helpers.study --profile demo --engine local --mode missing``.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
+import shutil
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
 from helpers import tasks
 from helpers.errors import BadPlan, HelpfulError, unknown
-from helpers.study import engines
-from helpers.study.plan import (
-    Plan,
-    listed,
-    load,
-    make,
-    minutes,
-    missing,
-    peak_megabytes,
-    stand_ins,
-)
-from helpers.study.profiles import PROFILES, Profile
-from helpers.study.run import Stopped, register_tasks
-from helpers.study.store import Store, free_bytes
-
-__all__ = ["Plan", "plan", "run", "status", "stored"]
+from helpers.files import commit
+from helpers.study import engines, profiles
+from helpers.study.plan import AVAILABLE, Maker, Plan, megabytes
+from helpers.study.profiles import CONDITIONS, Profile
+from helpers.study.store import Store, missing, stand_ins
+from helpers.tasks import Task
 
 MODES = ("stored", "missing", "always")
-
-# The modules ``plan`` and ``run`` are imported above, so these names are the functions from here on;
-# Python would warn where one is then executed, as ``python -m helpers.study.run``.
-warnings.filterwarnings("ignore", ".*'helpers.study.run' found in sys.modules", RuntimeWarning)
+# Python would warn where an arm is executed after it was imported here, as ``python -m`` does.
+warnings.filterwarnings("ignore", ".*'helpers.study.arm' found in sys.modules", RuntimeWarning)
 
 
 def plan(
@@ -77,8 +63,27 @@ def plan(
         UnknownName: a profile, condition or language that does not exist.
         BadPlan: data, tasks or the encoder are missing; the text names all of them at once.
     """
-    asked = (profile, intermediates, targets, conditions, seeds, encoder, languages)
-    return make(*asked, store or Store())
+    chosen = profiles.get(profile) if isinstance(profile, str) else profile
+    problems: list[str] = []
+    first = _tasks(intermediates, chosen.intermediates, "intermediate", problems)
+    then = _tasks(targets, chosen.targets, "target", problems)
+    _refuse(problems)
+    asked, codes = _names(conditions), _names(languages)
+    for name in asked:
+        if name not in CONDITIONS:
+            raise unknown("condition", name, CONDITIONS)
+    spoken = {code for task in then for code in task.languages}
+    for code in codes:
+        if code not in spoken and codes != AVAILABLE:
+            raise tasks.unknown_language("language", code, spoken)
+    number = chosen.seeds if seeds is None else seeds
+    listing = tuple(range(number)) if isinstance(number, int) else tuple(number)
+    if not listing or len(set(listing)) < len(listing) or min(listing) < 0:
+        raise BadPlan(f"seeds must be different numbers from 0 up, at least one; got {listing}.")
+    maker = Maker(chosen, encoder or chosen.encoder, codes, store or Store())
+    made = maker.plan(first, then, asked, listing)
+    _refuse(maker.problems + maker.lacking())
+    return made
 
 
 def run(
@@ -91,6 +96,7 @@ def run(
     keep: bool | None = None,
     workers: int = 0,
     extra: Sequence[str] = (),
+    dirty: bool = False,
 ) -> pd.DataFrame:
     """Do what a plan needs and return its scores.
 
@@ -104,6 +110,7 @@ def run(
         keep: whether checkpoints of intermediate stages stay; by default as the profile says.
         workers: how many arms at a time, where the engine does several; 0: it decides.
         extra: arguments for Snakemake.
+        dirty: whether code that no commit holds may make scores that are meant to be committed.
 
     Returns:
         One row per score with the columns ``helpers.study.store.SCORE_COLUMNS``, collapsed and failed
@@ -116,15 +123,15 @@ def run(
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
-    work, store = _engine(engine), store or Store()
+    if engine not in engines.ENGINES:
+        raise unknown("engine", engine, engines.ENGINES)
+    store = store or Store()
     if mode == "stored":
         return stored(plan, store)
     kept = bool(plan.facts.get("keep", True)) if keep is None else keep
     wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
-    lacking = engines.problems(engine) if wanted else []
-    lacking += _only_here(plan, engine) + _no_room(plan, wanted, store, kept) if wanted else []
-    if lacking:
-        raise BadPlan(listed(lacking))
+    if wanted:
+        _refuse([*engines.problems(engine), *_hindrances(plan, wanted, engine, store, kept, dirty)])
     if mode == "always":
         _set_aside(plan, store)
     # A second round redoes records that turn out to be damaged when they are read.
@@ -135,6 +142,7 @@ def run(
             shown = engines.Progress(plan, wanted, store, progress)
             arms = list(dict.fromkeys(plan.arm_of[run] for run in wanted))
             try:
+                work = engines.ENGINES[engine]
                 work(plan, arms, store, kept, shown, workers=workers, extra=extra)
             finally:
                 shown.bar.close()
@@ -146,16 +154,11 @@ def run(
 
 
 def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:
-    """Return the scores of a plan that are in the store.
-
-    Raises:
-        HelpfulError: not a single run of the plan is there; the text says how to get them.
-    """
+    """Return the scores of a plan that are in the store, or raise HelpfulError if there are none."""
     store = store or Store()
     others = stand_ins(plan, store, store.runs() & plan.arm_of.keys())
     scores = store.scores([others.get(run, run) for run in plan.runs["run"]])
-    languages = plan.facts.get("languages")
-    if languages:
+    if languages := plan.facts.get("languages"):
         scores = scores[scores["language"].isin([*languages, ""])].reset_index(drop=True)
     if scores.empty and len(plan):
         raise HelpfulError(
@@ -165,44 +168,34 @@ def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:
     return scores
 
 
-def status(store: Store | None = None, profile: str = "") -> pd.DataFrame:
-    """Return one row per plan that was started in a store, newest first.
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise an error that names every problem, if there is any."""
+    if problems:
+        number = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise BadPlan(f"this plan cannot run: {number}.\n{lines}")
 
-    Args:
-        store: the store; by default the project's.
-        profile: only plans of this profile.
 
-    Returns:
-        Columns plan, profile, encoder, runs, done, collapsed, failed, running (arms), missing and
-        minutes_left (on one device, as far as can be estimated).
-    """
-    store, rows = store or Store(), []
-    names = ["plan", "profile", "encoder", "runs", "done", "collapsed", "failed", "running"]
-    for path in sorted(
-        store.plans.glob("[!.]*.parquet"), key=lambda path: -path.stat().st_mtime_ns
-    ):
+def _names(value: Iterable[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _tasks(
+    given: Iterable[str] | None, default: tuple[str, ...], role: str, problems: list[str]
+) -> list[Task]:
+    """Return the tasks of some names; a name that is no task of that role is a problem."""
+    found: dict[str, Task] = {}
+    for name in default if given is None else _names(given):
         try:
-            plan = load(path)
+            found[name] = tasks.get(name)
         except HelpfulError as error:
-            print(error, file=sys.stderr)
-            continue
-        if profile not in ("", plan.profile):
-            continue
-        index = store.index().set_index("run")["status"]
-        own = index[index.index.isin(plan.arm_of)].str.split(":").str[0].value_counts()
-        left = missing(plan, store, keep=False)
-        rest = minutes(plan, store)[plan.runs["run"].isin(left)].sum()
-        counts = [int(own.get(name, 0)) for name in ("done", "collapsed", "failed")]
-        running = sum(store.held(arm) for arm in {plan.arm_of[run] for run in left})
-        facts = [plan.id, plan.profile, plan.encoder, len(plan)]
-        rows.append([*facts, *counts, running, len(left), round(rest, 1)])
-    return pd.DataFrame(rows, columns=[*names, "missing", "minutes_left"])
-
-
-def _engine(name: str) -> Any:
-    if name not in engines.ENGINES:
-        raise unknown("engine", name, engines.ENGINES)
-    return engines.ENGINES[name]
+            problems.append(str(error))
+    text = {
+        "intermediate": "a target, not an intermediate",
+        "target": "an intermediate, not a target",
+    }
+    problems += [f"task {n!r} is {text[role]}." for n, task in found.items() if task.role != role]
+    return list(found.values())
 
 
 def _set_aside(plan: Plan, store: Store) -> None:
@@ -212,101 +205,37 @@ def _set_aside(plan: Plan, store: Store) -> None:
         if store.path(run).exists():
             folder.mkdir(parents=True, exist_ok=True)
             store.path(run).rename(folder / store.path(run).name)
-        store.drop_progress(run)
+        shutil.rmtree(store.progress(run), ignore_errors=True)
 
 
-def _only_here(plan: Plan, engine: str) -> list[str]:
-    """Name the tasks that other processes could not know."""
-    if engine == "local" or os.environ.get("TRANSFER_TASKS"):
-        return []
+def _hindrances(
+    plan: Plan, wanted: Sequence[str], engine: str, store: Store, keep: bool, dirty: bool
+) -> Iterator[str]:
+    """Say what stands in the way of some runs: tasks unknown elsewhere, uncommitted code, the disk."""
     cells = {*plan.runs["intermediate"], *plan.runs["target"]}
-    known = {name for cell in cells for name in cell.split("+")} & set(tasks.names())
-    return [
-        f"task {name!r} is known to this session only, and engine {engine!r} starts others: use "
-        "engine='local', or put its registration into a module that can be imported and set "
-        "TRANSFER_TASKS=that_module."
-        for name in sorted(known - tasks.SHIPPED)
-        if tasks.get(name).group != "tiny"
-    ]
-
-
-def _no_room(plan: Plan, wanted: Sequence[str], store: Store, keep: bool) -> list[str]:
-    need, free = peak_megabytes(plan, wanted, keep=keep), free_bytes(store.folder) / 1e6
-    other = ", or run it with keep=False (--keep no)" * keep
-    return [
-        f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
-        f"TRANSFER_STORE to a folder on a larger disk{other}."
-    ][: need >= free]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Plan and run a study from the command line; return the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        register_tasks()
-        if options.status:
-            return _print_status(Store(), options.profile or "")
-        _engine(options.engine)
-        chosen = plan(
-            options.profile or "demo",
-            options.intermediates,
-            options.targets,
-            options.conditions,
-            options.seeds,
-            options.encoder,
-            "available" if options.languages == ["available"] else options.languages,
+    own = {name for cell in cells for name in cell.split("+")} & set(tasks.names()) - tasks.SHIPPED
+    for name in sorted(own) if engine != "local" and not os.environ.get("TRANSFER_TASKS") else ():
+        if tasks.get(name).group != "tiny":
+            yield (
+                f"task {name!r} is known to this session only, and engine {engine!r} starts others: "
+                "use engine='local', or put its registration into a module that can be imported and "
+                "set TRANSFER_TASKS=that_module."
+            )
+    if plan.facts.get("stored") and not dirty and commit().endswith("+changes"):
+        yield (
+            f"code: helpers/ differs from its commit, and scores of profile {plan.profile!r} are meant "
+            "to be committed; commit first, or ask for it with dirty=True (--dirty)."
         )
-        print(chosen.sentence(), file=sys.stderr)
-        for target, absent in chosen.facts.get("absent", {}).items():
-            if absent:
-                print(f"  {target}: no data in {', '.join(absent)}", file=sys.stderr)
-        keep = {"": None, "yes": True, "no": False}[options.keep]
-        more = {"keep": keep, "workers": options.workers, "extra": options.extra}
-        scores = run(chosen, options.mode, options.engine, **more)
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("stopped; what was stored stays, and the same command goes on.", file=sys.stderr)
-        return 130
-    except HelpfulError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    failed = scores[scores["status"].str.startswith("failed")]
-    done = scores.loc[~scores["run"].isin(failed["run"]), "run"].nunique()
-    print(f"{done} evaluated runs, {len(scores)} scores in {Store().folder}", file=sys.stderr)
-    for row in failed.drop_duplicates("run").itertuples():
-        print(f"  {row.run} {row.target} via {row.intermediate}: {row.status}", file=sys.stderr)
-    return 1 if len(failed) else 0
-
-
-def _print_status(store: Store, profile: str, most: int = 10) -> int:
-    """Print the state of the store and of its plans."""
-    table, index = status(store, profile), store.index()
-    with pd.option_context("display.width", 200, "display.max_columns", 20):
-        print(f"{store.folder}\n\n{store.summary().to_string(index=False)}\n")
-        print(table.to_string(index=False) if len(table) else "no plan was started here yet")
-    failed = index[index["status"].str.startswith("failed")]
-    for run, why in zip(failed["run"][:most], failed["status"][:most], strict=True):
-        print(f"{run} {why} (log: {store.log(run)})")
-    print(f"... and {len(failed) - most} more\n" * (len(failed) > most), end="")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m helpers.study", description=__doc__)
-    names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
-    parser.add_argument("--profile", choices=list(PROFILES), help="demo where none is named")
-    parser.add_argument("--engine", default="local", help=", ".join(engines.ENGINES))
-    parser.add_argument("--mode", default="missing", help=", ".join(MODES))
-    parser.add_argument("--status", action="store_true", help="only say what is done and missing")
-    parser.add_argument("--seeds", type=int, help="of every cell; baselines have twice as many")
-    parser.add_argument("--intermediates", **names)
-    parser.add_argument("--targets", **names)
-    parser.add_argument("--conditions", default=("none", "single"), **names)
-    parser.add_argument("--languages", help='codes, or "available": those at hand', **names)
-    parser.add_argument("--encoder")
-    parser.add_argument("--workers", type=int, default=0, help="arms at a time")
-    parser.add_argument("--keep", default="", choices=["", "yes", "no"], help="keep checkpoints")
-    parser.add_argument("extra", nargs="*", help="after --: arguments for Snakemake")
-    return parser
+    folder = store.folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    # The state of an unfinished run holds the weights, the best so far and two moments of the
+    # optimiser; one checkpoint is there even where none is kept.
+    state = float(plan.facts.get("trained_parameters", 0)) * 4 * (4 + 1) / 1e6
+    need = megabytes(plan, keep)[plan.runs["run"].isin(wanted)].sum() + state
+    free, other = shutil.disk_usage(folder).free / 1e6, ", or run it with keep=False (--keep no)"
+    if need >= free:
+        yield (
+            f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
+            f"TRANSFER_STORE to a folder on a larger disk{other * keep}."
+        )

@@ -30,36 +30,24 @@ from tqdm import tqdm
 
 from helpers.errors import HelpfulError
 from helpers.files import cores, write_atomic
+from helpers.study.arm import GRACE, POLL, Stopped, do, patient, register_tasks, stopping, through
 from helpers.study.plan import Plan, load, minutes
-from helpers.study.run import (
-    GRACE,
-    POLL,
-    Stopped,
-    Tell,
-    do,
-    patient,
-    register_tasks,
-    stopping,
-    through,
-)
 from helpers.study.store import Store
 
 SNAKEFILE = Path(__file__).resolve().parents[2] / "workflow" / "Snakefile"
 DEVICES = Path("/dev")
-# An encoder with its optimiser and the libraries; what one process needs at least.
-_BYTES_EACH = 3 << 30
 # Estimates are rough, and a job that hits its limit is lost work (it resumes, but queues again).
-_SLACK, _LEAST_MINUTES = 3.0, 20
+SLACK, LEAST_MINUTES = 3.0, 20
 
 
 class Progress:
-    """A bar of the runs of a plan: done, rate, time left; silent while a book is built."""
+    """A bar of the runs that are to be done: done, rate, time left; silent while a book is built."""
 
     def __init__(self, plan: Plan, wanted: Sequence[str], store: Store, show: bool) -> None:
-        """Start the clock; ``wanted``: the runs that are to be done."""
+        """Start the clock."""
         quiet = os.environ.get("TRANSFER_QUIET", "0") not in ("", "0")
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.plan, self.store, self.wanted = plan, store, set(wanted)
+        self.store, self.wanted = store, set(wanted)
         self.bar = tqdm(
             desc=plan.profile,
             total=len(self.wanted),
@@ -67,69 +55,57 @@ class Progress:
             disable=not show or quiet,
             mininterval=0.2 if live else 60,
         )
-        self.before = self._seen()
+        index = store.index()
+        self.before = dict(zip(index["run"], index["changed"], strict=True))
         self.ended: Counter[str] = Counter()
 
-    def tell(self, name: str, status: str, now: str) -> None:
+    def tell(self, run: str, status: str, now: str) -> None:
         """Count a run that has a record now, or say what is being done."""
-        if status and name in self.wanted:
-            self.wanted.remove(name)
+        if status and run in self.wanted:
+            self.wanted.remove(run)
             self.ended[status.split(":")[0]] += 1
             self.bar.update()
         odd = [f"{n} {kind}" for kind, n in self.ended.items() if kind != "done"]
-        self.bar.set_postfix_str(", ".join([*odd, now or ""]).strip(", "), refresh=False)
+        self.bar.set_postfix_str(", ".join(filter(None, [*odd, now])), refresh=False)
         self.bar.update(0)
 
     def look(self) -> None:
         """Count the records that other processes wrote since the start."""
-        for name, (changed, status) in self._seen().items():
-            if name in self.wanted and self.before.get(name, (0, ""))[0] != changed:
-                self.tell(name, status, "")
+        index = self.store.index()
+        for run, changed, status in index[["run", "changed", "status"]].itertuples(index=False):
+            if run in self.wanted and self.before.get(run) != changed:
+                self.tell(run, status, "")
         self.bar.refresh()
 
-    def _seen(self) -> dict[str, tuple[int, str]]:
-        index = self.store.index()
-        return {
-            n: (c, s)
-            for n, c, s in zip(index["run"], index["changed"], index["status"], strict=True)
-        }
 
-
-def local(
-    plan: Plan, arms: list[str], store: Store, keep: bool, progress: Progress, **_: Any
-) -> None:
+def local(*order: Any, **_: Any) -> None:
     """Do one arm after another in this process."""
+    plan, arms, store, keep, progress = order
     with stopping() as stop:
         through(plan, arms, store, keep=keep, stop=stop, tell=progress.tell)
 
 
-def processes(
-    plan: Plan,
-    arms: list[str],
-    store: Store,
-    keep: bool,
-    progress: Progress,
-    workers: int,
-    **_: Any,
-) -> None:
+def processes(*order: Any, workers: int, **_: Any) -> None:
     """Do several arms at a time, each process with one device, or with one core and one thread."""
+    import psutil
+
+    plan, arms, store, keep, progress = order
     gpus, before = gpu_numbers(), set(multiprocessing.active_children())
-    fit = len(gpus) or max(1, min(cores(), _free_memory() // _BYTES_EACH))
-    count = min(workers or fit, len(arms))
+    # An encoder with its optimiser and the libraries: what one process needs at least, in bytes.
+    room = psutil.virtual_memory().available // (3 << 30)
+    count = min(workers or len(gpus) or max(1, min(cores(), room)), len(arms))
     spawn = multiprocessing.get_context("spawn")
     devices = spawn.SimpleQueue()
     for number in range(count):
         devices.put(gpus[number % len(gpus)] if gpus else "")
-    file, waiting = str(plan.save(store.plans)), deque(arms)
-    working: set[Future[str]] = set()
+    fixed = (os.getpid(), str(plan.save(store.plans)), str(store.folder), keep)
+    waiting, working = deque(arms), set[Future[str]]()
     pool = ProcessPoolExecutor(count, spawn, _begin, (devices, os.getpid()))
     with stopping() as stop:
         try:
             while waiting or working:
                 while waiting and len(working) < count:
-                    arm = waiting.popleft()
-                    work = pool.submit(_in_worker, os.getpid(), file, arm, str(store.folder), keep)
-                    working.add(work)
+                    working.add(pool.submit(_in_worker, *fixed, waiting.popleft()))
                 over, working = wait(working, timeout=1, return_when=FIRST_COMPLETED)
                 waiting += [arm for work in over if (arm := work.result())]
                 progress.look()
@@ -141,12 +117,12 @@ def processes(
                 "stored. If memory ran out, use fewer workers."
             ) from error
         finally:
-            # An arm that is under way writes its state when it is asked to end. A worker that ended
-            # between two arms may have held the lock of the pool's queue, for which others wait.
-            left = set(multiprocessing.active_children()) - before if working else set()
+            # Whatever ends the loop ends the workers. One with an arm writes its state first; one
+            # without could wait for ever, for the lock of a queue that a dead one held.
+            left = set(multiprocessing.active_children()) - before
             for child in left:
                 child.terminate()
-            pool.shutdown(wait=not left, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             for child in left:
                 child.join(GRACE + 1)
                 child.kill()
@@ -167,12 +143,12 @@ def _begin(devices: Any, driver: int) -> None:
     register_tasks()
 
 
-def _in_worker(driver: int, file: str, arm: str, folder: str, keep: bool) -> str:
+def _in_worker(driver: int, file: str, folder: str, keep: bool, arm: str) -> str:
     """Do an arm in a worker; return it where another process works on it, to be tried again."""
-    plan, store = _plan_of(file), Store(folder)
+    plan, tell = _work(file)
     try:
         with stopping() as stop:
-            done = do(plan, arm, store, keep=keep, stop=stop, tell=_patient())
+            done = do(plan, arm, Store(folder), keep=keep, stop=stop, tell=tell)
     finally:
         if os.getppid() != driver:  # Nobody reads the result, and its queue may be locked for ever.
             os._exit(128 + signal.SIGTERM)
@@ -181,14 +157,10 @@ def _in_worker(driver: int, file: str, arm: str, folder: str, keep: bool) -> str
     return "" if done else arm
 
 
-@functools.lru_cache(maxsize=1)
-def _plan_of(file: str) -> Plan:
-    return load(Path(file))
-
-
-@functools.lru_cache(maxsize=1)
-def _patient() -> Tell:
-    return patient(lambda name, status, now: None)
+@functools.cache
+def _work(file: str) -> tuple[Plan, Callable[..., None]]:
+    """Return the plan of a worker, and what counts failures over all of its arms."""
+    return load(Path(file)), patient(lambda run, status, now: None)
 
 
 def die_with_parent(parent: int) -> None:
@@ -206,14 +178,6 @@ def gpu_numbers() -> list[str]:
         return [number for number in chosen.split(",") if number.strip() not in ("", "-1")]
     numbers = [path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")]
     return sorted((number for number in numbers if number.isdigit()), key=int)
-
-
-def _free_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 62
 
 
 def snakemake(*order: Any, workers: int, extra: Sequence[str]) -> None:
@@ -237,15 +201,16 @@ def _workflow(
     arguments: list[str], plan: Plan, arms: list[str], store: Store, keep: bool, progress: Progress
 ) -> None:
     """Write the arms as jobs for Snakemake, run it, and report its own words where it fails."""
-    folder = store.folder.resolve() / "workflow" / plan.id
+    home = store.folder.resolve()
+    folder, log = home / "workflow" / plan.id, home / "workflow" / plan.id / "snakemake.log"
     need = dict(zip(plan.runs["run"], minutes(plan, store), strict=True))
-    limit = {arm: _SLACK * sum(need[name] for name in plan.arms[arm]) for arm in arms}
+    limit = {arm: math.ceil(SLACK * sum(need[run] for run in plan.arms[arm])) for arm in arms}
     gpus = int(plan.facts.get("device") == "cuda")
     parameters = float(plan.facts.get("parameters", 0)) + float(plan.facts.get("words", 0))
     content = {
-        "arms": {arm: max(_LEAST_MINUTES, math.ceil(limit[arm])) for arm in arms},
-        "plan": str(plan.save(store.folder.resolve() / "plans")),
-        "store": str(store.folder.resolve()),
+        "arms": {arm: max(LEAST_MINUTES, limit[arm]) for arm in arms},
+        "plan": str(plan.save(home / "plans")),
+        "store": str(home),
         "python": sys.executable,
         "keep": keep,
         "threads": cores() if gpus and "--cores" in arguments else 1,
@@ -259,15 +224,12 @@ def _workflow(
     command += ["--directory", str(folder), "--config", f"arms={folder / 'arms.json'}"]
     # No lock: a driver that was killed leaves one, and those of the store keep two drivers apart.
     command += ["--nolock", "--rerun-incomplete", "--keep-going", "--retries", "1"]
-    log, me = folder / "snakemake.log", os.getpid()
+    command += ["--rerun-triggers", "mtime", *arguments]
+    end = functools.partial(die_with_parent, os.getpid())
     with open(log, "ab") as stream, stopping() as stop:
         began = stream.tell()
         process = subprocess.Popen(
-            [*command, "--rerun-triggers", "mtime", *arguments],
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            preexec_fn=functools.partial(die_with_parent, me),
+            command, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=end
         )
         try:
             while process.poll() is None:
@@ -276,7 +238,13 @@ def _workflow(
                     raise Stopped
                 time.sleep(2)
         finally:
-            _end(process)
+            if process.poll() is None:  # It is asked to stop, which cancels its jobs.
+                process.terminate()
+                try:
+                    process.wait(GRACE - 3)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
     progress.look()
     if process.returncode and progress.wanted:
         raise HelpfulError(
@@ -284,17 +252,6 @@ def _workflow(
             "have no record; the same command goes on from what is done. See "
             f"{log}:\n{_complaints(log, began)}"
         )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask Snakemake to stop, which cancels its jobs, and insist after a while."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(GRACE - 3)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _complaints(log: Path, began: int) -> str:
@@ -307,21 +264,21 @@ def _complaints(log: Path, began: int) -> str:
 
 def problems(engine: str) -> list[str]:
     """Say what an engine needs and this machine lacks, before anything starts."""
-    found = []
-    if engine in ("snakemake", "slurm") and importlib.util.find_spec("snakemake") is None:
-        found.append('engine: Snakemake is not installed; run: pip install -e ".[grid]"')
-    if engine in ("snakemake", "slurm") and not SNAKEFILE.is_file():
-        found.append(f"engine: {SNAKEFILE} is missing; run from a checkout of the repository.")
-    if engine == "slurm" and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
-        found.append('engine: the SLURM executor is not installed; run: pip install -e ".[grid]"')
-    if engine == "slurm" and shutil.which("sbatch") is None:
-        found.append("engine: sbatch is not on the PATH; start from a login node of the cluster.")
-    return found
+    spec, install = importlib.util.find_spec, 'is not installed; run: pip install -e ".[grid]"'
+    grid = {
+        f"Snakemake {install}": spec("snakemake"),
+        f"{SNAKEFILE} is missing; run from a checkout of the repository.": SNAKEFILE.is_file(),
+    }
+    cluster = {
+        f"the SLURM executor {install}": spec("snakemake_executor_plugin_slurm"),
+        "sbatch is not on the PATH; start from a login node of the cluster.": shutil.which(
+            "sbatch"
+        ),
+    }
+    needs = {"snakemake": grid, "slurm": grid | cluster}.get(engine, {})
+    return [f"engine: {text}" for text, there in needs.items() if not there]
 
 
 ENGINES: dict[str, Callable[..., None]] = {
-    "local": local,
-    "processes": processes,
-    "snakemake": snakemake,
-    "slurm": slurm,
+    engine.__name__: engine for engine in (local, processes, snakemake, slurm)
 }

@@ -18,6 +18,7 @@ index needs) and ``record``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -26,11 +27,11 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import pandas as pd
@@ -39,30 +40,46 @@ from helpers.errors import BadRecord, HelpfulError
 from helpers.files import drop_folder, sync_folder, write_atomic
 from helpers.models.settings import Outcome
 
-__all__ = ["FINISHED", "SCORE_COLUMNS", "Record", "Store", "default_folder", "read_export"]
+if TYPE_CHECKING:
+    from helpers.study.plan import Plan
 
 FINISHED = ("done", "collapsed", "not applicable")
-_NAMES = ("run", "stage", "encoder", "condition", "intermediate", "target")
-_COUNTS = ("n", "seed", "rows_trained")
-_NUMBERS = ("value", "seconds", "peak_memory_mb")
+NAMES = ("run", "stage", "encoder", "condition", "intermediate", "target")
 SCORE_COLUMNS = (
-    *_NAMES, "language", "split", "metric", "value", "n", "seed", "rows_trained", "seconds",
+    *NAMES, "language", "split", "metric", "value", "n", "seed", "rows_trained", "seconds",
     "peak_memory_mb", "device", "commit", "versions", "data_source", "data_hash", "utc", "status",
 )  # fmt: skip
-_INDEX = {
+INDEX = {
     **dict.fromkeys(("run", "core", "stage", "encoder", "status"), "str"),
     **{"seconds": "float64", "tokens": "int64", "work": "float64", "device": "str"},
     **{"bytes": "int64", "changed": "int64"},
 }
 # A failed attempt is one row without a value, so that no failure disappears from a table.
-_NOTHING = {"language": "", "split": "", "metric": "", "value": None, "n": 0}
-_SWEEP_SECONDS = 3600
+NOTHING = {"language": "", "split": "", "metric": "", "value": None, "n": 0}
+SWEEP_SECONDS = 3600
 
 
 def default_folder() -> Path:
     """Return the folder of the store: ``TRANSFER_STORE``, or ``data/store`` of this project."""
     project = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("TRANSFER_STORE") or project / "data" / "store").expanduser()
+
+
+def digest(text: str) -> str:
+    """Return 16 hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stamp_of(place: Path, pattern: str = "*") -> str:
+    """Return a stamp of names, sizes and times of a file, or of all files below a folder."""
+    facts = [(str(p), p.stat()) for p in (place, *place.rglob(pattern)) if p.is_file()]
+    return digest(repr((place, sorted((p, s.st_size, s.st_mtime_ns) for p, s in facts))))
+
+
+@functools.cache
+def code_stamp() -> str:
+    """Return a stamp of this package's code."""
+    return stamp_of(Path(__file__).resolve().parents[1], "*.py")
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,6 @@ class Record:
     intermediate: str
     target: str
     spec: Mapping[str, Any]
-    sources: Mapping[str, str]
     attempts: list[Outcome] = field(default_factory=list)
     provenance: Mapping[str, str] = field(default_factory=dict)
     work: float = 0.0
@@ -97,42 +113,32 @@ class Record:
         """Return the status of the last attempt."""
         return self.attempts[-1].status
 
-    def scores(self, every_metric: bool = True) -> list[dict[str, Any]]:
-        """Return one mapping per score, keyed by ``SCORE_COLUMNS``, main metrics only on demand."""
-        facts = {name: getattr(self, name) for name in _NAMES}
+    def scores(self) -> list[dict[str, Any]]:
+        """Return one mapping per language and main metric, keyed by ``SCORE_COLUMNS``."""
+        facts = {name: getattr(self, name) for name in NAMES}
         facts |= {name: self.provenance.get(name, "") for name in ("commit", "versions", "utc")}
-        everything = "; ".join(dict.fromkeys(self.sources.values()))
-        rows = []
+        hashes, rows = self.spec.get("evaluation") or {}, []
         for attempt in self.attempts:
-            own = {name: getattr(attempt, name) for name in ("seed", "seconds", "device")}
-            own |= {"peak_memory_mb": attempt.peak_memory_mb, "rows_trained": attempt.rows}
-            main: set[tuple[str, str]] = set()
-            for score in attempt.scores or [_NOTHING]:
-                language, value = score["language"], score["value"]
-                # The main metric of a language comes before its others.
-                if (key := (language, score.get("task", ""))) in main and not every_metric:
-                    continue
-                main.add(key)
-                known = (self.spec.get("evaluation") or {}).get(language, "")
+            own = {n: getattr(attempt, n) for n in ("seed", "seconds", "device", "peak_memory_mb")}
+            source = "; ".join(dict.fromkeys(attempt.sources.values()))
+            # The main metric of a language, or of a task, comes before its others.
+            main: dict[Any, dict[str, Any]] = {}
+            for score in attempt.scores or [NOTHING]:
+                main.setdefault((score["language"], score.get("task")), score)
+            for score in main.values():
+                row = {name: score[name] for name in ("language", "split", "metric", "n")}
+                row["value"] = math.nan if score["value"] is None else score["value"]
+                row["data_source"] = score.get("data_source") or source
+                row["data_hash"] = score.get("data_hash") or hashes.get(score["language"], "")
                 done = attempt.status == "done"
-                rows.append(
-                    facts
-                    | own
-                    | {name: score[name] for name in ("language", "split", "metric", "n")}
-                    | {
-                        "value": math.nan if value is None else value,
-                        "data_source": score.get("data_source")
-                        or self.sources.get(language, everything),
-                        "data_hash": score.get("data_hash") or known,
-                        "status": score.get("status", "done") if done else attempt.status,
-                    }
-                )
+                row["status"] = score.get("status", "done") if done else attempt.status
+                rows.append(facts | own | {"rows_trained": attempt.rows} | row)
         return rows
 
     def to_bytes(self) -> bytes:
         """Return the record as the bytes of its file."""
-        names = ("run", "core", "stage", "encoder", "status")
-        summary = {name: getattr(self, name) for name in names} | {
+        summary = {name: getattr(self, name) for name in ("run", "core", "stage", "encoder")} | {
+            "status": self.status,
             "seconds": round(sum(attempt.seconds for attempt in self.attempts), 3),
             "tokens": sum(attempt.tokens for attempt in self.attempts),
             "work": self.work * len(self.attempts),
@@ -155,6 +161,7 @@ def record_of(content: bytes, path: object) -> Record:
     """Check the bytes of a record file and return the record, or raise BadRecord."""
     summary_of(content, path)
     fields = json.loads(content)["record"]
+    fields.pop("sources", None)  # of an earlier version: each score has its own
     try:
         fields["attempts"] = [Outcome(**attempt) for attempt in fields["attempts"]]
         return Record(**fields)
@@ -179,17 +186,12 @@ class Store:
     """Records and checkpoints of runs, shared by any number of processes."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        """Open a store; the folder is made at the first write.
-
-        Args:
-            folder: where it lies; by default ``default_folder()``.
-        """
+        """Open a store, by default that in ``default_folder()``; it is made at the first write."""
         self.folder = Path(folder) if folder is not None else default_folder()
         self.plans = self.folder / "plans"
         self.rejected: dict[str, str] = {}
-        self._index = pd.DataFrame(columns=list(_INDEX)).astype(_INDEX)
+        self._index: pd.DataFrame | None = None
         self._known: dict[str, tuple[int, int]] = {}
-        self._opened = False
 
     def __repr__(self) -> str:
         """Return the folder, for a notebook."""
@@ -207,90 +209,41 @@ class Store:
         self.rejected.pop(record.run, None)
         return self.path(record.run)
 
-    def read(self, run: str) -> Record | None:
-        """Return the record of a run, None where there is none, or raise BadRecord."""
-        path = self.path(run)
-        return record_of(path.read_bytes(), path) if path.exists() else None
-
     def status(self, run: str) -> str:
         """Return the status of one run; "" where there is no record, or none that can be trusted."""
-        path = self.path(run)
-        try:
-            return str(summary_of(path.read_bytes(), path)["status"])
-        except (FileNotFoundError, BadRecord):
-            return ""
-
-    def runs(self, status: Collection[str] = FINISHED) -> set[str]:
-        """Return the ids of all runs whose record has one of these statuses."""
         index = self.index()
-        return set(index.loc[index["status"].isin(list(status)), "run"])
+        return next(iter(index.loc[index["run"] == run, "status"]), "")
+
+    def runs(self) -> set[str]:
+        """Return the ids of all runs that are finished."""
+        index = self.index()
+        return set(index.loc[index["status"].isin(FINISHED), "run"])
 
     def records(self, runs: Iterable[str]) -> Iterator[Record]:
         """Yield the records of these runs in order; absent and untrustworthy ones are left out."""
-        for run in runs:
+        for path in map(self.path, runs):
             try:
-                record = self.read(run)
-            except BadRecord as error:
-                self._reject(run, str(error))
+                record = record_of(path.read_bytes(), path)
+            except FileNotFoundError:
                 continue
-            if record is not None:
-                yield record
+            except BadRecord as error:
+                self._reject(path.stem, str(error))
+                continue
+            yield record
 
-    def scores(
-        self,
-        runs: Iterable[str] | None = None,
-        *,
-        stage: str = "target",
-        every_metric: bool = False,
-    ) -> pd.DataFrame:
-        """Return one tidy table, a row per score, with the columns ``SCORE_COLUMNS``.
+    def scores(self, runs: Iterable[str] | None = None, *, stage: str = "target") -> pd.DataFrame:
+        """Return one tidy table of some runs, by default all: a row per score, ``SCORE_COLUMNS``.
 
-        Args:
-            runs: ids of the runs wanted; all of the store by default.
-            stage: ``"target"``, ``"intermediate"``, or "" for both.
-            every_metric: also the metrics beside a task's main one.
-
-        Returns:
-            A DataFrame sorted by encoder, condition, intermediate, target, seed and language.
+        The stage is ``"target"``, ``"intermediate"``, or "" for both.
         """
         wanted = sorted(self.index()["run"]) if runs is None else dict.fromkeys(runs)
-        rows = [
-            row
-            for record in self.records(wanted)
-            if stage in ("", record.stage)
-            for row in record.scores(every_metric)
-        ]
+        records = (each for each in self.records(wanted) if stage in ("", each.stage))
+        rows = [row for record in records for row in record.scores()]
         return tidy(pd.DataFrame(rows, columns=list(SCORE_COLUMNS)))
 
-    def outcomes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
-        """Return a row per attempt: English dev score, status, steps, tokens, seconds, notes."""
-        facts = ("seed", "status", "steps", "rows", "tokens", "seconds", "device", "precision")
-        rows = [
-            {name: getattr(record, name) for name in _NAMES}
-            | {"attempt": number}
-            | {name: getattr(attempt, name) for name in facts}
-            | {"dev": pd.Series(list(attempt.dev.values()), dtype=float).mean()}
-            | {"notes": "; ".join(attempt.notes)}
-            for record in self.records(sorted(self.index()["run"]) if runs is None else runs)
-            for number, attempt in enumerate(record.attempts)
-        ]
-        return pd.DataFrame(rows, columns=[*_NAMES, "attempt", *facts, "dev", "notes"])
-
-    def export(
-        self, path: str | Path, runs: Iterable[str] | None = None, *, every_metric: bool = False
-    ) -> Path:
-        """Write the scores as ``<path>.parquet`` and a CSV twin, sorted, for a repository.
-
-        Args:
-            path: file name, with or without its suffix.
-            runs: ids of the runs wanted; all of the store by default.
-            every_metric: also the metrics beside a task's main one.
-
-        Returns:
-            The path of the parquet file.
-        """
-        table = self.scores(runs, stage="", every_metric=every_metric)
-        target = Path(path).with_suffix(".parquet")
+    def export(self, path: str | Path, runs: Iterable[str] | None = None) -> Path:
+        """Write the scores of runs as ``<path>.parquet`` and a CSV twin, for a repository."""
+        table, target = self.scores(runs, stage=""), Path(path).with_suffix(".parquet")
         write_atomic(target, table.to_parquet(index=False, compression="zstd"))
         write_atomic(target.with_suffix(".csv"), table.to_csv(index=False).encode())
         return target
@@ -306,25 +259,23 @@ class Store:
         groups = index.assign(status=status, megabytes=index["bytes"] / 1e6)
         sums = {"seconds": ("seconds", "sum"), "megabytes": ("megabytes", "sum")}
         table = groups.groupby(["stage", "status"]).agg(runs=("run", "size"), **sums)
-        files = [f for f in (self.folder / "checkpoints").rglob("*") if f.is_file()]
-        rows = [["checkpoint", "kept", len(self.checkpoints()), 0.0, sum(map(_size, files)) / 1e6]]
+        size = 0
+        for file in (self.folder / "checkpoints").rglob("*"):
+            with suppress(FileNotFoundError):  # It vanished meanwhile.
+                size += file.stat().st_size * file.is_file()
+        table.loc[("checkpoint", "kept"), :] = len(self.checkpoints()), 0.0, size / 1e6
         if self.rejected:
-            rows.append(["", "rejected", len(self.rejected), 0.0, 0.0])
-        table = table.reset_index()
-        more = pd.DataFrame(rows, columns=list(table.columns))
-        return pd.concat([table, more] if len(table) else [more], ignore_index=True).round(1)
+            table.loc[("", "rejected"), :] = len(self.rejected), 0.0, 0.0
+        return table.astype({"runs": int}).round(1).reset_index()
 
     # Checkpoints and unfinished work
 
     def checkpoint(self, run: str) -> Path | None:
-        """Return the folder of a run's checkpoint, or None where there is none.
-
-        A checkpoint has its name only once it is whole; its checksums are compared when it is read.
-        """
+        """Return the folder of a run's checkpoint, None without; checksums are compared on reading."""
         folder = self.folder / "checkpoints" / run
         return folder if folder.is_dir() else None
 
-    def save_checkpoint(self, run: str, fill: Callable[[Path], object]) -> Path:
+    def save_checkpoint(self, run: str, fill: Callable[[Path], object]) -> None:
         """Let a function fill a folder, and give that its name once it is whole."""
         folder = self.folder / "checkpoints" / run
         unfinished = folder.with_name(f".{run}.{uuid.uuid4().hex}.tmp")
@@ -336,7 +287,6 @@ class Store:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         sync_folder(folder.parent)
-        return folder
 
     def drop_checkpoint(self, run: str) -> None:
         """Delete a checkpoint; a process that is reading it keeps what it has opened."""
@@ -344,20 +294,25 @@ class Store:
 
     def checkpoints(self) -> set[str]:
         """Return the ids of all runs that have a checkpoint folder."""
-        folder = self.folder / "checkpoints"
-        return {p.name for p in folder.glob("[!.]*")} if folder.is_dir() else set()
+        return {path.name for path in (self.folder / "checkpoints").glob("[!.]*")}
 
     def progress(self, run: str) -> Path:
         """Return the folder for the state of an unfinished run."""
         return self.folder / "progress" / run
 
-    def drop_progress(self, run: str) -> None:
-        """Forget the state of an unfinished run."""
-        shutil.rmtree(self.progress(run), ignore_errors=True)
-
     def log(self, run: str) -> Path:
         """Return the log file of a run."""
         return self.folder / "logs" / f"{run}.log"
+
+    def kept(self, asked: str, look: Callable[[], Any]) -> Any:
+        """Return what a look at data gives, as it was given before by the same code."""
+        file = self.folder / "known" / f"{digest(f'{asked} {code_stamp()}')}.json"
+        with suppress(OSError, ValueError):
+            return json.loads(file.read_bytes())
+        found = look()
+        with suppress(HelpfulError):  # A store that cannot be written can still be planned for.
+            write_atomic(file, json.dumps(found).encode())
+        return found
 
     @contextmanager
     def lock(self, arm: str) -> Iterator[bool]:
@@ -367,48 +322,37 @@ class Store:
         locks filelock falls back to a file, which stays behind when its holder dies on another machine:
         there, delete the folder ``locks`` before starting again.
         """
-        lock = filelock.FileLock(self._lock(arm))
+        lock = filelock.FileLock(self.folder / "locks" / f"{arm}.lock")
         try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def held(self, arm: str) -> bool:
-        """Return whether a process works on an arm."""
-        file = self.folder / "locks" / f"{arm}.lock"
-        if not os.access(file, os.W_OK):  # there is none, or the store may only be read
-            return False
-        with self.lock(arm) as mine:
-            return not mine
-
-    def _lock(self, arm: str) -> Path:
-        path = self.folder / "locks" / f"{arm}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            pass
         except OSError as error:
             raise HelpfulError(
                 f"the store {self.folder} cannot be written ({error.strerror}); set TRANSFER_STORE to "
                 "a folder that can. What is stored there can still be read."
             ) from error
-        return path
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+    def held(self, arm: str) -> bool:
+        """Return whether a process works on an arm."""
+        if not os.access(self.folder / "locks" / f"{arm}.lock", os.W_OK):
+            return False  # There is none, or the store may only be read.
+        with self.lock(arm) as mine:
+            return not mine
 
     def sweep(self) -> int:
-        """Delete what killed processes left half-written; return how many things that were.
-
-        Nothing is deleted while any process works on this store, nor within an hour: another may be
-        about to begin.
-        """
+        """Delete what killed processes left half-written; return how many things that were."""
+        # Not while any process works on this store, nor within an hour: one may be about to begin.
         if any(self.held(path.stem) for path in (self.folder / "locks").glob("*.lock")):
             return 0
-        names = ("records", "checkpoints", "plans")
+        names = ("records", "checkpoints", "plans", "known")
         found = [entry for name in names for entry in (self.folder / name).rglob(".*")]
-        left = [e for e in found if e.lstat().st_mtime < time.time() - _SWEEP_SECONDS]
+        left = [e for e in found if e.lstat().st_mtime < time.time() - SWEEP_SECONDS]
         for entry in left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         return len(left)
@@ -416,70 +360,94 @@ class Store:
     # Index
 
     def index(self) -> pd.DataFrame:
-        """Return one row per record: run, core, stage, encoder, status, seconds, tokens, device.
+        """Return one row per record with the columns ``INDEX``.
 
-        Only files that changed since the last look are read and checked, so that a store of a
-        hundred thousand records is surveyed in seconds. Records that fail their checksum are left
-        out, named once in a warning and kept in ``rejected``.
+        Only files that changed since the last look are read and checked, so that a hundred thousand
+        records take seconds. Those that fail their checksum are named in a warning and ``rejected``.
         """
-        copy = self.folder / "index.parquet"
-        if not self._opened:
-            self._opened = True
-            try:  # It is only a copy of the summaries, so errors end it.
-                self._index = pd.read_parquet(copy)[list(_INDEX)].astype(_INDEX)
-                stamps = zip(self._index["bytes"], self._index["changed"], strict=True)
-                self._known = dict(zip(self._index["run"], stamps, strict=True))
-            except (OSError, ValueError, KeyError):
-                pass
-        present = dict(self._scan())
-        changed = [run for run, facts in present.items() if self._known.get(run) != facts]
-        gone = [run for run in self._known if run not in present]
-        if changed or gone:
-            fresh = [row for run in changed if (row := self._look(run, present[run]))]
-            keep = self._index[~self._index["run"].isin({*changed, *gone})]
-            found = pd.DataFrame(fresh, columns=list(_INDEX)).astype(_INDEX)
-            self._index = pd.concat([keep, found], ignore_index=True) if len(keep) else found
-            self._known = present
-        if len(changed) + len(gone) > 100:
-            try:
-                write_atomic(copy, self._index.to_parquet(index=False, compression="zstd"))
-            except HelpfulError:
-                pass  # Without the copy the next look only takes longer.
-        return self._index
-
-    def _scan(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        records = self.folder / "records"
+        copy, records = self.folder / "index.parquet", self.folder / "records"
+        if self._index is None:
+            self._index = pd.DataFrame(columns=list(INDEX)).astype(INDEX)
+            with suppress(OSError, ValueError, KeyError):  # It is only a copy of the summaries.
+                self._index = pd.read_parquet(copy)[list(INDEX)].astype(INDEX)
+            stamps = zip(self._index["bytes"], self._index["changed"], strict=True)
+            self._known = dict(zip(self._index["run"], stamps, strict=True))
+        present = {}
         for shard in os.scandir(records) if records.is_dir() else ():
             for entry in os.scandir(shard):
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
                     facts = entry.stat()
-                    yield entry.name[:-5], (facts.st_size, facts.st_mtime_ns)
-
-    def _look(self, run: str, facts: tuple[int, int]) -> dict[str, Any] | None:
-        path = self.path(run)
-        try:
-            row = summary_of(path.read_bytes(), path)
-        except FileNotFoundError:
-            return None
-        except BadRecord as error:
-            self._reject(run, str(error))
-            return None
-        self.rejected.pop(run, None)
-        return row | {"bytes": facts[0], "changed": facts[1]}
+                    present[entry.name[:-5]] = facts.st_size, facts.st_mtime_ns
+        changed = [run for run, facts in present.items() if self._known.get(run) != facts]
+        gone = self._known.keys() - present.keys()
+        fresh = []
+        for path in map(self.path, changed):
+            try:
+                row = summary_of(path.read_bytes(), path)
+            except FileNotFoundError:
+                continue  # It was set aside meanwhile.
+            except BadRecord as error:
+                self._reject(path.stem, str(error))
+                continue
+            self.rejected.pop(path.stem, None)
+            fresh.append(row | dict(zip(("bytes", "changed"), present[path.stem], strict=True)))
+        if changed or gone:
+            keep = self._index[~self._index["run"].isin({*changed, *gone})]
+            found = pd.DataFrame(fresh, columns=list(INDEX)).astype(INDEX)
+            self._index = pd.concat([keep, found], ignore_index=True)
+            self._known = present
+        if len(changed) + len(gone) > 100:
+            with suppress(HelpfulError):  # Without the copy the next look only takes longer.
+                write_atomic(copy, self._index.to_parquet(index=False, compression="zstd"))
+        return self._index
 
     def _reject(self, run: str, why: str) -> None:
         if self.rejected.get(run) != why:
             warnings.warn(f"{why} It counts as missing and will be redone.", stacklevel=4)
         self.rejected[run] = why
-        self._index = self._index[self._index["run"] != run]
+        if self._index is not None:
+            self._index = self._index[self._index["run"] != run]
+
+
+# What of a plan is missing in a store; this is all there is to resuming.
+
+
+def missing(plan: Plan, store: Store, keep: bool) -> list[str]:
+    """Return the runs of a plan that have to be done, in its order.
+
+    A run is missing without a trustworthy record of a finished run; a failed one is missing too. An
+    intermediate stage is also missing when a missing target needs its checkpoint, or when
+    checkpoints are to be kept, and the checkpoint is gone.
+    """
+    over = store.runs() & plan.arm_of.keys()
+    over |= stand_ins(plan, store, over).keys()
+    saved, again = store.checkpoints(), set()
+    for arm, runs in plan.arms.items():
+        if runs[0] == arm and arm not in saved and (keep or not over.issuperset(runs[1:])):
+            again.add(arm)
+    return [run for run in plan.runs["run"] if run not in over or run in again]
+
+
+def stand_ins(plan: Plan, store: Store, over: set[str]) -> dict[str, str]:
+    """Return, for runs without a record, a run that was done with more languages and answers them."""
+    index, found = store.index(), {}
+    index = index[index["run"].isin(store.runs() - over) & (index["stage"] == "target")]
+    others = index.groupby("core")["run"].agg(list).to_dict()
+    for run, core in zip(plan.runs["run"], plan.runs["core"], strict=True) if others else ():
+        for record in store.records(others.get(core, ())) if run not in over else ():
+            asked, had = plan.job(run).spec["evaluation"], record.spec["evaluation"]
+            if all(had.get(language) == rows for language, rows in asked.items()):
+                found[run] = record.run
+    return found
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table of scores its column types and its order."""
-    kinds = dict.fromkeys(SCORE_COLUMNS, "str") | dict.fromkeys(_NUMBERS, "float64")
+    kinds = dict.fromkeys(SCORE_COLUMNS, "str")
+    kinds |= dict.fromkeys(("value", "seconds", "peak_memory_mb"), "float64")
+    kinds |= dict.fromkeys(("n", "seed", "rows_trained"), "int64")
     order = ["encoder", "condition", "intermediate", "target", "stage", "seed", "language", "run"]
-    typed = table.astype(kinds | dict.fromkeys(_COUNTS, "int64"))
-    return typed.sort_values(order, kind="stable", ignore_index=True)
+    return table.astype(kinds).sort_values(order, kind="stable", ignore_index=True)
 
 
 def read_export(path: str | Path) -> pd.DataFrame:
@@ -494,18 +462,3 @@ def read_export(path: str | Path) -> pd.DataFrame:
     if missing:
         raise BadRecord(f"{path} lacks the columns {', '.join(missing)}; export it again.")
     return tidy(table[list(SCORE_COLUMNS)])
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that can still be written below a folder, which need not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0  # It vanished meanwhile.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ import pytest
 from helpers import study
 from helpers.errors import BadPlan, HelpfulError
 from helpers.study import engines
-from helpers.study.plan import Plan, missing
-from helpers.study.store import Store
+from helpers.study.__main__ import status
+from helpers.study.plan import Plan
+from helpers.study.store import Store, missing
 from tests.engines import fake
+from tests.engines.fake import wait_for
 
 COLUMNS = ["run", "language", "seed", "value", "status"]
 lacks = engines.problems("snakemake")
@@ -31,7 +34,7 @@ ENGINES = [
 DRIVER = """
 import sys
 from helpers import study
-from helpers.study.run import register_tasks
+from helpers.study.arm import register_tasks
 from helpers.study.store import Store
 register_tasks()
 from tests.engines import fake
@@ -54,13 +57,6 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan]
 
 def start(store: Store, engine: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", DRIVER, str(store.folder), engine])
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not what() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert what()
 
 
 def gone(pid: int) -> bool:
@@ -165,7 +161,7 @@ def test_two_drivers_that_are_killed_again_and_again_double_nothing(
 
 
 def command(store: Store, *arguments: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "helpers.study.run", "--store", str(store.folder), *arguments]
+    line = [sys.executable, "-m", "helpers.study.arm", "--store", str(store.folder), *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -180,7 +176,7 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(
     process = command(store, arm, "--keep")
     wait_for(lambda: bool(fake.trace()))
     time.sleep(0.6)
-    assert store.held(arm) and study.status(store)["running"].sum() == 1
+    assert store.held(arm) and status(store)["running"].sum() == 1
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143 and said.startswith("stopped") and "Warning" not in said
@@ -191,19 +187,18 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(
     for _ in range(2):  # the second time there is nothing to do
         process = command(store, arm, "--keep")
         assert process.communicate(timeout=60)[0].count(": done") == (2 if _ == 0 else 0)
-    assert (
-        store.runs() == {stage, target} and not state.exists() and fake.ended() == [stage, target]
-    )
+    assert store.runs() == {stage, target} and not state.exists()
+    assert fake.ended() == [stage, target]
     lost = command(store, "0123456789abcdef")
     assert "no stored plan" in lost.communicate(timeout=60)[1] and lost.returncode == 2
 
 
 def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time() -> None:
     code = (
-        "import importlib, time\n"
-        "run = importlib.import_module('helpers.study.run')\n"
-        "run.GRACE = 0.5\n"
-        "with run.stopping():\n"
+        "import time\n"
+        "from helpers.study import arm\n"
+        "arm.GRACE = 0.5\n"
+        "with arm.stopping():\n"
         "    print('ready', flush=True)\n"
         "    end = time.monotonic() + 60\n"
         "    while time.monotonic() < end: pass\n"
@@ -220,6 +215,35 @@ def test_a_worker_that_dies_is_told_of(store: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(HelpfulError, match="a worker process died.*use fewer workers"):
         study.run(fake.make_plan(), store=store, engine="processes", workers=1, progress=False)
     assert store.runs() == set()
+
+
+def test_a_worker_that_is_killed_while_it_waits_for_work_makes_nobody_wait_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.3")
+    plan, look = fake.make_plan(intermediates=1, targets=1), engines.Progress.look
+
+    def kill_one(progress: engines.Progress) -> None:
+        look(progress)
+        begun, over = ([entry[3] for entry in fake.trace(what)] for what in ("begin", "end"))
+        busy = {pid for pid in begun if begun.count(pid) > over.count(pid)}
+        idle = [each for each in multiprocessing.active_children() if str(each.pid) not in busy]
+        if len(over) >= 2 and busy and idle:
+            idle[0].kill()  # It holds the lock of the queue, at which it waits.
+
+    monkeypatch.setattr(engines.Progress, "look", kill_one)
+    options = {"store": store, "engine": "processes", "workers": 2, "progress": False}
+    with pytest.raises(HelpfulError, match="a worker process died"):
+        study.run(plan, **options)
+    assert not multiprocessing.active_children() and len(store.runs()) >= 2
+    # Whatever it is that ends the driver ends its workers.
+    monkeypatch.setattr(engines.Progress, "look", lambda progress: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        study.run(plan, **options)
+    assert not multiprocessing.active_children()
+    monkeypatch.setattr(engines.Progress, "look", look)
+    assert set(study.run(plan, **options)["status"]) == {"done"}
+    assert len(fake.ended()) <= len(plan) + 2
 
 
 def test_what_is_missing_is_named_before_anything_starts(

@@ -13,6 +13,7 @@ import yaml
 
 from helpers import book, pages, study, tasks
 from helpers.pages import ROOT
+from helpers.study.__main__ import parser as study_parser
 from helpers.tasks import FIELDS, FORMATS, METRICS
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -120,7 +121,7 @@ def test_a_command_does_what_the_documents_say(command, monkeypatch, capsys):
         monkeypatch.setattr(pages, "execute", parameters_alone)
         assert pages.main(arguments) == 0, capsys.readouterr().err
     elif module == "helpers.study":
-        options = study._parser().parse_args(arguments)
+        options = study_parser().parse_args(arguments)
         assert options.engine in study.engines.ENGINES
         # The larger profiles need data that are not everywhere; a smaller one stands in.
         stand_in = options.profile if options.profile in ("tiny", "demo") else "tiny"

@@ -11,18 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers import study
-from helpers.study.plan import missing
-from helpers.study.store import Store
+from helpers.study.store import Store, missing
 from tests.engines import fake
-from tests.engines.fake import ended
+from tests.engines.fake import ended, wait_for
 
 CLUSTER = os.environ.get("TRANSFER_TEST_SLURM", "")
 COLUMNS = ["run", "language", "seed", "value", "status"]
@@ -38,11 +37,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that both nodes and this process see."""
     path = Path(CLUSTER) / f"test-{time.time_ns()}"
     path.mkdir()
-    monkeypatch.setenv("TRANSFER_TASKS", "tests.engines.fake")
-    monkeypatch.setenv("FAKE_TRACE", str(path / "trace"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    for name in fake.STAND_INS:
-        monkeypatch.setattr(fake.run, name, getattr(fake, name))
+    fake.install(monkeypatch, path)
     return path
 
 
@@ -51,13 +46,6 @@ def expected(folder: Path) -> pd.DataFrame:
     scores = study.run(fake.make_plan(**SHAPE), store=Store(folder / "one"), progress=False)
     (folder / "trace").unlink()
     return scores[COLUMNS]
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not what() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert what()
 
 
 def on_slurm(store: Store) -> pd.DataFrame:
@@ -110,7 +98,7 @@ def test_the_driver_is_killed_and_started_again(
     monkeypatch.setenv("FAKE_STEP", "0.3")
     store = Store(folder / "store")
     with driver(store):
-        wait_for(lambda: len(ended()) >= 2)
+        wait_for(lambda: len(ended()) >= 2, 400)
     # Jobs of the first driver go on; those of the second wait for what they hold.
     check(store, on_slurm(store), expected)
 
@@ -124,7 +112,7 @@ def test_a_node_dies_with_its_job(
     monkeypatch.setenv("FAKE_STEP", "0.4")
     store = Store(folder / "store")
     with driver(store) as process:
-        wait_for(lambda: len({entry[3] for entry in fake.trace()}) >= 2)
+        wait_for(lambda: len({entry[3] for entry in fake.trace()}) >= 2, 400)
         assert kill_node(cluster), "no step was running on the node"
         time.sleep(15)  # SLURM notices, and puts the job back into the queue
         subprocess.run(["slurmd", "-N", "n2"], check=True)
@@ -139,22 +127,14 @@ def kill_node(cluster: Path) -> int:
     steps = [
         pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if "SLURMD_NODENAME=n2\0" in read(f"/proc/{pid}/environ") or is_step(pid, "n2")
+        if "SLURMD_NODENAME=n2\0" in (own := read(f"/proc/{pid}/environ"))
+        or ("slurmstepd" in read(f"/proc/{pid}/comm") and "n2" in own)
     ]
     os.kill(daemon, signal.SIGKILL)
-    killed = 0
     for pid in steps:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            killed += 1
-        except ProcessLookupError:
-            continue
-    return killed
-
-
-def is_step(pid: int, node: str) -> bool:
-    """Return whether a process is the daemon of a job step on a node."""
-    return "slurmstepd" in read(f"/proc/{pid}/comm") and node in read(f"/proc/{pid}/environ")
+    return len(steps)
 
 
 def read(path: str) -> str:

@@ -1,3 +1,5 @@
+"""Files are whole or absent, and no changed byte goes unnoticed."""
+
 import errno
 import os
 
@@ -13,6 +15,13 @@ def left_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def raising(number):
+    def broken(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    return broken
+
+
 def test_content_is_written_into_new_folders_and_replaced(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     write_atomic(path, b"old")
@@ -20,51 +29,35 @@ def test_content_is_written_into_new_folders_and_replaced(tmp_path):
     assert path.read_bytes() == b"new" and left_in(path.parent) == ["file.bin"]
 
 
-@pytest.mark.parametrize("place", ["replace", "fsync", "fdopen"])
+@pytest.mark.parametrize("place", ["replace", "fsync", "fdopen", "mkstemp"])
 @pytest.mark.parametrize(
-    ("number", "kind"),
-    [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, HelpfulError)],
+    ("number", "kind", "advice"),
+    [
+        (errno.ENOSPC, StoreFull, "Free some space"),
+        (errno.EDQUOT, StoreFull, "Free some space"),
+        (errno.EIO, HelpfulError, "or choose another"),
+    ],
 )
-def test_a_failed_write_leaves_the_old_content_and_nothing_else(
-    place, number, kind, tmp_path, monkeypatch
+@pytest.mark.parametrize("before", [[], ["file.bin"]])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(
+    place, number, kind, advice, before, tmp_path, monkeypatch
 ):
-    path = tmp_path / "file.bin"
-    write_atomic(path, b"old")
-
-    def broken(*arguments):
-        if place == "fdopen":
-            os.close(arguments[0])
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(files.os, place, broken)
-    with pytest.raises(kind, match="file.bin") as error:
-        write_atomic(path, b"new")
+    for name in before:
+        write_atomic(tmp_path / name, b"old")
+    owner = files.tempfile if place == "mkstemp" else files.os
+    monkeypatch.setattr(owner, place, raising(number))
+    with pytest.raises(kind, match=f"file.bin.*{advice}") as error:
+        write_atomic(tmp_path / "file.bin", b"new")
     assert type(error.value) is kind
     monkeypatch.undo()
-    assert path.read_bytes() == b"old" and left_in(tmp_path) == ["file.bin"]
+    assert left_in(tmp_path) == before
+    assert all((tmp_path / name).read_bytes() == b"old" for name in before)
 
 
-def test_a_first_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(StoreFull, match="Free some space"):
-        write_atomic(tmp_path / "file.bin", b"new")
-    assert left_in(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HelpfulError, match="choose another"):
         write_atomic(tmp_path / "file" / "inside", b"new")
-
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
-    with pytest.raises(StoreFull):
-        write_atomic(tmp_path / "other", b"new")
 
 
 def test_tensors_and_facts_come_back(tmp_path):
@@ -87,44 +80,30 @@ def test_every_flipped_byte_is_noticed(tmp_path):
         content = file.read_bytes()
         for place in range(0, len(content), 7):
             for flip in (1, 128):
-                file.write_bytes(
-                    content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]
-                )
+                changed = bytes([content[place] ^ flip])
+                file.write_bytes(content[:place] + changed + content[place + 1 :])
                 with pytest.raises(BadRecord, match="state.safetensors"):
                     load_tensors(path)
         file.write_bytes(content)
     load_tensors(path)
 
 
-def test_a_file_without_its_checksum_is_not_trusted(tmp_path):
-    path = tmp_path / "state.safetensors"
-    save_tensors(path, {"a": torch.zeros(1)})
-    (tmp_path / "state.safetensors.sha256").unlink()
-    with pytest.raises(BadRecord, match="checksum is missing"):
-        load_tensors(path)
-
-
-def test_a_file_of_another_kind_with_a_checksum_is_named(tmp_path):
-    path = tmp_path / "state.safetensors"
+def test_a_file_of_another_kind_or_without_its_checksum_is_not_trusted(tmp_path, monkeypatch):
+    path, sum_file = tmp_path / "state.safetensors", tmp_path / "state.safetensors.sha256"
     write_atomic(path, b"not tensors")
-    write_atomic(tmp_path / "state.safetensors.sha256", sha256_file(path).encode())
+    write_atomic(sum_file, sha256_file(path).encode())
     with pytest.raises(BadRecord, match="not a safetensors file"):
         load_tensors(path)
-
-
-def test_a_write_cut_off_between_content_and_checksum_is_noticed(tmp_path, monkeypatch):
-    path = tmp_path / "state.safetensors"
+    sum_file.unlink()
+    with pytest.raises(BadRecord, match="checksum is missing"):
+        load_tensors(path)
+    # A write that is cut off between content and checksum.
     save_tensors(path, {"a": torch.zeros(1)})
-    written = []
-
-    def once(target, content):
-        if written:
-            raise KeyboardInterrupt
-        written.append(target)
-        write_atomic(target, content)
-
-    monkeypatch.setattr(files, "write_atomic", once)
-    with pytest.raises(KeyboardInterrupt):
+    real = files.write_atomic
+    monkeypatch.setattr(
+        files, "write_atomic", lambda at, content: real(at, content) if at == path else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
         save_tensors(path, {"a": torch.ones(1)})
     with pytest.raises(BadRecord, match="missing"):
         load_tensors(path)

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,12 @@ import pytest
 
 from helpers import study, tasks
 from helpers.errors import BadPlan, HelpfulError
+from helpers.study.__main__ import main
 from helpers.study.engines import problems
-from helpers.study.profiles import TINY
+from helpers.study.profiles import PROFILES, TINY
 from helpers.study.store import Store
 from helpers.tasks import Source, Task
+from tests.engines import fake
 
 
 def write(folder: Path, *names: str, swapped: bool = False) -> None:
@@ -50,7 +51,8 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
     language, split = changed.split("-")
     scores = study.run(plan, store=store, progress=False)
     failed = scores[scores["target"] == "own"]
-    assert failed["value"].isna().all() and not store.outcomes(failed["run"])["steps"].any()
+    assert failed["value"].isna().all()
+    assert not any(each.attempts[0].steps for each in store.records(failed["run"]))
     text = f"rows changed since the plan was made: 'own' ({language}, {split})"
     assert all(text in why and "plan again" in why for why in failed["status"])
     assert set(scores.loc[scores["target"] == "toy-messages", "status"]) == {"done"}
@@ -60,6 +62,44 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
     assert set(study.run(again, store=store, progress=False)["status"]) == {"done"}
     write(own, changed)
     assert set(study.run(plan, store=store, progress=False)["status"]) == {"done"}
+
+
+@pytest.mark.parametrize("kind", ["tables", "hub"])
+def test_changed_rows_change_the_plan_within_a_session(
+    kind: str, tmp_path: Path, store: Store, data_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
+    splits = {"train": "train", "dev": "train"}
+    facts = {"splits": splits, "divide": ("first",)}
+    sources = {
+        "tables": Source("tables", str(tmp_path / "me/own"), config="{split}.csv", **facts),
+        "hub": Source("hub", "me/own", **facts),
+    }
+    tasks.register(Task("own", "intermediate", "pair", sources[kind], labels=("no", "yes")))
+    ids, path = [], tmp_path / "me" / "own" / "train.csv"
+    path.parent.mkdir(parents=True)
+    lines = [f"open the door {n},{'yes' if n % 2 else 'no'}" for n in range(40)]
+    path.write_text("\n".join(["first,label", *lines]), encoding="utf-8")
+    for change in (False, False, True):
+        if change:
+            path.write_text(path.read_text().replace("door 1,yes", "door 1,no"))
+        ids.append(list(study.plan("tiny", ["own"], ["toy-intents"], store=store).runs["run"]))
+    assert ids[0] == ids[1] and ids[0] != ids[2]
+
+
+def test_a_task_of_this_session_is_not_sent_to_other_processes(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"first": f"door {n}", "label": n % 2} for n in range(40)]
+    splits = {"train": "train", "dev": "dev"}
+    source = Source("rows", "mine", splits=splits, read=lambda *_: rows)
+    tasks.register(Task("own", "intermediate", "pair", source, labels=("no", "yes")))
+    plan = study.plan("tiny", ["own", "toy-same"], ["toy-intents"], store=store)
+    with pytest.raises(BadPlan, match="1 problem.*\n.*'own' is known to this session only"):
+        study.run(plan, engine="processes", progress=False, store=store)
+    assert not store.runs()
+    monkeypatch.setenv("TRANSFER_TASKS", "my_tasks")
+    assert not [*study._hindrances(plan, [], "processes", store, keep=True, dirty=False)]
 
 
 def test_text_that_changed_since_the_plan_is_not_trained_on(
@@ -81,11 +121,27 @@ def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store: Store) 
     after = scores[scores["condition"] == "single"]
     assert set(after["status"]) == {"collapsed"} and after["value"].isna().all()
     assert set(scores.loc[scores["condition"] == "none", "status"]) == {"done"}
-    notes = store.outcomes(after["run"])["notes"]
-    assert notes.str.contains("the loss was no longer a number, so there is no encoder").all()
-    before = store.outcomes()["seconds"].tolist()
+    for record in store.records(after["run"]):
+        (note,) = record.attempts[0].notes
+        assert "the loss was no longer a number, so there is no encoder" in note
+    before = [record.attempts for record in store.records(plan.runs["run"])]
     study.run(plan, store=Store(store.folder), progress=False)
-    assert store.outcomes()["seconds"].tolist() == before  # nothing is tried again
+    again = [record.attempts for record in store.records(plan.runs["run"])]
+    assert str(again) == str(before)  # nothing is tried again
+
+
+def test_code_that_no_commit_holds_makes_no_scores_that_are_meant_to_be_committed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "commit", lambda: "0123456789ab+changes")
+    options = {"targets": ["toy-messages"], "conditions": ["none"], "store": store}
+    plan = study.plan(replace(TINY, stored=True), **options)
+    assert PROFILES["pilot"].stored and PROFILES["paper"].stored
+    with pytest.raises(BadPlan, match="differs from its commit.*commit first.*--dirty"):
+        study.run(plan, store=store, progress=False)
+    assert not store.runs()
+    assert len(study.run(plan, store=store, progress=False, dirty=True))
+    assert len(study.run(study.plan("tiny", **options), store=store, progress=False))
 
 
 def test_data_that_are_not_at_hand_are_named_once_per_data_set(
@@ -103,7 +159,7 @@ def test_a_misspelt_module_of_tasks_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRANSFER_TASKS", "no_such_module")
-    assert study.main(["--profile", "tiny"]) == 2
+    assert main(["--profile", "tiny"]) == 2
     assert "TRANSFER_TASKS names module 'no_such_module'" in capsys.readouterr().err
 
 
@@ -136,20 +192,15 @@ def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(
 
 
 @pytest.mark.parametrize("engine", ["local", "processes"])
-def test_ctrl_c_keeps_the_state_and_ends_in_one_line(tmp_path: Path, engine: str) -> None:
-    store = Store(tmp_path / "store")
+def test_ctrl_c_keeps_the_state_and_ends_in_one_line(
+    store: Store, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.install(monkeypatch, tmp_path)
+    monkeypatch.setenv("FAKE_STEP", "0.5")
+    monkeypatch.setenv("TRANSFER_STORE", str(store.folder))
     command = [sys.executable, "-m", "helpers.study", "--profile", "tiny", "--engine", engine]
-    environment = os.environ | {
-        "TRANSFER_STORE": str(store.folder),
-        "TRANSFER_TASKS": "tests.engines.fake",
-        "FAKE_STEP": "0.5",
-        "FAKE_TRACE": str(tmp_path / "trace"),
-        "TRANSFER_TEXT_ROOT": "django",
-    }
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "trace").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    fake.wait_for(lambda: bool(fake.trace()))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

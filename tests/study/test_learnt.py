@@ -34,17 +34,13 @@ def test_every_intermediate_has_a_score_and_the_floor_of_its_record(store):
         assert all(f"{row.floor:.3f} (constant" in note for note in low)
 
 
-def test_load_gives_target_stages_only_from_committed_scores_too(store, tmp_path, monkeypatch):
-    store.export(tmp_path / "tiny.parquet")
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
-    assert set(results.load("tiny")["stage"]) == {"target"}
-    assert len(results.learnt("tiny")) == 2
-
-
-def test_floors_are_read_where_they_are_committed_and_missing_data_are_no_floor(
+def test_committed_scores_and_floors_are_read_and_missing_data_are_no_floor(
     store, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
+    store.export(tmp_path / "tiny.parquet")
+    assert set(results.load("tiny")["stage"]) == {"target"} and len(results.learnt("tiny")) == 2
+    (tmp_path / "tiny.parquet").unlink()
     found, file = results.stages("tiny"), tmp_path / "tiny-floors.csv"
     live = results.floors("tiny", found)
     assert live["floor"].notna().all() and len(live) == 2

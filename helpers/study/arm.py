@@ -1,4 +1,4 @@
-"""Do one arm in one process: ``python -m helpers.study.run <arm> [<arm> ...]``.
+"""Do one arm in one process: ``python -m helpers.study.arm <arm> [<arm> ...]``.
 
 The encoder is loaded once, the intermediate stage trained once, then every target is trained, scored
 in its languages and recorded. Each call is idempotent: a run that is done is left alone, an unfinished
@@ -13,7 +13,9 @@ import argparse
 import functools
 import importlib
 import logging
+import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -22,21 +24,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers import tasks
+from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import provenance, write_atomic
 from helpers.models.settings import Outcome, Settings
-from helpers.study.plan import Plan, changed_rows, find, load, missing
+from helpers.study.plan import Plan, find, load, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
-from helpers.study.store import FINISHED, Record, Store
+from helpers.study.store import FINISHED, Record, Store, missing
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
     from helpers.models.training import Tuned
 
-log = logging.getLogger("helpers.study.run")
+log = logging.getLogger("helpers.study.arm")
 Stop = Callable[[], bool]
 # Told the run, its status, and what is being done of it; the status is "" while it is at work.
 Tell = Callable[[str, str, str], None]
@@ -46,6 +49,7 @@ POLL = 0.5
 SAME_FAILURES = 5
 # In place of weights, in the checkpoint of a stage whose loss was no longer a number.
 NO_ENCODER = "no-encoder.txt"
+AFTER_STAGE = "failed: its intermediate stage"
 
 
 class Stopped(HelpfulError):
@@ -62,99 +66,103 @@ class _Lost(HelpfulError):
 
 
 def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell) -> bool:
-    """Do what is missing of an arm and record it, run by run.
+    """Do what is missing of an arm and record it, run by run; False: another process works on it.
 
-    Args:
-        plan: the plan.
-        arm: id of the arm, of ``plan.arms``.
-        store: where records go.
-        keep: whether the checkpoint stays when nothing in the plan needs it any more.
-        stop: when true, the run in hand writes its state and ``Stopped`` is raised.
-        tell: told of every step and of every status that was recorded.
-
-    Returns:
-        Whether that was done; False where another process works on the arm.
-
-    Raises:
-        Stopped: ``stop`` said so; nothing was recorded.
-        StoreFull: the disk is full; what was recorded is safe, the state is kept where it fits.
+    When ``stop`` says so, the run in hand writes its state, and ``Stopped`` is raised.
     """
     with store.lock(arm) as mine:
         if not mine:
             return False
-        staged, start = plan.arms[arm][0] == arm, functools.cache(lambda: _start(plan, arm, store))
+        runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store))
         left = [run for run in missing(plan, store, keep) if plan.arm_of[run] == arm]
         while left:
             run = left.pop(0)
             try:
-                tell(run, _record_of(plan.job(run), store, start, stop, tell), "")
+                tell(run, _record(plan.job(run), store, start, stop, tell), "")
             except _Lost:
                 store.drop_checkpoint(arm)
                 start.cache_clear()
                 left = [arm, run, *left]
-        if staged and not keep and not set(plan.arms[arm]) & set(missing(plan, store, keep)):
+        if runs[0] == arm and not keep and not set(runs) & set(missing(plan, store, keep)):
             store.drop_checkpoint(arm)
     return True
 
 
-def _start(plan: Plan, arm: str, store: Store) -> tuple[Any, str]:
-    """Return the encoder that the runs of an arm start from, and why there is none.
+def _start(plan: Plan, arm: str, store: Store) -> Encoder | Outcome:
+    """Return the encoder that the targets of an arm start from, or what comes of there being none.
 
     The stage that it comes from is done or has failed: it is the first run of its arm.
     """
-    encoder, folder = pretrained(plan.encoder), store.checkpoint(arm)
+    encoder, folder, status = pretrained(plan.encoder), store.checkpoint(arm), store.status(arm)
     if plan.arms[arm][0] != arm:
-        return encoder, ""
-    status = store.status(arm)
+        return encoder
     if folder is None or status not in FINISHED:
-        return None, f"failed: its intermediate stage {arm} {status}"
+        return Outcome(f"{AFTER_STAGE} {arm} {status}")
     if (folder / NO_ENCODER).exists():
         # The weights before that stage would give the baseline's scores, and a gain of exactly 0.
-        return None, "collapsed"
+        note = (
+            f"its intermediate stage {arm} collapsed: the loss was no longer a number, so there is"
+        )
+        return Outcome("collapsed", notes=[f"{note} no encoder to start from"])
     try:
-        return tuned_encoder(encoder, folder), ""
+        return tuned_encoder(encoder, folder)
     except BadRecord as error:
         raise _Lost(str(error)) from error
 
 
-def _record_of(
-    job: Record, store: Store, start: Callable[[], tuple[Any, str]], stop: Stop, tell: Tell
+def _record(
+    job: Record, store: Store, start: Callable[[], Encoder | Outcome], stop: Stop, tell: Tell
 ) -> str:
     """Do one run and record it; return the status."""
     if stop():
         raise Stopped
     tell(job.run, "", job.name)
-    with _logged(job, store):
+    with _logged(store.log(job.run)):
+        log.info("%s: %s, process %d", job.run, job.name, os.getpid())
         try:
-            if changed := changed_rows(job, store):
-                raise BadRows(
-                    f"rows changed since the plan was made: {', '.join(changed)}. Nothing was "
-                    "trained or scored; plan again, and what did not change is kept."
-                )
-            stage = job.stage == "intermediate"
-            origin, lacking = (pretrained(job.encoder), "") if stage else start()
-            if lacking:
-                note = (
-                    f"its intermediate stage {job.spec['parent']} collapsed: the loss was no longer a number, "
-                    "so there is no encoder to start from"
-                )
-                notes = [note] * (lacking == "collapsed")
-                outcomes = [Outcome(status=lacking, seed=job.spec["seed"], notes=notes)]
+            _refuse_changed_rows(job, store)
+            origin = pretrained(job.encoder) if job.stage == "intermediate" else start()
+            if isinstance(origin, Outcome):
+                outcomes = [replace(origin, seed=job.spec["seed"])]
             else:
                 outcomes = _attempts(job, origin, store, stop, tell)
         except (Stopped, StoreFull, _Lost):
             raise
         except Exception as error:  # a failed run is a result to show, not the end of a plan
             log.exception("failed")
-            text = " ".join(str(error).split())
-            status = f"failed: {type(error).__name__}: {text[:500]}"
-            outcomes = [Outcome(status=status, seed=job.spec["seed"])]
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            outcomes = [Outcome(f"failed: {why}", job.spec["seed"])]
         record = replace(job, attempts=outcomes, provenance=provenance())
         store.write(record)
-        log.info("%s in %.1f s", record.status, sum(o.seconds for o in outcomes))
+        log.info("%s in %.1f s", record.status, sum(each.seconds for each in outcomes))
     if record.status in FINISHED:
-        store.drop_progress(job.run)
+        shutil.rmtree(store.progress(job.run), ignore_errors=True)
     return record.status
+
+
+def _refuse_changed_rows(job: Record, store: Store) -> None:
+    """Raise an error if the rows that a run would read are not those that its id stands for."""
+    data, tested, asked = job.spec["data"], job.spec["evaluation"], {}
+    for name, facts in data["tasks"].items():
+        for split in facts.keys() & {"train", "dev"}:
+            asked[tasks.get(name).train_with or name, "en", split] = facts[split]
+    for split, languages in data.get("splits", {}).items():
+        for language in tested.keys() & set(languages):
+            asked[job.target, language, split] = tested[language]
+    stamp.cache_clear()
+    changed = [
+        f"{name!r} ({language}, {split})"
+        for (name, language, split), fingerprint in sorted(asked.items())
+        if survey(store, tasks.get(name), language, split).fingerprint != fingerprint
+    ]
+    for language, fingerprint in data.get("text", {}).items():
+        found = texts(language, job.spec["settings"]["mlm_rows"] or None)
+        changed += [f"text ({language})"] * (found.fingerprint != fingerprint)
+    if changed:
+        raise BadRows(
+            f"rows changed since the plan was made: {', '.join(changed)}. Nothing was trained or "
+            "scored; plan again, and what did not change is kept."
+        )
 
 
 def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell) -> list[Outcome]:
@@ -167,19 +175,16 @@ def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell)
             tell(job.run, "", f"{job.name}: step {done}/{total}")
 
         tuned = attempt(job, start, store.progress(job.run) / str(seed), seed, stop, step)
-        learnt = tuned.outcome.status == "done"
-        outcome = _judged(tuned.outcome, job)
+        learnt, outcome = tuned.outcome.status == "done", _judged(tuned.outcome, job)
         outcomes.append(replace(outcome, seed=seed, seconds=time.monotonic() - began))
         if outcome.status != "collapsed":
             break
         log.warning("collapsed with seed %d: %s", seed, "; ".join(outcome.notes))
     if job.stage == "intermediate":
-        store.save_checkpoint(job.run, tuned.save_encoder if learnt else _mark_nothing)
+        text = b"the loss was no longer a number: no encoder was kept\n"
+        fill = tuned.save_encoder if learnt else lambda at: write_atomic(at / NO_ENCODER, text)
+        store.save_checkpoint(job.run, fill)
     return outcomes
-
-
-def _mark_nothing(folder: Path) -> None:
-    write_atomic(folder / NO_ENCODER, b"the loss was no longer a number: no encoder was kept\n")
 
 
 def _judged(outcome: Outcome, job: Record) -> Outcome:
@@ -206,12 +211,13 @@ def attempt(
     step: Callable[[int, int], None],
 ) -> Tuned:
     """Fine-tune and score as a job says, from an encoder, or going on from a written state."""
-    from helpers.models import training
+    from helpers import evaluation
+    from helpers.models import network, training
 
-    tuned = training.Tuned(start)
+    tuned, data, scores = training.Tuned(start), job.spec["data"], []
     if job.spec["settings"]:
         settings = Settings().override(job.spec["settings"])
-        learnt = [tasks.get(name) for name in job.spec["data"]["tasks"]]
+        learnt = [tasks.get(name) for name in data["tasks"]]
         try:
             tuned = training.fine_tune(
                 start, learnt, settings, seed, checkpoint=state, progress=step, stop=stop
@@ -222,38 +228,21 @@ def attempt(
         raise Stopped
     outcome = tuned.outcome
     if job.stage == "intermediate":
-        outcome.scores = _dev_scores(tuned, job)
+        # All that is scored of a stage are its English development rows, while it is trained.
+        for name, value in outcome.dev.items():
+            count = min(data["tasks"][name]["dev_rows"], tuned.settings.dev_rows or math.inf)
+            facts = {"task": name, "metric": tasks.get(name).metric, "value": value, "n": count}
+            scores.append(facts | {"language": "en", "split": "dev", "status": "done"})
     elif outcome.status == "done":
-        outcome.scores = _scores(tuned, job)
+        for split, languages in data["splits"].items():
+            asked = [language for language in languages if language in job.spec["evaluation"]]
+            more = {"rows": data["test_rows"] or None, "split": split, "layer": data["layer"]}
+            scores += evaluation.evaluate(tuned, tasks.get(job.target), asked, **more)
+        device = network.best_device()
+        outcome.device = outcome.device or network.describe(device)
+        outcome.peak_memory_mb = max(outcome.peak_memory_mb, network.peak_memory_mb(device))
+    outcome.scores = scores
     return tuned
-
-
-def _scores(tuned: Tuned, job: Record) -> list[dict[str, Any]]:
-    """Score a target in all its languages."""
-    from helpers import evaluation
-    from helpers.models import network
-
-    data, scores = job.spec["data"], []
-    for split, languages in data["splits"].items():
-        asked = [language for language in languages if language in job.spec["evaluation"]]
-        more = {"rows": data["test_rows"] or None, "split": split, "layer": data["layer"]}
-        scores += evaluation.evaluate(tuned, tasks.get(job.target), asked, **more)
-    device, outcome = network.best_device(), tuned.outcome
-    outcome.device = outcome.device or network.describe(device)
-    outcome.peak_memory_mb = max(outcome.peak_memory_mb, network.peak_memory_mb(device))
-    return scores
-
-
-def _dev_scores(tuned: Tuned, job: Record) -> list[dict[str, Any]]:
-    """Return the English development scores of an intermediate stage as scores of a record."""
-    rows = {name: facts["dev_rows"] for name, facts in job.spec["data"]["tasks"].items()}
-    limit = tuned.settings.dev_rows or max(rows.values())
-    facts = {"language": "en", "split": "dev", "status": "done"}
-    return [
-        {"task": name, "metric": tasks.get(name).metric, "value": value, **facts}
-        | {"n": min(rows[name], limit)}
-        for name, value in tuned.outcome.dev.items()
-    ]
 
 
 @functools.lru_cache(maxsize=1)
@@ -272,16 +261,14 @@ def tuned_encoder(base: Encoder, folder: Path) -> Encoder:
 
 
 @contextmanager
-def _logged(job: Record, store: Store) -> Iterator[None]:
+def _logged(path: Path) -> Iterator[None]:
     """Write what happens in a run to its own log file."""
-    path = store.log(job.run)
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.info("%s: %s, process %d", job.run, job.name, os.getpid())
     try:
         yield
     finally:
@@ -327,7 +314,8 @@ def patient(tell: Tell) -> Tell:
 
     def told(run: str, status: str, now: str) -> None:
         tell(run, status, now)
-        if status:
+        # That a stage failed is one reason, whatever the number of its targets.
+        if status and not status.startswith(AFTER_STAGE):
             alike[:] = [*alike, status] if status == alike[-1] else [status]
         if status.startswith("failed") and len(alike) >= SAME_FAILURES:
             raise HelpfulError(
@@ -336,48 +324,6 @@ def patient(tell: Tell) -> Tell:
             )
 
     return told
-
-
-def register_tasks() -> None:
-    """Import the modules that ``TRANSFER_TASKS`` names, so that their tasks can be planned."""
-    for module in filter(None, os.environ.get("TRANSFER_TASKS", "").split(",")):
-        try:
-            importlib.import_module(module.strip())
-        except ModuleNotFoundError as error:
-            raise HelpfulError(
-                f"TRANSFER_TASKS names module {module.strip()!r}, and {error}. Name modules that "
-                "register tasks, separated by commas, in a folder on PYTHONPATH."
-            ) from error
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.study.run", description=__doc__)
-    parser.add_argument("arms", nargs="+", help="ids of arms, as plan.arms has them")
-    parser.add_argument("--plan", type=Path, help="file of the plan; found by the arms otherwise")
-    parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
-    parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
-    options = parser.parse_args(arguments)
-    store = Store(options.store)
-    failed: list[str] = []
-
-    def tell(run: str, status: str, now: str) -> None:
-        if status:
-            print(f"{run} {plan.job(run).name}: {status}", flush=True)
-            failed.extend([run] * status.startswith("failed"))
-
-    try:
-        register_tasks()
-        plan = load(options.plan) if options.plan else find(store.plans, options.arms)
-        with stopping() as stop:
-            through(plan, options.arms, store, keep=options.keep, stop=stop, tell=tell)
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return error.code
-    except HelpfulError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
 
 
 def through(
@@ -394,8 +340,49 @@ def through(
             raise Stopped
 
 
+def register_tasks() -> None:
+    """Import the modules that ``TRANSFER_TASKS`` names, so that their tasks can be planned."""
+    for module in filter(None, os.environ.get("TRANSFER_TASKS", "").split(",")):
+        try:
+            importlib.import_module(module.strip())
+        except ModuleNotFoundError as error:
+            raise HelpfulError(
+                f"TRANSFER_TASKS names module {module.strip()!r}, and {error}. Name modules that "
+                "register tasks, separated by commas, in a folder on PYTHONPATH."
+            ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.study.arm", description=__doc__)
+    parser.add_argument("arms", nargs="+", help="ids of arms, as plan.arms has them")
+    parser.add_argument("--plan", type=Path, help="file of the plan; found by the arms otherwise")
+    parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
+    asked, failed = parser.parse_args(arguments), []
+    store = Store(asked.store)
+
+    def tell(run: str, status: str, now: str) -> None:
+        if status:
+            print(f"{run} {plan.job(run).name}: {status}", flush=True)
+            failed.extend([run] * status.startswith("failed"))
+
+    try:
+        register_tasks()
+        plan = load(asked.plan) if asked.plan else find(store.plans, asked.arms)
+        with stopping() as stop:
+            through(plan, asked.arms, store, keep=asked.keep, stop=stop, tell=tell)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except HelpfulError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
+
+
 if __name__ == "__main__":
     # The functions of the imported module, not a second copy of them.
-    from helpers.study.run import main as imported
+    from helpers.study.arm import main as imported
 
     sys.exit(imported())
