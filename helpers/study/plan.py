@@ -180,7 +180,7 @@ def load(path: Path) -> Plan:
     """Read a plan that ``Plan.save`` wrote, or raise BadRecord."""
     try:
         table = pd.read_parquet(path)
-        rest, table.attrs = table.attrs, {}
+        rest, table.attrs = {str(name): fact for name, fact in table.attrs.items()}, {}
         return Plan(runs=table.astype(COLUMNS), **rest)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BadRecord(f"{path} is not a plan ({error}); make the plan again.") from error
@@ -371,7 +371,8 @@ class Maker(Builder):
         self.unread: dict[Names, dict[str, str]] = {}
         self.absent: dict[str, list[str]] = {}
         stamp.cache_clear()
-        identity, self.facts = {"sha256": ""}, {}
+        self.facts: dict[str, Any] = {}
+        identity = {"sha256": ""}
         try:
             identity, facts = describe(encoder, store)
             self.facts = facts | {"device": device()}
