@@ -85,7 +85,7 @@ class Profile:
         if stage == special:
             chosen = chosen.override(self.by_condition.get(condition, {}))
             # What makes a condition what it is, at every size.
-            always = {
+            always: dict[str, dict[str, Any]] = {
                 "shuffled": {"shuffle_labels": True},
                 "more_target": {"epochs": chosen.epochs * 2},
                 "mlm": {"mlm_share": chosen.mlm_share or 0.25},
