@@ -126,6 +126,7 @@ def processes(*order: Any, workers: int, **_: Any) -> None:
             for child in left:
                 child.join(GRACE + 1)
                 child.kill()
+                child.join()
     progress.look()
 
 
@@ -146,12 +147,13 @@ def _begin(devices: Any, driver: int) -> None:
 def _in_worker(driver: int, file: str, folder: str, keep: bool, arm: str) -> str:
     """Do an arm in a worker; return it where another process works on it, to be tried again."""
     plan, tell = _work(file)
-    try:
-        with stopping() as stop:
+    with stopping() as stop:
+        try:
             done = do(plan, arm, Store(folder), keep=keep, stop=stop, tell=tell)
-    finally:
-        if os.getppid() != driver:  # Nobody reads the result, and its queue may be locked for ever.
-            os._exit(128 + signal.SIGTERM)
+        finally:
+            # Asked to end, or left alone: nobody reads the result, whose queue may be locked for ever.
+            if stop() or os.getppid() != driver:
+                os._exit(128 + signal.SIGTERM)
     if not done:
         time.sleep(POLL)
     return "" if done else arm

@@ -199,10 +199,10 @@ def test_ctrl_c_keeps_the_state_and_ends_in_one_line(
     monkeypatch.setenv("FAKE_STEP", "0.5")
     monkeypatch.setenv("TRANSFER_STORE", str(store.folder))
     command = [sys.executable, "-m", "helpers.study", "--profile", "tiny", "--engine", engine]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    fake.wait_for(lambda: bool(fake.trace()))
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        fake.wait_for(lambda: bool(fake.trace()), 300)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said and said.strip().splitlines()[-1].startswith("stopped")
     assert list(store.folder.glob("progress/*/*/state.json"))
