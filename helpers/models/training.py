@@ -249,16 +249,11 @@ def schedule(
     streams = {n: endless(part, 2 + place) for place, (n, part) in enumerate(encoded.items())}
     mains = {name: part for name, part in encoded.items() if name != MLM}
     total = max(1, math.ceil(settings.epochs * sum(len(batches(p, 0, 0)) for p in mains.values())))
-    if len(encoded) == 1:
-        (name,) = encoded
-        return [(name, next(streams[name])) for _ in range(total)]
-    sizes = np.array([part.rows for part in mains.values()], float)
-    shares = dict(zip(mains, (sizes / sizes.sum()).tolist(), strict=True))
+    sizes = np.array([part.rows * (name in mains) for name, part in encoded.items()], float)
+    names, odds = list(encoded), sizes / sizes.sum()
     if MLM in encoded:
-        shares = {name: share * (1 - settings.mlm_share) for name, share in shares.items()}
-        shares[MLM] = settings.mlm_share
+        odds = np.where(sizes > 0, odds * (1 - settings.mlm_share), settings.mlm_share)
         total = math.ceil(total / (1 - settings.mlm_share))
-    names, odds = list(shares), np.array(list(shares.values()))
     drawn = np.random.default_rng([seed, 1, 0]).choice(len(names), size=total, p=odds)
     return [(names[i], next(streams[names[i]])) for i in drawn]
 
@@ -323,25 +318,19 @@ class Run:
         self.prepared, self.settings, self.seed = prepared, settings, seed
         self.small, self.device = prepared.pruned, network.best_device()
         self.precision = network.resolve_precision(settings.precision, self.device)
-        self.outcome = replace(
-            prepared.outcome,
-            seed=seed,
-            device=network.describe(self.device),
-            precision=self.precision,
-            notes=list(prepared.outcome.notes),
-        )
+        self.outcome = replace(prepared.outcome, seed=seed, notes=list(prepared.outcome.notes))
+        self.outcome.device = network.describe(self.device)
+        self.outcome.precision = self.precision
         torch.manual_seed(seed)
         model: Any = self.small.model
-        heads = {}
+        pieces, heads = {"pieces": len(word_table(model).weight)}, dict[str, nn.Module]()
         for name, task in prepared.tasks.items():
-            facts = {**task.settings, "pieces": len(word_table(model).weight)}
-            make, width = prepared.formats[name].head, self.small.dimension
-            heads[name] = make(replace(task, settings=facts), width, settings.dropout)
+            task = replace(task, settings={**task.settings, **pieces})
+            make = prepared.formats[name].head
+            heads[name] = make(task, self.small.dimension, settings.dropout)
         # Packed attention has no dropout, so attention never drops.
-        model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob = (
-            settings.dropout,
-            0.0,
-        )
+        shares = {"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": 0.0}
+        model.config.update(shares)
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0 if "attention.self" in name else settings.dropout
@@ -357,12 +346,10 @@ class Run:
             for layer in next((s for s in stacks if len(s) == self.small.layers), ()):
                 layer.compile(dynamic=True)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
-        heads = [p for name, p in self.trained.items() if name.startswith("heads.")]
-        others = [p for name, p in self.trained.items() if not name.startswith("heads.")]
-        groups = [{"params": others, "scale": 1.0}, {"params": heads, "scale": settings.head_rate}]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, weight_decay=0.0, fused=True
-        )
+        above = [p for name, p in self.trained.items() if name.startswith("heads.")]
+        below = [p for name, p in self.trained.items() if not name.startswith("heads.")]
+        groups = [{"params": below, "scale": 1.0}, {"params": above, "scale": settings.head_rate}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         # On a CPU products are faster where neighbours are of one length, so batches stay sorted.
         unsorted = packed and self.device.type == "cuda"
         self.steps = schedule(prepared.train, settings, seed, packed=unsorted)
@@ -498,26 +485,17 @@ class Run:
     @functools.cached_property
     def identity(self) -> str:
         """Hash of what a written state belongs to; to be asked for before the first step."""
-        facts = self.settings.facts() | {
-            "checkpoint_seconds": None,
-            "seed": self.seed,
-            "data": self.outcome.fingerprints,
-            "steps": len(self.steps),
-            "packed": self.network.packed,
-        }
-        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.flatten()[:16].cpu().numpy().tobytes())
-        return digest.hexdigest()
+        facts = sorted((self.settings.facts() | {"checkpoint_seconds": None}).items())
+        known = (self.seed, self.outcome.fingerprints, len(self.steps), self.network.packed)
+        begin = {n: v.flatten()[:16].tolist() for n, v in self.network.state_dict().items()}
+        return hashlib.sha256(repr((facts, known, begin)).encode()).hexdigest()
 
     def _write(self, checkpoint: Path, done: int, seconds: float) -> None:
         """Write all that the steps to come depend on."""
-        state: dict[str, Tensor] = {f"now/{n}": p for n, p in self.trained.items()}
-        state |= {f"best/{n}": p for n, p in self.best.items()}
+        state: dict[str, Tensor] = {f"best/{n}": p for n, p in self.best.items()}
         for name, parameter in self.trained.items():
-            for moment, value in self.optimizer.state[parameter].items():
-                state[f"{moment}/{name}"] = value
+            state[f"now/{name}"] = parameter
+            state |= {f"{m}/{name}": value for m, value in self.optimizer.state[parameter].items()}
         state |= {"losses": self.losses, "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)

@@ -360,7 +360,7 @@ def language_head(encoder: Encoder) -> nn.Module:
         folder = Path(encoder.name)
     elif encoder.name in encoders.HUB or encoder.name.count("/") == 1:
         identifier = encoders.HUB.get(encoder.name, (encoder.name,))[0]
-        folder = encoders.snapshot(identifier, encoder.revision, weights=True)
+        folder = encoders.snapshot(identifier, encoder.revision)
     else:
         raise MissingData(
             f"encoder {encoder.name!r} is built without a masked-language head. Measures of masked "

@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from helpers.formats import Batch, Encoded
+from helpers.models import network as networks
 from helpers.models.network import Network, autocast, packed_attention, suits
 
 SIZES = {
@@ -66,30 +67,18 @@ def test_packed_states_and_gradients_equal_padded_ones(kind, precision, batch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_states_do_not_depend_on_the_other_sequences(kind, packed, batch):
-    network = Network(model(kind), {}, {}, packed=packed)
+def test_states_of_every_layer_are_those_of_each_sequence_alone(kind, packed, batch):
+    network, alone = Network(model(kind), {}, {}, packed=packed), model(kind)
     begin = batch.starts.tolist()
     with torch.no_grad():
-        states = network.states(batch)
-        for place, length in enumerate(batch.lengths.tolist()):
-            ids = batch.ids[begin[place] : begin[place] + length]
-            alone = model(kind)(input_ids=ids[None]).last_hidden_state[0]
-            torch.testing.assert_close(
-                states[begin[place] : begin[place] + length], alone, atol=1e-5, rtol=1e-4
-            )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("packed", [False, True])
-def test_layers_are_those_of_the_model(kind, packed, batch):
-    network = Network(model(kind), {}, {}, packed=packed)
-    ids = batch.ids[: batch.lengths[0]]
-    with torch.no_grad():
-        known = model(kind)(input_ids=ids[None], output_hidden_states=True).hidden_states
-        for layer, expected in enumerate(known):
-            states = network.states(batch, layer)
-            torch.testing.assert_close(states[: len(ids)], expected[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(network.states(batch), network.states(batch, 3))
+        several = network.states(batch, [0, 1, 2, 3])
+        for place, length in enumerate(batch.lengths.tolist()):
+            own = slice(begin[place], begin[place] + length)
+            known = alone(input_ids=batch.ids[None, own], output_hidden_states=True).hidden_states
+            for layer, expected in enumerate(known):
+                for states in (network.states(batch, layer), several[:, layer]):
+                    torch.testing.assert_close(states[own], expected[0], atol=1e-5, rtol=1e-4)
 
 
 def test_packed_attention_refuses_dropout_and_missing_borders():
@@ -148,3 +137,23 @@ def test_an_unpacked_encoder_is_an_ordinary_one_again(kind, batch):
         torch.testing.assert_close(network.states(batch), packed, atol=1e-5, rtol=1e-4)
         again = Network(made, {}, {}, packed=True)
         torch.testing.assert_close(again.states(batch), packed)
+
+
+@pytest.mark.parametrize(("multiplies", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_where_the_device_multiplies_in_it(multiplies, chosen, monkeypatch):
+    monkeypatch.setattr(networks, "multiplies_bf16", lambda device: multiplies)
+    asked = ("auto", "fp32", "bf16")
+    found = [networks.resolve_precision(precision, networks.best_device()) for precision in asked]
+    assert found == [chosen, "fp32", "bf16"]
+
+
+def test_one_product_for_query_key_and_value_gives_the_same_states(monkeypatch, batch):
+    """A GPU takes it; any device can."""
+    plain = Network(model("bert"), {}, {}, packed=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    joined = Network(model("bert"), {}, {}, packed=True)
+    assert {type(m).__name__ for m in joined.model.modules()} >= {"PackedBertSelfAttention"}
+    with torch.no_grad():
+        torch.testing.assert_close(joined.states(batch), plain.states(batch), atol=1e-5, rtol=1e-4)
+    joined.unpack()
+    assert {type(m) for m in joined.model.modules()} == {type(m) for m in plain.model.modules()}
