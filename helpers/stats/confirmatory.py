@@ -57,7 +57,7 @@ def departures(
     Args:
         scores, profile: tidy score table, and the name of its profile.
         similarity: what `results.similarities` returned; None: not looked at.
-        controls: what `multiverse.controls` returned, without rows where none was measured.
+        controls: what `multiverse.controls` returned; None or without rows: none was measured.
 
     Returns:
         A word for each departure, to the sentence that says it; empty if there is none.
@@ -88,11 +88,9 @@ def departures(
         out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
         out |= _of_similarity(similarity)
-    if controls is not None:
-        there = " ".join(controls["measure"]) if len(controls) else ""
-        lacking = [what for what, sign in CONTROLS.items() if sign not in there]
-        if lacking:
-            out["controls"] = f"Controls were not measured: {', '.join(lacking)}."
+    there = " ".join(controls["measure"]) if controls is not None and len(controls) else ""
+    if lacking := [what for what, sign in CONTROLS.items() if sign not in there]:
+        out["controls"] = f"Controls were not measured: {', '.join(lacking)}."
     commits = sorted(set(scores.get("commit", pd.Series(dtype=str)).astype(str)))
     for commit, said in CHANGED.items():
         if any(name.startswith(commit) for name in commits):

@@ -38,28 +38,15 @@ def scores(
     seed: int = 0,
 ) -> pd.DataFrame:
     """A tidy score table in the shape the store gives, accuracies between 0.3 and 0.9."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for target in targets:
-        arms = [("none", "", baseline_seeds)] + [("single", name, seeds) for name in intermediates]
-        for condition, intermediate, count in arms:
-            for s in range(count):
-                for language in languages:
-                    rows.append(
-                        {
-                            "run": f"{condition}-{intermediate}-{target}-{s}",
-                            "stage": "target",
-                            "encoder": "tiny",
-                            "condition": condition,
-                            "intermediate": intermediate,
-                            "target": target,
-                            "language": language,
-                            "split": "test",
-                            "metric": "accuracy",
-                            "value": float(rng.uniform(0.3, 0.9)),
-                            "n": 200,
-                            "seed": s,
-                            "status": "done",
-                        }
-                    )
-    return pd.DataFrame(rows)
+    arms = [("none", "", baseline_seeds), *(("single", name, seeds) for name in intermediates)]
+    rows = [
+        (f"{condition}-{name}-{target}-{s}", condition, name, target, language, s)
+        for target in targets
+        for condition, name, count in arms
+        for s in range(count)
+        for language in languages
+    ]
+    names = ["run", "condition", "intermediate", "target", "language", "seed"]
+    value = np.random.default_rng(seed).uniform(0.3, 0.9, len(rows))
+    facts = {"stage": "target", "encoder": "tiny", "split": "test", "metric": "accuracy", "n": 200}
+    return pd.DataFrame(rows, columns=names).assign(**facts, value=value, status="done")

@@ -201,23 +201,30 @@ def test_errors_of_language_slopes_are_those_of_the_forecasts():
     assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))
 
 
+MEASURED = pd.DataFrame({"measure": ["text_random", "text_shuffled", "early_score"]})
+
+
+def departures(table, profile, similarity=None, controls=MEASURED):
+    return confirmatory.departures(table, profile, similarity, controls)
+
+
 def test_departures_of_seeds_and_dyads():
     table = scores().assign(rows_trained=10)
-    found = confirmatory.departures(table, "pilot")
+    found = departures(table, "pilot")
     few = "2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."
     assert found == {"seeds of trained baselines": few}
     # another seed of a baseline that trains nothing would give the same score
     table["rows_trained"] = 0
-    assert confirmatory.departures(table, "pilot") == {}
+    assert departures(table, "pilot") == {}
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
-    found = confirmatory.departures(table, "demo")
+    found = departures(table, "demo")
     assert list(found) == ["profile", "seeds of dyads"]
     assert found["seeds of dyads"] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
     table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
     missing = {"missing dyads": "2 of 4 dyads have no finished run."}
-    assert confirmatory.departures(table, "pilot") == missing
+    assert departures(table, "pilot") == missing
     table.loc[table["condition"] == "none", "status"] = "collapsed"
-    lost = confirmatory.departures(table, "pilot")["targets without a baseline"]
+    lost = departures(table, "pilot")["targets without a baseline"]
     assert lost.startswith("x has no finished baseline (4 collapsed).")
 
 
@@ -232,7 +239,7 @@ def test_departures_of_seeds_and_dyads():
 def test_controls_that_were_not_measured_are_departures(measured, lacking):
     table = scores(baseline_seeds=6)
     controls = pd.DataFrame({"measure": measured})
-    found = confirmatory.departures(table, "pilot", controls=controls)
+    found = departures(table, "pilot", None, controls)
     assert found == ({"controls": f"Controls were not measured: {lacking}."} if lacking else {})
 
 
@@ -243,7 +250,7 @@ def test_departures_of_languages_code_plan_and_text():
     similarity = pd.DataFrame(
         {"measure": "text_embedding", "n": [160, 40], "target": ["xnli", "tatoeba"]}
     )
-    found = confirmatory.departures(table, "pilot", similarity)
+    found = departures(table, "pilot", similarity)
     assert (
         found["languages"] == "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14."
     )
@@ -254,7 +261,7 @@ def test_departures_of_languages_code_plan_and_text():
         "The similarity of tatoeba comes from English sentences"
     )
     clean = table.assign(commit="58d480e67035")
-    assert list(confirmatory.departures(clean, "pilot", similarity.assign(n=2000))) == [
+    assert list(departures(clean, "pilot", similarity.assign(n=2000))) == [
         "languages", "text of targets",
     ]  # fmt: skip
 
