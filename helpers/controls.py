@@ -38,6 +38,7 @@ def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
         labels = [row["label"] for row in train]
         return [labels[i] for i in _nearest(*both)]
     if format == "tagging":
+        # What each form was tagged in training, whatever its case and digits.
         seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for row in train:
             for token, tag in zip(row["tokens"], row["tags"], strict=True):

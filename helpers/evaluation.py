@@ -182,6 +182,7 @@ def _predict(
     def encoded(rows: Sequence[dict[str, Any]]) -> Encoded:
         return formats.get(task.format).encode(head_task, rows, tuned.encoder, longest, False)
 
+    # All languages pass through the encoder together, so that batches hold rows of one length.
     if task.format != "retrieval":
         coded = _kept(found, lost, lambda language: encoded(found[language]))
         if not coded:
@@ -248,6 +249,7 @@ def _outputs(
 ) -> dict[str, np.ndarray]:
     """Run the encoder over all sets at once, on the rows of its table that they use."""
     format_, settings = formats.get(task.format), tuned.settings
+    # Of a table of 250,000 pieces these rows use a few thousand; the others would fill the memory.
     small = tuned.encoder.prune(np.unique(np.concatenate([part.tokens for part in coded])))
     if layer and not isinstance(layer, Sequence) and can_trim(small):
         small, layer = trim(small, layer), None  # what lies above is not computed
@@ -340,6 +342,7 @@ def _mined(
     )
     pairs = mining.mine_texts(left, right, *texts, *ids)
     gold = [(row["id"], other) for row in queries for other in row["gold"]]
+    # Both halves are mined together: what a threshold is tuned on is the score, not the search.
     first = np.array([mining.in_first_half(source) for source in pairs["source"]], bool)
     tuning = [pair for pair in gold if mining.in_first_half(pair[0])]
     tuned = mining.tune_threshold(pairs[first], tuning)

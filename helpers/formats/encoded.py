@@ -192,7 +192,6 @@ class Batch:
     row: Tensor  # row that each sequence belongs to, counted within the batch, (sequences,)
     rows: int  # rows in the batch
     fields: dict[str, Tensor]  # the encoded set's per-sequence and per-token arrays
-    index: np.ndarray  # the sequences in the encoded set, on the host
 
     @classmethod
     def collate(
@@ -219,7 +218,6 @@ class Batch:
             row=put(row),
             rows=len(members),
             fields=fields,
-            index=index,
         )
 
 

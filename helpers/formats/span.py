@@ -241,6 +241,7 @@ def _of_windows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first character, character after the last, and score of each window's best stretch."""
     inside, row = place[:, :, 0] >= 0, np.arange(len(begin))
+    # The best begins and ends, then the sum of each pair of them that is a stretch.
     tokens, scores = [], []
     for side in (begin, end):
         allowed = np.where(inside, side, _barred(side.shape[1]))

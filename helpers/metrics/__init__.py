@@ -211,7 +211,7 @@ def span_f1(
     same_length(given, right, "sentences")
     types: dict[str, int] = {}
     one, other = (_read(side, variant, types) for side in (given, right))
-    # No two spans of one reading end together.
+    # No two spans of one reading end together, so those of both that do are compared in pairs.
     _, mine, theirs = np.intersect1d(one.end, other.end, assume_unique=True, return_indices=True)
     same = (one.begin[mine] == other.begin[theirs]) & (one.type[mine] == other.type[theirs])
     return _f1(int(same.sum()), len(one.end), len(other.end)) | tokens

@@ -76,6 +76,7 @@ def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
         }
     )
     pairs = pairs[pairs["score"] > 0].sort_values("score", ascending=False, kind="stable")
+    # Each text is in one pair at most: the better one takes it.
     taken: tuple[set[int], set[int]] = set(), set()
     free = []
     for one, other in zip(pairs["source"].tolist(), pairs["target"].tolist(), strict=True):

@@ -9,7 +9,6 @@ such line, unless ``strict=False`` asks for the official figure all the same.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import re
@@ -22,17 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import tasks
+from helpers import metrics, tasks
 from helpers.errors import BadRows, MissingData, unknown
 from helpers.files import write_atomic
-from helpers.metrics import ENOUGH, map_at_k, mlqa, mrr_at_k, pair_f1, placeholder, span_f1, squad
 
 COLUMNS = "benchmark level task language metric value percent n missing extra official".split()
-_COUNTS = ("n", "missing", "extra")
-_FIGURE = ["level", "task", "language", "metric", "value", "official", *_COUNTS]
 OFFICIAL_VARIANT = "seqeval-0.0.12"
 OWN_METRIC = "token_accuracy"
-CUT = 20  # Of ranked entities and candidates.
 
 # What a task's files hold, and their ending; targets of retrieval differ by their metric.
 _KINDS = {
@@ -160,45 +155,48 @@ def score_submission(
     facts = rules(benchmark)
     given, right = Path(predictions_dir), Path(labels_dir)
     found, notes = _tasks_of(benchmark, given, right)
-    rows: list[list[Any]] = []
-    uncounted = (None,) * len(_COUNTS)
+    rows: list[dict[str, Any]] = []
+
+    def add(level: str, name: str, code: str, metric: str, value: float, official: bool) -> None:
+        official &= metric != OWN_METRIC
+        facts = {"level": level, "task": name, "language": code, "metric": metric}
+        rows.append(facts | {"value": value, "percent": 100 * value, "official": official})
+
     mains: dict[str, float] = {}
     exact: set[str] = set()
     for task in found:
         pairs, absent = _files_of(task, given, right, strict)
         notes += [f"{task.name}: {path} is missing; its language was left out." for path in absent]
+        # LAReQA's files and other readings of tags are not those of the official script.
         by_rule = task.kind != "candidates" and (task.kind != "tags" or variant == OFFICIAL_VARIANT)
         values: dict[str, dict[str, float]] = {}
         for language, paths in pairs.items():
             values[language], counts, note = _language(task, language, *paths, strict, variant)
             notes += [note] if note else []
             for metric, value in values[language].items():
-                rows.append(["language", task.name, language, metric, value, by_rule, *counts])
+                add("language", task.name, language, metric, value, by_rule)
+                rows[-1] |= counts
+        # A mean is official if the script would give it: over all languages, English among them.
         official = by_rule and not absent
         exact |= {task.name} if official else set()
         means = _means(task, values)
         mains[task.name] = means["metric"]["all"]
         for metric, by_part in means.items():
             for part, value in by_part.items():
-                exactly = official and part == "all"
-                rows.append(["task", task.name, part, metric, value, exactly, *uncounted])
+                add("task", task.name, part, metric, value, official and part == "all")
     for group, members in facts.groups.items():
         if mains.keys() >= set(members):
             value = sum(mains[name] for name in members) / len(members)
-            official = exact >= set(members)
-            rows.append(["group", group, "all", "metric", value, official, *uncounted])
+            add("group", group, "all", "metric", value, exact >= set(members))
     lacking = [name for name in facts.tasks if name not in mains]
     statement = facts.no_overall
     if not lacking:
-        official = not statement and exact >= facts.tasks.keys()
-        value = sum(mains.values()) / len(mains)
-        rows.append(["overall", "all", "all", "metric", value, official, *uncounted])
+        value, official = sum(mains.values()) / len(mains), exact >= facts.tasks.keys()
+        add("overall", "all", "all", "metric", value, official and not statement)
     elif not statement:
         statement = f"no overall mean: {', '.join(lacking)} have no score."
-    frame = pd.DataFrame(rows, columns=_FIGURE).assign(benchmark=benchmark)
-    frame["official"] &= frame["metric"] != OWN_METRIC
-    frame["percent"] = 100 * frame["value"]
-    frame = frame[COLUMNS].astype(dict.fromkeys(_COUNTS, "Int64"))
+    frame = pd.DataFrame(rows, columns=COLUMNS).assign(benchmark=benchmark)
+    frame = frame.astype(dict.fromkeys(["n", "missing", "extra"], "Int64"))
     frame.attrs = {"notes": notes, "statement": statement}
     return frame
 
@@ -265,16 +263,12 @@ def _path(folder: Path, task: OfficialTask, language: str) -> Path:
 
 def _language(
     task: OfficialTask, language: str, given: Path, right: Path, strict: bool, variant: str
-) -> tuple[dict[str, float], tuple[int, int, int], str]:
+) -> tuple[dict[str, float], dict[str, int], str]:
     """Score a file: values by metric, numbers of examples and of ids on one side only, a note."""
     try:
         said, gold = _read(task, given, strict), _read(task, right, strict, gold=True)
-        if task.kind not in (*_LISTS, "pairs") and len(said) != len(gold):
-            raise BadRows(
-                f"{given}: {len(said)} {'sentences' if task.kind == 'tags' else 'rows'}, but {right} "
-                f"has {len(gold)}. Expected one prediction per example, in the order of the labels, "
-                "without blank lines between."
-            )
+        if task.kind not in (*_LISTS, "pairs"):
+            metrics.same_length(said, gold, "sentences" if task.kind == "tags" else "rows")
         # Row numbers lie below the number of rows, or above where the labels are only some rows.
         numbers = [int(row) for row in gold if task.kind == "labels" and row.isdecimal()]
         rows = max(len(gold), 1 + max(numbers, default=0))
@@ -283,15 +277,16 @@ def _language(
             _check(task, content, f"{path}, ", alphabet, of_gold and strict)
         if strict:
             _compare(task, said, gold, given, right)
+        counts = {"n": len(gold), "missing": 0, "extra": 0}
         if task.kind in _LISTS:
             return *_score_by_id(task, language, dict(said), gold), ""
         if task.kind == "pairs":
             note = f"{task.name} {language}: the file holds no pair, which scores 0."
-            return pair_f1(said, gold), (len(set(gold)), 0, 0), "" if said else note
+            return metrics.pair_f1(said, gold), counts | {"n": len(set(gold))}, "" if said else note
         if task.kind == "tags":
-            return span_f1(said, gold, variant, ragged=not strict), (len(gold), 0, 0), ""
+            return metrics.span_f1(said, gold, variant, ragged=not strict), counts, ""
         hits = sum(one == other for one, other in zip(said, gold, strict=True))
-        return {"accuracy": hits / len(gold)}, (len(gold), 0, 0), ""
+        return {"accuracy": hits / len(gold)}, counts, ""
     except BadRows as error:
         named = str(given) in str(error) or str(right) in str(error)
         where = "" if named else f"{given}: "
@@ -300,23 +295,23 @@ def _language(
 
 def _score_by_id(
     task: OfficialTask, language: str, said: dict[Any, Any], gold: list[tuple[Any, Any]]
-) -> tuple[dict[str, float], tuple[int, int, int]]:
+) -> tuple[dict[str, float], dict[str, int]]:
     """Score answers or rankings by id: values by metric, and numbers as :func:`_language`."""
     names, right = zip(*gold, strict=True)
-    counts = (len(gold), sum(name not in said for name in names), len(said.keys() - set(names)))
+    counts = {"n": len(gold), "missing": sum(name not in said for name in names)}
+    counts["extra"] = len(said.keys() - set(names))
     if task.kind == "answers":
         # Numbered, because a question that the labels hold twice counts twice.
         answers = {str(i): said[name] for i, name in enumerate(names) if name in said}
         golds = {str(i): texts for i, texts in enumerate(right)}
-        rule = functools.partial(mlqa, language=language) if task.metric == "mlqa" else squad
-        values = rule(answers, golds, unanswered="zero")
+        options = {"language": language} if task.metric == "mlqa" else {}
+        values = metrics.score(task.metric, answers, golds, unanswered="zero", **options)
         return {key: values[key] for key in ("exact_match", "f1")}, counts
-    ranked = [said.get(name, []) for name in names]
-    if task.kind == "candidates":
-        return {f"map@{CUT}": map_at_k(ranked, right, CUT)["map"]}, counts
-    # The file holds one entity in a list; the official script reads the first alone.
-    first = [[ids[0].strip()] for ids in right]
-    return {f"map@{CUT}": mrr_at_k(ranked, first, CUT)["mrr"]}, counts
+    if task.kind == "entities":
+        # The file holds one entity in a list; the official script reads the first alone.
+        right = [[ids[0].strip()] for ids in right]
+    values = metrics.score(task.metric, [said.get(name, []) for name in names], right)
+    return {"map@20": values[metrics.main(task.metric)]}, counts
 
 
 # --- One alphabet for predictions and labels ------------------------------------------------------
@@ -337,7 +332,7 @@ def _check(
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:80] + "..."
             kind = "id" if task.kind in _LISTS else "line"
             raise BadRows(f"{where}{kind} {place!r}: {shown}; expected {expected}.")
-    why = placeholder(value for _, value in values) if gold and task.kind != "pairs" else ""
+    why = metrics.placeholder(value for _, value in values) if gold and task.kind != "pairs" else ""
     if why:
         raise BadRows(f"{where}{why}")
 
@@ -398,11 +393,9 @@ def _compare(
     if task.kind == "candidates":
         ours, theirs = ({one for _, ids in side for one in ids} for side in (said, gold))
         looks = [{re.sub("[0-9]+", "0", one) for one in side} for side in (ours, theirs)]
-        if ours and not ours & theirs and (len(said) >= ENOUGH or not looks[0] & looks[1]):
-            raise BadRows(
-                f"{given}: no candidate, such as {min(ours)!r}, is right for any query; {right} has "
-                f"{min(theirs)!r} and the like."
-            )
+        if ours and not ours & theirs and (len(said) >= metrics.ENOUGH or not looks[0] & looks[1]):
+            what = f"no candidate, such as {min(ours)!r}, is right for any query"
+            raise BadRows(f"{given}: {what}; {right} has {min(theirs)!r} and the like.")
     if task.kind == "labels" and not task.labels:
         late = [int(one) - int(other) for one, other in zip(said, gold, strict=True)]
         # Nothing points at the first row, and more are late by one than chance would give.
@@ -421,10 +414,7 @@ def _read(task: OfficialTask, path: Path, strict: bool, gold: bool = False) -> l
     except UnicodeDecodeError as error:
         raise BadRows(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
     if strict and text.startswith("\ufeff"):
-        raise BadRows(
-            f"{path}: starts with a byte order mark, which would be part of its first value. Save "
-            "it as UTF-8 without one."
-        )
+        raise BadRows(f"{path}: starts with a byte order mark; save it as UTF-8 without one.")
     content: list[Any] = []
     # Only line feeds end a line, as for the official script.
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")] if text.strip() else []
@@ -482,9 +472,8 @@ def _by_id(content: Any, path: Path, squad_form: bool) -> list[tuple[Any, Any]]:
             for question in paragraph["qas"]
         ]
     except (KeyError, TypeError) as error:
-        raise BadRows(
-            f"{path}: expected labels in SQuAD's form (data, paragraphs, qas, answers): {error!r}."
-        ) from error
+        what = "SQuAD's form (data, paragraphs, qas, answers)"
+        raise BadRows(f"{path}: expected labels in {what}: {error!r}.") from error
 
 
 # --- Writing files --------------------------------------------------------------------------------
@@ -550,6 +539,7 @@ def _write(values: Any, folder: Path, benchmark: str, partial: bool, gold: bool)
                 f"{name}: no predictions for {', '.join(missing)}. The official script wants all "
                 f"{len(task.languages)} languages; pass partial=True to write what there is."
             )
+        # All is checked before the first file is written.
         for language, given in by_language.items():
             try:
                 content = _plain(task, given)

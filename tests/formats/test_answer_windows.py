@@ -31,6 +31,12 @@ def right_scores(encoded):
     return {"begin_score": begin, "end_score": end}
 
 
+def seen(encoded):
+    """Characters of the passage that each window holds: offsets of its pieces."""
+    windows = np.split(encoded.per_token["offset"], encoded.starts[1:-1])
+    return [offsets[offsets[:, 0] >= 0] for offsets in windows]
+
+
 def round_trip(rows, encoder, longest=64, task=PLAIN):
     encoded = SPAN.encode(task, rows, encoder, longest, True)
     return SPAN.decode(task, rows, encoded, right_scores(encoded))
@@ -97,10 +103,7 @@ def test_windows_overlap_and_cover_the_passage(tiny, monkeypatch):
     passage = " ".join(WORDS * 6)
     encoded = SPAN.encode(PLAIN, [row(passage, "find", "who")], tiny, 32, True)
     assert len(encoded) > 3 and encoded.lengths.max() == 32
-    offsets = [
-        encoded.per_token["offset"][a:b][encoded.per_token["offset"][a:b, 0] >= 0]
-        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
-    ]
+    offsets = seen(encoded)
     for this, following in zip(offsets, offsets[1:], strict=False):
         np.testing.assert_array_equal(this[10:], following[: len(this) - 10])
     assert offsets[0][0, 0] == 0 and offsets[-1][-1, 1] == len(passage)
@@ -121,12 +124,8 @@ def test_a_window_that_holds_only_part_of_the_answer_has_none(tiny, monkeypatch)
         PLAIN, [row(" ".join(words), "people find their way", "who")], tiny, 25, True
     )
     begin, end = encoded.per_sequence["begin"], encoded.per_sequence["end"]
-    holds = []
-    for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True):
-        first = encoded.per_token["offset"][a:b]
-        first = first[first[:, 0] >= 0]
-        text = " ".join(words)[first[0, 0] : first[-1, 1]]
-        holds.append("people find their way" in text)
+    texts = [" ".join(words)[place[0, 0] : place[-1, 1]] for place in seen(encoded)]
+    holds = ["people find their way" in text for text in texts]
     assert any(holds) and not all(holds)
     assert ((begin > 0) == holds).all() and ((end > 0) == holds).all()
     assert ((end - begin)[begin > 0] == 3).all()

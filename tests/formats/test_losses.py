@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from helpers import formats
 from helpers.formats import Batch, pool
-from helpers.formats.encoded import IGNORE, Head
+from helpers.formats.encoded import IGNORE, Encoded, Head
 from helpers.formats.labels import Masked, segment_logsumexp
 from helpers.models.network import Network
 from helpers.tasks import Source, Task
@@ -200,18 +200,8 @@ def test_log_sum_exp_of_segments_equals_the_loop_with_its_gradient():
 
 
 def test_pooling_leaves_padding_and_neighbours_out():
-    lengths = np.array([2, 3, 1])
     hidden = torch.arange(12.0).reshape(6, 2)
-    batch = Batch(
-        ids=torch.zeros(6, dtype=torch.long),
-        lengths=lengths,
-        starts=torch.tensor([0, 2, 5]),
-        sequence=torch.tensor([0, 0, 1, 1, 1, 2]),
-        row=torch.arange(3),
-        rows=3,
-        fields={},
-        index=np.arange(3),
-    )
+    batch = Batch.collate(Encoded.build([[0] * 2, [0] * 3, [0]], range(3)), np.arange(3))
     assert pool(hidden, batch, "first").tolist() == [[0, 1], [4, 5], [10, 11]]
     assert pool(hidden, batch, "mean").tolist() == [[1, 2], [6, 7], [10, 11]]
     half = pool(hidden.bfloat16(), batch, "mean")

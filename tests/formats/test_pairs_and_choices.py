@@ -16,10 +16,7 @@ def task(format_, **facts):
 
 
 def sequences(encoded):
-    return [
-        encoded.tokens[a:b].tolist()
-        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
-    ]
+    return [part.tolist() for part in np.split(encoded.tokens, encoded.starts[1:-1])]
 
 
 def encode(format_, rows, encoder, longest=32, train=True):

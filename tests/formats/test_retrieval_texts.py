@@ -21,10 +21,8 @@ ROWS = [
 
 
 def texts(encoded, encoder):
-    return [
-        encoder.tokenizer.decode(encoded.tokens[a:b], skip_special_tokens=True)
-        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
-    ]
+    parts = np.split(encoded.tokens, encoded.starts[1:-1])
+    return [encoder.tokenizer.decode(part, skip_special_tokens=True) for part in parts]
 
 
 def test_all_texts_are_embedded_in_row_order(tiny):
@@ -70,10 +68,8 @@ def test_the_stated_share_of_pieces_is_hidden(masked, tiny):
     assert abs(chosen.sum() - MASKED_SHARE * count) < 4 * np.sqrt(0.15 * 0.85 * count)
     is_mask = masked.tokens[chosen] == tiny.tokenizer.mask_token_id
     assert 0.65 < is_mask.mean() < 0.92
-    assert not np.isin(
-        masked.tokens[chosen & ~(masked.tokens == tiny.tokenizer.mask_token_id)],
-        tiny.tokenizer.all_special_ids,
-    ).any()
+    others = masked.tokens[chosen][~is_mask]
+    assert not np.isin(others, tiny.tokenizer.all_special_ids).any()
 
 
 def test_hidden_pieces_are_the_same_whenever_asked(masked, tiny):
@@ -84,11 +80,14 @@ def test_hidden_pieces_are_the_same_whenever_asked(masked, tiny):
 
 
 def test_mean_log_probability_of_each_row(masked):
-    logprob = np.where(masked.per_token["target"] != IGNORE, -np.arange(len(masked.tokens)), 0.0)
+    hidden = masked.per_token["target"] != IGNORE
+    logprob = np.where(hidden, -np.arange(len(masked.tokens)), 0.0)
     found = Masked().decode(TASK, SENTENCES, masked, {"logprob": logprob})
-    for value, a, b in zip(found, masked.starts[:-1], masked.starts[1:], strict=True):
-        hidden = np.flatnonzero(masked.per_token["target"][a:b] != IGNORE) + a
-        assert value == pytest.approx(-hidden.mean() if len(hidden) else 0.0)
+    ends = masked.starts[1:-1]
+    for value, all_, some in zip(
+        found, np.split(logprob, ends), np.split(hidden, ends), strict=True
+    ):
+        assert value == pytest.approx(all_[some].mean() if some.any() else 0.0)
 
 
 def test_temperature_starts_at_a_twentieth():

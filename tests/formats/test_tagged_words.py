@@ -43,14 +43,10 @@ def test_every_word_of_every_script_gets_its_own_label(either, longest):
     encoded = TAGGING.encode(TASK, rows, either, longest, True)
     assert encoded.lengths.max() <= longest
     assert TAGGING.decode(TASK, rows, encoded, predicted(encoded)) == TAGGING.gold(TASK, rows)
+    words, example = encoded.per_token["word"], np.repeat(encoded.example, encoded.lengths)
     for number, row in enumerate(rows):
-        tokens = np.concatenate(
-            [
-                encoded.per_token["word"][encoded.starts[i] : encoded.starts[i + 1]]
-                for i in np.flatnonzero(encoded.example == number)
-            ]
-        )
-        assert tokens[tokens >= 0].tolist() == list(range(len(row["tokens"])))
+        mine = words[(example == number) & (words >= 0)]
+        assert mine.tolist() == list(range(len(row["tokens"])))
 
 
 @settings(max_examples=60)
@@ -93,13 +89,10 @@ def test_a_long_sentence_is_split_between_words(tiny):
     encoded = TAGGING.encode(TASK, [{"tokens": tokens, "tags": [0] * 40}], tiny, 16, True)
     assert len(encoded) > 1 and set(encoded.example) == {0}
     pieces = [piece for word in piece_ids(tiny.tokenizer, tokens) for piece in word]
-    bodies = [
-        encoded.tokens[a + 1 : b - 1]
-        for a, b in zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
-    ]
+    bodies = [part[1:-1] for part in np.split(encoded.tokens, encoded.starts[1:-1])]
     assert np.concatenate(bodies).tolist() == pieces
-    for a in encoded.starts[:-1]:
-        assert encoded.per_token["word"][a + 1] >= 0  # a window begins with a word's first piece
+    # A window begins with a word's first piece.
+    assert (encoded.per_token["word"][encoded.starts[:-1] + 1] >= 0).all()
 
 
 def test_predictions_of_joined_languages_can_be_told_apart(tiny):
