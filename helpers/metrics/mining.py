@@ -55,8 +55,12 @@ def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
     forward, backward = nearest_both(x, y, k)
     x_mean, y_mean = (side.similarity.mean(axis=1) for side in (forward, backward))
     found = []
-    for near, mine, theirs in ((forward, x_mean, y_mean), (backward, y_mean, x_mean)):
-        mean = (mine[:, None] + theirs[near.index]) / 2
+    # The best target of each source, then the best source of each target.
+    for near, own, theirs, one, other in (
+        (forward, x_mean, y_mean, "source", "target"),
+        (backward, y_mean, x_mean, "target", "source"),
+    ):
+        mean = (own[:, None] + theirs[near.index]) / 2
         if mean.min() <= 0:
             raise HelpfulError(
                 "a ratio margin needs neighbours with positive mean cosine, and some vectors have "
@@ -65,25 +69,18 @@ def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
         score = near.similarity / mean
         best = score.argmax(axis=1)[:, None]
         chosen = np.take_along_axis(near.index, best, axis=1)[:, 0]
-        found.append((np.arange(len(chosen)), chosen, score.max(axis=1)))
-    # The best target of each source, then the best source of each target.
-    (source, target, score), (targets, sources, scores) = found
-    pairs = pd.DataFrame(
-        {
-            "source": np.concatenate([source, sources]),
-            "target": np.concatenate([target, targets]),
-            "score": np.concatenate([score, scores]),
-        }
-    )
+        rows = {one: np.arange(len(chosen)), other: chosen, "score": score.max(axis=1)}
+        found.append(pd.DataFrame(rows))
+    pairs = pd.concat(found)
     pairs = pairs[pairs["score"] > 0].sort_values("score", ascending=False, kind="stable")
     # Each text is in one pair at most: the better one takes it.
     taken: tuple[set[int], set[int]] = set(), set()
     free = []
-    for one, other in zip(pairs["source"].tolist(), pairs["target"].tolist(), strict=True):
-        free.append(one not in taken[0] and other not in taken[1])
+    for pair in zip(pairs["source"].tolist(), pairs["target"].tolist(), strict=True):
+        free.append(pair[0] not in taken[0] and pair[1] not in taken[1])
         if free[-1]:
-            taken[0].add(one)
-            taken[1].add(other)
+            taken[0].add(pair[0])
+            taken[1].add(pair[1])
     return pairs[free].reset_index(drop=True)
 
 
