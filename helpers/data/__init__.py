@@ -425,7 +425,8 @@ def _check_gold(task: Task, what: str, found: Rows) -> None:
         return
     if found.format == "span":
         # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
-        golds, kinds = (answer["text"] or "no answer" for answer in found.column("answers")), 2
+        texts = (answer["text"] for answer in found.column("answers"))
+        golds, kinds = (n if text else "no answer" for n, text in enumerate(texts)), 2
     elif found.format == "tagging":
         golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
         if not any(golds):
