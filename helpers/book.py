@@ -213,9 +213,8 @@ def picture(figure: Any, alt: str) -> Page:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     data = base64.b64encode(drawn.getvalue()).decode()
-    return Page(
-        f'<img class="hero" alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
-    )
+    image = f'<img class="hero" alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    return Page(f'<div class="hero">{image}</div>')
 
 
 def download(frame: pd.DataFrame, file: str, index: bool = False) -> Page:
