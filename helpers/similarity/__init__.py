@@ -153,6 +153,7 @@ def measure(
         return _table(records, jobs, seeds, study.encoder.name)
 
     found = measured(study, wanted)
+    # While the halves of a measure disagree, more rows are read for it.
     for rows in STEPS[1:] if options is None else ():
         # Gradients are taken on so few rows that no more are read for them.
         low = (found["reliability"] < RELIABLE) & (found["family"] != "weights")
@@ -225,6 +226,7 @@ def _jobs(
                     if language == "en" or language in t.languages:
                         dyad = Dyad(i, Side(t.name, seed), language)
                         jobs += [(m, dyad) for m in fits if m.per == "dyad"]
+                # Of an intermediate and a language alone.
                 alone = [m for m in measures if m.per == "language" and language != "en"]
                 jobs += [(m, Dyad(i, None, language)) for m in alone]
     if len(seeds) > 1:
@@ -267,6 +269,7 @@ def _records(
     study: Inputs, jobs: Sequence[Job], path: Path, mode: str, progress: bool
 ) -> dict[Job, Record]:
     """Return the record of every job: what is stored, what cannot be, and what is computed now."""
+    # First what is known and what cannot be: the cost of the rest is said before it is read.
     known = {} if mode == "always" else _known(path)
     records: dict[Job, Record] = {}
     keys: dict[Job, str] = {}
@@ -370,6 +373,7 @@ def _table(
 
     rows = []
     for one, dyad in jobs:
+        # Values of the second seed and of a task with itself become columns.
         i, t, language = dyad
         if i.seed != seeds[0] or (t is not None and t.seed != i.seed):
             continue
@@ -469,6 +473,7 @@ def read(path: str | Path) -> pd.DataFrame:
         raise BadRecord(f"{file} is not there; write it with helpers.similarity.export.")
     try:
         if file.suffix == ".csv":
+            # A table that was cut off within a row may still be read as one.
             content = file.read_bytes()
             if not content.endswith(b"\n"):
                 raise ValueError("its last line does not end")

@@ -292,6 +292,7 @@ def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> n
             batch = Batch.collate(probe.encoded, index, best_device())
             weight = max(probe.format.weight(probe.encoded, index), 1.0)
             cached.append((batch, network.states(batch), weight))
+    # A step takes one batch, and the steps become shorter.
     optimizer = torch.optim.Adam(head.parameters(), lr=rate)
     for step in range(steps):
         batch, hidden, weight = cached[int(random.integers(len(cached)))]
@@ -340,6 +341,7 @@ def draw_labels(
 ) -> None:
     """Replace the labels of a batch by draws from the model, in place (Gumbel maxima)."""
     kind = probe.sample.task.format
+    # The largest of scores with Gumbel noise is a draw from their softmax.
     with torch.no_grad():
         pooled = pool(hidden, batch, probe.pooling) if kind in ("pair", "choice") else hidden
         scores = head(pooled).squeeze(-1) if kind == "choice" else head(pooled)
@@ -379,6 +381,7 @@ def mean_gradient(probe: Probe, heads: Sequence[nn.Module]) -> dict[str, Single]
             for found in probe.gradients(head, probe.batches(rows)):
                 pieces = [found.get(n, torch.zeros_like(p)).flatten() for n, p in named.items()]
                 sums[part] = sums[part] + torch.cat(pieces)
+        # Heads count the same, however large their gradients.
         sums["all"] = sums["a"] + sums["b"]
         for part, gradient in sums.items():
             if not torch.is_tensor(gradient) or gradient.norm() == 0:

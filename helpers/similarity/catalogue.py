@@ -64,6 +64,7 @@ class Measure:
 
 def code_of(function: Callable[..., Any]) -> str:
     """Return text that changes when a function's own code does, the same in every process."""
+    # A function of this package changes with any module that does its arithmetic.
     if isinstance(function, partial):
         given = [*function.args, *(value for _, value in sorted(function.keywords.items()))]
         texts = [code_of(value) if callable(value) else repr(value) for value in given]
@@ -127,6 +128,7 @@ def check(measure: Measure) -> None:
     for need in wanted:
         if need not in needs():
             raise unknown("array", need, needs())
+    # Too few or too many arguments would fail on every dyad.
     try:
         inspect.signature(measure.function).bind(*wanted)
     except TypeError as error:

@@ -100,7 +100,11 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> f
     array = array - array.mean(axis=0)
     rows, columns = array.shape
     covariance = array.T @ array / rows
-    weight = _ledoit_wolf(array, covariance) if shrinkage else 0.0
+    weight = 0.0
+    if shrinkage:  # towards the scaled identity, by the weight of Ledoit and Wolf 2004
+        distance = (covariance**2).sum() - columns * (np.trace(covariance) / columns) ** 2
+        noise = (((array**2).sum(axis=1) ** 2).mean() - (covariance**2).sum()) / rows
+        weight = float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 1.0
     covariance *= 1.0 - weight
     covariance.flat[:: columns + 1] += weight * (array**2).sum() / (rows * columns)
     means = class_means(array, codes, counts)
@@ -112,15 +116,6 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> f
     return float((1.0 - weight) * between @ counts / rows)
 
 
-def _ledoit_wolf(centred: Floats, covariance: Floats) -> float:
-    """Shrinkage weight towards the scaled identity (Ledoit and Wolf 2004), from 0 to 1."""
-    rows, columns = centred.shape
-    mean = np.trace(covariance) / columns
-    distance = (covariance**2).sum() - columns * mean**2
-    noise = (((centred**2).sum(axis=1) ** 2).mean() - (covariance**2).sum()) / rows
-    return float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 1.0
-
-
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean log likelihood of the labels given the probabilities (N, Z) of the intermediate's head.
 
@@ -130,6 +125,7 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     probabilities = matrix(source_probabilities, "source probabilities")
     proper = probabilities.min() >= 0 and np.abs(probabilities.sum(axis=1) - 1).max() <= 1e-3
     require(proper, "source probabilities must be >= 0 and sum to 1 in each row; apply softmax.")
+    # How likely each label is given each source class, and so on each row.
     codes, counts = classes(labels, len(probabilities))
     joint = one_hot(codes, len(counts)).T @ probabilities / len(probabilities)
     marginal = joint.sum(axis=0)
@@ -284,11 +280,14 @@ def linear_probe(features: ArrayLike, labels: ArrayLike) -> float:
 
 def probe_predictions(features: ArrayLike, labels: ArrayLike) -> Integers:
     """Return the held-out class codes that ``linear_probe`` scores, shape (N,)."""
+    # Products of all rows are made once; each fold subtracts its own.
     array, codes, counts = labelled(features, labels, smallest=2)
     folds = min(5, int(counts.min()))
     array = array - array.mean(axis=0)
     targets = one_hot(codes, len(counts))
-    fold = _stratified_folds(codes, folds, np.random.default_rng(0))
+    # Each class is spread evenly over the folds.
+    shuffled, fold = np.random.default_rng(0).permutation(len(codes)), np.empty(len(codes), int)
+    fold[shuffled[np.argsort(codes[shuffled], kind="stable")]] = np.arange(len(codes)) % folds
     gram, cross = array.T @ array, array.T @ targets
     predicted = np.empty(len(array), dtype=np.int64)
     for held in range(folds):
@@ -296,15 +295,6 @@ def probe_predictions(features: ArrayLike, labels: ArrayLike) -> Integers:
         weights, intercept = _ridge(array, targets, out, gram, cross)
         predicted[out] = (array[out] @ weights + intercept).argmax(axis=1)
     return predicted
-
-
-def _stratified_folds(codes: Integers, folds: int, random: np.random.Generator) -> Integers:
-    """Fold of each row, such that each class is spread evenly over the folds."""
-    shuffled = random.permutation(len(codes))
-    order = shuffled[np.argsort(codes[shuffled], kind="stable")]
-    fold = np.empty(len(codes), dtype=np.int64)
-    fold[order] = np.arange(len(codes)) % folds
-    return fold
 
 
 def _ridge(

@@ -27,8 +27,6 @@ from helpers.similarity.readers import Checkpoint, Reader, Sample, View
 from helpers.similarity.representations import Integers
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from helpers.models.encoders import Encoder
     from helpers.models.training import Tuned
     from helpers.tasks import Task
@@ -154,9 +152,9 @@ class Inputs:
     folder: Path
     checkpoints: readers.Checkpoints = None
     parallel: Task | None = None
-    sentence_encoder: Encoder | None = None
-    language_head: nn.Module | None = None
-    early: Callable[[Tuned, Task, int], float] | None = None
+    sentence_encoder: Any = None
+    language_head: Any = None
+    early: Any = None
 
     def __post_init__(self) -> None:
         """Begin without any array."""
@@ -184,6 +182,7 @@ class Inputs:
     def at(self, need: str, place: Dyad) -> Parts:
         """As ``get``, for an array of one task at ``Dyad(task, None, language)``."""
         array, key = ARRAYS[need], self._key(ARRAYS[need], place)
+        # Only what costs a pass through an encoder is worth a file.
         make = self._kept if isinstance(array.reads, int) and array.reads else _made
         new = key not in self._memo
         found: Parts = self.remember(key, partial(make, key, self, array, place))
@@ -222,6 +221,7 @@ class Inputs:
         readings: dict[Any, tuple[float, float]] = {}
         for need, dyad in wanted:
             array, at = ARRAYS[need], ARRAYS[need].at(dyad)
+            # What is read is the array at the bottom, unless a file has it.
             while isinstance(array.reads, str):
                 array = ARRAYS[array.reads]
             passes, key = array.reads, self._key(array, at)
@@ -237,7 +237,7 @@ class Inputs:
             # Features and embeddings are of one reading, and so have one entry.
             reading = passes, repr([FACTS[name](self, at) for name in array.of])
             readings[reading] = count, count * pace
-        return tuple(map(sum, zip(*readings.values(), strict=True))) if readings else (0, 0.0)
+        return int(sum(n for n, _ in readings.values())), sum(s for _, s in readings.values())
 
     def _pace(self, texts: list[str]) -> float:
         """Seconds that a text takes, from a few of them, read once something else was."""
@@ -321,6 +321,7 @@ class Inputs:
         """Return the tuned encoder of a task and seed; the last two are held."""
         side = one.intermediate
         if side not in self._tuned:
+            # Jobs are sorted such that two suffice; the older one makes room on the device.
             tuned = self.checkpoint(one).load()
             if len(self._tuned) >= 2:
                 _, (old, _) = self._tuned.popitem(last=False)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import nn
 
@@ -51,7 +51,6 @@ class Sample:
     """Rows of one task in one language, drawn by a seed; the task has its label names."""
 
     task: Task  # of a target the task that trains it
-    language: str
     rows: list[Row] = field(repr=False)
     seed: int
 
@@ -105,7 +104,7 @@ def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
     except UnknownName as error:
         raise Undefined(f"{task.name} has no {split} rows in {language!r}: {error}") from error
     trainer = replace(trainer, labels=tuple(found.labels) or trainer.labels)
-    return Sample(trainer, language, list(found)[:rows], seed)  # a limit counts queries alone
+    return Sample(trainer, list(found)[:rows], seed)  # a limit counts queries alone
 
 
 def _english_side(task: Task, rows: int, seed: int) -> Sample:
@@ -123,7 +122,7 @@ def _english_side(task: Task, rows: int, seed: int) -> Sample:
         raise Undefined(f"{task.name} has no English sentences that are here.")
     order = np.random.default_rng([seed, 1]).permutation(len(texts))[:rows]
     found = list(texts.values())
-    return Sample(task, "en", [found[place] for place in sorted(order)], seed)
+    return Sample(task, [found[place] for place in sorted(order)], seed)
 
 
 def _bitext(task: Task, language: str) -> Sequence[Row]:
@@ -137,15 +136,14 @@ def _bitext(task: Task, language: str) -> Sequence[Row]:
 
 def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str], list[str]]:
     """Draw at most so many sentences of a bitext in English, and their translations."""
-    pairs: list[tuple[Row, Row]] = []
+    found: dict[str, Row] = {}
     if task.format == "retrieval" and language in task.languages:
         found = {row["id"]: row for row in _bitext(task, language)}
-        for row in found.values():
-            if row["side"] == "query" and row["gold"] and row["gold"][0] in found:
-                pair = row, found[row["gold"][0]]
-                # Which side is English differs between tasks: queries in some, candidates in others.
-                pair = pair if row["id"].startswith("en-") else pair[::-1]
-                pairs += [pair] if pair[0]["id"].startswith("en-") else []
+    # Which side is English differs between tasks: queries in some, candidates in others.
+    queries = [row for row in found.values() if row["side"] == "query" and row["gold"]]
+    both = [(row, found[row["gold"][0]]) for row in queries if row["gold"][0] in found]
+    pairs = [pair[:: 1 if pair[0]["id"].startswith("en-") else -1] for pair in both]
+    pairs = [pair for pair in pairs if pair[0]["id"].startswith("en-")]
     if not pairs:
         raise Undefined(f"{task.name} has no sentence pairs of English and {language!r} here.")
     order = sorted(np.random.default_rng([seed, 3]).permutation(len(pairs))[:rows])
@@ -180,11 +178,13 @@ def encode(
     ``answers`` marks those of span rows; rows without a findable answer are then left out. Of the rows
     that are left ``choose`` may take some.
     """
+    # The shortest of three limits: what is asked for, the task's own, the encoder's.
     task, rows = sample.task, sample.rows
     longest = min(max_length, task.max_length, encoder.max_length)
     make = partial(formats.get(task.format).encode, encoder=encoder, max_length=longest)
     encoded = make(task, rows, train=answers)
     if choose is not None:
+        # Which rows can be encoded is known only now.
         chosen = choose(np.unique(encoded.example))
         encoded = make(task, [rows[row] for row in chosen], train=answers)
         encoded.example = chosen[encoded.example]
@@ -217,10 +217,19 @@ def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) ->
     else:
         marks = (encoded.per_token if by_token else encoded.per_sequence)[_MARKS[kind]]
         marks = marks.astype(np.int64)
+    # Of the units that have a label so many, and of those no class that a half may lack.
     drawn = subset(np.flatnonzero(marks >= 0), units, sample.seed)
-    kept, dropped = label_counts(marks[drawn], int(np.clip(len(drawn) // RARE, 4, 12)))
-    chosen = drawn[kept]
+    classes, counts = np.unique(marks[drawn], return_counts=True)
+    fewest = int(np.clip(len(drawn) // RARE, 4, 12))
+    kept = classes[counts >= fewest]
+    if len(kept) < 2:
+        raise BadRows(
+            f"only {len(kept)} of {len(classes)} classes have {fewest} or more labelled units; at "
+            "least two are needed. Sample more rows."
+        )
+    chosen = drawn[np.isin(marks[drawn], kept)]
     rows = np.repeat(encoded.example, encoded.lengths) if by_token else encoded.example
+    dropped = len(classes) - len(kept)
     return View(encoded, by_token, chosen, marks[chosen], rows[chosen], dropped)
 
 
@@ -239,19 +248,6 @@ def _answer_labels(encoded: Encoded, seed: int) -> Integers:
         labels[inside] = 1
         labels[random.permutation(outside)[: len(inside)]] = 0
     return labels
-
-
-def label_counts(labels: ArrayLike, fewest: int) -> tuple[Integers, int]:
-    """Positions of the labels of classes with so many units, and how many classes had fewer."""
-    array = np.asarray(labels, dtype=np.int64)
-    values, counts = np.unique(array, return_counts=True)
-    kept = values[counts >= fewest]
-    if len(kept) < 2:
-        raise BadRows(
-            f"only {len(kept)} of {len(values)} classes have {fewest} or more labelled units; at "
-            "least two are needed. Sample more rows."
-        )
-    return np.flatnonzero(np.isin(array, kept)).astype(np.int64), len(values) - len(kept)
 
 
 def subset(positions: Integers, size: int, seed: int) -> Integers:
@@ -324,7 +320,7 @@ class Reader:
     def texts(self, texts: list[str], max_length: int) -> Single:
         """Return the mean state of each text, shape (texts, D)."""
         rows = [{"id": str(i), "side": "query", "text": t, "gold": []} for i, t in enumerate(texts)]
-        return self.sequences(encode(Sample(TEXTS, "", rows, 0), self.encoder, max_length))
+        return self.sequences(encode(Sample(TEXTS, rows, 0), self.encoder, max_length))
 
     def losses(self, texts: list[str], max_length: int, head: nn.Module) -> tuple[Single, Integers]:
         """Masked-language loss of each text that has a hidden piece, and which texts those are."""
@@ -332,6 +328,7 @@ class Reader:
         encoded = Masked().encode(TEXTS, rows, self.encoder, max_length, False)
         encoded.tokens = self.encoder.remap(encoded.tokens).astype(np.int32)
         raw = self.read(encoded, Masked(), head)
+        # Short texts may have no hidden piece, and so no loss.
         hidden = np.add.reduceat(encoded.per_token["target"] >= 0, encoded.starts[:-1])
         loss = -np.asarray(Masked().decode(TEXTS, rows, encoded, raw))
         kept = np.flatnonzero(hidden > 0)
@@ -369,6 +366,7 @@ def language_head(encoder: Encoder) -> nn.Module:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     model, report = AutoModelForMaskedLM.from_pretrained(folder, **options)
+    # The head is what stands beside the encoder, and all of it must have been stored.
     heads = {n: m for n, m in model.named_children() if n != model.base_model_prefix}
     missing = [key for key in report["missing_keys"] if key.split(".")[0] in heads]
     if len(heads) != 1 or missing:
@@ -421,6 +419,7 @@ def resolve(source: Checkpoints, task: str, seed: int) -> Checkpoint:
 def fingerprint(tuned: Tuned) -> str:
     """Return a hash of the weights of a tuned encoder and its heads, frozen tables left out."""
     digest = hashlib.sha256(tuned.encoder.sha256.encode())
+    # Frozen embeddings are those of the plain encoder, whose hash comes first.
     state: list[tuple[str, Any]] = list(parameters(tuned.encoder).items())
     if not tuned.encoder.freeze_embeddings:
         state.append(("embeddings", tuned.encoder.model.get_input_embeddings().weight))

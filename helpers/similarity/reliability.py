@@ -83,6 +83,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     for (measure, language), part in table.groupby(["measure", "language"], sort=False):
         names = part["intermediate"].tolist(), part["target"].tolist()
         columns = {name: part[name].to_numpy() for name in ("half_a", "half_b", "value", "second")}
+        # Once as they are, and once with the effects of tasks removed.
         inner = {name: within(values, *names) for name, values in columns.items()}
         found: dict[str, Any] = {"measure": measure, "language": language}
         for suffix, given in (("", columns), ("_within", inner)):
@@ -129,6 +130,7 @@ def agreement(table: pd.DataFrame, centred: bool = True) -> pd.DataFrame:
         BadRows: fewer than two measures vary.
     """
     part = table[(table["language"] == "en") & (table["target"] != "")]
+    # Dyads in rows, measures in columns, in the order of the table.
     wide = part.pivot(index=["intermediate", "target"], columns="measure", values="value")
     wide = wide[list(dict.fromkeys(part["measure"]))]
     if centred:
@@ -168,6 +170,7 @@ def composition(table: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame
     for name, rows in part.dropna(subset=["value"]).groupby("measure", sort=False):
         values = rows["value"].to_numpy(float)
         total = ((values - values.mean()) ** 2).sum()
+        # What does not vary has no parts.
         if total <= 1e-12 * (values**2).sum():
             continue
         sides = rows["intermediate"].tolist(), rows["target"].tolist()

@@ -58,20 +58,18 @@ def _finite(array: Floats, name: str) -> Floats:
     return array
 
 
-def paired(a: ArrayLike, b: ArrayLike, rows: int = 4) -> tuple[Floats, Floats]:
-    """Return two finite arrays that describe the same rows."""
-    first, second = matrix(a, "first array", rows), matrix(b, "second array", rows)
-    said = f"the arrays have {len(first)} and {len(second)} rows; both must describe the same "
-    require(len(first) == len(second), said + "inputs in the same order.")
-    return first, second
-
-
-def same_columns(a: ArrayLike, b: ArrayLike, what: str, rows: int = 2) -> tuple[Floats, Floats]:
-    """Return two finite arrays of states of one encoder, equally wide."""
-    first = matrix(a, f"{what} of the first task", rows)
-    second = matrix(b, f"{what} of the second task", rows)
-    widths = first.shape[1], second.shape[1]
-    require(widths[0] == widths[1], f"{what} have {widths[0]} and {widths[1]} columns.")
+def paired(
+    a: ArrayLike, b: ArrayLike, what: str = "representations", rows: int = 4, axis: int = 0
+) -> tuple[Floats, Floats]:
+    """Return two finite arrays of the same rows, or (axis 1) of states that are equally wide."""
+    first, second = (
+        matrix(x, f"{n} of the {what}", rows) for x, n in ((a, "first"), (b, "second"))
+    )
+    sizes, unit = (first.shape[axis], second.shape[axis]), ("rows", "columns")[axis]
+    said = (
+        f"the {what} have {sizes[0]} and {sizes[1]} {unit}; both must describe the same inputs, or"
+    )
+    require(sizes[0] == sizes[1], said + " come from one encoder.")
     return first, second
 
 
@@ -201,6 +199,7 @@ class Axes:
 
 def leading_axes(values: ArrayLike, dimensions: int = 0) -> Axes:
     """Decompose a representation (N, D) once, for canonical correlations with many others."""
+    # Through the Gram matrix of the columns: there are fewer of them than rows.
     centred = _centred(matrix(values, "representation", rows=4))
     variances, axes = eigen(centred.T @ centred, max(centred.shape))
     share = np.cumsum(variances[::-1]) / variances.sum()
@@ -279,7 +278,8 @@ def canonical_correlations(
     a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0
 ) -> tuple[Floats, Floats]:
     """Canonical correlations, largest first, and projection weights of the first one's directions."""
-    paired(*(values.scores if isinstance(values, Axes) else values for values in (a, b)))
+    rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
+    paired(rows_a, rows_b)
     first, second = (
         (v if isinstance(v, Axes) else leading_axes(v)).up_to(variance) for v in (a, b)
     )
@@ -329,7 +329,7 @@ def otdd(
     """
     first, codes_a, counts_a = labelled(features_a, labels_a, smallest=2)
     second, codes_b, counts_b = labelled(features_b, labels_b, smallest=2)
-    same_columns(first, second, "features")
+    paired(first, second, "features", axis=1)
     points = principal(np.concatenate([first, second]), 32)
     first, second = points[: len(first)], points[len(first) :]
     # Each class as a Gaussian: its mean and its covariance.
@@ -345,6 +345,7 @@ def otdd(
 
 def gaussian_distance(mean_a: Any, spread_a: Any, mean_b: Any, spread_b: Any) -> float:
     """Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982)."""
+    # The cross term is the trace of the root of (root A) B (root A).
     values, axes = np.linalg.eigh(spread_a)
     root = (axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T
     cross = np.linalg.eigvalsh(root @ spread_b @ root)
@@ -425,6 +426,7 @@ def task2vec_distance(
     require(first.shape == second.shape, sizes)
     squares = min(first.min(), second.min()) >= 0
     require(squares, "a Fisher diagonal has negative entries; expected squares.")
+    # A parameter that neither task uses says nothing.
     total = first + second
     used = total > 0
     require(used.any(), "both Fisher diagonals are zero; no task trains the probe network.")
@@ -439,6 +441,7 @@ def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Fl
     Mapped features of a target imitate the tuned encoder without running it. Source: the embedding
     space map of Schulte et al. 2024 (arXiv 2410.15148), in closed form.
     """
+    # Ridge regression; its penalty is relative to the mean variance of a feature.
     inputs, outputs = matrix(plain, "plain features"), matrix(tuned, "tuned features")
     counts = f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs."
     require(len(inputs) == len(outputs), counts)

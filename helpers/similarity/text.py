@@ -21,8 +21,8 @@ from helpers.similarity.representations import (
     classes,
     cosine,
     matrix,
+    paired,
     require,
-    same_columns,
     squared_distances,
     unit_rows,
     vector,
@@ -110,6 +110,7 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
     frequency = vector(texts_with, "number of texts with each piece")
     possible = frequency.min() >= 0 and frequency.max() <= texts
     require(possible, f"a piece occurs in {frequency.max():.0f} of {texts} texts.")
+    # So that no weight is zero or negative.
     weight = np.log((1.0 + texts) / (1.0 + frequency)) + 1.0
     first, second = _distribution(a), _distribution(b)
     same = first.shape == second.shape == weight.shape
@@ -136,7 +137,7 @@ def mmd(a: ArrayLike, b: ArrayLike, bandwidth: float = 0.0) -> float:
 
     ``bandwidth`` is the standard deviation of the Gaussian kernel; 0: the median distance of all texts.
     """
-    first, second = same_columns(a, b, "embeddings")
+    first, second = paired(a, b, "embeddings", 2, axis=1)
     middle = (first.mean(axis=0) + second.mean(axis=0)) / 2
     pooled = np.concatenate([first, second]) - middle
     distance = squared_distances(pooled, pooled)
@@ -160,7 +161,7 @@ def domain_classifier_error(a: ArrayLike, b: ArrayLike) -> float:
     Mean over both tasks: 0 where they are separable, about .5 where they are the same. Source:
     Ben-David et al. 2007.
     """
-    first, second = same_columns(a, b, "embeddings")
+    first, second = paired(a, b, "embeddings", 2, axis=1)
     domain = np.repeat([0, 1], [len(first), len(second)])
     predicted = probe_predictions(np.concatenate([first, second]), domain)
     errors = [(predicted[domain == side] != side).mean() for side in (0, 1)]
@@ -199,8 +200,9 @@ def _class_sizes(labels: ArrayLike) -> Integers:
 
 def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
     """Mean cosine of each label name (C, D) with its nearest name in the other task, both ways."""
-    first, second = same_columns(a, b, "label embeddings", rows=1)
+    first, second = paired(a, b, "label embeddings", 1, axis=1)
     first, second = (unit_rows(x, "the embedding of a label name") for x in (first, second))
+    # Each name looks for its nearest in the other task.
     cosines = first @ second.T
     nearest = cosines.max(axis=1).mean() + cosines.max(axis=0).mean()
     return float(np.clip(nearest / 2, -1.0, 1.0))
@@ -258,6 +260,7 @@ def piece_table(
     scripts, reference, rows = languages()["script"], corpus(english), []
     for language, samples in texts.items():
         pieces = corpus(samples)
+        # Without white space between words there are no pieces per word.
         words = sum(len(text.split()) for text in samples)
         characters = sum(len("".join(text.split())) for text in samples)
         spaced = scripts.get(language, "Latn") not in UNSPACED

@@ -142,13 +142,6 @@ class TestProbes:
         np.testing.assert_allclose(weights, expected, rtol=1e-8)
         np.testing.assert_allclose(intercept, aim.mean(axis=0) - train.mean(axis=0) @ expected)
 
-    def test_folds_are_stratified(self):
-        labels = np.repeat([0, 1], [50, 20])
-        fold = f._stratified_folds(labels, 5, np.random.default_rng(0))
-        table = np.zeros((5, 2), int)
-        np.add.at(table, (fold, labels), 1)
-        assert (table == [10, 4]).all()
-
     def test_linear_probe_on_noise_is_at_chance_not_below(self):
         values = []
         for seed in range(20):

@@ -5,57 +5,51 @@ from data.make import similarity as command
 from helpers.similarity import COLUMNS, to_csv
 
 
-def run(tmp_path, *arguments):
-    places = ("--output", str(tmp_path / "out"), "--folder", str(tmp_path / "kept"))
-    return command.main([*arguments, *places])
-
-
-def test_writes_the_table_and_its_matrices(tmp_path, monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the command in a store of its own, and read the table that it wrote."""
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
-    assert run(tmp_path, "tiny", "--measures", "text_embedding", "logme", "--seeds", "0") == 0
-    table = pd.read_csv(tmp_path / "out" / "tiny.csv")
+
+    def main(*arguments, name="tiny"):
+        places = ("--output", str(tmp_path / "out"), "--folder", str(tmp_path / "kept"))
+        assert command.main([*arguments, "--seeds", "0", *places]) == 0
+        return pd.read_csv(tmp_path / "out" / f"{name}.csv")
+
+    return main
+
+
+def test_writes_the_table_and_its_matrices(run, tmp_path):
+    table = run("tiny", "--measures", "text_embedding", "logme")
     assert list(table.columns) == list(COLUMNS) and len(table) == 2 * 2 * 3
     assert (tmp_path / "out" / "tiny" / "text_embedding.csv").exists()
     undefined = table[table["status"] == "undefined"]
     assert set(undefined["measure"]) == {"logme"} and len(undefined) == 6
 
 
-def test_trains_what_is_missing_only_when_asked_to(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
-    options = ("tiny", "--measures", "logme", "task_vector", "--seeds", "0", "--train")
-    assert run(tmp_path, *options) == 0
-    table = pd.read_csv(tmp_path / "out" / "tiny.csv")
+def test_trains_and_runs_shortly_only_when_asked_to(run):
+    measures = ("logme", "task_vector", "early_score")
+    table = run("tiny", "--measures", *measures, "--train", "--early")
     done = table[table["status"] == "done"]
-    assert set(done["target"]) == {"toy-intents", "toy-slots"} and len(done) == 2 * 2 * 2
+    assert set(done["target"]) == {"toy-intents", "toy-slots"} and len(done) == 2 * 2 * 3
+    assert done.loc[done["measure"] == "early_score", "value"].between(0, 1).all()
 
 
-def test_a_table_is_not_overwritten_by_one_without_values(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+def test_a_table_is_not_overwritten_by_one_without_values(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tiny.csv").write_text("kept")
     with pytest.raises(SystemExit, match="nothing was written: there is no encoder fine-tuned"):
-        run(tmp_path, "tiny", "--measures", "logme", "--seeds", "0")
+        run("tiny", "--measures", "logme")
     assert (tmp_path / "out" / "tiny.csv").read_text() == "kept"
 
 
-def test_a_short_run_per_dyad_is_made_when_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
-    run(tmp_path, "tiny", "--measures", "early_score", "--seeds", "0", "--train", "--early")
-    table = pd.read_csv(tmp_path / "out" / "tiny.csv")
-    done = table[table["status"] == "done"]
-    assert set(done["target"]) == {"toy-intents", "toy-slots"}
-    assert done["value"].between(0, 1).all()
+def test_controls_have_names_of_their_own(run):
+    table = run("tiny", "--measures", "label_names", "--shuffle-labels", name="tiny-shuffled")
+    assert len(table) == 6
 
 
-def test_controls_have_names_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
-    run(tmp_path, "tiny", "--measures", "label_names", "--seeds", "0", "--shuffle-labels")
-    assert (tmp_path / "out" / "tiny-shuffled.csv").exists()
-
-
-def test_unknown_profile(tmp_path, capsys):
+def test_unknown_profile(run, capsys):
     with pytest.raises(SystemExit):
-        run(tmp_path, "huge")
+        run("huge")
     assert "invalid choice" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from helpers import similarity, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
+from helpers.models import encoders
 from helpers.similarity import COLUMNS, features, to_csv
 from helpers.similarity.inputs import Dyad, Inputs, Side
 from helpers.similarity.readers import Checkpoint
@@ -133,15 +134,12 @@ class TestTable:
         )
         assert set(drift["status"]) == {"done"} and len(drift) == 4
 
-    def test_a_random_encoder_can_be_measured_for_a_control(self, call, options, trained, tmp_path):
-        from helpers.models import encoders
-
-        other = encoders.load("tiny", seed=7)
-        first = call(["text_embedding"])
+    def test_a_random_encoder_can_be_measured_for_a_control(self, call, options, tmp_path):
+        given = {"options": options, "folder": tmp_path, "progress": False}
         control = similarity.measure(
-            STUDY, ["text_embedding"], other, options=options, folder=tmp_path, progress=False
+            STUDY, ["text_embedding"], encoders.load("tiny", seed=7), **given
         )
-        assert (control["value"] - first["value"]).abs().max() > 1e-4
+        assert (control["value"] - call(["text_embedding"])["value"]).abs().max() > 1e-4
 
 
 class TestBadInput:
@@ -164,11 +162,8 @@ class TestBadInput:
         def absent(language, split):
             raise MissingData("put the file there")
 
-        gone = replace(
-            tasks.get("toy-same"),
-            name="toy-gone",
-            source=Source("rows", "gone", read=absent),
-        )
+        source = Source("rows", "gone", read=absent)
+        gone = replace(tasks.get("toy-same"), name="toy-gone", source=source)
         table = call(["token_similarity"], [gone, *STUDY])
         row = one(table, "token_similarity", i="toy-gone")
         assert row["status"] == "undefined" and "put the file there" in row["reason"]
@@ -187,15 +182,10 @@ class TestBadInput:
         assert one(table, "token_similarity")["status"] == "done"
 
     def test_one_class_is_undefined(self, call):
-        def read(language, split):
-            return [
-                {"id": str(i), "first": f"text {i}", "second": "", "label": int(i == 7)}
-                for i in range(40)
-            ]
-
-        flat = replace(
-            tasks.get("toy-intents"), name="toy-flat", source=Source("rows", "flat", read=read)
-        )
+        row = {"first": "a text", "second": ""}
+        rows = [row | {"id": str(i), "label": int(i == 7)} for i in range(40)]
+        source = Source("rows", "flat", read=lambda language, split: rows)
+        flat = replace(tasks.get("toy-intents"), name="toy-flat", source=source)
         table = call(["logme", "label_entropy"], ["toy-same", flat])
         assert set(table["status"]) == {"undefined"}
         assert table["reason"].str.contains("classes").all()
@@ -204,17 +194,10 @@ class TestBadInput:
 class TestStored:
     def test_a_second_call_computes_nothing(self, call, custom):
         calls = []
-
-        def count(a, b):
-            calls.append(1)
-            return len(a) / len(b)
-
-        measure = custom(count)
-        first = call([measure])
-        before = len(calls)
-        again = call([measure])
+        measure = custom(lambda a, b: calls.append(1) or len(a) / len(b))
+        first, before = call([measure]), len(calls)
+        pd.testing.assert_frame_equal(first, call([measure]))
         assert len(calls) == before
-        pd.testing.assert_frame_equal(first, again)
         call([measure], mode="always")
         assert len(calls) > before
 
