@@ -73,77 +73,56 @@ class Scenario:
     leverage: float = 0.0  # of the log of a target's own spread, of similarity and residual alike
 
 
+_FREE: dict[str, Any] = {"similarity": "independent", "block": 0}
 _MISSING = ((0, 0), (1, 0), (3, 4), (3, 5), (4, 4), (4, 5))
 _NOISE = (0.3, 0.4, 0.5, 0.7, 0.8, 1.7, 2.1, 3.9, 4.2, 5.9)
-_FREE: dict[str, Any] = {"similarity": "independent", "block": 0}
-SCENARIOS = {
-    s.name: s
-    for s in (
-        Scenario("independent", "Nothing but tasks and noise.", **_FREE),
-        Scenario("nodes", "Some tasks are similar to all others.", similarity="nodes", block=0),
-        Scenario(
-            "interactions",
-            "Similarity and gain each have low-rank structure, unrelated to one another.",
-            similarity="interactions",
-            block=0,
-        ),
-        Scenario("blocks none", "Similarity follows the formats; gains do not.", block=0),
-        Scenario("blocks half", "Both follow the formats, gains moderately.", block=0.5),
-        Scenario("blocks", "Both follow the formats, independently of one another."),
-        Scenario(
-            "blocks, pairs missing", "As blocks, without six identity pairs.", missing=_MISSING
-        ),
-        Scenario(
-            "blocks, noisy targets",
-            "As blocks; seed noise differs twentyfold between targets and baselines are shared.",
-            noise=_NOISE,
-        ),
-        Scenario("blocks, collapses", "As blocks; 4.5 % of dyads collapse.", collapses=0.045),
-        Scenario(
-            "confounded",
-            "Intermediates that are similar to everything also help everywhere.",
-            similarity="confounded",
-            block=0,
-        ),
-        Scenario("20 x 10, none", "Twenty intermediates.", WIDE, block=0),
-        Scenario("20 x 10, half", "Twenty intermediates, moderate blocks.", WIDE, block=0.5),
-        Scenario("20 x 10", "Twenty intermediates, strong blocks.", WIDE),
-        Scenario("7 x 3", "The size of the demo study with all its intermediates.", DEMO),
-        Scenario("4 x 3", "The size of the demo study by default.", SMALLEST),
-    )
-}  # fmt: skip
 
 
+def _worlds(described: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Scenario]:
+    return {name: Scenario(name, about, **facts) for name, (about, facts) in described.items()}
+
+
+SCENARIOS = _worlds({
+    "independent": ("Nothing but tasks and noise.", _FREE),
+    "nodes": ("Some tasks are similar to all others.", {"similarity": "nodes", "block": 0}),
+    "interactions": (
+        "Similarity and gain each have low-rank structure, unrelated to one another.",
+        {"similarity": "interactions", "block": 0},
+    ),
+    "blocks none": ("Similarity follows the formats; gains do not.", {"block": 0}),
+    "blocks half": ("Both follow the formats, gains moderately.", {"block": 0.5}),
+    "blocks": ("Both follow the formats, independently of one another.", {}),
+    "blocks, pairs missing": ("As blocks, without six identity pairs.", {"missing": _MISSING}),
+    "blocks, noisy targets": (
+        "As blocks; seed noise differs twentyfold between targets and baselines are shared.",
+        {"noise": _NOISE},
+    ),
+    "blocks, collapses": ("As blocks; 4.5 % of dyads collapse.", {"collapses": 0.045}),
+    "confounded": (
+        "Intermediates that are similar to everything also help everywhere.",
+        {"similarity": "confounded", "block": 0},
+    ),
+    "20 x 10, none": ("Twenty intermediates.", {"formats": WIDE, "block": 0}),
+    "20 x 10, half": ("Twenty intermediates, moderate blocks.", {"formats": WIDE, "block": 0.5}),
+    "20 x 10": ("Twenty intermediates, strong blocks.", {"formats": WIDE}),
+    "7 x 3": ("The size of the demo study with all its intermediates.", {"formats": DEMO}),
+    "4 x 3": ("The size of the demo study by default.", {"formats": SMALLEST}),
+})  # fmt: skip
 # Worlds that an outside review missed, analysed as the specification says and with slopes that differ.
-OTHERS = {
-    s.name: s
-    for s in (
-        Scenario(
-            "confounded by target",
-            "Targets that are similar to everything also gain everywhere.",
-            similarity="confounded by target",
-            block=0,
-        ),
-        Scenario(
-            "slopes by target", "The slope differs between targets.", **_FREE, slopes=(0, 0.5, 0)
-        ),
-        Scenario(
-            "slopes by intermediate",
-            "The slope differs between intermediates.",
-            **_FREE,
-            slopes=(0.5, 0, 0),
-        ),
-        Scenario(
-            "slopes by format",
-            "The slope differs between target formats.",
-            **_FREE,
-            slopes=(0, 0, 0.5),
-        ),
-        Scenario(
-            "leverage", "Targets with more varied similarity are noisier.", **_FREE, leverage=1.0
-        ),
-    )
-}
+OTHERS = _worlds({
+    "confounded by target": (
+        "Targets that are similar to everything also gain everywhere.",
+        {"similarity": "confounded by target", "block": 0},
+    ),
+    "slopes by target": ("The slope differs between targets.", _FREE | {"slopes": (0, 0.5, 0)}),
+    "slopes by intermediate": (
+        "The slope differs between intermediates.", _FREE | {"slopes": (0.5, 0, 0)},
+    ),
+    "slopes by format": (
+        "The slope differs between target formats.", _FREE | {"slopes": (0, 0, 0.5)},
+    ),
+    "leverage": ("Targets with more varied similarity are noisier.", _FREE | {"leverage": 1.0}),
+})  # fmt: skip
 
 
 def standard(values: np.ndarray) -> np.ndarray:
