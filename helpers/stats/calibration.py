@@ -255,10 +255,11 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
         raise MissingData(f"{file} is not there. Download {TABLE} and pass its path.")
     if (digest := sha256_file(file)) != SHA256:
         raise BadRecord(f"{file} has checksum {digest}, not {SHA256}: it is not {TABLE}.")
-    scores = pd.read_csv(file).set_index("model_name")[list(TARGETS)].dropna()
+    wide = pd.read_csv(file).drop_duplicates("model_name").set_index("model_name")
+    scores = wide[list(TARGETS)].dropna()
     gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
-    long = gained.rename_axis(index="intermediate", columns="target").stack().rename("gain")
-    return add_families(long.reset_index())
+    long = gained.rename_axis(index="intermediate", columns="target").stack()
+    return add_families(long.reset_index(name="gain"))
 
 
 def add_families(table: pd.DataFrame) -> pd.DataFrame:

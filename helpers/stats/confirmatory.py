@@ -70,18 +70,19 @@ def departures(
         } | out
     done = rest[rest["status"] == "done"]
     base = done[done["condition"] == "none"]
-    base = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
+    trained = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
     counts = done[done["condition"] == "single"].groupby(TASKS)["seed"].nunique()
-    for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", base, 2 * SEEDS)):
-        if few := int((seeds < least).sum()):
+    for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", trained, 2 * SEEDS)):
+        if few := (seeds < least).sum():
             said = f"{few} of {len(seeds)} {what} have fewer than {least} seeds"
-            out[f"seeds of {what}"] = f"{said} (the fewest: {int(seeds.min())})."
+            out[f"seeds of {what}"] = f"{said} (the fewest: {seeds.min()})."
     planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
     if len(counts) < planned:
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
     short = []
     for target, seen in done.groupby("target")["language"]:
-        asked = set(tasks.get(target).languages if target in tasks.names() else ()) - {"en"}
+        known = str(target) in tasks.names()
+        asked = set(tasks.get(str(target)).languages if known else ()) - {"en"}
         if not asked <= set(seen):
             short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
     if short:

@@ -71,9 +71,9 @@ def grid(
             "test one encoder and condition at a time."
         )
     keyed = data.assign(**{task: data[task].astype(str) for task in tasks})
-    tables = keyed.set_index(tasks)[[outcome, *predictors, *given]].astype(float).unstack()
+    wide = keyed.set_index(tasks)[[outcome, *predictors, *given]].astype(float).unstack()
     names = [np.sort(keyed[task].unique()) for task in tasks]
-    arrays = tables.to_numpy().reshape(names[0].size, -1, names[1].size).transpose(1, 0, 2).copy()
+    arrays = wide.to_numpy().reshape(names[0].size, -1, names[1].size).transpose(1, 0, 2).copy()
     groups = [np.zeros(n.size, int) for n in names]
     for k, format in enumerate(within or ()):
         formats = (
@@ -84,7 +84,8 @@ def grid(
             raise BadFit(f"{task!r} has more than one value of {format!r}; a task has one format.")
         groups[k] = np.asarray(pd.factorize(formats.reindex(names[k]), sort=True)[0])
     last = 1 + len(predictors)
-    return Grid(*names, arrays[0], arrays[1:last], arrays[last:], *groups)
+    tables = (arrays[0], arrays[1:last], arrays[last:])
+    return Grid(names[0], names[1], *tables, groups[0], groups[1])
 
 
 def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.ndarray:
@@ -298,7 +299,8 @@ def qap(
     found, null, exact = _tested(table, [predictor], n, seed, effects)
     t = np.abs(null[1, 0])
     smallest = float((t >= t.max() * (1 - CLOSE)).sum() / (t.size if exact else t.size + 1))
-    return Permuted(*map(float, found[["estimate", "p"]].iloc[0]), smallest, null[0, 0])
+    estimate, p = found[["estimate", "p"]].iloc[0].astype(float)
+    return Permuted(estimate, p, smallest, null[0, 0])
 
 
 def min_p(

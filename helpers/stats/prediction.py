@@ -195,7 +195,7 @@ def strategies(table: pd.DataFrame, scores: Mapping[str, str]) -> pd.DataFrame:
     rows = {}
     for name, column in {**scores, "best constant choice": "_constant", "random": "_none"}.items():
         parts = [p[["observed", column]].to_numpy(float).T for _, p in work.groupby("target")]
-        one, three = (np.array([expected_best(*part, k) for part in parts]) for k in (1, 3))
+        one, three = (np.array([expected_best(y, x, k) for y, x in parts]) for k in (1, 3))
         rows[name] = [(best - one).mean(), (best - three).mean(), one.mean()]
     rows["best possible"] = [0.0, 0.0, best.mean()]
     out = pd.DataFrame.from_dict(rows, "index", columns=["regret@1", "regret@3", "gain"])
