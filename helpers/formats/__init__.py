@@ -42,7 +42,7 @@ def task_scores(
         )
     metric = metrics.get(task.metric)
     accepted = inspect.signature(metric.function).parameters
-    options = {"labels": task.labels} if "labels" in accepted else {}
+    options: dict[str, Any] = {"labels": task.labels} if "labels" in accepted else {}
     if task.metric == "mlqa":  # the only rule that differs by language
         options["language"] = language
     values = metrics.score(task.metric, predictions, gold, **options)

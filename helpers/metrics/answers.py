@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from helpers.errors import BadRows, unknown
 
@@ -146,10 +147,11 @@ def _aligned(
         raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
     if not isinstance(golds, Mapping) and len(predictions) != len(golds):
         raise BadRows(f"{len(predictions)} predictions for {len(golds)} questions.")
-    given, right = (
+    sides: list[Any] = [
         dict(side) if isinstance(side, Mapping) else {str(i): one for i, one in enumerate(side)}
         for side in (predictions, golds)
-    )
+    ]
+    given, right = sides
     extra, missing = (
         [n for n in one if n not in other] for one, other in ((given, right), (right, given))
     )

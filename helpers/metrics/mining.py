@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ _INDEX_BITS = 32
 _NOTHING = -(2**63)
 
 
-class Neighbours(NamedTuple):
+@dataclass(frozen=True)
+class Neighbours:
     """The best candidates of each query, best first."""
 
     index: np.ndarray  # their row numbers, (queries, k)
@@ -115,9 +117,9 @@ def mine_texts(
     y_rows, y_ids = _merged("target", target_vectors, target_texts, target_ids)
     mined = mine(source_vectors[x_rows], target_vectors[y_rows])
     kept = [
-        (x_ids[pair.source][0], y_ids[pair.target][0], pair.score)
-        for pair in mined.itertuples()
-        if len(x_ids[pair.source]) == len(y_ids[pair.target]) == 1
+        (x_ids[one][0], y_ids[other][0], score)
+        for one, other, score in zip(*(mined[name].tolist() for name in mined), strict=True)
+        if len(x_ids[one]) == len(y_ids[other]) == 1
     ]
     return pd.DataFrame(kept, columns=["source", "target", "score"]).astype({"score": float})
 

@@ -307,10 +307,9 @@ def _score_by_id(
         options = {"language": language} if task.metric == "mlqa" else {}
         values = metrics.score(task.metric, answers, golds, unanswered="zero", **options)
         return {key: values[key] for key in ("exact_match", "f1")}, counts
-    if task.kind == "entities":
-        # The file holds one entity in a list; the official script reads the first alone.
-        right = [[ids[0].strip()] for ids in right]
-    values = metrics.score(task.metric, [said.get(name, []) for name in names], right)
+    # An entity stands alone in its list; the official script reads the first.
+    wanted = [[ids[0].strip()] for ids in right] if task.kind == "entities" else right
+    values = metrics.score(task.metric, [said.get(name, []) for name in names], wanted)
     return {"map@20": values[metrics.main(task.metric)]}, counts
 
 
@@ -322,7 +321,8 @@ def _check(
     task: OfficialTask, content: Sequence[Any], where: str, alphabet: Alphabet, gold: bool
 ) -> None:
     """Refuse values outside an alphabet, naming the first, and gold that is a placeholder."""
-    (fits, expected), line, values = alphabet, 1, []
+    (fits, expected), line = alphabet, 1
+    values: list[tuple[Any, Any]] = []
     # Each value with its place in the file: an id, or the number of a line.
     for row in [content] if task.kind in ("labels", "choices", "pairs") else content:
         values += [row] if task.kind in _LISTS else enumerate(row, start=line)
@@ -600,10 +600,10 @@ def _text(task: OfficialTask, content: list[Any], gold: bool) -> str:
             article = {"title": "", "paragraphs": [{"context": "", "qas": questions}]}
             whole = {"version": "1.1", "data": [article]}
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
-    line = {
+    lines: dict[str, Callable[[Any], str]] = {
         "tags": lambda tags: "".join(f"{tag}\n" for tag in tags),
         "pairs": "\t".join,
         "choices": lambda label: json.dumps({"label": label}),
         "labels": str,
-    }[task.kind]
-    return "".join(f"{line(row)}\n" for row in content)
+    }
+    return "".join(f"{lines[task.kind](row)}\n" for row in content)
