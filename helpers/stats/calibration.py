@@ -1,9 +1,8 @@
 """How often the analysis is wrong: stored simulations, a study's own gains relabelled, others' table.
 
 ``data/make/calibration.py`` simulates the tables behind ``data/calibration``. The table of others is
-IBM's model recycling (Apache-2.0): hundreds of published fine-tuned RoBERTa models, each fine-tuned
-again on 36 English targets. A model's name tells what it was trained on, so a crude relatedness,
-"same family of tasks", can be tested on it with the methods of this book.
+IBM's model recycling (Apache-2.0): hundreds of fine-tuned RoBERTa models, each fine-tuned again on 36
+English targets. A model's name tells what it was trained on, so "same family" is a crude relatedness.
 """
 
 from __future__ import annotations

@@ -266,8 +266,8 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the gain of every dyad with a 95 % interval over seeds, English left out.
 
     Whole runs (means over the languages that all arms of a target have) of dyad and baseline are
-    compared by Welch's interval. A dyad or baseline that ran once borrows the spread of all arms of its
-    target, pooled. A baseline that trains nothing (retrieval) has no noise.
+    compared by Welch's interval. One that ran once borrows the spread of all arms of its target, pooled;
+    a baseline that trains nothing (retrieval) has no noise.
 
     Returns:
         encoder, intermediate, target, gain (points), se, df, low, high, seeds, baseline_seeds,

@@ -205,8 +205,7 @@ def strategies(table: pd.DataFrame, scores: Mapping[str, str]) -> pd.DataFrame:
 def ndcg(observed: Sequence[float], score: Sequence[float], above_worst: bool = True) -> float:
     """Return the normalised discounted cumulative gain (Jarvelin & Kekalainen 2002) of a ranking.
 
-    Relevance is the outcome less the worst one. The outcome itself, as some published values have it,
-    lets a fully reversed ranking score near 1.
+    Relevance is the outcome less the worst; the outcome itself lets a reversed ranking score near 1.
     """
     relevance = np.asarray(observed, float) - (np.min(observed) if above_worst else 0.0)
     discount = 1 / np.log2(np.arange(relevance.size) + 2)
