@@ -8,12 +8,13 @@ process of its own, so that none warms another, and writes its rows when it is d
 from __future__ import annotations
 
 import argparse
-import importlib
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from benchmarks import harness
 
 LONG = ("processes", "similarity", "tatoeba")
 
@@ -23,61 +24,45 @@ class Job(NamedTuple):
 
     call: str
     rows: list[str]
-    arguments: tuple[Any, ...] = ()
-
-
-def _training(workload: str) -> Job:
-    stages, arms = ("train", "evaluate"), ("stock", "tuned")
-    against = [f"{stage}_{workload}_vs_{arm}_trainer" for stage in stages for arm in arms]
-    share = "train_matmul_share_of_peak" + ("" if workload == "pair" else f"_{workload}")
-    return Job("training.compare", [*against, share], (workload,))
+    arguments: tuple[str, ...] = ()
 
 
 def _jobs() -> dict[str, Job]:
-    workloads = ("pair", "tagging", "span")
-    parts = ("matmul", "attention", "elementwise", "optimiser", "rest")
-    figures = [*(f"time_in_{part}" for part in parts), "matmul_rate"]
-    spent = [f"train_{name}_{figure}" for name in workloads for figure in figures]
-    return {
-        **{name: _training(name) for name in workloads},
-        "profile": Job("training.profiles", spent),
-        **{name: Job(call, rows.split()) for name, (call, rows) in _OTHERS.items()},
-    }
+    jobs, spent = {}, []
+    for name in ("pair", "tagging", "span"):
+        share = "train_matmul_share_of_peak" + f"_{name}" * (name != "pair")
+        stages, arms = ("train", "evaluate"), ("stock", "tuned")
+        rows = [f"{stage}_{name}_vs_{arm}_trainer" for stage in stages for arm in arms]
+        jobs[name] = Job("training.compare", [*rows, share], (name,))
+        parts = ("matmul", "attention", "elementwise", "optimiser", "rest")
+        spent += [f"train_{name}_time_in_{part}" for part in parts] + [f"train_{name}_matmul_rate"]
+    jobs["profile"] = Job("training.profiles", spent)
+    for line in filter(None, _OTHERS.splitlines()):
+        name, call, *rows = line.split()
+        jobs[name] = Job(call, rows)
+    return jobs
 
 
-_OTHERS = {
-    "neighbour": ("training.beside", "train_pair_beside_a_neighbour_vs_tuned_trainer"),
-    "memory": ("training.memory", "train_large_32x128_peak_memory"),
-    "grid": ("studies.grid", "grid_vs_cells_from_scratch"),
-    "processes": ("studies.processes", "grid_in_processes_vs_one_process"),
-    "plans": (
-        "studies.plans",
-        "plan_100k_runs_seconds plan_100k_runs_peak_mb resume_100k_runs_seconds "
-        "resume_100k_runs_first_look_seconds",
-    ),
-    "tatoeba": ("scoring.tatoeba", "tatoeba_36_pairs_xtreme_layer tatoeba_36_pairs_last_layer"),
-    "spans": (
-        "scoring.spans",
-        "evaluate_span_vs_reference_loop evaluate_span_by_its_rules_vs_reference_loop",
-    ),
-    "mining": (
-        "scoring.mining",
-        "mining_100k_vs_bare_matmul mining_100k_cpu_vs_bare_matmul mining_100k_peak_memory "
-        "search_pool_wall search_pool_peak_memory",
-    ),
-    "metrics": ("scoring.metrics_of_rows", "span_f1 squad mlqa_en"),
-    "reml": (
-        "stats.mixed_models",
-        "reml_1818_rows_vs_mixedlm_dense reml_1818_rows_vs_mixedlm_sparse",
-    ),
-    "permutation": ("stats.relabelling", "max_t_9999_relabellings_9x12_25_measures"),
-    "logme": (
-        "similarity.logme",
-        "logme_2000_rows_384_columns_2_classes logme_2000_rows_384_columns_30_classes "
-        "logme_2000_rows_1024_columns_3_classes logme_500_rows_1024_columns_17_classes",
-    ),
-    "similarity": ("similarity.table", "similarity_9x12_dyads_seconds"),
-}
+# A line for each of the others: its name, what is called, and its rows.
+_OTHERS = """
+neighbour training.beside train_pair_beside_a_neighbour_vs_tuned_trainer
+memory training.memory train_large_32x128_peak_memory
+grid studies.grid grid_vs_cells_from_scratch
+processes studies.processes grid_in_processes_vs_one_process
+plans studies.plans plan_100k_runs_seconds plan_100k_runs_peak_mb resume_100k_runs_seconds \
+resume_100k_runs_first_look_seconds
+tatoeba scoring.tatoeba tatoeba_36_pairs_xtreme_layer tatoeba_36_pairs_last_layer
+spans scoring.spans evaluate_span_vs_reference_loop evaluate_span_by_its_rules_vs_reference_loop
+mining scoring.mining mining_100k_vs_bare_matmul mining_100k_cpu_vs_bare_matmul \
+mining_100k_peak_memory search_pool_wall search_pool_peak_memory
+metrics scoring.metrics_of_rows span_f1 squad mlqa_en
+reml stats.mixed_models reml_1818_rows_vs_mixedlm_dense reml_1818_rows_vs_mixedlm_sparse
+permutation stats.relabelling max_t_9999_relabellings_9x12_25_measures
+logme similarity.logme logme_2000_rows_384_columns_2_classes \
+logme_2000_rows_384_columns_30_classes logme_2000_rows_1024_columns_3_classes \
+logme_500_rows_1024_columns_17_classes
+similarity similarity.table similarity_9x12_dyads_seconds
+"""
 JOBS = _jobs()
 
 
@@ -100,12 +85,8 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def here(name: str) -> None:
     """Run one benchmark in this process, store its rows and show them."""
-    from benchmarks.harness import store
-
-    job = JOBS[name]
-    module, function = job.call.split(".")
-    rows = getattr(importlib.import_module(f"benchmarks.{module}"), function)(*job.arguments)
-    store(rows)
+    rows = harness.call(JOBS[name].call, *JOBS[name].arguments)
+    harness.store(rows)
     for row in rows:
         against = f", {row.ratio:.2f} x {row.reference}" if row.reference else ""
         print(f"{row.name}: {row.value:.4g} {row.unit}{against}  {row.note}")

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -37,43 +38,26 @@ def machine() -> str:
     """Return the processor's name and number of cores."""
     name, facts = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if facts.exists():
-        lines = [
-            line
-            for line in facts.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        name = lines[0].partition(":")[2].strip() if lines else name
+        named = re.search(r"^model name\s*:\s*(.+)", facts.read_text(encoding="utf-8"), re.M)
+        name = named[1] if named else name
     return f"cpu {name}, {os.cpu_count()} cores"
-
-
-def today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure, next to the reference it was measured against in the same run.
-
-    Attributes:
-        name, value, unit: what was measured; NaN where it was not.
-        reference, reference_value: what it is compared with, in the same unit.
-        ratio: how many times better the figure is (NaN without a reference).
-        device, threads: processor or GPU, and threads used.
-        rows: rows, pairs or runs worked on.
-        date, note: day of the measurement, and what a reader of the figure must know.
-    """
+    """One figure, next to the reference it was measured against in the same run."""
 
     name: str
-    value: float
+    value: float  # NaN where it was not measured
     unit: str
-    reference: str = ""
+    reference: str = ""  # what it is compared with, in the same unit
     reference_value: float = math.nan
-    ratio: float = math.nan
+    ratio: float = math.nan  # how many times better the figure is
     device: str = field(default_factory=machine)
     threads: int = 0
-    rows: int = 0
-    date: str = field(default_factory=today)
-    note: str = ""
+    rows: int = 0  # rows, pairs or runs worked on
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
+    note: str = ""  # what a reader of the figure must know
 
 
 def compared(
@@ -105,18 +89,21 @@ def turns(
     return seconds, results
 
 
-def apart(call: str, *arguments: Any) -> Any:
-    """Call ``<module>.<function>`` of the benchmarks in a fresh process; both ways goes JSON.
+def call(name: str, *arguments: Any) -> Any:
+    """Call ``<module>.<function>`` of the benchmarks."""
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"benchmarks.{module}"), function)(*arguments)
 
-    Raises:
-        RuntimeError: the process failed; the text is the end of what it wrote.
-    """
-    command = [sys.executable, "-m", "benchmarks.harness", call, json.dumps(arguments)]
+
+def apart(name: str, *arguments: Any) -> Any:
+    """Do :func:`call` in a fresh process, or raise RuntimeError; both ways goes JSON."""
+    command = [sys.executable, "-m", "benchmarks.harness", name, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{call}{arguments} failed:\n{done.stderr[-2000:]}")
-    print(call, *arguments, done.stdout.splitlines()[-1], file=sys.stderr, flush=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"{name}{arguments} failed:\n{done.stderr[-2000:]}")
+    said = done.stdout.splitlines()[-1]
+    print(name, *arguments, said, file=sys.stderr, flush=True)
+    return json.loads(said)
 
 
 @contextlib.contextmanager
@@ -136,27 +123,20 @@ def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
     A row that says "not measured" never replaces a figure, nor stands beside one of the same kind
     of device; it goes when there is a figure. Rows of other devices are left alone.
     """
-    columns = list(Measurement.__dataclass_fields__)
-    old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
-    rows: dict[tuple[str, str], dict[Any, Any]] = {
-        (row["name"], row["device"]): row for row in old.to_dict("records")
-    }
-    for row in map(asdict, measurements):
-        kind = row["device"].partition(" ")[0]  # cpu or cuda
-        alike = [key for key in rows if (key[0], key[1].partition(" ")[0]) == (row["name"], kind)]
-        if math.isnan(row["value"]):
-            if alike:
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    for row in measurements:
+        if len(table):
+            kinds = table["device"].str.split().str[0]  # cpu or cuda
+            alike = (table["name"] == row.name) & (kinds == row.device.split()[0])
+            if math.isnan(row.value) and alike.any():
                 continue
-        else:
-            for key in [key for key in alike if math.isnan(rows[key]["value"])]:
-                del rows[key]
-        rows[row["name"], row["device"]] = row
-    table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=columns)
+            same = table["device"] == row.device
+            table = table[~(alike & (same | table["value"].isna()))]
+        table = pd.concat([table, pd.DataFrame([asdict(row)])])
+    table = table.sort_values(["name", "device"])
     write_atomic(path, table.to_csv(index=False).encode())
     return table
 
 
 if __name__ == "__main__":
-    module, function = sys.argv[1].rsplit(".", 1)
-    found = getattr(importlib.import_module(f"benchmarks.{module}"), function)
-    print(json.dumps(found(*json.loads(sys.argv[2]))))
+    print(json.dumps(call(sys.argv[1], *json.loads(sys.argv[2]))))

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.harness import (
     Measurement,
@@ -26,10 +27,10 @@ from benchmarks.harness import (
     machine,
     neighbour,
     not_measured,
-    store,
     turns,
 )
 from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
+from helpers import metrics
 from helpers.formats import Encoded, task_scores
 from helpers.formats.encoded import IGNORE
 from helpers.models import network, training
@@ -42,7 +43,7 @@ NO_GPU = "no GPU on the machine that ran the benchmarks"
 
 
 def compare(workload: str, repeats: int = 2) -> list[Measurement]:
-    """Run all arms in turn and return the medians of one workload."""
+    """Run all arms in turn and turn the medians of one workload into rows of the table."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in range(repeats):
         for arm in ARMS if seed == 0 else ARMS[1:]:
@@ -50,10 +51,24 @@ def compare(workload: str, repeats: int = 2) -> list[Measurement]:
                 runs.setdefault(arm, []).append(apart("training.one", arm, workload, seed))
             except RuntimeError as error:  # of a large model on a small GPU, for one
                 print(error)
+    found = {arm: medians(several) for arm, several in runs.items() if several}
+    ours, rows = found.pop("ours"), []
+    for arm, other in found.items():
+        note = (
+            f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory "
+            f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
+        )
+        for stage, said in (("train", note), ("evaluate", "predicting the training rows")):
+            name, reference = f"{stage}_{workload}_vs_{arm}_trainer", f"transformers.Trainer, {arm}"
+            pair = (ours[stage], "tokens/s", reference, other[stage])
+            rows.append(compared(name, *pair, **_facts(ours), note=said))
+    share = ours["share_of_peak"]
+    name = "train_matmul_share_of_peak" + f"_{workload}" * (workload != "pair")
+    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **_facts(ours)))
     if not torch.cuda.is_available():
-        gpu = f"train_{workload}_vs_tuned_trainer"
-        store([not_measured(gpu, "tokens/s", "cuda", NO_GPU)])
-    return measurements(workload, {arm: medians(found) for arm, found in runs.items() if found})
+        absent = f"train_{workload}_vs_tuned_trainer"
+        rows.append(not_measured(absent, "tokens/s", "cuda", NO_GPU))
+    return rows
 
 
 def medians(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -61,27 +76,6 @@ def medians(found: list[dict[str, Any]]) -> dict[str, Any]:
         key: statistics.median(run[key] for run in found) if isinstance(value, float) else value
         for key, value in found[0].items()
     }
-
-
-def measurements(workload: str, found: dict[str, dict[str, Any]]) -> list[Measurement]:
-    """Turn the medians of one workload into rows of the table."""
-    ours, rows = found["ours"], []
-    for arm in [arm for arm in ARMS[:2] if arm in found]:
-        other, reference = found[arm], f"transformers.Trainer, {arm}"
-        ends = f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
-        for stage, note in (
-            (
-                "train",
-                f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory {ends}",
-            ),
-            ("evaluate", "predicting the training rows"),
-        ):
-            name, facts = f"{stage}_{workload}_vs_{arm}_trainer", {**_facts(ours), "note": note}
-            rows.append(compared(name, ours[stage], "tokens/s", reference, other[stage], **facts))
-    share = ours["share_of_peak"]
-    name = "train_matmul_share_of_peak" + ("" if workload == "pair" else f"_{workload}")
-    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **_facts(ours)))
-    return rows
 
 
 def _facts(found: dict[str, Any]) -> dict[str, Any]:
@@ -92,17 +86,18 @@ def _facts(found: dict[str, Any]) -> dict[str, Any]:
 def beside(repeats: int = 2) -> list[Measurement]:
     """Train pairs beside one busy neighbour, both this project's way and a tuned Trainer's."""
     alone = apart("training.one", "ours", "pair", 0)["train"]
+    found = {}
     with neighbour():
-        runs = {arm: [apart("training.one", arm, "pair", seed) for seed in range(repeats)]
-                for arm in ARMS[1:]}  # fmt: skip
-    ours, tuned = (medians(runs[arm]) for arm in ("ours", "tuned"))
+        for arm in ARMS[1:]:
+            runs = [apart("training.one", arm, "pair", seed) for seed in range(repeats)]
+            found[arm] = medians(runs)
+    name, reference = (
+        "train_pair_beside_a_neighbour_vs_tuned_trainer",
+        "transformers.Trainer, tuned",
+    )
     note = f"one other program keeps a core busy; {alone:.0f} tokens/s without it"
-    return [
-        compared(
-            "train_pair_beside_a_neighbour_vs_tuned_trainer", ours["train"], "tokens/s",
-            "transformers.Trainer, tuned", tuned["train"], **_facts(ours), note=note,
-        )
-    ]  # fmt: skip
+    pair = (found["ours"]["train"], "tokens/s", reference, found["tuned"]["train"])
+    return [compared(name, *pair, **_facts(found["ours"]), note=note)]
 
 
 def memory() -> list[Measurement]:
@@ -172,12 +167,12 @@ def ours(
     ((name, encoded),) = ready.train.items()
     format_, precision = ready.formats[name], network.resolve_precision("auto", device)
     head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
-    assert ready.pruned is not None  # just prepared
-    packed = network.suits(ready.pruned.model, device, precision)
-    joined = Network(ready.pruned.model, {name: head}, {name: format_}, packed=packed).to(device)
+    model = ready.pruned.model
+    packed = network.suits(model, device, precision)
+    joined = Network(model, {name: head}, {name: format_}, packed=packed).to(device).eval()
     how: dict[str, Any] = {"device": device, "precision": precision}
     how["budget"] = network.forward_tokens(device)
-    return found | {"predicting": _least(lambda: outputs(joined.eval(), name, encoded, **how))}
+    return found | {"predicting": _least(lambda: outputs(joined, name, encoded, **how))}
 
 
 def _least(work: Callable[[], object], times: int = 2) -> float:
@@ -240,20 +235,16 @@ def trainer(
     pad = ready.encoder.model.config.pad_token_id or 0
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        width = max(row["length"] for row in rows)
-        fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE}
-        return {
-            key: torch.tensor(
-                [
-                    row[key] + [fill[key]] * (width - len(row[key]))
-                    if isinstance(row[key], list)
-                    else row[key]
-                    for row in rows
-                ]
-            )
-            for key in rows[0]
-            if key != "length"
-        }
+        joined = {}
+        for key, fill in {"input_ids": pad, "labels": IGNORE}.items():
+            if isinstance(rows[0].get(key), list):
+                lists = [torch.tensor(row[key]) for row in rows]
+                joined[key] = pad_sequence(lists, batch_first=True, padding_value=fill)
+        for key in rows[0].keys() - joined.keys() - {"length"}:
+            joined[key] = torch.tensor([row[key] for row in rows])
+        lengths = torch.tensor([row["length"] for row in rows])
+        joined["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        return joined
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -281,30 +272,27 @@ def trainer(
         return found | {"predicting": _least(lambda: stock.predict(items))}
 
 
-def whole_ids(ready: Prepared, encoded: Encoded) -> np.ndarray:
-    """Return a set's piece ids in the whole table: Trainer has no pruned one."""
-    assert ready.pruned is not None  # training has not taken it
-    kept = ready.pruned.kept
-    return encoded.tokens.astype(np.int64) if kept is None else kept[encoded.tokens]
+def whole_ids(ready: Prepared, encoded: Encoded) -> list[np.ndarray]:
+    """Return each sequence's piece ids in the whole table: Trainer has no pruned one."""
+    kept: Any = ready.pruned.kept
+    return np.split(kept[encoded.tokens], encoded.starts[1:-1])
 
 
 def trainer_items(ready: Prepared, encoded: Encoded, kind: str) -> Any:
     """Return the tokenised rows as a Trainer wants them: one dictionary per sequence."""
-    ids, items = whole_ids(ready, encoded), []
-    for place in range(len(encoded)):
-        begin, end = encoded.starts[place : place + 2]
-        length = int(end - begin)
-        item = {"input_ids": ids[begin:end].tolist(), "attention_mask": [1] * length}
-        item["length"] = length
-        if kind == "pair":
-            item["labels"] = int(encoded.per_sequence["label"][place])
-        elif kind == "tagging":
-            item["labels"] = encoded.per_token["tag"][begin:end].tolist()
-        else:
-            item["start_positions"] = int(encoded.per_sequence["begin"][place])
-            item["end_positions"] = int(encoded.per_sequence["end"][place])
-        items.append(item)
-    return items
+    answers = {name: values.tolist() for name, values in encoded.per_sequence.items()}
+    if kind == "tagging":
+        tags = np.split(encoded.per_token["tag"], encoded.starts[1:-1])
+        columns = {"labels": [part.tolist() for part in tags]}
+    elif kind == "pair":
+        columns = {"labels": answers["label"]}
+    else:
+        columns = {"start_positions": answers["begin"], "end_positions": answers["end"]}
+    return [
+        {"input_ids": ids.tolist(), "length": len(ids)}
+        | {name: values[place] for name, values in columns.items()}
+        for place, ids in enumerate(whole_ids(ready, encoded))
+    ]
 
 
 def trainer_model(ready: Prepared, arm: str) -> Any:
@@ -313,13 +301,13 @@ def trainer_model(ready: Prepared, arm: str) -> Any:
 
     (task,), source = ready.tasks.values(), ready.encoder
     heads = {"pair": "SequenceClassification", "tagging": "TokenClassification"}
+    head = heads.get(task.format, "QuestionAnswering")
     family = type(source.model).__name__.removesuffix("Model")
     config = type(source.model.config)(**source.model.config.to_dict())
     config.num_labels = 2 if task.format == "span" else len(task.labels)
     config._attn_implementation = "sdpa"
     if arm == "tuned":
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    head = heads.get(task.format, "QuestionAnswering")
     model = getattr(transformers, f"{family}For{head}")(config)
     base = getattr(model, model.base_model_prefix)
     base.load_state_dict(source.model.state_dict(), strict=False)
@@ -331,27 +319,22 @@ def trainer_model(ready: Prepared, arm: str) -> Any:
 @torch.inference_mode()
 def trainer_dev(model: Any, ready: Prepared, device: torch.device) -> float:
     """Score a Trainer's model on the English dev rows, decoded as this project decodes."""
-    from helpers import metrics
-
     if not ready.dev:
         return float("nan")
     ((name, (rows, encoded)),) = ready.dev.items()
     task, format_ = ready.tasks[name], ready.formats[name]
     raw: dict[str, list[np.ndarray]] = {}
     model.eval()
-    for ids in np.split(whole_ids(ready, encoded), encoded.starts[1:-1]):
+    for ids in whole_ids(ready, encoded):
         output = model(input_ids=torch.tensor(ids[None], device=device))
         if task.format == "span":
             found = {"begin_score": output.start_logits[0], "end_score": output.end_logits[0]}
-        elif task.format == "tagging":
-            found = {"tag": output.logits[0].argmax(-1)}
         else:
-            found = {"label": output.logits.argmax(-1)}
+            best = output.logits.argmax(-1)
+            found = {"tag": best[0]} if task.format == "tagging" else {"label": best}
         for key, value in found.items():
-            raw.setdefault(key, []).append(value.float().cpu().numpy())
+            raw.setdefault(key, []).append(value.cpu().numpy())
     joined = {key: np.concatenate(parts) for key, parts in raw.items()}
-    if "tag" in joined:
-        joined["tag"] = joined["tag"].astype(int)
     values = task_scores(task, rows, format_.decode(task, rows, encoded, joined))
     return values[metrics.main(task.metric)]
 

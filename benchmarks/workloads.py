@@ -23,19 +23,11 @@ PLACES = "attic barn cellar church garden harbour hotel kitchen library market m
 
 @dataclass(frozen=True)
 class Workload:
-    """What one benchmark trains on.
-
-    Attributes:
-        name: name of the workload.
-        encoder: ``"bundled"``, or ``"large-random"``: XLM-R Large's shape with random weights.
-        task: name of a registered task, or a generated set: ``"generated-pair"``,
-            ``"generated-tagging"``, ``"generated-span"``.
-        settings: how to train.
-    """
+    """What one benchmark trains on."""
 
     name: str
-    encoder: str
-    task: str
+    encoder: str  # or "large-random": XLM-R Large's shape with random weights
+    task: str  # a registered task, or "generated-pair", "generated-tagging", "generated-span"
     settings: Settings
 
 
@@ -67,10 +59,8 @@ _BATCH = {"train_rows": 640, "batch_tokens": 32 * 128, "max_length": 128}
 MEMORY = Workload("memory", "large-random", "generated-pair", _LARGE.override(_BATCH))
 
 
-def load_encoder(name: str) -> Encoder:
-    """Load an encoder by name; ``"large-random"`` needs no download."""
-    if name != "large-random":
-        return encoders.load(name)
+def large_random() -> Encoder:
+    """Return an encoder of XLM-R Large's shape that needs no download."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(0)
@@ -85,17 +75,18 @@ def load_encoder(name: str) -> Encoder:
         layer_norm_eps=1e-5,
     )
     model = XLMRobertaModel(config, add_pooling_layer=False)
-    tiny = encoders.load("tiny")
     note = "XLM-R Large's shape with random weights: for timing only."
-    return replace(tiny, name=name, model=model, sha256="random", note=note)
+    tiny = encoders.load("tiny")
+    return replace(tiny, name="large-random", model=model, sha256="random", note=note)
 
 
 def prepared(work: Workload, seed: int = 0) -> Prepared:
     """Return the workload's tokenised rows and its encoder, cut down to their pieces."""
-    encoder = load_encoder(work.encoder)
+    large = work.encoder == "large-random"
+    encoder = large_random() if large else encoders.load(work.encoder)
     if not work.task.startswith("generated"):
         return prepare(encoder, [tasks.get(work.task)], work.settings, seed)
-    if work.encoder == "large-random":
+    if large:
         return _random_ids(encoder, work)
     task, train, dev = generated_spans(work.settings.train_rows, work.settings.dev_rows)
     ready = Prepared(encoder)
@@ -108,28 +99,23 @@ def prepared(work: Workload, seed: int = 0) -> Prepared:
 def generated_spans(train_rows: int, dev_rows: int) -> tuple[Task, list[Any], list[Any]]:
     """Return passages of simple sentences and questions that one of them answers."""
     task = Task("generated-span", "target", "span", Source("rows", "generated"), metric="squad")
-    generator = np.random.default_rng(3)
-    rows = [_span_row(generator, number) for number in range(train_rows + dev_rows)]
-    return replace(task, max_length=384), rows[:train_rows], rows[train_rows:]
-
-
-def _span_row(generator: np.random.Generator, number: int) -> dict[str, Any]:
-    count, known = int(generator.integers(4, 24)), PLACES.split()
+    generator, known, rows = np.random.default_rng(3), PLACES.split(), []
     pairs = [(c, t) for c in COLOURS.split() for t in THINGS.split()]
-    chosen = [pairs[i] for i in generator.choice(len(pairs), count, replace=False)]
-    places = [known[i] for i in generator.integers(0, len(known), count)]
-    passage, starts = "", []
-    for (colour, thing), place in zip(chosen, places, strict=True):
-        sentence = f"The {colour} {thing} is kept in the "
-        starts.append(len(passage) + len(sentence))
-        passage += f"{sentence}{place}. "
-    asked = int(generator.integers(0, count))
-    return {
-        "id": str(number),
-        "context": passage,
-        "question": f"Where is the {chosen[asked][0]} {chosen[asked][1]} kept?",
-        "answers": {"text": [places[asked]], "start": [starts[asked]]},
-    }
+    for number in range(train_rows + dev_rows):
+        count = int(generator.integers(4, 24))
+        chosen = [pairs[i] for i in generator.choice(len(pairs), count, replace=False)]
+        places = [known[i] for i in generator.integers(0, len(known), count)]
+        passage, starts = "", []
+        for (colour, thing), place in zip(chosen, places, strict=True):
+            sentence = f"The {colour} {thing} is kept in the "
+            starts.append(len(passage) + len(sentence))
+            passage += f"{sentence}{place}. "
+        asked = int(generator.integers(0, count))
+        question = f"Where is the {chosen[asked][0]} {chosen[asked][1]} kept?"
+        answers = {"text": [places[asked]], "start": [starts[asked]]}
+        row = {"id": str(number), "context": passage, "question": question, "answers": answers}
+        rows.append(row)
+    return replace(task, max_length=384), rows[:train_rows], rows[train_rows:]
 
 
 def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
