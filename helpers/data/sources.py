@@ -36,17 +36,11 @@ DEV_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Raw:
-    """Raw rows of one source, language and split.
+    """Raw rows of one source, language and split."""
 
-    Attributes:
-        rows: a sequence of dicts, or a memory-mapped ``datasets.Dataset``.
-        origin: where they were found: ``"mirror /path"``, ``"hub id@revision"``, ...
-        class_names: label names the source states, by column.
-    """
-
-    rows: Any
-    origin: str
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: Any  # a sequence of dicts, or a memory-mapped `datasets.Dataset`
+    origin: str  # where they were found: "mirror /path", "hub id@revision"
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by column
 
 
 def root() -> Path | None:
@@ -58,12 +52,7 @@ def root() -> Path | None:
 
 
 def load(source: Source, language: str, split: str, first: int | None = None) -> Raw:
-    """Load the raw rows of a source without parts, of our split; ``first`` of them if stated.
-
-    Raises:
-        MissingData: the data are neither there nor reachable.
-        BadRows: a file is damaged or not what the source says.
-    """
+    """Load the raw rows of a source without parts, of our split; the ``first`` ones if stated."""
     language = source.language or language
     raw = _read(source, language, source.splits[split], first)
     if source.borrow:
@@ -312,11 +301,9 @@ def _mirrored(folder: Path, source: Source) -> Path:
 
 
 def _cache_of(path: Path) -> str:
-    """Return a cache folder of one state of a mirrored repository.
-
-    For local folders `datasets` derives its cache from names alone: after a file is replaced, or
-    for another mirror with equal names, it would give the old rows.
-    """
+    """Return a cache folder of one state of a mirrored repository."""
+    # For local folders `datasets` derives its cache from names alone: after a file is replaced, or
+    # for another mirror with equal names, it would give the old rows.
     files = sorted(file for file in path.rglob("*") if file.is_file())
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
@@ -341,11 +328,9 @@ def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _view(path: Path, cache: str) -> str:
-    """Return a folder, or a view of it whose README has every configuration name in quotes.
-
-    Without them YAML reads a language ``no`` as false and a year as a number, and `datasets` then
-    opens no configuration of the folder at all.
-    """
+    """Return a folder, or a view of it whose README has every configuration name in quotes."""
+    # Without them YAML reads a language "no" as false and a year as a number, and `datasets` then
+    # opens no configuration of the folder at all.
     readme = path / "README.md"
     facts, names = _header(readme, yaml.SafeLoader), _header(readme, yaml.BaseLoader)
     configs = facts.get("configs", ())
@@ -448,11 +433,9 @@ _SERVED: set[tuple[str, str]] = set()
 
 
 def _refusal(source: Source) -> str:
-    """Say why the hub does not serve a data set now; "" where it does.
-
-    It is asked once, without the client's half minute of retries: where it does not serve, the
-    client's cache is read at once.
-    """
+    """Say why the hub does not serve a data set now; "" where it does."""
+    # It is asked once, without the client's half minute of retries: where it does not serve, the
+    # client's cache is read at once.
     name, revision = asked = source.id, source.revision or "main"
     if asked in _SERVED:
         return ""

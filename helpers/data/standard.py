@@ -282,16 +282,12 @@ def _one_of(row: Any) -> str:
 
 
 def find(context: str, text: str, start: int) -> tuple[int | None, str]:
-    """Return where an answer really starts, and a note where that is not the stated place.
-
-    Starts are meant in characters, but some tools count bytes (TyDi QA's own files) or UTF-16 units
-    (JavaScript): where the answer stands exactly there, it is taken; else the place nearest to the
-    stated one.
-    """
+    """Return where an answer really starts, and a note where that is not the stated place."""
     if not text.strip():
         return None, ""
     if start >= 0 and context.startswith(text, start):
         return start, ""
+    # Some tools count bytes (TyDi QA's own files) or UTF-16 units (JavaScript), not characters.
     if start >= 0 and not context.isascii():
         for code, size, unit in (("utf-8", 1, "bytes"), ("utf-16-le", 2, "UTF-16 units")):
             before = context.encode(code)[: size * start]

