@@ -311,15 +311,21 @@ def parquet(names: list[str], cut: int | None = None) -> bytes:
     return b"x.parquet\n" + file.getvalue()[:cut]
 
 
-def answered(context: str, *answers: tuple[str, int], metric: str = "squad") -> list[Any]:
-    given = {"text": [text for text, _ in answers], "answer_start": [at for _, at in answers]}
+def answers_of(given: Any, context: str = "a b") -> list[Any]:
     return [{"id": "1", "context": context, "question": "?", "answers": given}]
+
+
+def answered(context: str, *answers: tuple[str, int]) -> list[Any]:
+    given = {"text": [text for text, _ in answers], "answer_start": [at for _, at in answers]}
+    return answers_of(given, context)
 
 
 PAIR, TAGS, SPAN = rows("pair"), rows("tagging"), rows("span", show=lambda f: f[0]["answers"])
 SECONDS, COUNTED, KEPT = (rows("pair", show=show) for show in (seconds, len, kept))
 PAIR_ROW = {"first": "a", "second": "b", "label": "yes"}
-HALF = {"tokens": ["a", "\udc00"], "tags": [0, 1]}
+TAGGED = {"tokens": ["a", "b"], "tags": [0, 1]}
+OPTIONS = {"context": "x", "a": "y", "b": "z", "label": "1"}
+CHOICE = rows("choice", columns={"choices": "a, b"})
 DATASET = Dataset.from_list([PAIR_ROW | {"label": 1}] * 3)
 SIZES = {"few": 200, "a block and one": 20_001}
 TABLES: dict[str, Case] = {
@@ -342,7 +348,10 @@ TABLES: dict[str, Case] = {
         SECONDS(changed(20_001, 0, {"second": ...})),
         (20_001, 1, "m20000"),
     ),
-    "half a token": (TAGS([HALF]), refused("row 0", "'tokens' holds half")),
+    "half a token": (
+        TAGS([TAGGED | {"tokens": ["a", "\udc00"]}]),
+        refused("row 0", "'tokens' holds half"),
+    ),
     "labels read off, half an emoji": (
         rows("pair", labels=())([{"first": "a", "label": "\ud83d"}] * 2),
         refused("row 0", "surrogate"),
@@ -383,6 +392,42 @@ TABLES: dict[str, Case] = {
         (2, {}, {"blank text kept in 'first'": 1, "blank text kept in 'second'": 1}),
     ),
     "single texts": (KEPT([{"first": "a", "label": 1}] * 2), (2, {}, {})),
+    "no row of a function": (PAIR([]), refused("no usable row; left out: nothing, it is empty")),
+    "column misnamed": (
+        rows("pair", columns={"first": "premise"})([PAIR_ROW]),
+        refused("task 'own'", "row 0 of rows mine: no column 'premise'"),
+    ),
+    "label unknown": (
+        PAIR([PAIR_ROW, PAIR_ROW | {"label": "maybe"}]),
+        refused("row 1 of", "label 'maybe' in column 'label'", "no, yes"),
+    ),
+    "label 7": (PAIR([PAIR_ROW | {"label": 7}]), refused("label 7 in column 'label'", "0 to 1")),
+    "label nan": (PAIR([PAIR_ROW | {"label": float("nan")}]), refused("row 0", "label nan")),
+    "choice 2": (CHOICE([OPTIONS | {"label": "2"}]), refused("label '2' in", "one of 0, 1")),
+    "choice null": (CHOICE([OPTIONS | {"b": None}]), refused("'choices' is None; expected text")),
+    "tags too few": (TAGS([TAGGED | {"tags": [0]}]), refused("2 tokens but 1 tags")),
+    "tokens in a text": (
+        TAGS([TAGGED | {"tokens": "a b"}]),
+        refused("'tokens' is 'a b'; expected"),
+    ),
+    "tags in a text": (
+        TAGS([TAGGED | {"tags": "O O"}]),
+        refused("'tags' is 'O O'; expected a list"),
+    ),
+    "adapt fails": (
+        rows("pair", adapt=lambda row, language: {"first": row["premise"]})([PAIR_ROW]),
+        refused("row 0", "adapt failed with KeyError('premise')", "first, label, second"),
+    ),
+    "adapt gives a text": (
+        rows("pair", adapt=lambda row, language: "text")([PAIR_ROW]),
+        refused("adapt gave 'text'", "a row, a list of rows or None"),
+    ),
+    "a value missing": (PAIR(b"x.csv\na,b\n1,2\n3\n"), refused("line 3: 1 values", "2 columns")),
+    "text behind a quote": (PAIR(b'x.csv\na,b\n"1" 2,3\n'), refused("x.csv, line 2")),
+    "jsonl cut": (PAIR(b'x.jsonl\n{"text": "a"}\n{"text": "b'), refused("row 1 is no JSON")),
+    "jsonl of lists": (PAIR(b"x.jsonl\n[1]\n"), refused("expected a JSON object")),
+    "json of an object": (PAIR(b'x.json\n{"data": []}'), refused("a list of JSON objects")),
+    "json cut": (PAIR(b"x.json\n[1, "), refused("is no JSON")),
 }
 
 
@@ -425,6 +470,8 @@ GOLD: dict[str, Case] = {
     "gold misspelt": (retrieved(q1={"gold": ["C1"]}), refused("'C1' of query 'q1'", "'c1'")),
     "one candidate twice": (retrieved(c2={"id": "c1"}), refused("two rows are candidate 'c1'")),
     "two queries of one id": (retrieved(q2={"id": "q1"}), refused("two rows are query 'q1'")),
+    "gold in a text": (retrieved(q1={"gold": "c1"}), refused("'gold' is 'c1'; expected a list")),
+    "another side": (retrieved(q1={"side": "question"}), refused("'query' or 'candidate'")),
     "query without gold": (retrieved(q2={"gold": []}), refused("query 'q2' has no gold")),
     "no candidates": (retrieved(c1={"gone": 1}, c2={"gone": 1}), refused("no row is a candidate")),
     "no queries": (retrieved(q1={"gone": 1}, q2={"gone": 1}), refused("no row is a query")),
@@ -442,6 +489,13 @@ ANSWERS: dict[str, Case] = {
     "UTF-16 units": (SPAN(answered(CLOWNS, ("two", 19))), {"text": ["two"], "start": [16]}),
     "stripped": (SPAN(answered("one two one", ("one", 10))), {"text": ["one"], "start": [8]}),
     "one lost": (SPAN(answered("a b", ("x", 0), ("b", 2))), {"text": ["b", "x"], "start": [2, -1]}),
+    "a text": (SPAN(answers_of("b")), refused("answers 'b'; expected {'text'")),
+    "not in a list": (
+        SPAN(answers_of({"text": "b", "answer_start": 2})),
+        refused("'answers' is 'b'"),
+    ),
+    "no start": (SPAN(answers_of({"text": ["b"]})), refused("'answers' is None; expected a list")),
+    "no start in SQuAD's form": (SPAN(answers_of([{"text": "b"}])), refused("a start, in char")),
     "all lost": (SPAN(answered("a b", ("x", 0))), refused("answer not in context")),
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from helpers import metrics, tasks
 from helpers.data import standard
-from helpers.data.standard import BLANK, IGNORED, Count, Standard
+from helpers.data.standard import BLANK, IGNORED, Count, Standard, decoded
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
 from helpers.files import write_atomic
 from helpers.tasks import FIELDS, Row, Source, Task
@@ -75,7 +75,7 @@ class Rows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         """Iterate over the rows, decoding a memory-mapped set in batches."""
-        return iter(self._data if isinstance(self._data, list) else _decoded(self._data))
+        return decoded(self._data)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,11 +101,6 @@ class Rows(Sequence[Row]):
     def side(self, side: str) -> Rows:
         """Return the rows of a retrieval task that are a ``"query"`` or a ``"candidate"``."""
         return self.take([i for i, found in enumerate(self.column("side")) if found == side])
-
-
-def _decoded(data: Any) -> Iterator[Row]:
-    for batch in data.with_format("arrow").iter(10_000):
-        yield from batch.to_pylist()
 
 
 def rows(
@@ -208,7 +203,7 @@ def _read_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
     column = task.columns.get(name, name)
     counts: Counter[Any] = Counter()
     for raw in raws:
-        for row in raw.rows:
+        for row in decoded(raw.rows):
             option = next((option for option in column.split("|") if option in row), "")
             # A row without the column is refused, by its place, when it is read.
             values, names = row.get(option, []), raw.class_names.get(option, ())
@@ -275,13 +270,11 @@ def _load(
     for number, (source, raw) in enumerate(loaded):
         code = source.language or language
         prefix = f"{code}-{split}-" + (f"{number}-" if len(loaded) > 1 else "")
-        facts = (raw.origin, raw.class_names, labels, source.side, prefix)
-        makers.append(Standard(task, code, split, *facts))
-    raws = [raw.rows for _, raw in loaded]
-    size = sum(map(len, raws))
+        makers.append(Standard(task, labels, raw, code, split, source.side, prefix))
+    size = sum(len(raw.rows) for _, raw in loaded)
     # Rows of the user's own and of packages are in memory already.
-    large = size > IN_MEMORY and all(hasattr(rows, "cache_files") for rows in raws)
-    data: Any = (_mapped if large else _listed)(makers, raws, dropped, notes)
+    large = size > IN_MEMORY and not any(isinstance(raw.rows, list) for _, raw in loaded)
+    data: Any = (_mapped if large else _listed)(makers, dropped, notes)
     found = Rows(
         task=task.name,
         language=language,
@@ -296,27 +289,17 @@ def _load(
     )
     if split == "train" and task.exclude and first is None:
         found = _excluding(found, task.exclude)
-    what = f"task {task.name!r}, language {language!r}, split {split!r} in {found.source}"
     if not len(found) and size and not found.dropped:
-        ways = sources.three_ways(serving[0])
         held = f"the set holds {size} rows, none of them in {language!r}"
-        raise MissingData(f"{what}: {held}. {ways}")
-    if not len(found):
-        raise BadRows(
-            f"{what}: no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden "
-            "test labels and blank answers stay hidden: use split 'dev' where it exists."
-        )
-    if first is None:
-        _check_gold(task, what, found)
-    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
-    blank = {name: found.notes.get(f"{BLANK}{name!r}", 0) for name in (main, "second")}
-    if blank[main] >= len(found):
-        raise BadRows(
-            f"{what}: {main!r} is blank in all {len(found)} rows; name its column in columns."
-        )
-    if blank["second"] >= len(found):  # a set of single texts
-        del found.notes[f"{BLANK}'second'"]
+        raise MissingData(f"{_what(found)}: {held}. {sources.three_ways(serving[0])}")
+    _check(task, found, whole=first is None)
     return found
+
+
+def _what(found: Rows) -> str:
+    return (
+        f"task {found.task!r}, language {found.language!r}, split {found.split!r} in {found.source}"
+    )
 
 
 def _excluding(found: Rows, others: Sequence[str]) -> Rows:
@@ -338,9 +321,9 @@ def _spelling(row: Row) -> str:
     return "".join("".join(texts).split()).casefold()
 
 
-def _listed(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> list[Row]:
+def _listed(makers: Sequence[Standard], *counts: Count) -> list[Row]:
     """Standardise in memory."""
-    kept = [row for m, raw in zip(makers, raws, strict=True) for row in m.rows(raw, *counts)]
+    kept = [row for maker in makers for row in maker.rows(*counts)]
     # Where candidates name the questions they answer, each query gets its right candidates.
     right: dict[str, list[str]] = {}
     for row in kept:
@@ -352,7 +335,7 @@ def _listed(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> 
     return kept
 
 
-def _mapped(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> Any:
+def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
     """Standardise into memory-mapped files, once per content of a source and of its task."""
     import datasets
     import pyarrow as pa
@@ -364,11 +347,11 @@ def _mapped(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> 
     fields = FIELDS[makers[0].task.format]
     schema = datasets.Features({name: kinds.get(name, text) for name in fields}).arrow_schema
     parts = []
-    for maker, raw in zip(makers, raws, strict=True):
-        folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / _map_key(maker, raw)
+    for maker in makers:
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / _map_key(maker)
         if not (folder / "counts.json").is_file():
             own = (Count(), Count())
-            made = maker.rows(_decoded(raw), *own)
+            made = maker.rows(*own)
             folder.mkdir(parents=True, exist_ok=True)
             part = folder / f"rows.{os.getpid()}"
             with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
@@ -385,7 +368,7 @@ def _mapped(makers: Sequence[Standard], raws: Sequence[Any], *counts: Count) -> 
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _map_key(maker: Standard, raw: Any) -> str:
+def _map_key(maker: Standard) -> str:
     """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
     from datasets.fingerprint import Hasher
 
@@ -396,10 +379,29 @@ def _map_key(maker: Standard, raw: Any) -> str:
         code.append(inspect.getsource(sys.modules[adapt.__module__]) if own else "")
         code.append(Hasher.hash(adapt))
     facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
-    names = {name: list(value) for name, value in maker.class_names.items()}
+    rows, names = maker.raw.rows, {key: list(value) for key, value in maker.raw.class_names.items()}
     where = (maker.language, maker.split, maker.side, maker.prefix, names)
-    content = repr((raw._fingerprint, raw.cache_files, facts, where, code))
+    content = repr((rows._fingerprint, rows.cache_files, facts, where, code))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _check(task: Task, found: Rows, whole: bool) -> None:
+    """Refuse sets without rows or without text, and whole sets whose gold is none."""
+    what = _what(found)
+    if not len(found):
+        raise BadRows(
+            f"{what}: no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden "
+            "test labels and blank answers stay hidden: use split 'dev' where it exists."
+        )
+    if whole:
+        _check_gold(task, what, found)
+    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
+    if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
+        raise BadRows(
+            f"{what}: {main!r} is blank in all {len(found)} rows; name its column in columns."
+        )
+    if found.notes.get(f"{BLANK}'second'", 0) >= len(found):  # a set of single texts
+        del found.notes[f"{BLANK}'second'"]
 
 
 def _check_gold(task: Task, what: str, found: Rows) -> None:

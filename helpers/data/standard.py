@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from helpers.errors import BadRows, HelpfulError
 from helpers.tasks import FIELDS, Row, Task
+
+if TYPE_CHECKING:
+    from helpers.data.sources import Raw
 
 Count = Counter[str]
 IGNORED = -100
@@ -33,26 +36,30 @@ class _Misfit(Exception):
     """A value does not fit the facts of the task: what was found, and what was expected."""
 
 
+def decoded(rows: Any) -> Iterator[Row]:
+    """Iterate over a list, or over a memory-mapped set in batches."""
+    if isinstance(rows, list):
+        yield from rows
+    else:
+        for batch in rows.with_format("arrow").iter(10_000):
+            yield from batch.to_pylist()
+
+
 @dataclass(frozen=True)
 class Standard:
-    """Standardises the rows of one task, language and split.
-
-    ``labels`` and ``class_names`` are those of the task and, by column, those that the source itself
-    states; only rows of ``side`` are kept; ``prefix`` comes before row numbers where there are no ids.
-    """
+    """Standardises the raw rows of one source of a task, in a language and split."""
 
     task: Task
+    labels: tuple[str, ...]
+    raw: Raw
     language: str
     split: str
-    origin: str
-    class_names: Mapping[str, Sequence[str]]
-    labels: tuple[str, ...]
-    side: str
-    prefix: str
+    side: str  # of a retrieval task; empty: both
+    prefix: str  # of row numbers, where the source has no ids
 
-    def rows(self, raws: Iterable[Row], dropped: Count, notes: Count) -> Iterator[Row]:
+    def rows(self, dropped: Count, notes: Count) -> Iterator[Row]:
         """Give the rows that raw ones become; count reasons of those left out, and what was met."""
-        for number, raw in enumerate(raws):
+        for number, raw in enumerate(decoded(self.raw.rows)):
             try:
                 for row in self._adapted(raw, number, dropped):
                     if "_note" in row:
@@ -72,7 +79,7 @@ class Standard:
                 found, expected = misfit.args
                 raise BadRows(
                     f"task {self.task.name!r}, language {self.language!r}, split {self.split!r}: "
-                    f"row {number} of {self.origin}: {found}; expected {expected}. "
+                    f"row {number} of {self.raw.origin}: {found}; expected {expected}. "
                     "Check the task's columns, labels and adapt, or the file."
                 ) from misfit
 
@@ -130,7 +137,7 @@ class Standard:
         if name == "gold" and row.get("side") == "candidate":
             return []
         expected = _one_of(row)
-        if self.origin.lower().endswith((".csv", ".tsv")):
+        if self.raw.origin.lower().endswith((".csv", ".tsv")):
             expected += ". The first line of the file must name its columns"
             if self.task.format == "tagging":
                 expected += (
@@ -205,7 +212,7 @@ class Standard:
 
     def _named(self, value: Any, column: str) -> Any:
         """Give a class id the name that the source states, so that order cannot matter."""
-        names = self.class_names.get(column, ())
+        names = self.raw.class_names.get(column, ())
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(names):
             return value
         # Names such as "0" and "1" carry no meaning beyond the id itself.

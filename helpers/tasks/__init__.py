@@ -227,11 +227,15 @@ def register(task: Task, *, replace: bool = False) -> Task:
 
 
 def shipped(
-    name: str, role: Role, format: Format, source: Source, group: str, **facts: Any
+    name: str, format: Format, source: Source, *, role: Role, group: str, **facts: Any
 ) -> Task:
-    """Register a task of this project; among known labels, guessing has a chance."""
-    if format in ("pair", "choice"):
+    """Register a task of this project; names of a list may be written as one text."""
+    for several in ("labels", "languages", "origin", "holds", "exclude"):
+        if isinstance(facts.get(several), str):
+            facts[several] = tuple(facts[several].split())
+    if format in ("pair", "choice"):  # among known labels, guessing has a chance
         facts.setdefault("chance", 1 / len(facts["labels"]))
+    facts.setdefault("max_length", 384 if format == "span" else 128)
     return register(Task(name, role, format, source, group=group, **facts))
 
 

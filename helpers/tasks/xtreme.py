@@ -15,15 +15,7 @@ from typing import Any
 
 from helpers.errors import BadRows
 from helpers.tasks import About, Row, Source, Task, register, shipped
-from helpers.tasks.intermediate import (
-    COPA,
-    NLI,
-    REVISIONS,
-    SQUAD1,
-    TRAIN_DEV,
-    copa_question,
-    hub,
-)
+from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, hub
 
 UPOS = tuple(
     "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
@@ -208,7 +200,9 @@ def entities(row: Row, language: str) -> list[Row]:
     return [query, _candidate(gold, row["entity"])] if "entity" in row else [query]
 
 
-_task = partial(shipped, role="target")
+_target = partial(shipped, role="target", group="xtreme")
+_new = partial(shipped, role="target", group="xtreme-r")
+_both = partial(shipped, role="target", group="xtreme,xtreme-r")
 _ALL = {"train": "train", "dev": "validation", "test": "test"}
 _HELD = {"dev": "validation", "test": "test"}
 _TEST = {"test": "test"}
@@ -235,124 +229,81 @@ def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
     return counts
 
 
-_task(
-    "xnli",
-    format="pair",
-    group="xtreme,xtreme-r",
-    source=hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010),
-    columns={"first": "premise", "second": "hypothesis"},
-    labels=NLI,
-    languages=XNLI_LANGUAGES,
-    train_with="mnli",
-    origin=("mnli",),
-)
+_XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010)
+_both("xnli", "pair", _XNLI, languages=XNLI_LANGUAGES, train_with="mnli", origin="mnli", **NLI)
 
 _ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
 _PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
-_task(
+_target(
     "pawsx",
-    format="pair",
-    group="xtreme",
-    source=_zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
+    "pair",
+    _zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
     columns={"first": "sentence1", "second": "sentence2"},
-    labels=("0", "1"),
+    labels="0 1",
     languages=PAWSX_LANGUAGES,
     adapt=placeholder,
-    origin=("paws",),
+    origin="paws",
 )
 
 # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
 _TREEBANKS = "UD 2.7, a licence per treebank"
 _UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, **{"el/test": 456})
-# Checkpoints are chosen on English only, so no other language offers development rows.
-UDPOS = _task(
+UDPOS = _target(
     "udpos",
-    format="tagging",
-    group="xtreme",
-    source=_zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
+    "tagging",
+    # Checkpoints are chosen on English only, so no other language offers development rows.
+    _zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
     columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
     labels=UPOS,
     languages=UDPOS_LANGUAGES,
     adapt=modern,
     metric="span_f1",
-    origin=("ud-ewt", "ud"),
+    origin="ud-ewt ud",
 )
 
 _PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_panx_counts(_PANX_SIZES))
-PANX = _task(
+PANX = _target(
     "panx",
-    format="tagging",
-    group="xtreme",
-    source=_zero_shot(_PANX, PANX_LANGUAGES, _HELD),
+    "tagging",
+    _zero_shot(_PANX, PANX_LANGUAGES, _HELD),
     columns={"tags": "ner_tags"},
     labels=NER,
     languages=PANX_LANGUAGES,
     metric="span_f1",
-    origin=("wikiann",),
+    origin="wikiann",
 )
 
-XQUAD = _task(
-    "xquad",
-    format="span",
-    group="xtreme",
-    source=hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", test=1190),
-    languages=XQUAD_LANGUAGES,
-    train_with="squad1",
-    max_length=384,
-    origin=("squad",),
-)
+_XQUAD = hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", test=1190)
+_FACTS: dict[str, Any] = {"languages": XQUAD_LANGUAGES, "train_with": "squad1", "origin": "squad"}
+XQUAD = _target("xquad", "span", _XQUAD, **_FACTS)
 
-_MLQA = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
-MLQA = _task(
-    "mlqa",
-    format="span",
-    group="xtreme,xtreme-r",
-    source=hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_MLQA),
-    languages=MLQA_LANGUAGES,
-    train_with="squad1",
-    metric="mlqa",
-    max_length=384,
-)
+_SIZES = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
+_MLQA = hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_SIZES)
+_FACTS = {"languages": MLQA_LANGUAGES, "train_with": "squad1", "metric": "mlqa"}
+MLQA = _both("mlqa", "span", _MLQA, **_FACTS)
 
 # English dev is English test, as in XTREME; no other language is looked at before the end.
-_SPLITS = _ALL | _VALIDATION
+_SPLITS, _LANGUAGES = _ALL | _VALIDATION, tuple(TYDIQA_PREFIXES.values())
 _TYDIQA = hub("google/xtreme", "tydiqa", _SPLITS, "Apache-2.0", train=49881, dev=5077, test=5077)
-_LANGUAGES = tuple(TYDIQA_PREFIXES.values())
-_task(
-    "tydiqa",
-    format="span",
-    group="xtreme,xtreme-r",
-    source=_zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION),
-    languages=_LANGUAGES,
-    adapt=tydiqa,
-    max_length=384,
-)
+_TYDIQA = _zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION)
+_both("tydiqa", "span", _TYDIQA, languages=_LANGUAGES, adapt=tydiqa)
 
-_BOTH = {"dev": "test", "test": "test"}
-_task(
-    "bucc2018",
-    format="retrieval",
-    group="xtreme",
-    source=hub("mteb/BUCC", "{language}-en", _BOTH, "not stated", dev=1, test=1),
-    languages=("de", "fr", "ru", "zh"),
-    adapt=bucc,
-    metric="pair_f1",
-    max_length=512,
-)
+_BUCC = hub("mteb/BUCC", "{language}-en", {"dev": "test"} | _TEST, "not stated", dev=1, test=1)
+_FACTS = {"languages": "de fr ru zh", "adapt": bucc, "metric": "pair_f1", "max_length": 512}
+_target("bucc2018", "retrieval", _BUCC, **_FACTS)
 
 _SIZES = _counts("test", dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA)
-TATOEBA = _task(
+TATOEBA = _target(
     "tatoeba",
-    format="retrieval",
-    group="xtreme",
-    source=replace(
+    "retrieval",
+    replace(
         hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES),
         configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
     ),
     languages=tuple(sorted(TATOEBA_CODES)),
     adapt=bitext,
     max_length=512,
-    origin=("tatoeba",),
+    origin="tatoeba",
 )
 
 
@@ -381,18 +332,9 @@ def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
 
 
 _XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500)
-_task(
-    "xcopa",
-    format="choice",
-    group="xtreme-r",
-    source=replace(_XCOPA, borrow={"question": "et"}),
-    columns=COPA.columns,
-    labels=COPA.labels,
-    languages=XCOPA_LANGUAGES,
-    train_with="copa",
-    adapt=copa_question,
-    origin=("copa",),
-)
+_XCOPA = replace(_XCOPA, borrow={"question": "et"})
+_FACTS = COPA | {"languages": XCOPA_LANGUAGES, "train_with": "copa", "origin": "copa"}
+_new("xcopa", "choice", _XCOPA, **_FACTS)
 _LANGUAGES = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
 _longer(UDPOS, _LANGUAGES, source=_zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
 _SIZES = _panx_counts(_WIKIANN_SIZES)
@@ -422,17 +364,16 @@ _POOL = tuple(
     replace(_LAREQA, side="candidate", language=code, optional=True) for code in XQUAD_LANGUAGES
 )
 _SQUAD_PAIRS = replace(SQUAD1.source, languages=("en",))
-_task(
+_new(
     "lareqa",
-    format="retrieval",
-    group="xtreme-r",
-    source=replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS)),
+    "retrieval",
+    replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS)),
     languages=XQUAD_LANGUAGES,
     adapt=answer_sentences,
     metric="map@20",
     max_length=256,
-    origin=("squad",),
-    holds=("squad1",),
+    origin="squad",
+    holds="squad1",
 )
 
 _ID, _APACHE = "izhx/mewsli-x", "Apache-2.0"
@@ -442,13 +383,6 @@ _ENTITIES = hub(_ID, "candidate_entities", _TEST, _APACHE, test=1003893)
 _ENTITIES = replace(_ENTITIES, side="candidate", language="en")
 _PAIRS = hub(_ID, "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
 _MEWSLI = (replace(_MENTIONED, side="query"), _ENTITIES, replace(_PAIRS, languages=("en",)))
-_task(
-    "mewslix",
-    format="retrieval",
-    group="xtreme-r",
-    source=replace(_MENTIONED, parts=_MEWSLI),
-    languages=MEWSLIX_LANGUAGES,
-    adapt=entities,
-    metric="mrr@20",
-    max_length=64,
-)
+_MENTIONED = replace(_MENTIONED, parts=_MEWSLI)
+_FACTS = {"languages": MEWSLIX_LANGUAGES, "adapt": entities, "metric": "mrr@20", "max_length": 64}
+_new("mewslix", "retrieval", _MENTIONED, **_FACTS)

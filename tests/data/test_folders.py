@@ -92,11 +92,11 @@ def test_absent_translations_say_where_to_put_them(monkeypatch: pytest.MonkeyPat
 def test_text_comes_from_a_folder_of_lines_or_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sw.txt").write_text("moja\n\nmbili\nmoja\n", encoding="utf-8")
     (tmp_path / "de").mkdir()
-    (tmp_path / "de" / "b.txt").write_text("zwei", encoding="utf-8")
-    (tmp_path / "de" / "a.txt").write_text("eins\n", encoding="utf-8")
-    (tmp_path / "fr.tsv").write_text('id\ttext\n1\t"un\n2\tdeux\n', encoding="utf-8")
+    files = {"sw.txt": "moja\n\nmbili\nmoja\n", "de/b.txt": "zwei", "de/a.txt": "eins\n"}
+    files |= {"fr.tsv": 'id\ttext\n1\t"un\n2\tdeux\n', "it.tsv": "id\n1\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setenv(TEXT_VARIABLE, str(tmp_path))
     assert data.texts("sw") == ("moja", "mbili")
     assert data.texts("de") == ("eins", "zwei")
@@ -105,7 +105,6 @@ def test_text_comes_from_a_folder_of_lines_or_tables(
     assert data.texts("sw").fingerprint != data.texts("de").fingerprint
     with pytest.raises(MissingData, match="expected ja.txt"):
         data.texts("ja")
-    (tmp_path / "it.tsv").write_text("id\n1\n", encoding="utf-8")
     with pytest.raises(BadRows, match="no column 'text'"):
         data.texts("it")
 

@@ -44,38 +44,6 @@ def test_unknown_names_list_the_nearest(asked: tuple[str, ...], message: str) ->
         data.rows(*asked)
 
 
-def premise(row: dict[str, object], language: str) -> dict[str, object]:
-    return {"first": row["premise"]}
-
-
-WRONG = [*PAIRS[:3], PAIRS[3] | {"label": "maybe"}, PAIRS[4] | {"label": "never"}]
-WORDS = {"id": "0", "tokens": ["a", "b"], "tags": [0]}
-
-
-@pytest.mark.parametrize(
-    ("rows", "facts", "message"),
-    [
-        (
-            PAIRS,
-            {"columns": {"first": "premise"}},
-            "task 'made'.*row 0 of rows made: no column 'pr",
-        ),
-        (WRONG, {}, r"row 3 .*label 'maybe' in column 'label'.*no, yes"),
-        ([PAIRS[0], PAIRS[1] | {"label": 7}], {}, r"row 1 .*label 7 in column 'label'.*0 to 1"),
-        ([PAIRS[0] | {"label": float("nan")}], {}, r"row 0 .*label nan"),
-        ([PAIRS[0] | {"first": 3.14}], {}, r"row 0 .*'first' is 3.14; expected text"),
-        ([WORDS], {"format": "tagging", "labels": ("O", "X")}, "2 tokens but 1 tags"),
-        (PAIRS, {"adapt": premise}, r"row 0 .*adapt failed with KeyError\('premise'\)"),
-        ([], {}, "no usable row; left out: nothing, it is empty"),
-    ],
-)
-def test_rows_that_do_not_fit_are_named(
-    rows: list[dict[str, object]], facts: dict[str, object], message: str
-) -> None:
-    with pytest.raises(BadRows, match=message):
-        data.rows(made(rows, **facts))
-
-
 def test_an_adapter_may_drop_a_row_and_give_a_reason() -> None:
     def adapt(row: dict[str, object], language: str) -> dict[str, object] | None:
         number = int(str(row["id"]))
