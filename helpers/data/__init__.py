@@ -77,6 +77,12 @@ class Rows(Sequence[Row]):
         """Iterate over the rows, decoding a memory-mapped set in batches."""
         return decoded(self._data)
 
+    @property
+    def what(self) -> str:
+        """Return what errors call these rows."""
+        where = f"language {self.language!r}, split {self.split!r}"
+        return f"task {self.task!r}, {where} in {self.source}"
+
     @cached_property
     def fingerprint(self) -> str:
         """Return the sha256 of the standard rows, the same from whatever source they came."""
@@ -275,31 +281,16 @@ def _load(
     # Rows of the user's own and of packages are in memory already.
     large = size > IN_MEMORY and not any(isinstance(raw.rows, list) for _, raw in loaded)
     data: Any = (_mapped if large else _listed)(makers, dropped, notes)
-    found = Rows(
-        task=task.name,
-        language=language,
-        split=split,
-        source="; ".join(dict.fromkeys(raw.origin for _, raw in loaded)),
-        labels=labels,
-        dropped=dict(dropped),
-        notes=dict(notes),
-        total=len(data),
-        format=task.format,
-        _data=data,
-    )
+    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
+    counted = (labels, dict(dropped), dict(notes), len(data))
+    found = Rows(task.name, language, split, origin, *counted, task.format, data)
     if split == "train" and task.exclude and first is None:
         found = _excluding(found, task.exclude)
     if not len(found) and size and not found.dropped:
         held = f"the set holds {size} rows, none of them in {language!r}"
-        raise MissingData(f"{_what(found)}: {held}. {sources.three_ways(serving[0])}")
+        raise MissingData(f"{found.what}: {held}. {sources.three_ways(serving[0])}")
     _check(task, found, whole=first is None)
     return found
-
-
-def _what(found: Rows) -> str:
-    return (
-        f"task {found.task!r}, language {found.language!r}, split {found.split!r} in {found.source}"
-    )
 
 
 def _excluding(found: Rows, others: Sequence[str]) -> Rows:
@@ -387,14 +378,14 @@ def _map_key(maker: Standard) -> str:
 
 def _check(task: Task, found: Rows, whole: bool) -> None:
     """Refuse sets without rows or without text, and whole sets whose gold is none."""
-    what = _what(found)
+    what = found.what
     if not len(found):
         raise BadRows(
             f"{what}: no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden "
             "test labels and blank answers stay hidden: use split 'dev' where it exists."
         )
     if whole:
-        _check_gold(task, what, found)
+        _check_gold(task, found)
     main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
     if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
         raise BadRows(
@@ -404,12 +395,12 @@ def _check(task: Task, found: Rows, whole: bool) -> None:
         del found.notes[f"{BLANK}'second'"]
 
 
-def _check_gold(task: Task, what: str, found: Rows) -> None:
+def _check_gold(task: Task, found: Rows) -> None:
     """Refuse gold that only stands in for hidden gold, and gold that no answer could meet."""
     golds: Iterable[Any]
     names, kinds = found.labels, len(found.labels)
     if found.format == "retrieval":
-        _check_retrieval(task, what, found)
+        _check_retrieval(task, found)
         return
     if found.format == "span":
         # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
@@ -418,43 +409,43 @@ def _check_gold(task: Task, what: str, found: Rows) -> None:
     elif found.format == "tagging":
         golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
         if not any(golds):
-            raise BadRows(f"{what}: every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}")
+            raise BadRows(f"{found.what}: every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}")
     else:
         golds = (names[label] for label in found.column("label"))
     # Few rows may well be alike by chance, the fewer the more labels there are.
     if kinds > 1 and float(kinds) ** (1 - len(found)) < _NO_CHANCE:
         why = metrics.placeholder(golds, enough=1)
         if why:
-            raise BadRows(f"{what}: {why}")
+            raise BadRows(f"{found.what}: {why}")
 
 
 _OTHER_COPY = "Use a copy with labels, or another split."
 
 
-def _check_retrieval(task: Task, what: str, found: Rows) -> None:
+def _check_retrieval(task: Task, found: Rows) -> None:
     """Refuse ids that come twice on a side, gold that is no candidate, an empty side."""
     names, sides, golds = (found.column(name) for name in ("id", "side", "gold"))
     seen: dict[str, set[str]] = {"query": set(), "candidate": set()}
     for name, side in zip(names, sides, strict=True):
         if name in seen[side]:
-            raise BadRows(f"{what}: two rows are {side} {name!r}; ids of a side must differ.")
+            raise BadRows(f"{found.what}: two rows are {side} {name!r}; ids of a side must differ.")
         seen[side].add(name)
     for side, there in seen.items():
         if not there:
-            raise BadRows(f"{what}: no row is a {side}; each set needs both sides.")
+            raise BadRows(f"{found.what}: no row is a {side}; each set needs both sides.")
     asked = [(n, gold) for n, s, gold in zip(names, sides, golds, strict=True) if s == "query"]
     for name, gold in asked:
         lost = next((right for right in gold if right not in seen["candidate"]), None)
         if lost is not None:
             raise BadRows(
-                f"{what}: gold {lost!r} of query {name!r} is the id of no candidate; the first "
+                f"{found.what}: gold {lost!r} of query {name!r} is the id of no candidate; the first "
                 f"candidates are {', '.join(map(repr, sorted(seen['candidate'])[:3]))}."
             )
         # Of two corpora to be mined most sentences have no translation on the other side.
         if not gold and task.metric != "pair_f1":
-            raise BadRows(f"{what}: query {name!r} has no gold; name its right candidates.")
+            raise BadRows(f"{found.what}: query {name!r} has no gold; name its right candidates.")
     if not any(gold for _, gold in asked):
-        raise BadRows(f"{what}: no query has gold: it is hidden. {_OTHER_COPY}")
+        raise BadRows(f"{found.what}: no query has gold: it is hidden. {_OTHER_COPY}")
 
 
 # --- Unlabelled text ------------------------------------------------------------------------------
