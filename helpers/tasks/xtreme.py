@@ -209,7 +209,7 @@ _TEST = {"test": "test"}
 _VALIDATION = {"test": "validation"}
 
 
-def _zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
+def zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, str]) -> Source:
     """Offer all splits of a source in English, and some of them elsewhere: no training rows."""
     rest = tuple(code for code in languages if code != "en")
     others = replace(source, languages=rest, splits=splits)
@@ -237,7 +237,7 @@ _PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
 _target(
     "pawsx",
     "pair",
-    _zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
+    zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
     columns={"first": "sentence1", "second": "sentence2"},
     labels="0 1",
     languages=PAWSX_LANGUAGES,
@@ -252,7 +252,7 @@ UDPOS = _target(
     "udpos",
     "tagging",
     # Checkpoints are chosen on English only, so no other language offers development rows.
-    _zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
+    zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
     columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
     labels=UPOS,
     languages=UDPOS_LANGUAGES,
@@ -265,7 +265,7 @@ _PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_panx_cou
 PANX = _target(
     "panx",
     "tagging",
-    _zero_shot(_PANX, PANX_LANGUAGES, _HELD),
+    zero_shot(_PANX, PANX_LANGUAGES, _HELD),
     columns={"tags": "ner_tags"},
     labels=NER,
     languages=PANX_LANGUAGES,
@@ -285,7 +285,7 @@ MLQA = _both("mlqa", "span", _MLQA, **_FACTS)
 # English dev is English test, as in XTREME; no other language is looked at before the end.
 _SPLITS, _LANGUAGES = _ALL | _VALIDATION, tuple(TYDIQA_PREFIXES.values())
 _TYDIQA = hub("google/xtreme", "tydiqa", _SPLITS, "Apache-2.0", train=49881, dev=5077, test=5077)
-_TYDIQA = _zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION)
+_TYDIQA = zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION)
 _both("tydiqa", "span", _TYDIQA, languages=_LANGUAGES, adapt=tydiqa)
 
 _BUCC = hub("mteb/BUCC", "{language}-en", {"dev": "test"} | _TEST, "not stated", dev=1, test=1)
@@ -336,7 +336,7 @@ _XCOPA = replace(_XCOPA, borrow={"question": "et"})
 _FACTS = COPA | {"languages": XCOPA_LANGUAGES, "train_with": "copa", "origin": "copa"}
 _new("xcopa", "choice", _XCOPA, **_FACTS)
 _LANGUAGES = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
-_longer(UDPOS, _LANGUAGES, source=_zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
+_longer(UDPOS, _LANGUAGES, source=zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
 _SIZES = _panx_counts(_WIKIANN_SIZES)
 _WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
 _WIKIANN = replace(_WIKIANN, languages=tuple("az gu lt pa pl qu ro uk".split()))
