@@ -33,18 +33,14 @@ DATES = {"lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00
 
 @dataclass
 class Hub:
-    """What a test may change while the server runs.
-
-    ``answers`` maps a repository to ``(HTTP status, X-Error-Code)`` of every answer about it:
-    ``(403, "GatedRepo")``, ``(503, "")``; a name ``""`` stands for all repositories. ``stop()`` makes the
-    hub unreachable.
-    """
+    """What a test may change while the server runs."""
 
     datasets: Path
     models: Path
+    # Repository ("" for all) to the HTTP status and X-Error-Code of every answer about it.
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    stop: Callable[[], object] = lambda: None
+    stop: Callable[[], object] = lambda: None  # makes the hub unreachable
 
 
 @contextmanager
@@ -76,15 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
         if asked := API.fullmatch(path):
-            kind, name, action, revision, inside = asked.groups()
-            folder = self._repository(kind == "datasets", name)
-            if folder is not None:
-                self._facts(folder, name, action, revision, inside, parse_qs(url.query), body)
+            if folder := self._repository(asked[1] == "datasets", asked[2]):
+                self._facts(folder, asked, parse_qs(url.query), body)
         elif asked := FILE.fullmatch(path):
-            dataset, name, revision, inside = asked.groups()
-            folder = self._repository(bool(dataset), name)
-            if folder is not None:
-                self._file(folder / inside, revision)
+            if folder := self._repository(bool(asked[1]), asked[2]):
+                self._file(folder / asked[4], asked[3])
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         else:
@@ -101,16 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return folder
 
-    def _facts(
-        self,
-        folder: Path,
-        name: str,
-        action: str | None,
-        revision: str | None,
-        inside: str,
-        query: dict[str, list[str]],
-        body: bytes,
-    ) -> None:
+    def _facts(self, folder: Path, asked: re.Match[str], query: Any, body: bytes) -> None:
+        _, name, action, revision, inside = asked.groups()
         if action == "paths-info":
             try:
                 paths = json.loads(body)["paths"]
@@ -142,9 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, body, head)
 
     def _json(self, content: Any, status: int = 200, **head: str) -> None:
-        self._send(
-            status, json.dumps(content).encode(), {"Content-Type": "application/json"} | head
-        )
+        head["Content-Type"] = "application/json"
+        self._send(status, json.dumps(content).encode(), head)
 
     def _refuse(self, status: int, code: str) -> None:
         head = {"X-Error-Code": code, "X-Error-Message": code} if code else {}
