@@ -16,9 +16,11 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 DATA = Path(__file__).parents[1]
 SIZES = "litmus_xlmr_language_features.csv"
@@ -76,7 +78,11 @@ def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
         place, size = places.loc[glottocode], gib.get(language, "")
         lineage = [level for level in place["lineage"].split(", ") if level]
         family = lineage[0] if lineage else place["language_name"]
-        row = {"language": language, "name": name.replace("_", " "), "iso639_3": iso}
+        row: dict[str, Any] = {
+            "language": language,
+            "name": name.replace("_", " "),
+            "iso639_3": iso,
+        }
         row |= {"glottocode": glottocode, "script": script, "same_script": int(script == "Latn")}
         branch = next((level for level in lineage if level in BRANCHES), family)
         row |= {"family": family, "branch": branch, "isolate": int(not lineage)}
@@ -120,7 +126,7 @@ def features(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     return values.loc[rows["iso639_3"]].astype(np.float64)
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float | None:
+def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     """Return the cosine distance, if there is one."""
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return None if norm == 0.0 else round(max(1.0 - float(a @ b) / norm, 0.0), 4)
