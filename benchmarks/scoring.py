@@ -261,7 +261,7 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
     search = apart("scoring.pool", pool_rows)
     size, bare = f"mining_{rows // 1000}k", "one bare product of all pairs"
-    facts = {"rows": rows, "threads": int(ours["threads"])}
+    facts: dict[str, Any] = {"rows": rows, "threads": int(ours["threads"])}
     of_pool = facts | {"rows": pool_rows}
     found = [
         compared(

@@ -71,8 +71,8 @@ def evaluate(
     entries: list[dict[str, Any]] = []
 
     def enter(language: str, metric: str, value: float, n: int, status: str, *origin: str) -> None:
-        facts = {"task": task.name, "language": language, "split": split, "metric": metric}
-        facts |= {"value": value, "n": n, "status": status}
+        facts: dict[str, Any] = {"task": task.name, "language": language, "split": split}
+        facts |= {"metric": metric, "value": value, "n": n, "status": status}
         entries.append(facts | dict(zip(("data_source", "data_hash"), origin, strict=True)))
 
     for part in predicted:

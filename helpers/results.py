@@ -85,7 +85,7 @@ def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
     file = FOLDER / f"{profile}-floors.csv"
     if file.exists():
         return read_csv(file)
-    rows = {}
+    rows: dict[str, Any] = {}
     for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
         task = tasks.get(name)
         limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
@@ -337,7 +337,8 @@ def _card(task: Task, languages: Sequence[str]) -> str:
     trained = any("train" in source.splits for source in trainer.source.flat())
     guessing = f"; guessing scores {100 * task.chance:.0f} %" if task.chance else ""
     leaves = task.source.flat()
-    shown, origin = examples(task, languages), "first rows of the data at hand"
+    shown: Mapping[str, Row] = examples(task, languages)
+    origin = "first rows of the data at hand"
     if not shown:
         shown, origin = task.about.examples, "written for this book, not from the data"
     lines = {

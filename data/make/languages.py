@@ -86,8 +86,8 @@ def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
         row |= {"glottocode": glottocode, "script": script, "same_script": int(script == "Latn")}
         branch = next((level for level in lineage if level in BRANCHES), family)
         row |= {"family": family, "branch": branch, "isolate": int(not lineage)}
-        row["latitude"] = round(float(place["latitude"]), 4)
-        row["longitude"] = round((float(place["longitude"]) + 180.0) % 360.0 - 180.0, 4)
+        row["latitude"] = round(float(str(place["latitude"])), 4)
+        row["longitude"] = round((float(str(place["longitude"])) + 180.0) % 360.0 - 180.0, 4)
         source = SIZES if size else "not among XLM-R's pretraining languages"
         rows.append(row | {"in_xlmr": int(bool(size)), "xlmr_gib": size, "xlmr_source": source})
     return pd.DataFrame(rows)
@@ -102,7 +102,7 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
         features(folder / f"feature_{name}.npz", rows) for name in ("predictions", "averages")
     )
     for kind, prefix in FEATURES.items():
-        columns = [name for name in predicted if name.startswith(prefix)]
+        columns = [name for name in map(str, predicted) if name.startswith(prefix)]
         filled, seen = predicted[columns].to_numpy(), observed[columns].to_numpy()
         known = seen != -1.0
         shared = known & known[english]

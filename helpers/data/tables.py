@@ -187,10 +187,10 @@ def pmb(root: Path, split: str) -> list[Row]:
         words = []
         try:
             for tagged in ElementTree.parse(file).iter("tagtoken"):
-                found = {tag.get("type", ""): (tag.text or "") for tag in tagged.iter("tag")}
+                kinds = {tag.get("type", ""): (tag.text or "") for tag in tagged.iter("tag")}
                 # The empty token stands for a pronoun that is not said.
-                if found.get("tok", "ø") != "ø" and "cat" in found:
-                    words.append((found["tok"].replace("~", " "), found["cat"]))
+                if kinds.get("tok", "ø") != "ø" and "cat" in kinds:
+                    words.append((kinds["tok"].replace("~", " "), kinds["cat"]))
         except ElementTree.ParseError as error:
             raise BadRows(f"{file} is not valid XML ({error}); unpack the release again") from error
         if not words:

@@ -325,7 +325,7 @@ def _check(
     values: list[tuple[Any, Any]] = []
     # Each value with its place in the file: an id, or the number of a line.
     for row in [content] if task.kind in ("labels", "choices", "pairs") else content:
-        values += [row] if task.kind in _LISTS else enumerate(row, start=line)
+        values += [tuple(row)] if task.kind in _LISTS else enumerate(row, start=line)
         line += len(row) + 1
     for place, value in values:
         if not fits(value):

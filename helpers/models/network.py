@@ -154,8 +154,9 @@ def _attend_in_one(
     joined = functional.linear(hidden_states, weight, bias)
     heads = joined.view(*joined.shape[:-1], 3, module.num_attention_heads, -1)
     query, key, value = (states.transpose(1, 2) for states in heads.unbind(2))
-    states, _ = packed_attention(module, query, key, value, None, scaling=module.scaling, **borders)
-    return states.reshape(*hidden_states.shape[:-1], -1), None
+    borders["scaling"] = module.scaling
+    mixed = packed_attention(module, query, key, value, None, **borders)[0]
+    return mixed.reshape(*hidden_states.shape[:-1], -1), None
 
 
 def packed_attention(

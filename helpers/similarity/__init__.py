@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -176,7 +176,8 @@ def measure(
 def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
     """Return intermediates and targets."""
     if len(tasks) == 2 and all(isinstance(part, list | tuple) for part in tasks):
-        intermediates, targets = ([_task(one) for one in part] for part in tasks)
+        sides = cast("tuple[Names, Names]", tasks)
+        intermediates, targets = ([_task(one) for one in part] for part in sides)
     else:
         found = [_task(one) for one in tasks]
         intermediates, targets = ([one for one in found if one.role == role] for role in SIDES)
@@ -377,8 +378,14 @@ def _table(
         i, t, language = dyad
         if i.seed != seeds[0] or (t is not None and t.seed != i.seed):
             continue
-        facts = {"intermediate": i.task, "target": t.task if t else "", "language": language}
-        facts |= {"measure": one.name, "family": one.family, "encoder": encoder, "seed": i.seed}
+        facts: dict[str, Any] = {"intermediate": i.task, "target": t.task if t else ""}
+        facts |= {
+            "language": language,
+            "measure": one.name,
+            "family": one.family,
+            "encoder": encoder,
+            "seed": i.seed,
+        }
         facts |= {"second": math.nan, "ceiling": math.nan}
         if len(seeds) > 1:
             other = {side: side._replace(seed=seeds[1]) for side in (i, t) if side}

@@ -300,7 +300,7 @@ _ROWS: tuple[tuple[str, str, str, Callable[..., float], str, dict[str, Any]], ..
     ("cross-lingual", "alignment_cka", _DRIFT, representations.alignment_drift,
      "debiased CKA, tuned - plain", _LANGUAGE),
     ("cross-lingual", "alignment_retrieval", _DRIFT,
-     lambda *states: representations.alignment_drift(*states, representations.retrieval_accuracy),
+     lambda a, b: representations.alignment_drift(a, b, representations.retrieval_accuracy),
      "retrieval, tuned - plain", _LANGUAGE),
     ("cross-lingual", "mlm_drift", "parallel.tuned_losses parallel.plain_losses",
      _minus(text.pseudo_perplexity_change), "masked-language loss, plain - tuned", _LANGUAGE),

@@ -299,8 +299,8 @@ class Inputs:
 
     def pairs(self, at: Dyad) -> tuple[list[str], list[str]]:
         """Return English sentences and their translations."""
-        given(self.parallel, "parallel text", "parallel= with the name of a bitext task")
-        facts = self.parallel, at.language, self.options.sentences, at.intermediate.seed
+        task = given(self.parallel, "parallel text", "parallel= with the name of a bitext task")
+        facts = task, at.language, self.options.sentences, at.intermediate.seed
         return self.remember(("pairs", at.language, facts[-1]), partial(readers.parallel, *facts))
 
     # Encoders.

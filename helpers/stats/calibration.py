@@ -257,8 +257,10 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
     wide = pd.read_csv(file).drop_duplicates("model_name").set_index("model_name")
     scores = wide[list(TARGETS)].dropna()
     gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
-    long = gained.rename_axis(index="intermediate", columns="target").stack()
-    return add_families(long.reset_index(name="gain"))
+    long = pd.Series(
+        gained.rename_axis(index="intermediate", columns="target").stack(), name="gain"
+    )
+    return add_families(long.reset_index())
 
 
 def add_families(table: pd.DataFrame) -> pd.DataFrame:

@@ -359,7 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, help="file of the plan; found by the arms otherwise")
     parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
-    asked, failed = parser.parse_args(arguments), []
+    asked = parser.parse_args(arguments)
+    failed: list[str] = []
     store = Store(asked.store)
 
     def tell(run: str, status: str, now: str) -> None:

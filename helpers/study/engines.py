@@ -267,7 +267,7 @@ def _complaints(log: Path, began: int) -> str:
 def problems(engine: str) -> list[str]:
     """Say what an engine needs and this machine lacks, before anything starts."""
     spec, install = importlib.util.find_spec, 'is not installed; run: pip install -e ".[grid]"'
-    grid = {
+    grid: dict[str, Any] = {
         f"Snakemake {install}": spec("snakemake"),
         f"{SNAKEFILE} is missing; run from a checkout of the repository.": SNAKEFILE.is_file(),
     }

@@ -103,7 +103,7 @@ class Plan:
         return found
 
     @cached_property
-    def _rows(self) -> dict[Any, dict[str, Any]]:
+    def _rows(self) -> dict[Any, dict[Any, Any]]:
         return self.runs.set_index("run").to_dict("index")
 
     def job(self, run: str) -> Record:

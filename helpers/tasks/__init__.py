@@ -211,6 +211,7 @@ def register(task: Task, *, replace: bool = False) -> Task:
         HelpfulError: the name is taken and ``replace`` is false, or facts of the task do not fit
             together; the text lists them.
     """
+    named: list[tuple[str, str, Iterable[str]]]
     named = [("format", task.format, FORMATS), ("role", task.role, get_args(Role))]
     named += [("kind of source", leaf.kind, get_args(Kind)) for leaf in task.source.flat()]
     for what, name, valid in named:
