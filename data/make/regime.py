@@ -16,7 +16,6 @@ import pandas as pd
 from helpers import study
 from helpers.files import write_atomic
 from helpers.study.profiles import PILOT, Profile
-from helpers.study.store import Store
 
 OUTPUT = Path(__file__).parents[1] / "results" / "regime.csv"
 INTERMEDIATES = ("qqp", "siqa", "squad1", "xpos-ewt")  # one a format
@@ -58,15 +57,14 @@ def main() -> None:
     """Run regimes, one after the other, and store the scores of all that are done."""
     parser = argparse.ArgumentParser("python -m data.make.regime", description=__doc__)
     parser.add_argument("regimes", nargs="+", choices=REGIMES)
-    found = []
     for regime in parser.parse_args().regimes:
         plan = study.plan(profile(regime), INTERMEDIATES, TARGETS, languages=LANGUAGES)
         print(regime, plan.cost(), sep="\n", flush=True)
-        scores = study.run(plan, keep=True, store=Store())
-        found.append(scores.assign(regime=regime))
-        old = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame({"regime": []})
-        table = pd.concat([old[~old["regime"].isin([regime])], found[-1]])
-        write_atomic(OUTPUT, table.to_csv(index=False, lineterminator="\n").encode())
+        scores = study.run(plan).assign(regime=regime)
+        if OUTPUT.exists():
+            others = pd.read_csv(OUTPUT).query("regime != @regime")
+            scores = pd.concat([others, scores])
+        write_atomic(OUTPUT, scores.to_csv(index=False, lineterminator="\n").encode())
 
 
 if __name__ == "__main__":

@@ -379,14 +379,8 @@ def _table(
         if i.seed != seeds[0] or (t is not None and t.seed != i.seed):
             continue
         facts: dict[str, Any] = {"intermediate": i.task, "target": t.task if t else ""}
-        facts |= {
-            "language": language,
-            "measure": one.name,
-            "family": one.family,
-            "encoder": encoder,
-            "seed": i.seed,
-        }
-        facts |= {"second": math.nan, "ceiling": math.nan}
+        facts |= {"language": language, "measure": one.name, "family": one.family}
+        facts |= {"encoder": encoder, "seed": i.seed, "second": math.nan, "ceiling": math.nan}
         if len(seeds) > 1:
             other = {side: side._replace(seed=seeds[1]) for side in (i, t) if side}
             again = dyad._replace(intermediate=other[i], target=t and other[t])

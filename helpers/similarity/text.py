@@ -6,7 +6,6 @@ of one format often transfer alike for reasons that have nothing to do with thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,6 @@ from helpers.similarity.representations import (
 )
 
 LANGUAGES = Path(__file__).parents[2] / "data" / "languages.csv"
-# White space does not separate words in these scripts.
-UNSPACED = ("Hans", "Hant", "Jpan", "Thai", "Mymr", "Khmr", "Laoo")
 
 
 # Pieces of two corpora.
@@ -223,53 +220,3 @@ def languages(path: Path = LANGUAGES) -> pd.DataFrame:
             "build it as the text of data/make/languages.py says."
         )
     return pd.read_csv(path, keep_default_na=False, na_values=[""]).set_index("language")
-
-
-def piece_table(
-    texts: Mapping[str, Sequence[str]],
-    english: Sequence[str],
-    tokenise: Callable[[list[str]], Sequence[Sequence[int]]],
-    unknown_id: int | None = None,
-) -> pd.DataFrame:
-    """How an encoder's tokenizer splits texts of each language, and what it shares with English.
-
-    Args:
-        texts: evaluation texts by language code.
-        english: English training texts of the same task.
-        tokenise: gives the vocabulary ids of each text, without special ids.
-        unknown_id: id of the unknown piece.
-
-    Returns:
-        One row per language: ``fertility`` (pieces per word, as in Rust et al. 2021, arXiv
-        2012.15613; NaN in scripts without spaces), ``pieces_per_character`` (white space left out),
-        ``unknown`` (share of unknown pieces), ``texts`` and ``pieces`` (how many), ``overlap``
-        and ``token_similarity``, both with English on samples of equal size.
-
-    Raises:
-        BadRows: no texts, or a text without characters or pieces.
-    """
-
-    def corpus(given: Sequence[str]) -> Integers:
-        filled = given and all(text.strip() for text in given)
-        require(filled, f"{len(given)} texts, some empty; give non-empty texts of one language.")
-        ids = [np.asarray(pieces, dtype=np.int64) for pieces in tokenise(list(given))]
-        kept = min(map(len, ids)) > 0
-        require(kept, "the tokenizer gave no pieces for a text; does it drop its characters?")
-        return np.concatenate(ids)
-
-    scripts, reference, rows = languages()["script"], corpus(english), []
-    for language, samples in texts.items():
-        pieces = corpus(samples)
-        # Without white space between words there are no pieces per word.
-        words = sum(len(text.split()) for text in samples)
-        characters = sum(len("".join(text.split())) for text in samples)
-        spaced = scripts.get(language, "Latn") not in UNSPACED
-        rows.append(
-            {"language": language, "fertility": len(pieces) / words if spaced else np.nan}
-            | {"pieces_per_character": len(pieces) / characters}
-            | {"unknown": 0.0 if unknown_id is None else float((pieces == unknown_id).mean())}
-            | {"texts": len(samples), "pieces": len(pieces)}
-            | {"overlap": vocabulary_overlap(pieces, reference)}
-            | {"token_similarity": token_similarity(pieces, reference)}
-        )
-    return pd.DataFrame(rows).set_index("language")

@@ -97,11 +97,6 @@ REFUSED = [
     (t.label_count_similarity, ([0, 1, 0], [1, 1, 1]), "two classes"),
     (t.label_name_cosine, (np.eye(3), np.zeros((2, 3))), "no direction"),
     (t.label_name_cosine, (np.eye(3), np.eye(4)), "3 and 4 columns"),
-    *(
-        (t.piece_table, ({"de": bad}, ["a"], lambda x: [[1] for _ in x]), "empty")
-        for bad in ([], [""], ["a", " "])
-    ),
-    (t.piece_table, ({}, ["ab"], lambda texts: [[] for _ in texts]), "no pieces"),
     (r.task_vector_cosine, (W, MOVED, W), "is zero"),
     (r.task_vector_cosine, (W, MOVED, {"layer.0": W["layer.0"]}), "differ in their components"),
     (r.task_vector_cosine, (W, MOVED, W | {"layer.1": np.ones(6)}), "shapes"),

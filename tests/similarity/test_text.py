@@ -105,11 +105,6 @@ LETTERS = {
 }  # fmt: skip
 
 
-def characters(texts):
-    """Every character is a piece; the letter ? is the unknown one."""
-    return [[ord(c) for c in text if not c.isspace()] for text in texts]
-
-
 class TestLanguages:
     def test_every_language_of_xtreme_r_and_no_other(self):
         assert list(text.languages().index) == XTREME_R
@@ -163,18 +158,3 @@ class TestLanguages:
     def test_a_missing_file_says_where_it_should_be(self, tmp_path):
         with pytest.raises(MissingData, match=r"languages\.csv"):
             text.languages(tmp_path / "languages.csv")
-
-
-class TestPieceTable:
-    def test_by_hand(self):
-        texts = {"de": ["abc abd"], "ru": ["где"], "zh": ["中文"], "en": ["ab c", "d?"]}
-        facts = text.piece_table(texts, ["abc abd"], characters, unknown_id=ord("?"))
-        assert facts.loc["de", ["overlap", "token_similarity"]].tolist() == [1.0, 1.0]
-        assert facts.loc["ru", "overlap"] == 0.0
-        # Words without spaces have no fertility.
-        assert np.isnan(facts.loc["zh", "fertility"]) and facts.loc["ru", "fertility"] == 3.0
-        english = facts.loc["en"]
-        assert english["fertility"] == pytest.approx(5 / 3)
-        assert english["pieces_per_character"] == 1.0
-        assert english["unknown"] == pytest.approx(1 / 5)
-        assert (english["texts"], english["pieces"]) == (2, 5)
