@@ -60,7 +60,7 @@ def main() -> None:
     for regime in parser.parse_args().regimes:
         plan = study.plan(profile(regime), INTERMEDIATES, TARGETS, languages=LANGUAGES)
         print(regime, plan.cost(), sep="\n", flush=True)
-        scores = study.run(plan).assign(regime=regime)
+        scores = study.run(plan, engine="processes").assign(regime=regime)
         if OUTPUT.exists():
             others = pd.read_csv(OUTPUT).query("regime != @regime")
             scores = pd.concat([others, scores])
