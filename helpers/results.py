@@ -231,14 +231,6 @@ def speeds() -> pd.DataFrame:
     return read_csv(DATA / "benchmarks.csv")
 
 
-def speed(name: str, kind: str) -> pd.Series:
-    """Return the newest row of one figure on a "cpu" or "cuda" device; missing values if none."""
-    table = speeds()
-    mine = (table["name"] == name) & (table["device"].str.split().str[0] == kind)
-    found = table[mine].dropna(subset=["value"]).sort_values("date", kind="stable")
-    return found.iloc[-1] if len(found) else pd.Series(math.nan, index=table.columns)
-
-
 # Facts of tasks, and a card for each: what it asks, an example, its size, its licence, its traps.
 
 

@@ -25,7 +25,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -46,13 +45,11 @@ from helpers.similarity.catalogue import (  # noqa: F401  (some are only offered
     table,
 )
 from helpers.similarity.reliability import (  # noqa: F401  (some are only offered here)
-    agreement,
-    composition,
     independence,
     noise_ceiling,
     summarise,
 )
-from helpers.similarity.representations import principal, scalar
+from helpers.similarity.representations import scalar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -490,76 +487,3 @@ def read(path: str | Path) -> pd.DataFrame:
     if missing:
         raise BadRecord(f"{file} lacks the columns {', '.join(missing)}. {again}")
     return found[list(COLUMNS)]
-
-
-def pair(
-    intermediate: str,
-    target: str,
-    encoder: Encoder,
-    *,
-    checkpoints: Checkpoints = None,
-    rows: int = 200,
-    folder: str | Path | None = None,
-) -> dict[str, pd.DataFrame]:
-    """What four families of measures have to go by, of one pair of tasks, as tables to be drawn.
-
-    Args:
-        intermediate, target: their names.
-        encoder: the study's encoder before any tuning.
-        checkpoints, folder: as for ``measure``; without a checkpoint of the intermediate the features
-            are those of the plain encoder.
-        rows: how many rows of each task are read.
-
-    Returns:
-        ``texts`` (x, y on the common principal axes, task), ``pieces`` (how often each occurs in
-        either task, per 1,000), ``labels`` (share of each class in %, task) and ``features`` (x, y,
-        label of the target's units; ``attrs["after"]`` says after which tuning). A table of what
-        does not exist is empty, and its ``attrs["note"]`` says why.
-    """
-    from helpers.similarity.inputs import Dyad, Inputs, Options, Side
-
-    place = (Path(folder) if folder is not None else default_place()) / "arrays"
-    tasks, both = [_task(intermediate), _task(target)], (intermediate, target)
-    study = Inputs(encoder, tasks, Options.sized(rows), place, checkpoints=checkpoints)
-    dyad = Dyad(Side(intermediate, 0), Side(target, 0))
-
-    def values(need: str) -> Any:
-        return study.get(need, dyad).values
-
-    def plane(states: Any, **columns: Any) -> pd.DataFrame:
-        points = principal(states.astype(np.float64), 2)
-        if points.shape[1] < 2:
-            raise BadRows("the states vary along one direction only; there is no plane to draw.")
-        return pd.DataFrame(points, columns=["x", "y"]).assign(**columns)
-
-    def texts() -> pd.DataFrame:
-        states = [values(f"{side}.embeddings") for side in SIDES]
-        return plane(np.concatenate(states), task=np.repeat(both, [len(part) for part in states]))
-
-    def pieces() -> pd.DataFrame:
-        counts = pd.DataFrame({side: values(f"{side}.counts") for side in SIDES})
-        return (1000 * counts / counts.sum())[(counts > 0).any(axis=1)]
-
-    def labels() -> pd.DataFrame:
-        each = [pd.Series(values(f"{side}.labels")).value_counts(normalize=True) for side in SIDES]
-        # The classes of two tasks have nothing in common: they are numbered by their size.
-        shares = [100 * counts.reset_index(drop=True).rename("share") for counts in each]
-        return pd.concat(shares, keys=both, names=["task", "class"]).reset_index()
-
-    def features() -> pd.DataFrame:
-        try:
-            after, states = f"after {intermediate}", values("tuned.features")
-        except Undefined:
-            after, states = "before any tuning", values("target.features")
-        found = plane(states, label=values("target.labels"))
-        found.attrs["after"] = after
-        return found
-
-    tables = {}
-    for make in (texts, pieces, labels, features):
-        try:
-            tables[make.__name__] = make()
-        except (Undefined, BadRows) as error:
-            tables[make.__name__] = pd.DataFrame()
-            tables[make.__name__].attrs["note"] = str(error)
-    return tables

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.errors import BadRows, HelpfulError, unknown
+from helpers.errors import HelpfulError
 from helpers.similarity import catalogue
 from helpers.similarity.catalogue import AXES, Measure
 from helpers.similarity.representations import Floats, leading_axes
@@ -112,85 +112,6 @@ def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small:
         elif lacking(inner[a], inner[b]):
             found.append(f"{kind}, within: nothing is left once task effects are removed")
     return "; ".join(found)
-
-
-def agreement(table: pd.DataFrame, centred: bool = True) -> pd.DataFrame:
-    """Spearman correlations between measures over dyads of English rows.
-
-    Args:
-        table: what ``measure`` returned.
-        centred: remove the effects of intermediate and target first. Without that, measures agree
-            because they all follow the number of classes of the target.
-
-    Returns:
-        A square table over the measures that vary over at least 5 dyads; a pair with fewer common
-        dyads is NaN.
-
-    Raises:
-        BadRows: fewer than two measures vary.
-    """
-    part = table[(table["language"] == "en") & (table["target"] != "")]
-    # Dyads in rows, measures in columns, in the order of the table.
-    wide = part.pivot(index=["intermediate", "target"], columns="measure", values="value")
-    wide = wide[list(dict.fromkeys(part["measure"]))]
-    if centred:
-        names = [list(wide.index.get_level_values(level)) for level in (0, 1)]
-        wide = wide.apply(lambda column: within(column.to_numpy(), *names))
-    varies = [n for n in wide if wide[n].nunique() > 1 and wide[n].count() >= FEWEST_DYADS]
-    if len(varies) < 2:
-        raise BadRows(
-            f"{len(varies)} measures vary over {FEWEST_DYADS} dyads or more; at least two are "
-            "needed. With one intermediate or one target nothing is left once their effects are "
-            "removed."
-        )
-    return wide[varies].corr(method="spearman", min_periods=FEWEST_DYADS)
-
-
-def composition(table: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame:
-    """Split the variation of each measure over dyads into tasks, formats and the pair itself.
-
-    Args:
-        table: what ``measure`` returned; its English rows are used.
-        formats: format of every task by name.
-
-    Returns:
-        One row per measure that varies. ``tasks``, ``format`` and ``pair`` are shares of the variance
-        that sum to 1: of the single tasks, of the format block (of intermediate x target) beyond
-        them, and of what is left. ``format_of_rest`` is format / (format + pair), and ``chance`` what
-        it would be on average without any structure; both are NaN where tasks explain everything.
-
-    Raises:
-        UnknownName: a task without a format.
-    """
-    part = table[(table["language"] == "en") & (table["target"] != "")]
-    for name in [*part["intermediate"], *part["target"]]:
-        if name not in formats:
-            raise unknown("task with a format", name, formats)
-    found = {}
-    for name, rows in part.dropna(subset=["value"]).groupby("measure", sort=False):
-        values = rows["value"].to_numpy(float)
-        total = ((values - values.mean()) ** 2).sum()
-        # What does not vary has no parts.
-        if total <= 1e-12 * (values**2).sum():
-            continue
-        sides = rows["intermediate"].tolist(), rows["target"].tolist()
-        rest = within(values, *sides)
-        # Sum of squares of the blocks beyond both task effects, and the degrees of freedom.
-        blocks = [(formats[i], formats[t]) for i, t in zip(*sides, strict=True)]
-        tasks = np.concatenate([_dummies(side) for side in sides], axis=1)
-        both = np.concatenate([tasks, _dummies(blocks)], axis=1)
-        ranks = [int(np.linalg.matrix_rank(design)) for design in (tasks, both)]
-        block = ((both @ np.linalg.lstsq(both, rest, rcond=None)[0]) ** 2).sum()
-        left, free = (rest**2).sum(), len(rest) - ranks[0]
-        found[name] = {
-            "tasks": 1.0 - left / total,
-            "format": block / total,
-            "pair": (left - block) / total,
-            "format_of_rest": block / left if left > 0 else np.nan,
-            "chance": (ranks[1] - ranks[0]) / free if free and left > 0 else np.nan,
-        }
-    columns = ["tasks", "format", "pair", "format_of_rest", "chance"]
-    return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("measure")
 
 
 # Noise: what stands in for an array where nothing is related, of so many rows, columns and classes.

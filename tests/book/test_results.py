@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from helpers import book, results, similarity
+from helpers import results, similarity
 from helpers.errors import BadRecord, UnknownName
 
 MEASURES = ("token_similarity", "label_count")
@@ -112,19 +112,3 @@ def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profi
         known = results.similarities(file.stem.removesuffix("-controls"), mode="stored")
         pairs = [set(t.groupby(["intermediate", "target"]).groups) for t in (table, known)]
         assert pairs[0] == pairs[1]
-
-
-def test_the_newest_figure_of_a_kind_of_device(tmp_path, monkeypatch):
-    rows = [
-        ("rate", 100.0, 4.0, "cuda A", "2026-01-01"),
-        ("rate", 200.0, 5.0, "cuda B", "2026-02-01"),
-        ("rate", 7.0, 2.0, "cpu C", "2026-03-01"),
-        ("grid", None, None, "cuda", "2026-03-01"),
-    ]
-    table = pd.DataFrame(rows, columns=["name", "value", "ratio", "device", "date"])
-    table.to_csv(tmp_path / "benchmarks.csv", index=False)
-    monkeypatch.setattr(results, "DATA", tmp_path)
-    assert results.speed("rate", "cuda")["value"] == 200
-    assert results.speed("rate", "cpu")["ratio"] == 2
-    for absent in (("grid", "cuda"), ("grid", "cpu"), ("nothing", "cuda")):
-        assert book.number(results.speed(*absent)["value"]) == "not available"

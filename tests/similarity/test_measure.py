@@ -386,17 +386,3 @@ class TestExport:
         cut.write_bytes(whole.read_bytes()[:-100])
         with pytest.raises(BadRecord, match="cut off.*git checkout"):
             similarity.read(cut)
-
-
-def test_a_pair_as_four_families_see_it(tiny, trained, tmp_path):
-    given = {"rows": 60, "folder": tmp_path}
-    tables = similarity.pair("toy-same", "toy-intents", tiny, checkpoints=trained, **given)
-    assert tables["texts"]["task"].value_counts().to_dict() == {"toy-same": 60, "toy-intents": 60}
-    assert tables["features"].attrs["after"] == "after toy-same" and len(tables["features"]) == 60
-    assert tables["labels"].groupby("task")["share"].sum().tolist() == [pytest.approx(100)] * 2
-    np.testing.assert_allclose(tables["pieces"].sum(), 1000)
-    plain = similarity.pair("toy-same", "toy-intents", tiny, **given)
-    assert plain["features"].attrs["after"] == "before any tuning"
-    none = similarity.pair("toy-same", "toy-messages", tiny, **given)
-    for name in ("labels", "features"):
-        assert none[name].empty and "retrieval task" in none[name].attrs["note"]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import similarity
-from helpers.errors import BadRows, HelpfulError, UnknownName
+from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import reliability as measuring
 
 
@@ -94,89 +94,6 @@ def test_a_reliability_that_does_not_exist_says_why(columns, note):
     assert np.isnan(found["reliability"]) and np.isnan(found["reliability_within"])
 
 
-@pytest.fixture
-def five_by_six():
-    random = np.random.default_rng(0)
-    rows = []
-    target = dict(zip([f"t{t}" for t in range(6)], 10 * random.normal(size=6), strict=True))
-    for i in range(5):
-        for t in target:
-            truth = random.normal()
-            values = {
-                "a": truth,
-                "b": truth + 0.1 * random.normal() + target[t],
-                "c": -truth + 0.1 * random.normal(),
-                "d": random.normal() + target[t],
-                "flat": 1.0,
-                "void": np.nan,
-            }
-            rows += [
-                {"intermediate": f"i{i}", "target": t, "language": "en", "measure": m, "value": v}
-                for m, v in values.items()
-            ]
-    return pd.DataFrame(rows)
-
-
-def test_agreement_removes_the_effects_of_targets(five_by_six):
-    centred, raw = measuring.agreement(five_by_six), measuring.agreement(five_by_six, centred=False)
-    assert centred.loc["a", "b"] > 0.9 and abs(centred.loc["b", "d"]) < 0.5
-    assert raw.loc["b", "d"] > 0.8  # both only follow the target
-    assert "flat" not in centred and "void" not in centred
-
-
-def test_agreement_leaves_out_what_is_known_of_few_dyads(five_by_six):
-    rows = five_by_six.index[five_by_six["measure"] == "c"]
-    five_by_six.loc[rows[4:], "value"] = np.nan
-    assert "c" not in measuring.agreement(five_by_six, centred=False)
-    five_by_six.loc[rows[4], "value"] = 0.5
-    assert "c" in measuring.agreement(five_by_six, centred=False)
-    with pytest.raises(BadRows, match="1 measures vary"):
-        measuring.agreement(five_by_six[five_by_six["measure"].isin(["a", "flat"])])
-
-
-def made_of(values):
-    """A table of one measure per entry of ``values``, each a function of two numbers."""
-    return pd.DataFrame(
-        [
-            {"intermediate": f"i{i}", "target": f"t{t}", "language": "en", "measure": m, "value": f(i, t)}
-            for m, f in values.items()
-            for i in range(6)
-            for t in range(8)
-        ]
-    )  # fmt: skip
-
-
-FORMATS = {f"i{i}": "pair" if i < 3 else "choice" for i in range(6)}
-FORMATS |= {f"t{t}": "pair" if t % 2 else "span" for t in range(8)}
-
-
-def test_composition_by_hand():
-    block = lambda i, t: 1.0 if (i < 3) == bool(t % 2) else -1.0  # noqa: E731
-    made = made_of({
-        "tasks": lambda i, t: i + 10.0 * t,
-        "format": lambda i, t: block(i, t),
-        "both": lambda i, t: (i % 2 - 0.5) * 2 + block(i, t),
-        "flat": lambda i, t: 3.0,
-    })  # fmt: skip
-    shares = measuring.composition(made, FORMATS)
-    expected = {"tasks": [1, 0, 0], "format": [0, 1, 0], "both": [0.5, 0.5, 0]}
-    assert list(shares.index) == list(expected)
-    parts = shares[["tasks", "format", "pair"]]
-    np.testing.assert_allclose(parts, list(expected.values()), atol=1e-9)
-    assert shares.loc["both", "format_of_rest"] == pytest.approx(1)
-    assert np.isnan(shares.loc["tasks", "format_of_rest"])
-    # One contrast of two formats by two, of (6 - 1) (8 - 1) in all.
-    assert shares.loc["both", "chance"] == pytest.approx(1 / 35)
-
-
-def test_composition_of_noise_is_as_chance_says():
-    random = np.random.default_rng(0)
-    made = made_of({f"m{k}": lambda i, t: random.normal() for k in range(60)})
-    shares = measuring.composition(made, FORMATS)
-    assert shares["format_of_rest"].mean() == pytest.approx(shares["chance"].mean(), abs=0.02)
-    np.testing.assert_allclose(shares[["tasks", "format", "pair"]].sum(axis=1), 1)
-
-
 def test_every_measure_of_arrays_has_noise():
     found = similarity.independence(classes=(2,), repeats=1, rows=300, columns=20)
     # Facts of tasks have no noise, and a score is no measure of arrays.
@@ -233,9 +150,7 @@ def test_corpora_of_one_source_are_nearly_the_same():
     assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
 
 
-def test_bad_input(five_by_six):
-    with pytest.raises(UnknownName, match="task with a format 'i0'"):
-        measuring.composition(five_by_six, {})
+def test_bad_input():
     with pytest.raises(UnknownName):
         similarity.independence(["logmee"])
     with pytest.raises(HelpfulError, match="needs intermediate.facts"):
