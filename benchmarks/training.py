@@ -34,7 +34,7 @@ from helpers import metrics
 from helpers.formats import Encoded, task_scores
 from helpers.formats.encoded import IGNORE
 from helpers.models import network, training
-from helpers.models.network import Network, outputs
+from helpers.models.network import Network
 from helpers.models.training import Prepared
 
 ARMS = ("stock", "tuned", "ours")
@@ -165,14 +165,10 @@ def ours(
     # Predict as evaluation does: forward passes alone, with the budget of the device.
     ready = prepared(work, seed)
     ((name, encoded),) = ready.train.items()
-    format_, precision = ready.formats[name], network.resolve_precision("auto", device)
-    head = format_.head(ready.tasks[name], ready.encoder.dimension, 0.0)
-    model = ready.pruned.model
-    packed = network.suits(model, device, precision)
-    joined = Network(model, {name: head}, {name: format_}, packed=packed).to(device).eval()
-    how: dict[str, Any] = {"device": device, "precision": precision}
-    how["budget"] = network.forward_tokens(device)
-    return found | {"predicting": _least(lambda: outputs(joined, name, encoded, **how))}
+    head = ready.formats[name].head(ready.tasks[name], ready.encoder.dimension, 0.0)
+    how: dict[str, Any] = {"precision": "auto", "packed": None}
+    joined = Network(ready.pruned.model, {name: head}, ready.formats, **how)
+    return found | {"predicting": _least(lambda: joined.outputs(name, encoded))}
 
 
 def _least(work: Callable[[], object], times: int = 2) -> float:

@@ -8,7 +8,7 @@ something about language only above these baselines.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,74 +64,17 @@ def copy_score(train: Sequence[Row], test: Rows) -> float:
     Raises:
         HelpfulError: another format; BadRows: no rows on a side.
     """
-    if test.format == "tagging":
-        return tag_copy_scores(train, {test.language: test}, test.labels)[test.language]["f1"]
-    if test.format == "pair":
-        return string_copy_accuracy(train, {test.language: test})[test.language]
-    given = copied(train, test, test.format)
-    gold = [row["gold"] for row in test if row["side"] == "query"]
-    return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
-
-
-def string_copy_accuracy(
-    train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]]
-) -> dict[str, float]:
-    """Return the accuracy of taking each row's label from the most similar training row.
-
-    Args:
-        train_rows: rows of the pair format (``first``, ``second``, ``label``), in English.
-        evaluation_rows: rows of the pair format by language.
-
-    Returns:
-        Accuracy by language, from 0 to 1.
-
-    Raises:
-        BadRows: no training rows, or a language without rows.
-    """
-    return {
-        language: accuracy(given, [row["label"] for row in rows])["accuracy"]
-        for language, rows, given in _copies(train_rows, evaluation_rows, "pair")
-    }
-
-
-def tag_copy_scores(
-    train_rows: Sequence[Row], evaluation_rows: Mapping[str, Sequence[Row]], labels: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Return the scores of tagging each token as its surface form is mostly tagged in training.
-
-    Names, numbers and punctuation are spelt alike in many languages, so part of any transfer score
-    is this.
-
-    Args:
-        train_rows: rows of the tagging format (``tokens``, ``tags``), in English.
-        evaluation_rows: rows of the tagging format by language.
-        labels: names of the tags.
-
-    Returns:
-        By language, each from 0 to 1: ``seen`` (share of tokens whose form is in training), span
-        ``f1``, ``precision``, ``recall``, and ``token_accuracy``.
-
-    Raises:
-        BadRows: no training rows, or a language without rows.
-    """
-    known = {token for row in train_rows for token in row["tokens"]}
-    result = {}
-    for language, rows, given in _copies(train_rows, evaluation_rows, "tagging"):
-        seen = [token in known for row in rows for token in row["tokens"]]
-        scores = span_f1(given, [row["tags"] for row in rows], labels=labels)
-        result[language] = {"seen": sum(seen) / max(1, len(seen))} | scores
-    return result
-
-
-def _copies(
-    train: Sequence[Row], by_language: Mapping[str, Sequence[Row]], format: str
-) -> Iterator[tuple[str, Sequence[Row], list[Any]]]:
-    """Yield each language with its rows and what is copied for them."""
-    for what, rows in {"training": train, **by_language}.items():
+    learnt = test if test.format == "retrieval" else train
+    for what, rows in (("training", learnt), (test.language, test)):
         if not len(rows):
             raise BadRows(f"{what}: no rows to copy from or to score.")
-    for language, rows in by_language.items():
-        yield language, rows, copied(train, rows, format)
+    given = copied(train, test, test.format)
+    if test.format == "tagging":
+        return span_f1(given, [row["tags"] for row in test], labels=test.labels)["f1"]
+    if test.format == "pair":
+        return accuracy(given, [row["label"] for row in test])["accuracy"]
+    gold = [row["gold"] for row in test if row["side"] == "query"]
+    return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
 
 
 def _folded(token: str) -> str:
@@ -142,6 +85,7 @@ def _nearest(texts: Sequence[str], pool: Sequence[str]) -> list[int]:
     """Return for each text the place of the most similar text of a pool (cosine of trigrams)."""
     one, other = _trigrams(texts), _trigrams(pool)
     nearest: list[int] = []
+    # Some texts at a time: their scores against the whole pool are one dense block.
     for start in range(0, len(texts), 512):
         scores = (one[start : start + 512] @ other.T).toarray()
         nearest += scores.argmax(1).tolist()

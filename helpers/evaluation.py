@@ -18,14 +18,14 @@ from helpers.metrics import mining
 from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission as score_submission
 from helpers.metrics.submissions import write_submission as write_submission
-from helpers.models import network
 from helpers.models.encoders import Encoder, can_trim, trim
-from helpers.models.network import Network, outputs
+from helpers.models.network import Network
 from helpers.models.training import Tuned, training_task
 from helpers.tasks import Task
 
 _T = TypeVar("_T")
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
+Layer = int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,8 @@ def evaluate(
     """
     predicted, lost = _predict(tuned, task, languages, rows, split, layer)
     task = replace(task, labels=_head_task(tuned, task).labels)
-    entries: list[dict[str, Any]] = []
-
-    def enter(language: str, metric: str, value: float, n: int, status: str, *origin: str) -> None:
-        facts: dict[str, Any] = {"task": task.name, "language": language, "split": split}
-        facts |= {"metric": metric, "value": value, "n": n, "status": status}
-        entries.append(facts | dict(zip(("data_source", "data_hash"), origin, strict=True)))
-
+    columns = ("metric", "value", "n", "status", "data_source", "data_hash")
+    entries: list[tuple[str, tuple[Any, ...]]] = []
     for part in predicted:
         try:
             if task.format == "retrieval":
@@ -86,13 +81,17 @@ def evaluate(
         except HelpfulError as error:
             lost[part.language] = f"language {part.language!r}: {error}"
             continue
-        for metric, value in values.items():
-            if metric not in _PARTS:
-                origin = part.rows.source, part.rows.fingerprint
-                enter(part.language, metric, value, count, "done", *origin)
+        facts = count, "done", part.rows.source, part.rows.fingerprint
+        kept = [pair for pair in values.items() if pair[0] not in _PARTS]
+        entries += [(part.language, (*pair, *facts)) for pair in kept]
+    # What was lost comes last, with the reason in place of a value.
     for language, why in lost.items():
-        enter(language, task.metric, float("nan"), 0, f"failed: {why}", "", "")
-    return entries
+        entries.append((language, (task.metric, float("nan"), 0, f"failed: {why}", "", "")))
+    return [
+        {"task": task.name, "language": language, "split": split}
+        | dict(zip(columns, found, strict=True))
+        for language, found in entries
+    ]
 
 
 def predict(
@@ -129,28 +128,16 @@ def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
 
 
 def layer_scores(encoder: Encoder, task: Task, language: str = "de") -> dict[int, float]:
-    """Score a retrieval target's development rows from each hidden state, in one pass.
-
-    Args:
-        encoder: the pretrained encoder.
-        task: a retrieval target.
-        language: one of its languages.
-
-    Returns:
-        The main metric, 0 to 1, by layer, from 1.
-
-    Raises:
-        MissingData: the rows of that language are not there.
-    """
-    chosen = list(range(1, encoder.layers + 1))
-    found, lost = _predict(Tuned(encoder), task, [language], None, "dev", chosen)
+    """Return the main metric of a retrieval target's development rows by layer, from 1, in one pass."""
+    layers = list(range(1, encoder.layers + 1))
+    found, lost = _predict(Tuned(encoder), task, [language], None, "dev", layers)
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
     states, main = cast(Taken, part.predictions), metrics.main(task.metric)
     return {
         layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, i], states.places))[main]
-        for i, layer in enumerate(chosen)
+        for i, layer in enumerate(layers)
     }
 
 
@@ -161,18 +148,14 @@ def _predict(
     languages: Sequence[str] | None,
     limit: int | None,
     split: str,
-    layer: int | Sequence[int] | None,
+    layer: Layer,
 ) -> tuple[Iterable[Prediction], dict[str, str]]:
-    """Return predictions, made one language at a time when they are asked for, and what is lost.
-
-    A language whose rows are not there or cannot be read is lost with the reason; the others go on.
-    """
-    head_task = _head_task(tuned, task)
-    for language in languages or ():
-        if language not in task.languages:
-            raise unknown(f"language of {task.name!r}", language, task.languages)
-    asked = task.languages if languages is None else languages
+    """Return predictions, made one language at a time when asked for, and why languages are lost."""
+    head_task, asked = _head_task(tuned, task), languages or ()
+    if odd := [language for language in asked if language not in task.languages]:
+        raise unknown(f"language of {task.name!r}", odd[0], task.languages)
     lost: dict[str, str] = {}
+    asked = task.languages if languages is None else asked
     found = _kept(asked, lost, lambda language: load_rows(task, language, split, limit))
     # As long as what the head was trained on, no longer.
     longest = min(task.max_length, tuned.encoder.max_length)
@@ -185,22 +168,18 @@ def _predict(
     # All languages pass through the encoder together, so that batches hold rows of one length.
     if task.format != "retrieval":
         coded = _kept(found, lost, lambda language: encoded(found[language]))
-        if not coded:
-            return [], lost
-        raw = _outputs(tuned, task, head_task, list(coded.values()), layer)
-        labelled = replace(task, labels=head_task.labels)
-        return _decoded(labelled, found, coded, raw, lost), lost
-    if not found:
-        return [], lost
+        raw = _outputs(tuned, task, head_task, list(coded.values()), layer) if coded else {}
+        return _decoded(replace(task, labels=head_task.labels), found, coded, raw, lost), lost
     # The languages of a retrieval target share most candidates (Mewsli-X: a million).
     known: dict[str, int] = {}
     places = [
         np.fromiter((known.setdefault(row["text"], len(known)) for row in part), int, len(part))
         for part in found.values()
     ]
-    texts = [{"side": "candidate", "text": text} for text in known]
-    coded_texts = encoded(texts)
-    del texts, known  # A million texts must not stay while a million vectors are made.
+    if not known:
+        return [], lost
+    coded_texts = encoded([{"side": "candidate", "text": text} for text in known])
+    del known  # A million texts must not stay while a million vectors are made.
     vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
     return (
         Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
@@ -241,11 +220,7 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
 
 
 def _outputs(
-    tuned: Tuned,
-    task: Task,
-    head_task: Task,
-    coded: Sequence[Encoded],
-    layer: int | Sequence[int] | None,
+    tuned: Tuned, task: Task, head_task: Task, coded: Sequence[Encoded], layer: Layer
 ) -> dict[str, np.ndarray]:
     """Run the encoder over all sets at once, on the rows of its table that they use."""
     format_, settings = formats.get(task.format), tuned.settings
@@ -255,21 +230,10 @@ def _outputs(
         small, layer = trim(small, layer), None  # what lies above is not computed
     for part in coded:
         part.tokens = small.remap(part.tokens).astype(np.int32)
-    device = network.best_device()
-    precision = network.resolve_precision(settings.precision, device)
     head = tuned.heads.get(head_task.name) or format_.head(head_task, small.dimension, 0.0)
-    packed = network.suits(small.model, device, precision)
-    joined = Network(small.model, {task.name: head}, {task.name: format_}, packed=packed)
-    return outputs(
-        joined.to(device).eval(),
-        task.name,
-        join(coded),
-        budget=network.forward_tokens(device),
-        device=device,
-        precision=precision,
-        pooling=settings.pooling,
-        layer=layer,
-    )
+    how: dict[str, Any] = {"precision": settings.precision, "packed": None}
+    network = Network(small.model, {task.name: head}, {task.name: format_}, **how)
+    return network.outputs(task.name, join(coded), pooling=settings.pooling, layer=layer)
 
 
 def _decoded(
@@ -300,11 +264,7 @@ def _decoded(
 def retrieval_scores(
     task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray | Taken
 ) -> dict[str, float]:
-    """Score a retrieval target in one language, from one vector per row; the main value first.
-
-    ``accuracy`` asks for the nearest candidate of each query (Tatoeba), ``pair_f1`` mines pairs by
-    ratio margin (BUCC), ``map@k`` and ``mrr@k`` rank the candidates (LAReQA, Mewsli-X).
-    """
+    """Score a retrieval target in one language, from one vector per row; the main value first."""
     base, _, cut = task.metric.partition("@")
     sides: dict[str, list[dict[str, Any]]] = {"query": [], "candidate": []}
     is_query = np.zeros(len(rows), bool)
@@ -320,27 +280,27 @@ def retrieval_scores(
     if not isinstance(vectors, Taken):
         vectors = Taken(vectors, np.arange(len(rows)))
     left, right = (Taken(vectors.vectors, vectors.places[side]) for side in (is_query, ~is_query))
+    # BUCC mines pairs by margin; Tatoeba asks for the nearest candidate; LAReQA and Mewsli-X rank
+    # them, by inner products of vectors that XTREME-R's dual encoders normalise: cosines.
     if base == "pair_f1":
         return _mined(queries, candidates, left, right)
-    # XTREME-R takes inner products, of vectors that its dual encoders normalise: cosines.
     found = mining.nearest(left, right, k=1 if base == "accuracy" else int(cut or 20)).index
     ids = np.array([row["id"] for row in candidates], dtype=object)
-    ranked = [list(ids[places]) for places in found]
-    gold = [row["gold"] for row in queries]
-    if base == "accuracy":
-        hits = [best[0] in right_ones for best, right_ones in zip(ranked, gold, strict=True)]
-        return metrics.score("accuracy", [int(hit) for hit in hits], [1] * len(hits))
-    return metrics.score(task.metric, ranked, gold)
+    ranked, gold = [list(ids[places]) for places in found], [row["gold"] for row in queries]
+    if base != "accuracy":
+        return metrics.score(task.metric, ranked, gold)
+    hits = [int(best[0] in members) for best, members in zip(ranked, gold, strict=True)]
+    return metrics.score("accuracy", hits, [1] * len(hits))
 
 
 def _mined(
     queries: list[dict[str, Any]], candidates: list[dict[str, Any]], left: Taken, right: Taken
 ) -> dict[str, float]:
     """Tune the threshold on one half of the queries, as there is no dev set; score the other."""
-    texts, ids = (
-        ([row[k] for row in side] for side in (queries, candidates)) for k in ("text", "id")
-    )
-    pairs = mining.mine_texts(left, right, *texts, *ids)
+    columns = [
+        [row[name] for row in side] for name in ("text", "id") for side in (queries, candidates)
+    ]
+    pairs = mining.mine_texts(left, right, *columns)
     gold = [(row["id"], other) for row in queries for other in row["gold"]]
     # Both halves are mined together: what a threshold is tuned on is the score, not the search.
     first = np.array([mining.in_first_half(source) for source in pairs["source"]], bool)

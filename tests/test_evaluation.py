@@ -22,7 +22,7 @@ from helpers.formats.encoded import IGNORE
 from helpers.metrics.mining import in_first_half
 from helpers.models import encoders
 from helpers.models import network as networks
-from helpers.models.network import Network, outputs
+from helpers.models.network import Network
 from helpers.models.training import Tuned, fine_tune
 from tests.models import toys
 from tests.models.conftest import same_chance  # noqa: F401
@@ -290,11 +290,11 @@ def longest(monkeypatch):
     """Longest sequence of every set that is evaluated."""
     seen = []
 
-    def outputs(network, name, encoded, real=evaluation.outputs, **options):
+    def outputs(network, name, encoded, real=Network.outputs, **options):
         seen.append(int(encoded.lengths.max()))
         return real(network, name, encoded, **options)
 
-    monkeypatch.setattr(evaluation, "outputs", outputs)
+    monkeypatch.setattr(Network, "outputs", outputs)
     return seen
 
 
@@ -325,15 +325,14 @@ def test_retrieval_without_training_reads_as_much_as_its_task_says(tiny, longest
     assert longest == [43]
 
 
-CPU = torch.device("cpu")
 FULL = "DefaultCPUAllocator: can't allocate memory"
 
 
-def network(encoder, task):
+def network(encoder, task, precision="fp32"):
     format_ = formats.get(task.format)
     torch.manual_seed(1)
     head = format_.head(task, encoder.dimension, 0.0)
-    return Network(encoder.model, {task.name: head}, {task.name: format_})
+    return Network(encoder.model, {task.name: head}, {task.name: format_}, precision=precision)
 
 
 def uneven(row, place):
@@ -351,9 +350,7 @@ def encoded(encoder, task, split="train"):
 
 
 def run(encoder, task, budget):
-    return outputs(
-        network(encoder, task), task.name, encoded(encoder, task), budget=budget, device=CPU
-    )
+    return network(encoder, task).outputs(task.name, encoded(encoder, task), budget=budget)
 
 
 def assert_alike(one, other):
@@ -376,16 +373,12 @@ def test_outputs_come_back_in_order_whatever_the_batches(format_, tiny):
 def test_outputs_held_back_for_a_gpu_are_put_in_place_too(tiny, monkeypatch):
     task = toys.task("tagging")
     expected = run(tiny, task, 60)
-    held = torch.device("meta")  # anything that is not the processor
+    collate, made = formats.Batch.collate, network(tiny, task)
+    made.device = torch.device("meta")  # anything that is not the processor
     monkeypatch.setattr(networks, "_HELD", 3)
-    monkeypatch.setattr(
-        networks.Batch,
-        "collate",
-        lambda e, i, device, collate=formats.Batch.collate: collate(e, i),
-    )
-    monkeypatch.setattr(networks, "autocast", lambda precision, device: torch.no_grad())
-    found = outputs(network(tiny, task), task.name, encoded(tiny, task), budget=60, device=held)
-    assert_alike(found, expected)
+    monkeypatch.setattr(formats.Batch, "collate", lambda e, i, device: collate(e, i))
+    monkeypatch.setattr(Network, "autocast", lambda self: torch.no_grad())
+    assert_alike(made.outputs(task.name, encoded(tiny, task), budget=60), expected)
 
 
 @pytest.mark.parametrize("format_", ["choice", "span"])
@@ -413,16 +406,14 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing(format_, error, tiny
 def test_training_mode_is_put_back(tiny, mode):
     task = toys.task("pair")
     made = network(tiny, task).train(mode)
-    outputs(made, task.name, encoded(tiny, task), budget=500, device=CPU)
+    made.outputs(task.name, encoded(tiny, task), budget=500)
     assert made.training is mode
 
 
 def test_half_precision_outputs_are_plain_arrays(tiny):
     task = toys.task("retrieval")
-    arguments = {"budget": 500, "device": CPU}
-    made = network(tiny, task), task.name, encoded(tiny, task)
-    full = outputs(*made, **arguments)["vector"]
-    half = outputs(*made, **arguments, precision="bf16")["vector"]
+    full = run(tiny, task, 500)["vector"]
+    half = network(tiny, task, "bf16").outputs(task.name, encoded(tiny, task))["vector"]
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, full, atol=0.1)
 

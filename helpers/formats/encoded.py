@@ -59,16 +59,17 @@ class Encoded:
     ) -> Encoded:
         """Flatten ragged sequences; ``per_token`` holds one list per sequence."""
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
-        flat = [np.asarray(s, np.int32) for s in sequences]
+
+        def flat(parts: Sequence[Any], kind: type | None = None) -> np.ndarray:
+            arrays = [np.asarray(part, kind) for part in parts]
+            return np.concatenate(arrays) if arrays else np.zeros(0, kind or np.int64)
+
         return cls(
-            tokens=np.concatenate(flat) if flat else np.zeros(0, np.int32),
+            tokens=flat(sequences, np.int32),
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             example=np.asarray(example, np.int64),
             per_sequence={k: np.asarray(v) for k, v in (per_sequence or {}).items()},
-            per_token={
-                k: np.concatenate([np.asarray(x) for x in v]) if len(v) else np.zeros(0, np.int64)
-                for k, v in (per_token or {}).items()
-            },
+            per_token={k: flat(v) for k, v in (per_token or {}).items()},
             **facts,
         )
 
@@ -390,12 +391,11 @@ def pieces_with_offsets(
 
 
 def _with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
-    """Let a piece end after the marks that were composed with its last character.
-
-    A normaliser that composes letter and accent aligns the result with the letter alone.
-    """
+    """Let a piece end after the marks that were composed with its last character."""
     if unicodedata.is_normalized("NFKC", text):
         return offsets
+    # A normaliser that composes letter and accent aligns the result with the letter alone: marks
+    # that no piece covers belong to the piece before them.
     borders = np.zeros(len(text) + 1, np.int64)
     np.add.at(borders, offsets[:, 0], 1)
     np.add.at(borders, offsets[:, 1], -1)

@@ -49,10 +49,8 @@ class Pair(FormatBase):
             else template.single(a[: max_length - template.single_room])
             for a, b in zip(first, second, strict=True)
         ]
-        label = np.array([row["label"] for row in rows], np.int64)
-        return Encoded.build(
-            sequences, range(len(rows)), per_sequence={"label": label}, rows=len(rows)
-        )
+        label = {"label": np.array([row["label"] for row in rows], np.int64)}
+        return Encoded.build(sequences, range(len(rows)), per_sequence=label, rows=len(rows))
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return label ids in row order."""
@@ -70,22 +68,16 @@ class Choice(FormatBase):
         template = Template.of(encoder.tokenizer)
         longest = max_length - template.pair_room
         contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
-        number, right, choices = zip(
-            *(
-                (number, rank == row["label"], choice)
-                for number, row in enumerate(rows)
-                for rank, choice in enumerate(row["choices"])
-            ),
-            strict=True,
-        )
+        choices = piece_ids(encoder.tokenizer, [one for row in rows for one in row["choices"]])
+        number = np.repeat(np.arange(len(rows)), [len(row["choices"]) for row in rows])
+        right = [rank == row["label"] for row in rows for rank in range(len(row["choices"]))]
         sequences = []
-        for place, ids in zip(number, piece_ids(encoder.tokenizer, choices), strict=True):
+        for place, ids in zip(number.tolist(), choices, strict=True):
             choice, context = ids[:longest], contexts[place]
             over = max(0, len(context) + len(choice) - longest)
             sequences.append(template.pair(context[over:], choice))
-        return Encoded.build(
-            sequences, number, per_sequence={"right": right}, rows=len(rows), together=True
-        )
+        facts: dict[str, Any] = {"rows": len(rows), "together": True}
+        return Encoded.build(sequences, number, per_sequence={"right": right}, **facts)
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed negative log probability of the right choices."""
@@ -108,6 +100,7 @@ class Choice(FormatBase):
 
 def segment_logsumexp(scores: Tensor, segment: Tensor, segments: int) -> Tensor:
     """Return log-sum-exp of scores within each segment; their number is known on the host."""
+    # The largest score of a segment is taken out, so that no power overflows.
     top = torch.full((segments,), -torch.inf, device=scores.device)
     top = top.scatter_reduce(0, segment, scores.detach(), "amax")
     total = torch.zeros(segments, device=scores.device)
@@ -131,15 +124,15 @@ class Tagging(FormatBase):
         for number, row in enumerate(rows):
             pieces = [next(words)[:room] or [tokenizer.unk_token_id] for _ in row["tokens"]]
             labels = row.get("tags") or [IGNORE] * len(pieces)
+            # Each token gets its word's tag and place, or marks that say it is not a word's first.
             for begin, end in _chunks([len(p) for p in pieces], room):
                 body = [i for piece in pieces[begin:end] for i in piece]
                 sequences.append(template.single(body))
                 example.append(number)
                 tags.append(_spread(pieces[begin:end], labels[begin:end], template, IGNORE))
                 places.append(_spread(pieces[begin:end], range(begin, end), template, -1))
-        return Encoded.build(
-            sequences, example, per_token={"tag": tags, "word": places}, rows=len(rows)
-        )
+        marks = {"tag": tags, "word": places}
+        return Encoded.build(sequences, example, per_token=marks, rows=len(rows))
 
     def features(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the state of each token."""
@@ -282,8 +275,9 @@ class Masked(FormatBase):
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return each hidden piece's log probability, 0 elsewhere."""
         target = batch.fields["target"]
-        chosen = target != IGNORE
-        # Scores of every token over a whole vocabulary would be gigabytes.
+        chosen = (
+            target != IGNORE
+        )  # scores of every token over a whole vocabulary would be gigabytes
         scores = head(hidden[chosen]).log_softmax(-1)
         picked = scores.new_zeros(len(target))
         picked[chosen] = scores.gather(-1, target[chosen][:, None])[:, 0]

@@ -66,8 +66,8 @@ class Span(FormatBase):
                 place[first : first + len(body)] = offsets[begin : begin + room]
                 # The first token stands for "no answer"; so does an answer outside the window.
                 inside = begin <= answer[0] and answer[1] < begin + len(body)
-                begins.append(answer[0] - begin + first if inside else 0)
-                ends.append(answer[1] - begin + first if inside else 0)
+                for side, piece in zip((begins, ends), answer, strict=True):
+                    side.append(piece - begin + first if inside else 0)
                 allowed.append((place[:, 0] >= 0) | (np.arange(len(place)) == 0))
                 sequences.append(sequence)
                 example.append(number)
@@ -175,23 +175,9 @@ def best_spans(
 ) -> BestSpans:
     """Find the best stretch of each context, as the usual loop over windows does, but at once.
 
-    A stretch begins at one of the ``n_best`` best begins of a window and ends at one of its
-    ``n_best`` best ends, not before it and at most ``max_answer_tokens`` tokens on. Those of all
-    windows of an example compete; of equals the first wins.
-
-    Args:
-        start_logits: begin score per token; shape ``(windows, length)`` or, with ``lengths`` (tokens
-            per window), all tokens one after the other.
-        end_logits: end scores, likewise.
-        offsets: first character and the one after the last of each token in its context, likewise;
-            negative for tokens outside the context.
-        example_of_window: number of the example that each window belongs to, shape ``(windows,)``.
-        contexts: text per example.
-        n_best: how many begins and ends to try.
-        max_answer_tokens: longest stretch.
-        lengths: see above.
-        reference: follow the loop of the transformers examples (``postprocess_qa_predictions``) to
-            the letter: tokens outside the context can crowd out those in it.
+    Scores and offsets (characters in the context, negative outside) are of shape (windows, length) or,
+    with ``lengths``, one after the other. ``reference`` follows the loop of the transformers examples
+    (``postprocess_qa_predictions``) to the letter: tokens outside the context can crowd out others.
     """
     begin, end = (_grid(scores, lengths, -np.inf) for scores in (start_logits, end_logits))
     place, example = _grid(offsets, lengths, -1), np.asarray(example_of_window, np.int64)
@@ -204,12 +190,12 @@ def best_spans(
         )
     if np.isnan(begin).any() or np.isnan(end).any():
         raise BadRows("a begin or end score is NaN: the model has diverged.")
+    # The best stretch of each window, then the best of an example's windows; of equals the first.
     blocks = [
         _of_windows(begin[part], end[part], place[part], n_best, max_answer_tokens, reference)
         for part in (slice(i, i + WINDOWS) for i in range(0, len(begin), WINDOWS))
     ]
     of_windows = [np.concatenate(column) for column in zip(*blocks, strict=True)]
-    # The first of an example's windows by falling score.
     order = np.lexsort((-of_windows[2], example))
     best = order[np.unique(example[order], return_index=True)[1]]
     starts, ends, scores = (column[best] for column in of_windows)
@@ -241,7 +227,8 @@ def _of_windows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first character, character after the last, and score of each window's best stretch."""
     inside, row = place[:, :, 0] >= 0, np.arange(len(begin))
-    # The best begins and ends, then the sum of each pair of them that is a stretch.
+    # The best begins and ends, then the sum of each pair that is a stretch: the end is not before
+    # the begin, and not too far on.
     tokens, scores = [], []
     for side in (begin, end):
         allowed = np.where(inside, side, _barred(side.shape[1]))

@@ -19,7 +19,7 @@ import operator
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -51,14 +51,7 @@ _METRICS: dict[str, Metric] = {}
 def register(
     name: str, function: Callable[..., dict[str, float]], main: str = "", *, replace: bool = False
 ) -> Metric:
-    """Add a metric, so that tasks and :func:`score` accept its name.
-
-    Args:
-        name: new name, without ``@``.
-        function: ``function(predictions, golds, **options)`` that gives values by key, from 0 to 1.
-        main: key of the main value; by default the metric's name.
-        replace: overwrite a metric of the same name (handy in a notebook).
-    """
+    """Add a metric: ``function(predictions, golds, **options)`` gives values by key; ``main``: one key."""
     if "@" in name:
         raise HelpfulError(
             f"metric {name!r}: '@' is for the cut-off, as in 'map@20'; leave it out."
@@ -90,6 +83,7 @@ def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, 
     """
     metric, (_, at, cut) = get(name), name.partition("@")
     accepted = inspect.signature(metric.function).parameters
+    # A cut-off is an option like others, written into the name.
     if at:
         if not cut.isdecimal() or int(cut) < 1 or "k" not in accepted:
             raise HelpfulError(f"metric {name!r}: a cut-off is a positive number, as in 'map@20'.")
@@ -129,10 +123,8 @@ def placeholder(golds: Iterable[Any], enough: int = ENOUGH) -> str:
     if not rows or (found and not found <= _HIDDEN and rows < enough):
         return ""
     what = f"is {next(iter(found))!r}" if len(found) == 1 else "is blank"
-    return (
-        f"every gold of {rows} rows {what}: a placeholder for hidden labels, not gold. Use a copy "
-        "with labels, or another split."
-    )
+    advice = "a placeholder for hidden labels, not gold. Use a copy with labels, or another split."
+    return f"every gold of {rows} rows {what}: {advice}"
 
 
 # --- Labels ---------------------------------------------------------------------------------------
@@ -153,6 +145,7 @@ def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, floa
 def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
     """Return F1 averaged over the labels that occur on either side, and accuracy."""
     result = accuracy(predictions, golds)
+    # F1 of a label is twice its hits over the times it occurs on both sides.
     both = np.concatenate([np.asarray(golds), np.asarray(predictions)])
     labels, code = np.unique(both, return_inverse=True)
     right, given = code[: len(golds)], code[len(golds) :]
@@ -167,12 +160,7 @@ _LETTERS = {letter: code for code, letter in enumerate("OBIES.?")}
 _O, _B, _I, _E, _S, _DOT, _OTHER = range(7)
 
 
-class _Spans(NamedTuple):
-    """Spans of one flat tag sequence: type, first and last position, each of shape (spans,)."""
-
-    type: np.ndarray
-    begin: np.ndarray
-    end: np.ndarray
+Spans = tuple[np.ndarray, np.ndarray, np.ndarray]  # type, first and last position of each span
 
 
 def span_f1(
@@ -210,11 +198,13 @@ def span_f1(
     tokens = {} if ragged else token_accuracy(given, right)
     same_length(given, right, "sentences")
     types: dict[str, int] = {}
-    one, other = (_read(side, variant, types) for side in (given, right))
+    (type1, begin1, end1), (type2, begin2, end2) = (
+        _read(s, variant, types) for s in (given, right)
+    )
     # No two spans of one reading end together, so those of both that do are compared in pairs.
-    _, mine, theirs = np.intersect1d(one.end, other.end, assume_unique=True, return_indices=True)
-    same = (one.begin[mine] == other.begin[theirs]) & (one.type[mine] == other.type[theirs])
-    return _f1(int(same.sum()), len(one.end), len(other.end)) | tokens
+    _, mine, theirs = np.intersect1d(end1, end2, assume_unique=True, return_indices=True)
+    same = (begin1[mine] == begin2[theirs]) & (type1[mine] == type2[theirs])
+    return _f1(int(same.sum()), len(end1), len(end2)) | tokens
 
 
 def _f1(hits: int, given: int, right: int) -> dict[str, float]:
@@ -250,7 +240,7 @@ def spans(tags: Sequence[str], variant: str = "seqeval-0.0.12") -> list[tuple[st
     return [(names[kind], begin, end) for kind, begin, end in triples]
 
 
-def _read(sentences: Tags, variant: str, types: dict[str, int]) -> _Spans:
+def _read(sentences: Tags, variant: str, types: dict[str, int]) -> Spans:
     """Read the spans of all sentences, run together with an ``O`` after each."""
     ends = [[*sentence, "O"] for sentence in sentences]
     flat = list(chain.from_iterable(ends))
@@ -278,7 +268,7 @@ def _split(tag: Any, variant: str) -> tuple[int, str]:
     return letter, tag[1:].split("-", maxsplit=1)[-1] or "_"
 
 
-def _chunks(letter: np.ndarray, kind: np.ndarray) -> _Spans:
+def _chunks(letter: np.ndarray, kind: np.ndarray) -> Spans:
     """Apply seqeval's rules (those of conlleval) to all positions at once."""
     # A span ends before a position by the pair of tags around the border alone, and it began at the
     # last position where a span started, so two arrays of borders give all spans.
@@ -292,24 +282,21 @@ def _chunks(letter: np.ndarray, kind: np.ndarray) -> _Spans:
     starts |= ~np.isin(letter, (_O, _DOT)) & changed
     last_start = np.maximum.accumulate(np.where(starts, np.arange(len(letter)), 0))
     end = np.flatnonzero(ends) - 1
-    return _Spans(kind[end], last_start[end], end)
+    return kind[end], last_start[end], end
 
 
-def _iob2(letter: np.ndarray, kind: np.ndarray) -> _Spans:
+def _iob2(letter: np.ndarray, kind: np.ndarray) -> Spans:
     """Read strict IOB2: only a ``B-`` or a bare tag begins, only ``I-`` of its type continues."""
     continues = (letter[1:] == _I) & np.isin(letter[:-1], (_B, _I)) & (kind[1:] == kind[:-1])
     begin = np.flatnonzero(np.concatenate([[True], ~continues]))
     end = np.concatenate([begin[1:], [len(letter)]]) - 1
     real = np.isin(letter[begin], (_B, _OTHER))
-    return _Spans(kind[begin[real]], begin[real], end[real])
+    return kind[begin[real]], begin[real], end[real]
 
 
 # --- Retrieval ------------------------------------------------------------------------------------
 def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, float]:
-    """Return BUCC's ``f1``, ``precision`` and ``recall`` over sets of pairs (source id, target id).
-
-    Source: Zweigenbaum et al. (2018), as implemented in XTREME's evaluation script.
-    """
+    """Return BUCC's ``f1``, ``precision``, ``recall`` over pairs of ids (Zweigenbaum et al., 2018)."""
     given, right = set(predictions), set(golds)
     if not right:
         raise BadRows("no gold pairs to score: an empty set has no score.")
@@ -321,10 +308,8 @@ def map_at_k(
     golds: Sequence[Collection[Hashable]],
     k: int | None = 20,
 ) -> dict[str, float]:
-    """Return ``map``, the mean average precision of the first ``k`` candidates of each query.
-
-    Source: LAReQA (Roy et al., 2020), as implemented in XTREME-R.
-    """
+    """Return ``map``, the mean average precision of the first ``k`` candidates (Roy et al., 2020)."""
+    # As XTREME-R implements it for LAReQA: a candidate that comes twice counts once.
     total = 0.0
     for ranked, wanted in _ranked(predictions, golds):
         found: set[Hashable] = set()
@@ -342,15 +327,12 @@ def mrr_at_k(
     golds: Sequence[Collection[Hashable]],
     k: int | None = 20,
 ) -> dict[str, float]:
-    """Return ``mrr``, the mean reciprocal rank of the first right candidate among ``k``.
-
-    Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20.
-    """
+    """Return ``mrr``, the mean reciprocal rank of the first right candidate among ``k``."""
+    # Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20.
     total = 0.0
     for ranked, wanted in _ranked(predictions, golds):
-        hits = (rank for rank, one in enumerate(ranked[:k], start=1) if one in wanted)
-        first = next(hits, 0)
-        total += 1.0 / first if first else 0.0
+        hits = (1.0 / rank for rank, one in enumerate(ranked[:k], start=1) if one in wanted)
+        total += next(hits, 0.0)
     return {"mrr": total / len(golds)}
 
 

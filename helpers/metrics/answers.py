@@ -64,6 +64,7 @@ def squad(
             "'squad2', or leave them out."
         )
     exact = f1 = 0.0
+    # The accepted answer that is nearest counts; a question without a prediction adds nothing.
     for name, answers in right.items():
         if name in given:
             said = tokens(given[name], language)
@@ -77,20 +78,14 @@ def squad(
 def mlqa(
     predictions: Answers, golds: Golds, language: str, unanswered: str = "error"
 ) -> dict[str, float]:
-    """Return :func:`squad`'s scores, normalised by the rules of the passage's language.
-
-    Source: Lewis et al. (2020), MLQA evaluation script 1.0.
-    """
+    """Return :func:`squad`'s scores by MLQA's rules (Lewis et al., 2020) for the passage's language."""
     if language not in _ARTICLES:
         raise unknown("MLQA language", language, _ARTICLES)
     return squad(predictions, golds, language, unanswered)
 
 
 def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
-    """Return SQuAD 2.0's exact match, F1 and their mean.
-
-    No answer is ``""`` in predictions and an empty list in golds. Source: Rajpurkar et al. (2018).
-    """
+    """Return SQuAD 2.0's scores (Rajpurkar et al., 2018); no answer: ``""`` given, ``[]`` in golds."""
     given, right = _aligned(predictions, golds, "error")
     exact = f1 = 0.0
     for name, answers in right.items():
@@ -106,6 +101,7 @@ def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
 def tokens(text: str, language: str = "") -> list[str]:
     """Return the tokens that the scorers compare, by SQuAD's rules or a language's of MLQA."""
     lower = text.lower()
+    # SQuAD knows English articles and ASCII marks; MLQA each language's articles and all marks.
     if not language:
         return _article_pattern("en").sub(" ", lower.translate(_ASCII_PUNCTUATION)).split()
     bare = lower.translate(_punctuation())
@@ -152,9 +148,7 @@ def _aligned(
         for side in (predictions, golds)
     ]
     given, right = sides
-    extra, missing = (
-        [n for n in one if n not in other] for one, other in ((given, right), (right, given))
-    )
+    extra, missing = [n for n in given if n not in right], [n for n in right if n not in given]
     if not right:
         raise BadRows("no questions to score: an empty set has no score.")
     if extra:

@@ -148,31 +148,25 @@ def _merged(
 
 
 def tune_threshold(pairs: pd.DataFrame, gold: Collection[tuple[Hashable, Hashable]]) -> Threshold:
-    """Choose the threshold that gives the best F1 on development pairs.
-
-    As in XTREME, it lies midway between the last pair kept and the next. Where keeping all pairs is
-    best there is no next one (the official code fails there): the threshold is the last score.
+    """Choose the threshold that gives the best F1 on development pairs, as XTREME does.
 
     Args:
         pairs: columns ``source``, ``target``, ``score``, as :func:`mine_texts` gives them.
         gold: the right pairs (source id, target id).
 
     Returns:
-        The threshold; 0.0 where no pair is right.
+        The threshold, midway between the last pair kept and the next (where keeping all is best and
+        the official code fails, the last score); 0.0 where no pair is right.
 
     Raises:
         BadRows: no gold pairs.
-
-    Source:
-        XTREME's ``bucc_optimize``.
     """
     right = set(gold)
     if not right:
         raise BadRows("no gold pairs: a threshold cannot be tuned without them.")
+    # F1 after each pair by falling score; the best place decides.
     ranked = pairs.sort_values("score", ascending=False, kind="stable")
-    hits = np.cumsum(
-        [pair in right for pair in zip(ranked["source"], ranked["target"], strict=True)]
-    )
+    hits = np.cumsum([pair in right for pair in apply_threshold(ranked, -np.inf)])
     if not len(hits) or not hits[-1]:
         return Threshold(0.0, 0.0)
     # In this form and order, so that ties between positions fall as they do in the official code.
@@ -313,16 +307,14 @@ class Taken:
 
 
 class _Best:
-    """The best ``k`` entries seen so far of each row of a matrix that arrives in tiles.
-
-    An entry is one integer whose upper half orders as its value and whose lower half falls with its
-    column: the largest integers are the best entries, equal values by column.
-    """
+    """The best ``k`` entries seen so far of each row of a matrix that arrives in tiles."""
 
     def __init__(self, rows: int, k: int) -> None:
         import torch
 
         self.k = k
+        # An entry is one integer whose upper half orders as its value and whose lower half falls with
+        # its column: the largest integers are the best entries, equal values by column.
         self.keys = torch.full((rows, k), _NOTHING)
         self.worst = torch.full((rows,), -torch.inf)
 
@@ -330,6 +322,7 @@ class _Best:
         """Take in a tile (its transpose with ``axis=0``) from a row and column on; columns rise."""
         import torch
 
+        # Rows whose largest entry cannot change their best are passed over.
         mine = slice(row, row + tile.shape[1 - axis])
         hit = (tile.amax(dim=axis) > self.worst[mine]).nonzero()[:, 0]
         if not len(hit):

@@ -162,6 +162,7 @@ def score_submission(
         facts = {"level": level, "task": name, "language": code, "metric": metric}
         rows.append(facts | {"value": value, "percent": 100 * value, "official": official})
 
+    # First each language of each task and the task's means, then groups and the whole.
     mains: dict[str, float] = {}
     exact: set[str] = set()
     for task in found:
@@ -172,28 +173,27 @@ def score_submission(
         values: dict[str, dict[str, float]] = {}
         for language, paths in pairs.items():
             values[language], counts, note = _language(task, language, *paths, strict, variant)
-            notes += [note] if note else []
+            notes += filter(None, [note])
             for metric, value in values[language].items():
                 add("language", task.name, language, metric, value, by_rule)
                 rows[-1] |= counts
         # A mean is official if the script would give it: over all languages, English among them.
         official = by_rule and not absent
-        exact |= {task.name} if official else set()
+        if official:
+            exact.add(task.name)
         means = _means(task, values)
         mains[task.name] = means["metric"]["all"]
         for metric, by_part in means.items():
             for part, value in by_part.items():
                 add("task", task.name, part, metric, value, official and part == "all")
-    for group, members in facts.groups.items():
+    groups = [("group", *group) for group in facts.groups.items()]
+    for level, name, members in [*groups, ("overall", "all", tuple(facts.tasks))]:
         if mains.keys() >= set(members):
-            value = sum(mains[name] for name in members) / len(members)
-            add("group", group, "all", "metric", value, exact >= set(members))
-    lacking = [name for name in facts.tasks if name not in mains]
-    statement = facts.no_overall
-    if not lacking:
-        value, official = sum(mains.values()) / len(mains), exact >= facts.tasks.keys()
-        add("overall", "all", "all", "metric", value, official and not statement)
-    elif not statement:
+            official = exact >= set(members) and not (level == "overall" and facts.no_overall)
+            value = sum(mains[task] for task in members) / len(members)
+            add(level, name, "all", "metric", value, official)
+    lacking, statement = [name for name in facts.tasks if name not in mains], facts.no_overall
+    if lacking and not statement:
         statement = f"no overall mean: {', '.join(lacking)} have no score."
     frame = pd.DataFrame(rows, columns=COLUMNS).assign(benchmark=benchmark)
     frame = frame.astype(dict.fromkeys(["n", "missing", "extra"], "Int64"))
@@ -206,11 +206,10 @@ def _means(
 ) -> dict[str, dict[str, float]]:
     """Return a task's means over all languages and without English; the main one is ``metric``."""
     parts = {"all": list(values), "without_english": [code for code in values if code != "en"]}
+    parts = {part: codes for part, codes in parts.items() if codes}
     means = {
         metric: {
-            part: sum(values[code][metric] for code in codes) / len(codes)
-            for part, codes in parts.items()
-            if codes
+            p: sum(values[c][metric] for c in codes) / len(codes) for p, codes in parts.items()
         }
         for metric in next(iter(values.values()))
     }
@@ -229,15 +228,16 @@ def _tasks_of(benchmark: str, given: Path, right: Path) -> tuple[list[OfficialTa
     known = rules(benchmark).tasks
     found = [task for name, task in known.items() if name in said & told]
     if not found:
+        one, other = (", ".join(sorted(names)) or "empty" for names in (said, told))
         raise MissingData(
-            f"no task of {benchmark} is in both {given} ({', '.join(sorted(said)) or 'empty'}) "
-            f"and {right} ({', '.join(sorted(told)) or 'empty'}). Tasks: {', '.join(known)}."
+            f"no task of {benchmark} is in both {given} ({one}) and {right} ({other}). "
+            f"Tasks: {', '.join(known)}."
         )
-    notes = []
-    for name in sorted(said - {task.name for task in found}):
-        why: Any = "predictions without a folder of labels"
-        why = why if name in known else unknown(f"task folder of {benchmark}", name, known)
-        notes.append(f"{name}: passed over: {why}")
+    alone, odd = "predictions without a folder of labels", f"task folder of {benchmark}"
+    notes = [
+        f"{name}: passed over: {alone if name in known else unknown(odd, name, known)}"
+        for name in sorted(said - {task.name for task in found})
+    ]
     return found, notes
 
 
@@ -340,23 +340,19 @@ def _check(
 def _alphabet(
     task: OfficialTask, language: str, labels: Sequence[Any], rows: int, strict: bool, gold: bool
 ) -> Alphabet:
-    """Return what one value must be beside these labels, for a file of so many rows.
-
-    Without ``strict`` only what the rules cannot score at all is refused.
-    """
+    """Return what one value must be beside these labels, for a file of so many rows."""
     if task.kind == "answers" and not gold:
         return (lambda value: isinstance(value, str)), "the text of an answer"
     if task.kind in _LISTS:
         form, words = _LISTS[task.kind] if strict else (r"(?s).*", "a list of texts")
         one, least = re.compile(form).fullmatch, int(gold and strict)
-        return (
-            lambda value: (
-                isinstance(value, list)
-                and len(value) >= least
-                and all(isinstance(text, str) and one(text) for text in value)
-            )
-        ), words
-    if not strict:
+
+        def fits(value: Any) -> bool:
+            texts = value if isinstance(value, list) and len(value) >= least else [None]
+            return all(isinstance(text, str) and one(text) for text in texts)
+
+        return fits, words
+    if not strict:  # only what the rules cannot score at all is refused
         return (lambda value: True), ""
     if task.kind == "pairs":
         pair = re.compile(rf"{language}-\S+\ten-\S+").fullmatch
@@ -383,13 +379,12 @@ def _compare(
     """Refuse ids that the labels lack, and ids or rows that are counted in another way."""
     if task.kind in _LISTS:
         names = [name for name, _ in gold]
-        odd = [name for name in names if not isinstance(name, str)]
-        if odd:
+        if odd := [name for name in names if not isinstance(name, str)]:
             raise BadRows(f"{right}: id {odd[0]!r} is not text, so no prediction can match it.")
-        extra = sorted({name for name, _ in said} - set(names))
-        if extra:
+        if extra := sorted({name for name, _ in said} - set(names)):
             shown = ", ".join(map(repr, extra[:3]))
             raise BadRows(f"{given}: {len(extra)} ids are not in {right}, such as {shown}.")
+    # Candidates none of which is right for any query were named in another way.
     if task.kind == "candidates":
         ours, theirs = ({one for _, ids in side for one in ids} for side in (said, gold))
         looks = [{re.sub("[0-9]+", "0", one) for one in side} for side in (ours, theirs)]
@@ -472,8 +467,8 @@ def _by_id(content: Any, path: Path, squad_form: bool) -> list[tuple[Any, Any]]:
             for question in paragraph["qas"]
         ]
     except (KeyError, TypeError) as error:
-        what = "SQuAD's form (data, paragraphs, qas, answers)"
-        raise BadRows(f"{path}: expected labels in {what}: {error!r}.") from error
+        form = "SQuAD's form (data, paragraphs, qas, answers)"
+        raise BadRows(f"{path}: expected labels in {form}: {error!r}.") from error
 
 
 # --- Writing files --------------------------------------------------------------------------------
@@ -530,14 +525,14 @@ def _write(values: Any, folder: Path, benchmark: str, partial: bool, gold: bool)
         if name not in facts.tasks:
             raise unknown(f"task of {benchmark}", name, facts.tasks)
         task = facts.tasks[name]
-        for language in by_language:
-            if language not in task.languages:
-                raise unknown(f"language of {name}", language, task.languages)
+        if odd := [language for language in by_language if language not in task.languages]:
+            raise unknown(f"language of {name}", odd[0], task.languages)
         missing = [language for language in task.languages if language not in by_language]
         if missing and not partial:
+            number = f"The official script wants all {len(task.languages)} languages"
             raise MissingData(
-                f"{name}: no predictions for {', '.join(missing)}. The official script wants all "
-                f"{len(task.languages)} languages; pass partial=True to write what there is."
+                f"{name}: no predictions for {', '.join(missing)}. {number}; pass partial=True to "
+                "write what there is."
             )
         # All is checked before the first file is written.
         for language, given in by_language.items():
@@ -559,6 +554,7 @@ def _write(values: Any, folder: Path, benchmark: str, partial: bool, gold: bool)
 def _plain(task: OfficialTask, given: Any) -> list[Any]:
     """Return values in the form that their file is read in, numbers of NumPy as Python's."""
     keyed = task.kind in _LISTS
+    # Text is iterable too, and a list where ids are wanted has none.
     listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
     if keyed != isinstance(given, Mapping) or not listed:
         form = "a mapping from ids" if keyed else "a list, one value per row"
@@ -589,15 +585,11 @@ def _text(task: OfficialTask, content: list[Any], gold: bool) -> str:
     if task.kind in _LISTS:
         whole = dict(content)
         if task.kind == "answers" and gold:
-            questions = [
-                {
-                    "id": name,
-                    "question": "",
-                    "answers": [{"text": t, "answer_start": 0} for t in texts],
-                }
-                for name, texts in content
-            ]
-            article = {"title": "", "paragraphs": [{"context": "", "qas": questions}]}
+            told = {
+                name: [{"text": t, "answer_start": 0} for t in texts] for name, texts in content
+            }
+            asked = [{"id": name, "question": "", "answers": texts} for name, texts in told.items()]
+            article = {"title": "", "paragraphs": [{"context": "", "qas": asked}]}
             whole = {"version": "1.1", "data": [article]}
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
     lines: dict[str, Callable[[Any], str]] = {

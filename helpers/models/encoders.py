@@ -51,13 +51,11 @@ logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
 # Hub encoders at the commits this project was written against; of others the commit is recorded.
-HUB = {
-    "xlm-roberta-base": ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"),
-    "xlm-roberta-large": (
-        "FacebookAI/xlm-roberta-large",
-        "c23d21b0620b635a76227c604d44e43a9f0ee389",
-    ),
+_COMMITS = {
+    "xlm-roberta-base": "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
+    "xlm-roberta-large": "c23d21b0620b635a76227c604d44e43a9f0ee389",
 }
+HUB = {name: (f"FacebookAI/{name}", commit) for name, commit in _COMMITS.items()}
 # What is built here, without a hub or a folder, and what kind of encoder that is.
 LOCAL = {
     "bundled": "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
@@ -140,10 +138,8 @@ class Encoder:
         return rows
 
     def prune(self, token_ids: ArrayLike) -> Encoder:
-        """Return a copy with only the embedding rows of some ids: same outputs, far less memory.
-
-        Feed it ``remap``-ped ids. Special tokens are kept anyway.
-        """
+        """Return a copy with the embedding rows of some ids only, to be fed ``remap``-ped ones."""
+        # Same outputs, far less memory. Special tokens are kept anyway.
         always = set(self.tokenizer.all_special_ids)
         if self.model.config.model_type in _OFFSET_POSITIONS:  # the padding id stays in place
             always |= set(range(self.tokenizer.pad_token_id))
@@ -283,11 +279,9 @@ def read_packed(
 
 
 def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn (18 n,) bytes into (32 n,) float32 weights, ``scale * (nibble - 8)``.
-
-    A block is a 16-bit scale and 16 bytes; byte j holds weight j in its low half and weight j + 16 in
-    its high half.
-    """
+    """Turn (18 n,) bytes into (32 n,) float32 weights, ``scale * (nibble - 8)``."""
+    # A block is a 16-bit scale and 16 bytes; byte j holds weight j in its low half and weight j + 16
+    # in its high half.
     blocks = raw.view([("scale", "<f2"), ("nibbles", "u1", 16)])
     weights = np.empty((len(blocks), 32), np.float32)
     step = 1 << 12  # the temporaries of so many blocks stay inside the processor's cache
@@ -303,14 +297,9 @@ def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 def rebuild_tokenizer(
     vocabulary: list[tuple[str, float]], max_length: int = 512
 ) -> PreTrainedTokenizerFast:
-    """Build XLM-R's tokenizer from its pieces, in the order of their ids, and their log probabilities.
-
-    The ids equal those of the published ``tokenizer.json`` on text in composed form without white
-    space at its end (where that file adds an empty piece and sentencepiece does not).
-
-    Source:
-        Kudo (2018), Subword Regularization, section 3.2 (unigram language model).
-    """
+    """Build XLM-R's tokenizer from its pieces, in the order of their ids, and their log probabilities."""
+    # The ids equal those of the published ``tokenizer.json`` on text in composed form without white
+    # space at its end (where that file adds an empty piece and sentencepiece does not).
     plain = XLMRobertaTokenizer(vocab=vocabulary)
     core = plain.backend_tokenizer
     if any(piece == "<0x00>" for piece, _ in vocabulary[:300]):
@@ -335,13 +324,12 @@ def _bundled_tokenizer() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def _tiny_tokenizer() -> PreTrainedTokenizerFast:
-    letters = [chr(code) for code in range(0x21, 0x7F)]
-    words = [_META + piece for piece in (*letters, *_TINY_PIECES)]
+    # Letters and short words, with and without a space before them, and bytes for all else.
+    pieces = [*(chr(code) for code in range(0x21, 0x7F)), *_TINY_PIECES]
+    spaced = [_META + piece for piece in pieces]
     vocabulary = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
     vocabulary += [(f"<0x{byte:02X}>", -12.0) for byte in range(256)]
-    vocabulary += [
-        (piece, -8.0) for piece in dict.fromkeys([_META, *words, *letters, *_TINY_PIECES])
-    ]
+    vocabulary += [(piece, -8.0) for piece in dict.fromkeys([_META, *spaced, *pieces])]
     return rebuild_tokenizer([*vocabulary, ("<mask>", 0.0)])
 
 
@@ -373,10 +361,8 @@ def snapshot(identifier: str, revision: str) -> Path:
     first = "connect and try again"
     if status in (401, 403):
         reason = f"it answers {status}: there is no such encoder, or it is private or gated"
-        first = (
-            f"check the name, accept its terms at https://huggingface.co/{identifier} and log in "
-            "with `hf auth login`"
-        )
+        terms = f"accept its terms at https://huggingface.co/{identifier}"
+        first = f"check the name, {terms} and log in with `hf auth login`"
     pin = f" --revision {revision}" if revision else ""
     raise MissingData(
         f"cannot get the encoder {identifier} from the hub ({reason}), and it is not whole in the "
@@ -394,14 +380,8 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
         for wanted in ("config.json", "*.safetensors"):
             if not any(folder.glob(wanted)):
                 raise ValueError(f"it holds no {wanted}")
-        model, report = AutoModel.from_pretrained(
-            folder,
-            **safely,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=_ATTENTION,
-            output_loading_info=True,
-        )
+        how = {"use_safetensors": True, "dtype": torch.float32, "attn_implementation": _ATTENTION}
+        model, report = AutoModel.from_pretrained(folder, **safely, **how, output_loading_info=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safely)
         if lost := [key for key in report["missing_keys"] if "pooler" not in key]:
             raise ValueError(f"the weights file lacks {len(lost)} tensors, first {lost[:3]}")

@@ -43,11 +43,15 @@ class Network(nn.Module):
         heads: Mapping[str, nn.Module],
         formats: Mapping[str, FormatBase],
         *,
-        packed: bool = False,
+        precision: str = "fp32",
+        packed: bool | None = False,
     ) -> None:
-        """Join an encoder, heads and formats by task name; for ``packed`` see :func:`suits`."""
+        """Join encoder, heads and formats by task name, on the best device; packed: None where it suits."""
         super().__init__()
-        self.model, self.packed, self.formats = model, packed, dict(formats)
+        self.device, self.model, self.formats = best_device(), model, dict(formats)
+        self.precision = resolve_precision(precision, self.device)
+        packed = suits(model, self.device, self.precision) if packed is None else packed
+        self.packed = packed
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
         if packed:
             changed: Any = model
@@ -59,6 +63,7 @@ class Network(nn.Module):
                 if _like_bert(module):
                     kind: Any = type(module)
                     module.__class__ = _in_one_product(kind)
+        self.to(self.device).eval()
 
     def unpack(self) -> None:
         """Make a packed encoder one again that others can run padded."""
@@ -112,6 +117,64 @@ class Network(nn.Module):
         """Return the reduced outputs of a batch of one task; several layers only for retrieval."""
         head, hidden = self.head(name), self.states(batch, layer)
         return self.formats[name].predict(head, hidden, batch, pooling)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that computes in this network's precision; weights stay in 32 bits."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def outputs(
+        self,
+        name: str,
+        encoded: Encoded,
+        *,
+        budget: int = 0,
+        pooling: str = "mean",
+        layer: int | Sequence[int] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return a task's reduced outputs for every sequence or token of an encoded set.
+
+        ``budget`` is in padded tokens per forward pass, by default what the device is fastest at; it
+        is halved where memory runs out. ``layer`` is the hidden state to read, by default the last.
+        """
+        held: list[tuple[np.ndarray, str, Tensor]] = []
+        result: dict[str, np.ndarray] = {}
+        waiting = sorted_batches(encoded, budget or forward_tokens(self.device))[::-1]
+        was_training = self.training
+        self.eval()
+        # One context for all batches: weights are cast to 16 bits once.
+        with self.autocast():
+            while waiting:
+                batch = waiting.pop()
+                try:
+                    found = self.predict(
+                        Batch.collate(encoded, batch, self.device), name, pooling, layer
+                    )
+                    held += [(batch, key, tensor) for key, tensor in found.items()]
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    size = int(encoded.lengths[batch].max()) * len(batch)
+                    halves = split(encoded, batch, size // 2)
+                    if len(halves) < 2:
+                        raise HelpfulError(
+                            f"memory ran out on a single row of {size} tokens; lower max_length or "
+                            "use a larger device."
+                        ) from error
+                    waiting.extend(halves)
+                if self.device.type != "cpu" and len(held) < _HELD and waiting:
+                    continue
+                # Outputs go to the places of their sequences or tokens in the encoded set.
+                for index, key, tensor in held:
+                    values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+                    array = values.cpu().numpy()
+                    by_token = len(array) != len(index)
+                    if key not in result:
+                        size = len(encoded.tokens) if by_token else len(encoded)
+                        result[key] = np.zeros((size, *array.shape[1:]), array.dtype)
+                    result[key][token_index(encoded, index) if by_token else index] = array
+                held.clear()
+        self.train(was_training)
+        return result
 
 
 def _key(name: str) -> str:
@@ -262,11 +325,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if multiplies_bf16(device) else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context that computes in a precision; weights stay in 32 bits."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def forward_tokens(device: torch.device) -> int:
     """Return how many tokens a forward pass without gradients takes at its fastest."""
     # A processor is fastest while what a layer makes stays in its cache: on two cores, 1,024 to 4,096
@@ -287,58 +345,3 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
-
-
-def outputs(
-    network: Network,
-    name: str,
-    encoded: Encoded,
-    *,
-    budget: int,
-    device: torch.device,
-    precision: str = "fp32",
-    pooling: str = "mean",
-    layer: int | Sequence[int] | None = None,
-) -> dict[str, np.ndarray]:
-    """Return a task's reduced outputs for every sequence or token of an encoded set.
-
-    ``budget`` is in padded tokens per forward pass, halved where memory runs out; ``layer`` is the
-    hidden state to read (several for retrieval), the last by default.
-    """
-    held: list[tuple[np.ndarray, str, Tensor]] = []
-    result: dict[str, np.ndarray] = {}
-    waiting = sorted_batches(encoded, budget)[::-1]
-    was_training = network.training
-    network.eval()
-    while waiting:
-        batch = waiting.pop()
-        try:
-            with autocast(precision, device):
-                collated = Batch.collate(encoded, batch, device)
-                found = network.predict(collated, name, pooling, layer)
-            held += [(batch, key, tensor) for key, tensor in found.items()]
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            size = int(encoded.lengths[batch].max()) * len(batch)
-            halves = split(encoded, batch, size // 2)
-            if len(halves) < 2:
-                raise HelpfulError(
-                    f"memory ran out on a single row of {size} tokens; lower max_length or use a "
-                    "larger device."
-                ) from error
-            waiting.extend(halves)
-        if device.type != "cpu" and len(held) < _HELD and waiting:
-            continue
-        # Outputs go to the places of their sequences or tokens in the encoded set.
-        for index, key, tensor in held:
-            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            array = values.cpu().numpy()
-            by_token = len(array) != len(index)
-            if key not in result:
-                size = len(encoded.tokens) if by_token else len(encoded)
-                result[key] = np.zeros((size, *array.shape[1:]), array.dtype)
-            result[key][token_index(encoded, index) if by_token else index] = array
-        held.clear()
-    network.train(was_training)
-    return result

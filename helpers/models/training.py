@@ -61,11 +61,8 @@ class Tuned:
             del state[_table_name(self.encoder.model)]
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
-        heads = {
-            f"{task}/{name}": tensor
-            for task, head in self.heads.items()
-            for name, tensor in head.state_dict().items()
-        }
+        states = {task: head.state_dict() for task, head in self.heads.items()}
+        heads = {f"{task}/{n}": tensor for task, own in states.items() for n, tensor in own.items()}
         if heads:
             save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
 
@@ -169,8 +166,7 @@ def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: i
         dev = load_rows(task, "en", "dev", settings.dev_rows or None)
         task = replace(task, labels=tuple(train.labels) or task.labels)
         rows = _shuffled_labels(list(train), task, seed) if settings.shuffle_labels else train
-        tested = () if task.format == "retrieval" else dev
-        format_ = formats.get(task.format)
+        tested, format_ = () if task.format == "retrieval" else dev, formats.get(task.format)
         encoded = prepared.add(task, format_, rows, tested, settings.max_length)
         if not len(encoded):
             raise BadRows(
@@ -228,15 +224,7 @@ def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[
 def schedule(
     encoded: Mapping[str, Encoded], settings: Settings, seed: int, packed: bool = False
 ) -> list[tuple[str, np.ndarray]]:
-    """Return every step of a run, in order: a task and the sequences it takes.
-
-    A single task is passed over ``epochs`` times; several are drawn in proportion to their rows; text
-    for masked language modelling takes its share of the steps. ``packed``: sequences are laid end to
-    end as they come, so that padding costs nothing.
-
-    Source:
-        Raffel et al. (2020), section 3.5.2: examples-proportional mixing.
-    """
+    """Return every step of a run, in order: a task and the sequences it takes; packed: unsorted."""
 
     def batches(part: Encoded, stream: int, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng([seed, stream, epoch])
@@ -246,6 +234,8 @@ def schedule(
         for epoch in itertools.count():
             yield from batches(part, stream, epoch)
 
+    # A single task is passed over ``epochs`` times; several are drawn in proportion to their rows
+    # (Raffel et al., 2020, section 3.5.2); masked text takes its share of the steps.
     streams = {n: endless(part, 2 + place) for place, (n, part) in enumerate(encoded.items())}
     mains = {name: part for name, part in encoded.items() if name != MLM}
     total = max(1, math.ceil(settings.epochs * sum(len(batches(p, 0, 0)) for p in mains.values())))
@@ -316,11 +306,8 @@ class Run:
     def __init__(self, prepared: Prepared, settings: Settings, seed: int) -> None:
         """Build the network around the pruned encoder, which this run trains in place."""
         self.prepared, self.settings, self.seed = prepared, settings, seed
-        self.small, self.device = prepared.pruned, network.best_device()
-        self.precision = network.resolve_precision(settings.precision, self.device)
-        self.outcome = replace(prepared.outcome, seed=seed, notes=list(prepared.outcome.notes))
-        self.outcome.device = network.describe(self.device)
-        self.outcome.precision = self.precision
+        self.small = prepared.pruned
+        # Heads start from the seed's numbers; that of masked text counts the pieces that are left.
         torch.manual_seed(seed)
         model: Any = self.small.model
         pieces, heads = {"pieces": len(word_table(model).weight)}, dict[str, nn.Module]()
@@ -334,8 +321,11 @@ class Run:
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0 if "attention.self" in name else settings.dropout
-        packed = network.suits(model, self.device, self.precision)
-        self.network = Network(model, heads, prepared.formats, packed=packed).to(self.device)
+        how: dict[str, Any] = {"precision": settings.precision, "packed": None}
+        self.network = joined = Network(model, heads, prepared.formats, **how)
+        self.device, notes = joined.device, list(prepared.outcome.notes)
+        self.outcome = replace(prepared.outcome, seed=seed, notes=notes, precision=joined.precision)
+        self.outcome.device = network.describe(self.device)
         model.requires_grad_(True)  # whatever an earlier stage left alone
         word_table(model).weight.requires_grad_(not self.small.freeze_embeddings)
         if settings.gradient_checkpointing:  # the method was renamed within transformers 5
@@ -345,13 +335,14 @@ class Run:
             stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
             for layer in next((s for s in stacks if len(s) == self.small.layers), ()):
                 layer.compile(dynamic=True)
+        # The encoder learns at the rate that is set, the heads at a multiple of it.
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         above = [p for name, p in self.trained.items() if name.startswith("heads.")]
         below = [p for name, p in self.trained.items() if not name.startswith("heads.")]
         groups = [{"params": below, "scale": 1.0}, {"params": above, "scale": settings.head_rate}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         # On a CPU products are faster where neighbours are of one length, so batches stay sorted.
-        unsorted = packed and self.device.type == "cuda"
+        unsorted = joined.packed and self.device.type == "cuda"
         self.steps = schedule(prepared.train, settings, seed, packed=unsorted)
         self.micro = settings.batch_tokens
         self.losses = torch.zeros(len(self.steps), device=self.device)
@@ -377,10 +368,12 @@ class Run:
             done += 1
             if progress is not None:
                 progress(done, total)
+            # The loss is looked at now and then only: a GPU would wait for each look.
             if done % _CHECK_EVERY == 0 or done in evaluate_at:
                 self._check(done)
             if done in evaluate_at and self.outcome.status == "done":
                 self._evaluate(done)
+            # What the steps to come depend on is written from time to time, and before leaving.
             now = time.monotonic()
             leaving = done < total and stop is not None and stop()
             if checkpoint and (leaving or now - written > settings.checkpoint_seconds):
@@ -426,7 +419,7 @@ class Run:
         whole = self.micro >= self.settings.batch_tokens
         total = torch.zeros((), device=self.device)
         for part in [batch] if whole else split(encoded, batch, self.micro):
-            with network.autocast(self.precision, self.device):
+            with self.network.autocast():
                 collated = Batch.collate(encoded, part, self.device)
                 loss = self.network(collated, name, self.settings.pooling)
             (loss * (1 / weight)).backward()
@@ -447,11 +440,10 @@ class Run:
     def _evaluate(self, done: int) -> None:
         """Score the English development rows and keep the state if it is the best so far."""
         values, kept = {}, self.outcome.dev
-        how: dict[str, Any] = {"budget": 4 * self.micro, "device": self.device}
-        how |= {"precision": self.precision, "pooling": self.settings.pooling}
+        how: dict[str, Any] = {"budget": 4 * self.micro, "pooling": self.settings.pooling}
         for name, (rows, encoded) in self.prepared.dev.items():
             task, format_ = self.prepared.tasks[name], self.prepared.formats[name]
-            raw = network.outputs(self.network, name, encoded, **how)
+            raw = self.network.outputs(name, encoded, **how)
             answers = (format_.decode(task, rows, encoded, raw), format_.constant(task, rows))
             found = [formats.task_scores(task, rows, answer) for answer in answers]
             main = metrics.main(task.metric)

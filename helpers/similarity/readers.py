@@ -26,8 +26,9 @@ from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.files import load_tensors
 from helpers.formats import Encoded, FormatBase
 from helpers.formats.labels import Masked, Retrieval
-from helpers.models import encoders, network, training
+from helpers.models import encoders, training
 from helpers.models.encoders import Encoder
+from helpers.models.network import Network
 from helpers.models.settings import Settings
 from helpers.models.training import Tuned
 from helpers.similarity.catalogue import Undefined
@@ -289,10 +290,8 @@ class Reader:
     """Reads encoded texts with one encoder: without gradients, and packed where it can be."""
 
     def __init__(self, encoder: Encoder, precision: str = "fp32") -> None:
-        """Put an encoder on the best device."""
-        self.encoder, self.device = encoder, network.best_device()
-        self.precision = network.resolve_precision(precision, self.device)
-        self.model: nn.Module = encoder.model.to(self.device)  # type: ignore[arg-type]
+        """Read with an encoder in a precision."""
+        self.encoder, self.precision = encoder, precision
 
     def read(
         self, encoded: Encoded, kind: FormatBase, head: nn.Module | None = None, **how: Any
@@ -300,11 +299,9 @@ class Reader:
         """Return what a format makes of the states of all sequences."""
         # The head of a task whose states are read as they are does nothing.
         heads, kinds = {"read": head or nn.Identity()}, {"read": kind}
-        packed = network.suits(self.model, self.device, self.precision)
-        joined = network.Network(self.model, heads, kinds, packed=packed).to(self.device).eval()
-        how |= {"budget": network.forward_tokens(self.device), "device": self.device}
+        joined = Network(self.encoder.model, heads, kinds, precision=self.precision, packed=None)
         try:
-            return network.outputs(joined, "read", encoded, precision=self.precision, **how)
+            return joined.outputs("read", encoded, **how)
         finally:
             joined.unpack()  # others take gradients through the same model, padded
 

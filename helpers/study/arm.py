@@ -73,13 +73,14 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
     with store.lock(arm) as mine:
         if not mine:
             return False
+        # The encoder is loaded when the first target asks for it: its stage is done by then.
         runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store))
         left = [run for run in missing(plan, store, keep) if plan.arm_of[run] == arm]
         while left:
             run = left.pop(0)
             try:
                 tell(run, _record(plan.job(run), store, start, stop, tell), "")
-            except _Lost:
+            except _Lost:  # the stage is done again, and then the target that needed it
                 store.drop_checkpoint(arm)
                 start.cache_clear()
                 left = [arm, run, *left]
@@ -89,21 +90,17 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
 
 
 def _start(plan: Plan, arm: str, store: Store) -> Encoder | Outcome:
-    """Return the encoder that the targets of an arm start from, or what comes of there being none.
-
-    The stage that it comes from is done or has failed: it is the first run of its arm.
-    """
+    """Return the encoder that the targets of an arm start from, or what comes of there being none."""
     encoder, folder, status = pretrained(plan.encoder), store.checkpoint(arm), store.status(arm)
-    if plan.arms[arm][0] != arm:
+    if plan.arms[arm][0] != arm:  # baselines have no stage before them
         return encoder
+    # The stage is done or has failed: it is the first run of its arm.
     if folder is None or status not in FINISHED:
         return Outcome(f"{AFTER_STAGE} {arm} {status}")
     if (folder / NO_ENCODER).exists():
         # The weights before that stage would give the baseline's scores, and a gain of exactly 0.
-        note = (
-            f"its intermediate stage {arm} collapsed: the loss was no longer a number, so there is"
-        )
-        return Outcome("collapsed", notes=[f"{note} no encoder to start from"])
+        why = "the loss was no longer a number, so there is no encoder to start from"
+        return Outcome("collapsed", notes=[f"its intermediate stage {arm} collapsed: {why}"])
     try:
         return tuned_encoder(encoder, folder)
     except BadRecord as error:
@@ -143,6 +140,7 @@ def _record(
 def _refuse_changed_rows(job: Record, store: Store) -> None:
     """Raise an error if the rows that a run would read are not those that its id stands for."""
     data, tested, asked = job.spec["data"], job.spec["evaluation"], {}
+    # What the run would read, by task, language and split: its training rows, then its tests.
     for name, facts in data["tasks"].items():
         for split in facts.keys() & {"train", "dev"}:
             asked[tasks.get(name).train_with or name, "en", split] = facts[split]
@@ -175,6 +173,7 @@ def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell)
             tell(job.run, "", f"{job.name}: step {done}/{total}")
 
         tuned = attempt(job, start, store.progress(job.run) / str(seed), seed, stop, step)
+        # A stage that is judged to have learnt nothing still leaves an encoder; one that broke not.
         learnt, outcome = tuned.outcome.status == "done", _judged(tuned.outcome, job)
         outcomes.append(replace(outcome, seed=seed, seconds=time.monotonic() - began))
         if outcome.status != "collapsed":
@@ -203,12 +202,7 @@ def _judged(outcome: Outcome, job: Record) -> Outcome:
 
 
 def attempt(
-    job: Record,
-    start: Encoder,
-    state: Path,
-    seed: int,
-    stop: Stop,
-    step: Callable[[int, int], None],
+    job: Record, start: Encoder, state: Path, seed: int, stop: Stop, step: Callable[..., None]
 ) -> Tuned:
     """Fine-tune and score as a job says, from an encoder, or going on from a written state."""
     from helpers import evaluation
@@ -231,8 +225,9 @@ def attempt(
         # All that is scored of a stage are its English development rows, while it is trained.
         for name, value in outcome.dev.items():
             count = min(data["tasks"][name]["dev_rows"], tuned.settings.dev_rows or math.inf)
-            facts = {"task": name, "metric": tasks.get(name).metric, "value": value, "n": count}
-            scores.append(facts | {"language": "en", "split": "dev", "status": "done"})
+            facts = {"metric": tasks.get(name).metric, "value": value, "n": count}
+            where = {"task": name, "language": "en", "split": "dev", "status": "done"}
+            scores.append(where | facts)
     elif outcome.status == "done":
         for split, languages in data["splits"].items():
             asked = [language for language in languages if language in job.spec["evaluation"]]
@@ -248,14 +243,14 @@ def attempt(
 @functools.lru_cache(maxsize=1)
 def pretrained(name: str) -> Encoder:
     """Load an encoder once per process; training copies what it changes."""
-    from helpers.models import encoders
+    from helpers.models import encoders  # loads PyTorch
 
     return encoders.load(name)
 
 
 def tuned_encoder(base: Encoder, folder: Path) -> Encoder:
     """Load the encoder that an intermediate stage left."""
-    from helpers.models import training
+    from helpers.models import training  # loads PyTorch
 
     return training.load_encoder(base, folder)
 

@@ -45,16 +45,12 @@ class Progress:
 
     def __init__(self, plan: Plan, wanted: Sequence[str], store: Store, show: bool) -> None:
         """Start the clock."""
-        quiet = os.environ.get("TRANSFER_QUIET", "0") not in ("", "0")
-        live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.store, self.wanted = store, set(wanted)
-        self.bar = tqdm(
-            desc=plan.profile,
-            total=len(self.wanted),
-            unit=" runs",
-            disable=not show or quiet,
-            mininterval=0.2 if live else 60,
-        )
+        quiet = os.environ.get("TRANSFER_QUIET", "0") not in ("", "0")
+        # A log file gets a line a minute.
+        live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        how: dict[str, Any] = {"unit": " runs", "mininterval": 0.2 if live else 60}
+        self.bar = tqdm(desc=plan.profile, total=len(wanted), disable=not show or quiet, **how)
         index = store.index()
         self.before = dict(zip(index["run"], index["changed"], strict=True))
         self.ended: Counter[str] = Counter()
@@ -94,6 +90,7 @@ def processes(*order: Any, workers: int, **_: Any) -> None:
     # An encoder with its optimiser and the libraries: what one process needs at least, in bytes.
     room = psutil.virtual_memory().available // (3 << 30)
     count = min(workers or len(gpus) or max(1, min(cores(), room)), len(arms))
+    # A worker takes its device from a queue when it begins.
     spawn = multiprocessing.get_context("spawn")
     devices = spawn.SimpleQueue()
     for number in range(count):
@@ -103,6 +100,7 @@ def processes(*order: Any, workers: int, **_: Any) -> None:
     pool = ProcessPoolExecutor(count, spawn, _begin, (devices, os.getpid()))
     with stopping() as stop:
         try:
+            # No more arms are handed out than work at once, so that a stop leaves none behind.
             while waiting or working:
                 while waiting and len(working) < count:
                     working.add(pool.submit(_in_worker, *fixed, waiting.popleft()))
@@ -203,6 +201,7 @@ def _workflow(
     arguments: list[str], plan: Plan, arms: list[str], store: Store, keep: bool, progress: Progress
 ) -> None:
     """Write the arms as jobs for Snakemake, run it, and report its own words where it fails."""
+    # What the jobs need, in one file: arms with their minutes, the plan, the store, the resources.
     home = store.folder.resolve()
     folder, log = home / "workflow" / plan.id, home / "workflow" / plan.id / "snakemake.log"
     need = dict(zip(plan.runs["run"], minutes(plan, store), strict=True))
@@ -230,9 +229,8 @@ def _workflow(
     end = functools.partial(die_with_parent, os.getpid())
     with open(log, "ab") as stream, stopping() as stop:
         began = stream.tell()
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=end
-        )
+        how: dict[str, Any] = {"start_new_session": True, "preexec_fn": end}
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, **how)
         try:
             while process.poll() is None:
                 progress.look()
@@ -267,16 +265,12 @@ def _complaints(log: Path, began: int) -> str:
 def problems(engine: str) -> list[str]:
     """Say what an engine needs and this machine lacks, before anything starts."""
     spec, install = importlib.util.find_spec, 'is not installed; run: pip install -e ".[grid]"'
-    grid: dict[str, Any] = {
-        f"Snakemake {install}": spec("snakemake"),
-        f"{SNAKEFILE} is missing; run from a checkout of the repository.": SNAKEFILE.is_file(),
-    }
-    cluster = {
-        f"the SLURM executor {install}": spec("snakemake_executor_plugin_slurm"),
-        "sbatch is not on the PATH; start from a login node of the cluster.": shutil.which(
-            "sbatch"
-        ),
-    }
+    checkout = f"{SNAKEFILE} is missing; run from a checkout of the repository."
+    login = "sbatch is not on the PATH; start from a login node of the cluster."
+    grid: dict[str, Any] = {f"Snakemake {install}": spec("snakemake")}
+    grid |= {checkout: SNAKEFILE.is_file()}
+    cluster = {f"the SLURM executor {install}": spec("snakemake_executor_plugin_slurm")}
+    cluster |= {login: shutil.which("sbatch")}
     needs = {"snakemake": grid, "slurm": grid | cluster}.get(engine, {})
     return [f"engine: {text}" for text, there in needs.items() if not there]
 

@@ -59,21 +59,13 @@ OVERHEAD_SECONDS, RECORD_BYTES = 1.0, 12_000
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a study, in an order in which each comes after what it needs.
+    """The runs of a study, in an order in which each comes after what it needs."""
 
-    Attributes:
-        profile: name of the profile it was made from.
-        encoder: name of the encoder.
-        runs: a row per run, with the columns ``COLUMNS``.
-        parts: shared parts of the runs' specifications, by hash.
-        facts: what a cost needs: parameters of the encoder, seeds, whether checkpoints are kept.
-    """
-
-    profile: str
-    encoder: str
-    runs: pd.DataFrame
-    parts: Mapping[str, Mapping[str, Any]]
-    facts: Mapping[str, Any]
+    profile: str  # name of the profile it was made from
+    encoder: str  # name of the encoder
+    runs: pd.DataFrame  # a row per run, with the columns ``COLUMNS``
+    parts: Mapping[str, Mapping[str, Any]]  # shared parts of the runs' specifications, by hash
+    facts: Mapping[str, Any]  # what a cost needs: parameters, seeds, whether checkpoints are kept
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -87,20 +79,19 @@ class Plan:
     @cached_property
     def arm_of(self) -> dict[str, str]:
         """Return each run's arm: the id of the stage it follows, or a hash for baselines."""
-        found, encoder = {}, self.facts["encoder"]
-        names = ("run", "stage", "parent", "condition", "seed")
-        for run, stage, parent, condition, seed in zip(*(self.runs[n] for n in names), strict=True):
-            alone = parent or digest(f"{encoder}|{condition}|{seed}")
-            found[run] = run if stage == "intermediate" else alone
-        return found
+        encoder, names = self.facts["encoder"], ["run", "stage", "parent", "condition", "seed"]
+        return {
+            run: run
+            if stage == "intermediate"
+            else parent or digest(f"{encoder}|{condition}|{seed}")
+            for run, stage, parent, condition, seed in self.runs[names].itertuples(index=False)
+        }
 
     @cached_property
     def arms(self) -> dict[str, list[str]]:
         """Return the runs of each arm, its intermediate stage first."""
-        found: dict[str, list[str]] = {}
-        for run, arm in self.arm_of.items():
-            found.setdefault(arm, []).append(run)
-        return found
+        runs = self.runs["run"]
+        return runs.groupby(runs.map(self.arm_of), sort=False).agg(list).to_dict()
 
     @cached_property
     def _rows(self) -> dict[Any, dict[Any, Any]]:
@@ -111,16 +102,13 @@ class Plan:
         if run not in self._rows:
             raise UnknownName(f"run {run!r} is not part of plan {self.id} ({len(self)} runs).")
         row = self._rows[run]
-        parts = {name: self.parts.get(row[name], {}) for name in PARTS}
-        spec = {name: row[name] for name in NAMES} | {
-            "code": CODE[row["stage"]],
-            "seed": row["seed"],
-            "judged": row["stage"] in self.facts.get("judged", ()),
-            "encoder": self.parts[self.facts["encoder"]],
-        }
+        spec = {name: row[name] for name in (*NAMES, "seed")} | {"code": CODE[row["stage"]]}
+        spec |= {"judged": row["stage"] in self.facts.get("judged", ())}
+        spec |= {"encoder": self.parts[self.facts["encoder"]]}
+        spec |= {name: self.parts.get(row[name], {}) for name in PARTS}
         work = float(row["train_tokens"] + row["test_tokens"] * TEST_WORK)
         facts = {name: row[name] for name in ("core", *NAMES[:-1])}
-        return Record(run, encoder=self.encoder, spec=spec | parts, work=work, **facts)
+        return Record(run, encoder=self.encoder, spec=spec, work=work, **facts)
 
     def cost(self, store: Store | None = None) -> pd.DataFrame:
         """Return what a plan takes, before anything starts.
@@ -135,6 +123,7 @@ class Plan:
             end); runs that are stored already, and minutes_left without them.
         """
         store = store or Store()
+        # What each run takes; then sums over the runs of a stage and condition, and over all.
         left, need = self.runs["run"].isin(missing(self, store, keep=False)), minutes(self, store)
         table = self.runs.rename(columns={"train_tokens": "training_tokens"}).assign(
             arms=self.runs["run"].map(self.arm_of),
@@ -243,15 +232,12 @@ def _duration(minutes: float) -> str:
 
 
 class Survey(NamedTuple):
-    """The rows of one task in one language and split; ``fingerprint`` is their SHA-256.
+    """The rows of one task in one language and split."""
 
-    ``characters`` are means per sequence that a row becomes, ``sequences`` its choices, else 1.
-    """
-
-    fingerprint: str
+    fingerprint: str  # their SHA-256
     rows: int
-    characters: float
-    sequences: float
+    characters: float  # mean per sequence that a row becomes
+    sequences: float  # mean per row: its choices, else 1
 
 
 def survey(store: Store, task: Task, language: str, split: str) -> Survey:
@@ -270,16 +256,17 @@ def _look(task: Task, language: str, split: str) -> Survey:
     read = rows(task, language=language, split=split)
     sample = [read[i] for i in range(0, len(read), max(1, len(read) // 500))]
     sequences = sum(len(row.get("choices", "1")) for row in sample)
-    characters = sum(map(_characters, sample)) / max(1, sequences)
-    each = sequences / max(1, len(sample))
-    return Survey(read.fingerprint, len(read), characters, each)
-
-
-def _characters(row: Mapping[str, Any]) -> int:
-    """Count the characters of a row; a context is read once per choice."""
-    total = sum(len(str(row.get(name, ""))) for name in ("first", "second", "question", "text"))
-    total += sum(len(token) + 1 for token in row.get("tokens", ()))
-    return total + sum(len(str(row.get("context", "")) + each) for each in row.get("choices", [""]))
+    total = 0
+    for row in sample:
+        total += sum(
+            len(str(row.get(name, ""))) for name in ("first", "second", "question", "text")
+        )
+        total += sum(len(token) + 1 for token in row.get("tokens", ()))
+        # A context is read once per choice.
+        context = str(row.get("context", ""))
+        total += sum(len(context + each) for each in row.get("choices", [""]))
+    means = total / max(1, sequences), sequences / max(1, len(sample))
+    return Survey(read.fingerprint, len(read), *means)
 
 
 def describe(name: str, store: Store) -> Any:
@@ -346,6 +333,7 @@ class Builder:
     ) -> str:
         """Add a run, its other columns by name, unless the plan has it; return its id."""
         row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | facts
+        # All that decides the weights, and then in which languages they are evaluated.
         core = digest(
             f"{stage}|{CODE[stage]}|{self.encoder}|{condition}|{seed}|{row['data']}|"
             f"{self._hashed[row['settings']]}|{row['parent']}|{stage in self.judged}"
@@ -385,12 +373,13 @@ class Maker(Builder):
         # Baselines have twice as many seeds: half of them may serve as a covariate.
         more = tuple(seed for seed in range(2 * len(seeds)) if seed not in seeds)
         alone = {"none": (*seeds, *more)[: 2 * len(seeds)], "more_target": seeds}
-        for condition in ("none", "more_target"):
-            for target in targets if condition in conditions else ():
+        for condition in [name for name in alone if name in conditions]:
+            for target in targets:
                 # Retrieval trains nothing, so nothing is random: one run is all there is to know.
                 once = (0,) * (condition == "none") if target.format == "retrieval" else None
                 for seed in alone[condition] if once is None else once:
                     self.add("target", condition, seed, **self._target(condition, target.name))
+        # Each intermediate stage is followed by all targets, which start from its encoder.
         groups = {condition: self._groups(condition, first) for condition in conditions}
         for seed in seeds:
             for condition, names in groups.items():
@@ -401,11 +390,11 @@ class Maker(Builder):
                     for target in targets:
                         facts = self._target(condition, target.name) | links
                         self.add("target", condition, seed, **facts)
-        known = {"keep": self.profile.keep, "judged": list(self.profile.judged), **self.facts}
-        known |= {"encoder": self.encoder, "stored": self.profile.stored, "seeds": list(seeds)}
-        asked = [] if self.languages == AVAILABLE else list(self.languages)
+        chosen, asked = self.profile, [] if self.languages == AVAILABLE else list(self.languages)
+        known = {"keep": chosen.keep, "judged": list(chosen.judged), **self.facts}
+        known |= {"encoder": self.encoder, "stored": chosen.stored, "seeds": list(seeds)}
         known |= {"languages": asked, "absent": self.absent}
-        return Plan(self.profile.name, self.name, self.table(), self.parts, known)
+        return Plan(chosen.name, self.name, self.table(), self.parts, known)
 
     def lacking(self, most: int = 20) -> list[str]:
         """Return one problem per data set that lacks rows: what is asked of it, and why it fails."""
@@ -421,18 +410,19 @@ class Maker(Builder):
 
     def _groups(self, condition: str, first: list[Task]) -> list[Names]:
         """Return the intermediate stages of a condition, each as the tasks it trains on."""
-        names = [task.name for task in first]
-        if condition == "translated":
-            lost = [name for name in names if f"{name}-translated" not in tasks.names()]
-            self.problems += [
-                f"condition 'translated' needs a task '{name}-translated' with the translated rows of "
-                f"{name!r}; register one."
-                for name in lost
-            ]
-            names = [f"{name}-translated" for name in names if name not in lost]
+        if condition in ("none", "more_target"):
+            return []
+        ending = "-translated" * (condition == "translated")
+        names = [f"{task.name}{ending}" for task in first]
+        lost = [name for name in names if ending and name not in tasks.names()]
+        self.problems += [
+            f"condition 'translated' needs a task {name!r} with the translated rows of "
+            f"{name.removesuffix(ending)!r}; register one."
+            for name in lost
+        ]
         if condition == "multitask":
             return [tuple(names)]
-        return [] if condition in ("none", "more_target") else [(name,) for name in names]
+        return [(name,) for name in names if name not in lost]
 
     @cache  # noqa: B019  (a maker lives as long as its plan is made)
     def _stage(self, condition: str, group: Names) -> dict[str, Any]:
@@ -456,6 +446,7 @@ class Maker(Builder):
         """Return target, settings, data, evaluation and tokens of a target."""
         target, evaluation, tested = tasks.get(name), *self._testing(name)
         facts, settings, trained, layer = _facts(target), "", 0.0, None
+        # Retrieval reads a layer of the encoder as it is; every other target is trained.
         if target.format == "retrieval":
             layer = self._layer(target)
         else:
@@ -467,8 +458,8 @@ class Maker(Builder):
             splits.setdefault(_split(target, language), []).append(language)
         limit = self.profile.test_rows.get(target.format, 0)
         data = {"tasks": {name: facts}, "test_rows": limit, "splits": splits, "layer": layer}
-        shared = {"target": name, "settings": settings, "data": self.part(data)}
-        return shared | {"evaluation": evaluation, "tokens": (int(trained), int(tested))}
+        found = {"target": name, "settings": settings, "data": self.part(data)}
+        return found | {"evaluation": evaluation, "tokens": (int(trained), int(tested))}
 
     def _training(self, task: Task, settings: Settings) -> tuple[dict[str, Any], float]:
         """Return what identifies a task's training, and the tokens of all its epochs."""
@@ -485,12 +476,10 @@ class Maker(Builder):
         """Return the part with the fingerprint of each language's rows, and the tokens of all."""
         target, available = tasks.get(name), self.languages == AVAILABLE
         asked = set(target.languages if available else self.languages or target.languages)
-        found = {
-            code: self._rows(target, code, _split(target, code), available)
-            for code in target.languages
-            if code in asked
-        }
+        wanted = [code for code in target.languages if code in asked]
+        found = {c: self._rows(target, c, _split(target, c), available) for c in wanted}
         there = {code: rows for code, rows in found.items() if rows.fingerprint}
+        # What lacks stands in the way, but where those at hand were asked for and there are some.
         if available:
             self.absent[target.name] = [code for code in found if code not in there]
         if available and not there:

@@ -84,23 +84,19 @@ def code_stamp() -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """One run: what is asked of it and, once it is done, what came of each attempt.
+    """One run: what is asked of it and, once it is done, what came of each attempt."""
 
-    ``run`` is a hash of exactly what determines the result, ``core`` the same without the languages
-    of its evaluation, ``spec`` all of it in full; ``work`` are the tokens that the plan expects.
-    """
-
-    run: str
-    core: str
+    run: str  # a hash of exactly what determines the result
+    core: str  # the same without the languages of its evaluation
     stage: str
     encoder: str
     condition: str
     intermediate: str
     target: str
-    spec: Mapping[str, Any]
+    spec: Mapping[str, Any]  # all that the hash stands for, in full
     attempts: list[Outcome] = field(default_factory=list)
     provenance: Mapping[str, str] = field(default_factory=dict)
-    work: float = 0.0
+    work: float = 0.0  # tokens that the plan expects
 
     @property
     def name(self) -> str:
@@ -120,6 +116,7 @@ class Record:
         hashes, rows = self.spec.get("evaluation") or {}, []
         for attempt in self.attempts:
             own = {n: getattr(attempt, n) for n in ("seed", "seconds", "device", "peak_memory_mb")}
+            own |= facts | {"rows_trained": attempt.rows}
             source = "; ".join(dict.fromkeys(attempt.sources.values()))
             # The main metric of a language, or of a task, comes before its others.
             main: dict[Any, dict[str, Any]] = {}
@@ -132,18 +129,16 @@ class Record:
                 row["data_hash"] = score.get("data_hash") or hashes.get(score["language"], "")
                 done = attempt.status == "done"
                 row["status"] = score.get("status", "done") if done else attempt.status
-                rows.append(facts | own | {"rows_trained": attempt.rows} | row)
+                rows.append(own | row)
         return rows
 
     def to_bytes(self) -> bytes:
         """Return the record as the bytes of its file."""
-        summary = {name: getattr(self, name) for name in ("run", "core", "stage", "encoder")} | {
-            "status": self.status,
-            "seconds": round(sum(attempt.seconds for attempt in self.attempts), 3),
-            "tokens": sum(attempt.tokens for attempt in self.attempts),
-            "work": self.work * len(self.attempts),
-            "device": self.attempts[-1].device,
-        }
+        all_of, last = self.attempts, self.attempts[-1]
+        summary = {name: getattr(self, name) for name in ("run", "core", "stage", "encoder")}
+        summary |= {"status": last.status, "seconds": round(sum(a.seconds for a in all_of), 3)}
+        summary |= {"tokens": sum(a.tokens for a in all_of), "work": self.work * len(all_of)}
+        summary |= {"device": last.device}
         body = f'"summary":{_json(summary)},\n"record":{_json(asdict(self))}}}\n'.encode()
         return f'{{"checksum":"{hashlib.sha256(body).hexdigest()}",\n'.encode() + body
 
@@ -232,10 +227,7 @@ class Store:
             yield record
 
     def scores(self, runs: Iterable[str] | None = None, *, stage: str = "target") -> pd.DataFrame:
-        """Return one tidy table of some runs, by default all: a row per score, ``SCORE_COLUMNS``.
-
-        The stage is ``"target"``, ``"intermediate"``, or "" for both.
-        """
+        """Return the scores of some runs (default: all) and one stage ("": both), ``SCORE_COLUMNS``."""
         wanted = sorted(self.index()["run"]) if runs is None else dict.fromkeys(runs)
         records = (each for each in self.records(wanted) if stage in ("", each.stage))
         rows = [row for record in records for row in record.scores()]
@@ -249,11 +241,7 @@ class Store:
         return target
 
     def summary(self) -> pd.DataFrame:
-        """Return what is done, failed and collapsed, and what it took.
-
-        Returns:
-            A row per stage and status with runs, seconds and megabytes, and one for checkpoints.
-        """
+        """Return runs, seconds and megabytes by stage and status, and a row for checkpoints."""
         index = self.index()
         status = index["status"].where(~index["status"].str.startswith("failed"), "failed")
         groups = index.assign(status=status, megabytes=index["bytes"] / 1e6)
@@ -316,12 +304,10 @@ class Store:
 
     @contextmanager
     def lock(self, arm: str) -> Iterator[bool]:
-        """Hold an arm, so that processes that share a store do not do it twice; False: another does.
-
-        The kernel frees the lock when its holder ends, however it ends. On a file system without such
-        locks filelock falls back to a file, which stays behind when its holder dies on another machine:
-        there, delete the folder ``locks`` before starting again.
-        """
+        """Hold an arm, so that processes that share a store do not do it twice; False: another does."""
+        # The kernel frees the lock when its holder ends, however it ends. On a file system without such
+        # locks filelock falls back to a file, which stays behind when its holder dies on another
+        # machine: there, delete the folder ``locks`` before starting again.
         lock = filelock.FileLock(self.folder / "locks" / f"{arm}.lock")
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -360,11 +346,7 @@ class Store:
     # Index
 
     def index(self) -> pd.DataFrame:
-        """Return one row per record with the columns ``INDEX``.
-
-        Only files that changed since the last look are read and checked, so that a hundred thousand
-        records take seconds. Those that fail their checksum are named in a warning and ``rejected``.
-        """
+        """Return one row per record with the columns ``INDEX``; damaged ones are warned of and left out."""
         copy, records = self.folder / "index.parquet", self.folder / "records"
         if self._index is None:
             self._index = pd.DataFrame(columns=list(INDEX)).astype(INDEX)
@@ -372,6 +354,7 @@ class Store:
                 self._index = pd.read_parquet(copy)[list(INDEX)].astype(INDEX)
             stamps = zip(self._index["bytes"], self._index["changed"], strict=True)
             self._known = dict(zip(self._index["run"], stamps, strict=True))
+        # Only files that changed since the last look are read: 100,000 records take seconds.
         present = {}
         for shard in os.scandir(records) if records.is_dir() else ():
             for entry in os.scandir(shard):
@@ -413,15 +396,11 @@ class Store:
 
 
 def missing(plan: Plan, store: Store, keep: bool) -> list[str]:
-    """Return the runs of a plan that have to be done, in its order.
-
-    A run is missing without a trustworthy record of a finished run; a failed one is missing too. An
-    intermediate stage is also missing when a missing target needs its checkpoint, or when
-    checkpoints are to be kept, and the checkpoint is gone.
-    """
+    """Return the runs of a plan that have to be done, in its order; failed ones among them."""
     over = store.runs() & plan.arm_of.keys()
     over |= stand_ins(plan, store, over).keys()
     saved, again = store.checkpoints(), set()
+    # A finished stage is done again where its checkpoint is gone, and is needed or to be kept.
     for arm, runs in plan.arms.items():
         if runs[0] == arm and arm not in saved and (keep or not over.issuperset(runs[1:])):
             again.add(arm)
@@ -455,10 +434,8 @@ def read_export(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise BadRecord(
-            f"{path} is damaged ({error}); get it again: git checkout {path}"
-        ) from error
-    missing = [name for name in SCORE_COLUMNS if name not in table.columns]
-    if missing:
+        advice = f"get it again: git checkout {path}"
+        raise BadRecord(f"{path} is damaged ({error}); {advice}") from error
+    if missing := [name for name in SCORE_COLUMNS if name not in table.columns]:
         raise BadRecord(f"{path} lacks the columns {', '.join(missing)}; export it again.")
     return tidy(table[list(SCORE_COLUMNS)])

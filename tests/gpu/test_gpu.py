@@ -13,7 +13,7 @@ from benchmarks.workloads import Workload, prepared
 from helpers.formats import Batch
 from helpers.formats.encoded import sorted_batches
 from helpers.models import training
-from helpers.models.network import Network, autocast
+from helpers.models.network import Network
 from helpers.models.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -30,9 +30,10 @@ def test_packed_bf16_states_are_the_padded_ones() -> None:
     found = {}
     for packed in (False, True):
         model: Any = replace(ready.pruned).model
-        network = Network(model.to(device).eval(), {}, {}, packed=packed)
+        how: Any = {"packed": packed, "precision": "bf16" if packed else "fp32"}
+        network = Network(model, {}, {}, **how)
         batch = Batch.collate(encoded, sorted_batches(encoded, 8192)[0], device)
-        with torch.inference_mode(), autocast("bf16" if packed else "fp32", device):
+        with torch.inference_mode(), network.autocast():
             found[packed] = network.states(batch).float()
     # bf16 keeps eight bits of a number: twenty-four layers leave about a hundredth of the norm.
     assert float((found[True] - found[False]).norm() / found[False].norm()) < 0.02

@@ -12,7 +12,7 @@ from transformers import (
 
 from helpers.formats import Batch, Encoded
 from helpers.models import network as networks
-from helpers.models.network import Network, autocast, packed_attention, suits
+from helpers.models.network import Network, packed_attention, suits
 
 SIZES = {
     "vocab_size": 60,
@@ -52,8 +52,8 @@ def test_packed_states_and_gradients_equal_padded_ones(kind, precision, batch):
     fine = precision == "fp32"
     near, far = ((1e-5, 1e-4), (1e-4, 1e-3)) if fine else ((0.05, 0.05), (0.5, 0.1))
     for packed in (False, True):
-        network = Network(model(kind), {}, {}, packed=packed)
-        with autocast(precision, torch.device("cpu")):
+        network = Network(model(kind), {}, {}, precision=precision, packed=packed)
+        with network.autocast():
             states = network.states(batch)
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
         named = network.model.named_parameters()
@@ -150,6 +150,7 @@ def test_auto_takes_bf16_where_the_device_multiplies_in_it(multiplies, chosen, m
 def test_one_product_for_query_key_and_value_gives_the_same_states(monkeypatch, batch):
     """A GPU takes it; any device can."""
     plain = Network(model("bert"), {}, {}, packed=True)
+    monkeypatch.setattr(networks, "best_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     joined = Network(model("bert"), {}, {}, packed=True)
     assert {type(m).__name__ for m in joined.model.modules()} >= {"PackedBertSelfAttention"}
