@@ -5,6 +5,7 @@ Both sides get the same rows and must give the same figures.
 
 from __future__ import annotations
 
+import itertools
 import re
 import resource
 import string
@@ -22,7 +23,6 @@ import numpy as np
 from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
 
 REPEATS = 5
-CPU_TIME: dict[str, Any] = {"threads": 1, "note": "CPU time"}
 
 # Metrics: CPU time of one thread, least of five turns.
 
@@ -68,7 +68,7 @@ def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Measu
         seconds, found = turns({"ours": ours, "stock": stock}, REPEATS, time.process_time)
         assert np.allclose(found["ours"], found["stock"], rtol=0, atol=1e-12), "the ways disagree"
         rate = {side: count / min(spent) for side, spent in seconds.items()}
-        facts = CPU_TIME | {"rows": count}
+        facts = {"rows": count, "threads": 1, "note": "CPU time"}
         rows.append(compared(name, rate["ours"], "rows/s", reference, rate["stock"], **facts))
     return rows
 
@@ -115,14 +115,10 @@ def spans(questions: int = 5_000) -> list[Measurement]:
     assert found["by_its_rules_"] == found["loop"], "the two ways disagree"
     rate = {name: questions / min(values) for name, values in seconds.items()}
     facts = {"threads": 1, "rows": questions}
-    note = f"CPU time; {len(offsets)} windows of {LENGTH} tokens"
-    return [
-        compared(
-            f"evaluate_span_{name}vs_reference_loop", rate[name], "questions/s",
-            "usual post-processing loop", rate["loop"], note=note, **facts,
-        )
-        for name in ("by_its_rules_", "")
-    ]  # fmt: skip
+    facts |= {"note": f"CPU time; {len(offsets)} windows of {LENGTH} tokens"}
+    stock = ("usual post-processing loop", rate["loop"])
+    names = {name: f"evaluate_span_{name}vs_reference_loop" for name in ("by_its_rules_", "")}
+    return [compared(row, rate[n], "questions/s", *stock, **facts) for n, row in names.items()]
 
 
 def span_rows(questions: int, seed: int = 0) -> tuple[Any, Any, Any, Any, list[str]]:
@@ -206,13 +202,14 @@ def bare_products(rows: int) -> dict[str, float]:
 
     x, y = (torch.from_numpy(vectors(rows, seed)) for seed in (0, 1))
     tile = torch.empty(TILE, TILE)
-    started = time.perf_counter(), time.process_time()
-    for i in range(0, rows, TILE):
-        for j in range(0, rows, TILE):
+
+    def multiply() -> None:
+        for i, j in itertools.product(range(0, rows, TILE), repeat=2):
             one, other = x[i : i + TILE], y[j : j + TILE]
             whole = len(one) == len(other) == TILE
             torch.mm(one, other.T, out=tile if whole else None)
-    return _spent(started)
+
+    return _spent(multiply)[1]
 
 
 def mined(rows: int) -> dict[str, float]:
@@ -221,9 +218,7 @@ def mined(rows: int) -> dict[str, float]:
 
     x, y = vectors(rows, 0), vectors(rows, 1)
     y[: rows // 2] += 2 * x[: rows // 2]
-    started = time.perf_counter(), time.process_time()
-    found = mine(x, y)
-    spent = _spent(started)
+    found, spent = _spent(lambda: mine(x, y))
     right = (found.source == found.target) & (found.source < rows // 2)
     assert right.sum() == rows // 2, "translations were lost"
     return spent
@@ -241,18 +236,20 @@ def pool(rows: int) -> dict[str, float]:
             mapped[start : start + len(part)] = part
         queries = np.array(mapped[:: rows // QUERIES][:QUERIES], np.float32)
         del mapped
-        started = time.perf_counter(), time.process_time()
-        found = nearest(queries, np.load(path, mmap_mode="r"), 20)
+        found, spent = _spent(lambda: nearest(queries, np.load(path, mmap_mode="r"), 20))
         assert (found.index[:, 0] == np.arange(0, rows, rows // QUERIES)[:QUERIES]).all()
-        return _spent(started)
+        return spent
 
 
-def _spent(started: tuple[float, float]) -> dict[str, float]:
+def _spent(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Return what some work returns, and what it and this process took."""
     import torch
 
-    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"wall": wall, "cpu": cpu, "memory": memory, "threads": torch.get_num_threads()}
+    return found, {"wall": wall, "cpu": cpu, "memory": memory, "threads": torch.get_num_threads()}
 
 
 def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]:
@@ -263,13 +260,11 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     size, bare = f"mining_{rows // 1000}k", "one bare product of all pairs"
     facts: dict[str, Any] = {"rows": rows, "threads": int(ours["threads"])}
     of_pool = facts | {"rows": pool_rows}
-    found = [
-        compared(
-            f"{size}{suffix}_vs_bare_matmul", ours[clock], "s", bare,
-            (before[clock] + after[clock]) / 2, note=f"both directions, width {WIDTH}", **facts,
-        )
-        for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
-    ]  # fmt: skip
+    found = []
+    for clock, suffix in (("wall", ""), ("cpu", "_cpu")):
+        name, note = f"{size}{suffix}_vs_bare_matmul", f"both directions, width {WIDTH}"
+        product = (before[clock] + after[clock]) / 2
+        found.append(compared(name, ours[clock], "s", bare, product, note=note, **facts))
     whole = "whole process"
     pages = f"{whole}, with the pages of the pool that are in memory"
     note = f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk"
@@ -330,11 +325,8 @@ def tatoeba(
         accuracy = np.mean([entry["value"] for entry in scores])
         note = f"{encoder.name} encoder, hidden state {layer} of {encoder.layers}, "
         note += f"{len(languages)} languages, mean accuracy {accuracy:.3f}"
-        found.append(
-            compared(
-                row, seconds, "s", "its matrix products at the measured peak",
-                layer * operations / peak, device=device, threads=torch.get_num_threads(),
-                rows=sum(entry["n"] for entry in scores), note=note,
-            )
-        )  # fmt: skip
+        facts: dict[str, Any] = {"device": device, "threads": torch.get_num_threads()}
+        facts |= {"rows": sum(entry["n"] for entry in scores), "note": note}
+        product = "its matrix products at the measured peak"
+        found.append(compared(row, seconds, "s", product, layer * operations / peak, **facts))
     return found

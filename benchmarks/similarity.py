@@ -7,8 +7,8 @@ one's width: features are gathered once per checkpoint and task, and the figure 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import statistics
 import tempfile
 import time
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Measurement, compared, turns
+from benchmarks.workloads import random_encoder
 from helpers import formats, similarity
-from helpers.models import encoders, network, training
+from helpers.models import network, training
 from helpers.similarity import features
 from helpers.similarity.inputs import Options
 from helpers.similarity.readers import Checkpoint
@@ -99,35 +100,15 @@ def made_up_task(number: int, role: Literal["intermediate", "target"], rows: int
     def read(language: str, split: str) -> list[dict[str, Any]]:
         random = np.random.default_rng(number)
         labels = random.integers(0, classes, rows)
+        texts = [" ".join([*random.choice(vocabulary, 4), vocabulary[n]]) for n in labels]
         return [
-            {
-                "id": str(place),
-                "first": " ".join([*random.choice(vocabulary, 4), vocabulary[label]]),
-                "second": "",
-                "label": int(label),
-            }
-            for place, label in enumerate(labels)
+            {"id": str(place), "first": text, "second": "", "label": int(label)}
+            for place, (text, label) in enumerate(zip(texts, labels, strict=True))
         ]
 
     source = Source("rows", f"made-up-{number}", splits={"train": "train"}, read=read)
     names = tuple(WORDS[:classes])
     return Task(f"{role}-{number}", role, "pair", source, labels=names, max_length=32)
-
-
-def wide_encoder(columns: int) -> Any:
-    """The tiny encoder's tokenizer over one random layer of a given width."""
-    from transformers import BertConfig, BertModel
-
-    tiny = encoders.load("tiny")
-    config = BertConfig(
-        vocab_size=len(tiny.tokenizer),
-        hidden_size=columns,
-        num_hidden_layers=1,
-        num_attention_heads=columns // 32,
-        intermediate_size=2 * columns,
-    )
-    model = BertModel(config, add_pooling_layer=False).eval()
-    return dataclasses.replace(tiny, name="wide", model=model, sha256="wide")
 
 
 def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
@@ -147,14 +128,11 @@ def table(
     """Measure twice: with the arrays, and once they are there."""
     intermediates = [made_up_task(n, "intermediate", rows) for n in range(first)]
     targets = [made_up_task(n, "target", rows) for n in range(first, first + second)]
-    encoder = wide_encoder(columns)
-    points = {
-        (task.name, seed): Checkpoint(
-            f"{task.name} {seed}", functools.partial(shifted, encoder, task, seed)
-        )
-        for task in (*intermediates, *targets)
-        for seed in (0, 1)
-    }
+    shape = {"num_attention_heads": columns // 32, "intermediate_size": 2 * columns}
+    encoder, points = random_encoder("wide", "Bert", columns, 1, **shape), {}
+    for task, seed in itertools.product((*intermediates, *targets), (0, 1)):
+        load = functools.partial(shifted, encoder, task, seed)
+        points[task.name, seed] = Checkpoint(f"{task.name} {seed}", load)
     families = ("text", "format", "labels", "representations", "transport")
     names = [name for family in families for name in similarity.names(family)]
     with tempfile.TemporaryDirectory() as folder:
@@ -162,15 +140,9 @@ def table(
             if what == "measures alone":
                 (Path(folder) / "values.jsonl").unlink()
             began = time.perf_counter()
-            found = similarity.measure(
-                (intermediates, targets),
-                names,
-                encoder,
-                checkpoints=points,
-                options=Options.sized(rows),
-                folder=folder,
-                progress=False,
-            )
+            how: dict[str, Any] = {"checkpoints": points, "options": Options.sized(rows)}
+            how |= {"folder": folder, "progress": False}
+            found = similarity.measure((intermediates, targets), names, encoder, **how)
             seconds = time.perf_counter() - began
             print(f"{what:>22}: {seconds:6.1f} s")
     done = found[found["status"] == "done"]

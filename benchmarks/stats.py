@@ -40,13 +40,12 @@ def mixed_models(repeats: int = 3) -> list[Measurement]:
         raise SystemExit(f"MixedLM reaches a better likelihood: {reached}")
     least = {name: statistics.median(values) for name, values in seconds.items()}
     note = "; ".join(f"log-likelihood {name} {value:.3f}" for name, value in reached.items())
-    return [
-        compared(
-            f"reml_1818_rows_vs_mixedlm_{name}", least["ours"], "s",
-            f"statsmodels MixedLM, powell, {name}", least[name], rows=len(data), note=note,
-        )
-        for name in ("dense", "sparse")
-    ]  # fmt: skip
+    rows = []
+    for name in ("dense", "sparse"):
+        row, stock = f"reml_1818_rows_vs_mixedlm_{name}", f"statsmodels MixedLM, powell, {name}"
+        facts: dict[str, Any] = {"rows": len(data), "note": note}
+        rows.append(compared(row, least["ours"], "s", stock, least[name], **facts))
+    return rows
 
 
 def mixedlm(
@@ -97,20 +96,22 @@ def plain_loop(data: pd.DataFrame, measures: list[str], n: int) -> np.ndarray:
     orders = permutation.random_orders(whole, n, 0)
     used = np.full(whole.outcome.shape, True)
     basis = permutation.effects_basis(whole, used, ("rows", "columns"))
-    y = whole.outcome.ravel()
-    y = y - basis @ (basis.T @ y)
+
+    def rest_of(values: np.ndarray) -> np.ndarray:
+        return values - basis @ (basis.T @ values)
+
+    y = rest_of(whole.outcome.ravel())
 
     def t(x: np.ndarray) -> float:
-        x = x - basis @ (basis.T @ x)
+        x = rest_of(x)
         b = x @ y / (x @ x)
         e = y - b * x
         return float(b / np.sqrt(e @ e / (x @ x)))
 
     out = []
     for x in whole.predictors:
-        flat = x.ravel()
-        rest = (flat - basis @ (basis.T @ flat)).reshape(x.shape)
-        observed = abs(t(flat)) * (1 - 1e-10)
+        rest = rest_of(x.ravel()).reshape(x.shape)
+        observed = abs(t(x.ravel())) * (1 - 1e-10)
         moved = [abs(t(rest[np.ix_(order[:9], order[9:])].ravel())) for order in orders]
         out.append((1 + np.sum(np.array(moved) >= observed)) / (1 + n))
     return np.array(out)

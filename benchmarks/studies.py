@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,16 @@ from helpers.models.settings import Outcome
 from helpers.study.plan import Plan
 from helpers.study.store import Record, Store, missing
 
-SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "demo": {"intermediates": ["mrpc-val"]}}
+PROFILE, SIZE = "demo", {"intermediates": ["mrpc-val"]}
 # A target of the study has about this many languages; their scores are most of a record.
 LANGUAGES = 25
 
 
-def grid(profile: str = "demo") -> list[Measurement]:
+def grid() -> list[Measurement]:
     """Run the same cells as a plan, and each in a process and a store of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        whole, cells = Path(name) / "whole", Path(name) / "cells"
-        plan = _planned(profile, whole)
-        seconds, apart = as_plan(profile, whole), 0.0
+
+    def ways(plan: Plan, whole: Path, cells: Path) -> tuple[float, float]:
+        seconds, apart = as_plan(whole), 0.0
         targets = plan.runs[plan.runs["stage"] == "target"]
         for number, target in enumerate(targets.itertuples()):
             here = plan.runs["run"].isin([target.run, target.parent])
@@ -46,40 +46,40 @@ def grid(profile: str = "demo") -> list[Measurement]:
             command = ["helpers.study.arm", "--plan", str(path), *own.arms]
             apart += _timed(command, cells / str(number))
         _equal(whole, *sorted(cells.iterdir()))
-    return [
-        compared(
-            _named("grid_vs_cells_from_scratch", profile), seconds, "s",
-            "every cell in a process of its own", apart, **_facts(profile, plan),
-        )
-    ]  # fmt: skip
+        return seconds, apart
+
+    return _both("grid_vs_cells_from_scratch", "every cell in a process of its own", ways)
 
 
-def processes(profile: str = "demo") -> list[Measurement]:
+def processes() -> list[Measurement]:
     """Run the same plan in one process with all threads, and in several."""
-    with tempfile.TemporaryDirectory() as name:
-        whole, other = Path(name) / "whole", Path(name) / "other"
-        plan = _planned(profile, whole)
-        one = as_plan(profile, whole)
+
+    def ways(plan: Plan, whole: Path, other: Path) -> tuple[float, float]:
+        one = as_plan(whole)
         shutil.copytree(whole / "known", other / "known")
-        several = as_plan(profile, other, "processes")
+        several = as_plan(other, "processes")
         _equal(whole, other)
-    return [
-        compared(
-            _named("grid_in_processes_vs_one_process", profile), several, "s",
-            "one process with all threads", one, **_facts(profile, plan),
-        )
-    ]  # fmt: skip
+        return several, one
+
+    return _both("grid_in_processes_vs_one_process", "one process with all threads", ways)
 
 
-def _planned(profile: str, folder: Path) -> Plan:
-    # Reading the data and choosing layers is done once for both ways, before the clock starts.
-    return study.plan(profile, **SIZES[profile], store=Store(folder))
+def _both(
+    name: str, reference: str, ways: Callable[[Plan, Path, Path], tuple[float, float]]
+) -> list[Measurement]:
+    """Time a plan both ways; its data are read and its layers chosen before the clock starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = study.plan(PROFILE, **SIZE, store=Store(Path(folder) / "whole"))
+        ours, theirs = ways(plan, Path(folder) / "whole", Path(folder) / "other")
+    note = f"profile {PROFILE}; equal scores in both ways"
+    facts: dict[str, Any] = {"threads": cores(), "rows": len(plan), "note": note}
+    return [compared(name, ours, "s", reference, theirs, **facts)]
 
 
-def as_plan(profile: str, folder: Path, engine: str = "local") -> float:
+def as_plan(folder: Path, engine: str = "local") -> float:
     """Run a study in one process of its own and return the seconds."""
-    arguments = ["helpers.study", "--profile", profile, "--engine", engine]
-    for option, names in SIZES[profile].items():
+    arguments = ["helpers.study", "--profile", PROFILE, "--engine", engine]
+    for option, names in SIZE.items():
         arguments += [f"--{option}", *names]
     return _timed(arguments, folder)
 
@@ -103,15 +103,6 @@ def _equal(whole: Path, *folders: Path) -> None:
     )
     # A process with fewer threads adds up in another order, so the last digits may differ.
     pd.testing.assert_frame_equal(one, other, atol=1e-6)
-
-
-def _named(name: str, profile: str) -> str:
-    return name if profile == "demo" else f"{name}_{profile}"
-
-
-def _facts(profile: str, plan: Plan) -> dict[str, Any]:
-    note = f"profile {profile}; equal scores in both ways"
-    return {"threads": cores(), "rows": len(plan), "note": note}
 
 
 def plans(runs: int = 100_000) -> list[Measurement]:

@@ -20,15 +20,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.harness import (
-    Measurement,
-    apart,
-    compared,
-    machine,
-    neighbour,
-    not_measured,
-    turns,
-)
+from benchmarks import harness
+from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
 from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
 from helpers import metrics
 from helpers.formats import Encoded, task_scores
@@ -86,18 +79,15 @@ def _facts(found: dict[str, Any]) -> dict[str, Any]:
 def beside(repeats: int = 2) -> list[Measurement]:
     """Train pairs beside one busy neighbour, both this project's way and a tuned Trainer's."""
     alone = apart("training.one", "ours", "pair", 0)["train"]
-    found = {}
-    with neighbour():
-        for arm in ARMS[1:]:
-            runs = [apart("training.one", arm, "pair", seed) for seed in range(repeats)]
-            found[arm] = medians(runs)
-    name, reference = (
-        "train_pair_beside_a_neighbour_vs_tuned_trainer",
-        "transformers.Trainer, tuned",
-    )
+    with harness.neighbour():
+        tuned, ours = (
+            medians([apart("training.one", arm, "pair", seed) for seed in range(repeats)])
+            for arm in ARMS[1:]
+        )
+    name = "train_pair_beside_a_neighbour_vs_tuned_trainer"
     note = f"one other program keeps a core busy; {alone:.0f} tokens/s without it"
-    pair = (found["ours"]["train"], "tokens/s", reference, found["tuned"]["train"])
-    return [compared(name, *pair, **_facts(found["ours"]), note=note)]
+    pair = (ours["train"], "tokens/s", "transformers.Trainer, tuned", tuned["train"])
+    return [compared(name, *pair, **_facts(ours), note=note)]
 
 
 def memory() -> list[Measurement]:
@@ -121,7 +111,7 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     if device.type == "cuda":
         # Warm up: start the GPU's libraries and compile what the arm compiles.
         short = replace(work, settings=replace(settings, train_rows=1600))
-        train(arm, prepared(short, seed), short, seed, device)
+        train(arm, prepared(short, seed), short, seed)
         gc.collect()  # or what is warm would count as memory of what is measured
         torch.cuda.empty_cache()
         if arm == "stock":  # a rate needs fewer rows than the others take in that time
@@ -131,7 +121,7 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     precision = network.resolve_precision("auto", device)
     peak = matmul_peak(device, precision)
     torch.manual_seed(seed)
-    found = train(arm, ready, work, seed, device)
+    found = train(arm, ready, work, seed)
     passes = found.pop("tokens", settings.epochs * len(encoded.tokens)) / len(encoded.tokens)
     flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
     # A shared machine's speed drifts: its peak is the best seen just before and just after.
@@ -147,15 +137,13 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     }
 
 
-def ours(
-    arm: str, ready: Prepared, work: Workload, seed: int, device: torch.device
-) -> dict[str, Any]:
+def ours(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, Any]:
     """Train and predict with this project's loop."""
     ended: list[float] = []
 
     def look(done: int, total: int) -> None:
         if done == total:
-            _synchronise(device)
+            _synchronise()
             ended.append(time.perf_counter())
 
     begin = time.perf_counter()
@@ -175,8 +163,8 @@ def _least(work: Callable[[], object], times: int = 2) -> float:
     return min(turns({"": work}, times)[0][""])
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
+def _synchronise() -> None:
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
@@ -198,22 +186,20 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 
     def multiply() -> None:
         a @ b
-        _synchronise(device)
+        _synchronise()
 
-    _synchronise(device)
+    _synchronise()
     return 2 * size**3 / _least(multiply, 12)
 
 
 # The stock way.
 
 
-def trainer(
-    arm: str, ready: Prepared, work: Workload, seed: int, device: torch.device
-) -> dict[str, Any]:
+def trainer(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, Any]:
     """Train and predict with transformers.Trainer, as it comes or tuned by its arguments."""
     from transformers import Trainer, TrainingArguments
 
-    ((name, encoded),) = ready.train.items()
+    ((name, encoded),), device = ready.train.items(), network.best_device()
     # Twice as many run out of memory on 80 GB: Trainer pads and keeps the whole word table.
     tokens = min(work.settings.batch_tokens, 16_384)
     rows_per_step = max(1, round(tokens / encoded.lengths.mean()))
@@ -232,39 +218,31 @@ def trainer(
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         joined = {}
-        for key, fill in {"input_ids": pad, "labels": IGNORE}.items():
-            if isinstance(rows[0].get(key), list):
-                lists = [torch.tensor(row[key]) for row in rows]
-                joined[key] = pad_sequence(lists, batch_first=True, padding_value=fill)
-        for key in rows[0].keys() - joined.keys() - {"length"}:
-            joined[key] = torch.tensor([row[key] for row in rows])
+        for key in rows[0].keys() - {"length"}:
+            parts, fill = (
+                [torch.tensor(row[key]) for row in rows],
+                IGNORE if key == "labels" else pad,
+            )
+            joined[key] = pad_sequence(parts, True, fill) if parts[0].ndim else torch.stack(parts)
         lengths = torch.tensor([row["length"] for row in rows])
         joined["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
         return joined
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=work.settings.epochs,
-            learning_rate=work.settings.learning_rate,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=device.type == "cpu",
-            seed=seed,
-            remove_unused_columns=False,
-            **tuned if arm == "tuned" else {},
-        )
+        how: dict[str, Any] = {"num_train_epochs": work.settings.epochs, "seed": seed}
+        how |= {"learning_rate": work.settings.learning_rate, "use_cpu": device.type == "cpu"}
+        how |= {"save_strategy": "no", "logging_strategy": "no", "report_to": []}
+        how |= {"disable_tqdm": True, "remove_unused_columns": False}
+        arguments = TrainingArguments(folder, **how | (tuned if arm == "tuned" else {}))
         stock: Any = Trainer(model, arguments, train_dataset=items, data_collator=collate)
         model.to(device)
-        _synchronise(device)
+        _synchronise()
         begin = time.perf_counter()
         stock.train()
-        _synchronise(device)
-        seconds, used = time.perf_counter() - begin, network.peak_memory_mb(device)
-        found = {"seconds": seconds, "peak_memory_mb": used}
-        found["dev"] = trainer_dev(model, ready, device)
+        _synchronise()
+        found: dict[str, Any] = {"seconds": time.perf_counter() - begin}
+        found |= {"peak_memory_mb": network.peak_memory_mb(device)}
+        found |= {"dev": trainer_dev(model, ready, device)}
         return found | {"predicting": _least(lambda: stock.predict(items))}
 
 
@@ -276,14 +254,12 @@ def whole_ids(ready: Prepared, encoded: Encoded) -> list[np.ndarray]:
 
 def trainer_items(ready: Prepared, encoded: Encoded, kind: str) -> Any:
     """Return the tokenised rows as a Trainer wants them: one dictionary per sequence."""
-    answers = {name: values.tolist() for name, values in encoded.per_sequence.items()}
+    columns: dict[str, Any] = {n: values.tolist() for n, values in encoded.per_sequence.items()}
     if kind == "tagging":
         tags = np.split(encoded.per_token["tag"], encoded.starts[1:-1])
-        columns = {"labels": [part.tolist() for part in tags]}
-    elif kind == "pair":
-        columns = {"labels": answers["label"]}
-    else:
-        columns = {"start_positions": answers["begin"], "end_positions": answers["end"]}
+        columns["label"] = [part.tolist() for part in tags]
+    names = {"label": "labels", "begin": "start_positions", "end": "end_positions"}
+    columns = {names[name]: values for name, values in columns.items()}
     return [
         {"input_ids": ids.tolist(), "length": len(ids)}
         | {name: values[place] for name, values in columns.items()}
@@ -375,12 +351,10 @@ def profile(work: Workload) -> list[Measurement]:
                 break
     spent["rest"] = 1 - sum(spent.values())
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
-    rows = [
-        Measurement(
-            f"train_{work.name}_time_in_{part}", share, "share", note=NOTES.get(part, ""), **facts
-        )
-        for part, share in spent.items()
-    ]
+    rows = []
+    for part, share in spent.items():
+        name, note = f"train_{work.name}_time_in_{part}", NOTES.get(part, "")
+        rows.append(Measurement(name, share, "share", note=note, **facts))
     passes = outcome.tokens / len(encoded.tokens)
     flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
     rate = flops / ((spent["matmul"] + spent["attention"]) * outcome.seconds) / peak

@@ -59,25 +59,23 @@ _BATCH = {"train_rows": 640, "batch_tokens": 32 * 128, "max_length": 128}
 MEMORY = Workload("memory", "large-random", "generated-pair", _LARGE.override(_BATCH))
 
 
+def random_encoder(name: str, family: str, width: int, layers: int, **more: Any) -> Encoder:
+    """Return an encoder of some shape, with random weights and the tiny tokenizer, for timing only."""
+    import transformers
+
+    tiny, note = encoders.load("tiny"), "random weights: for timing only."
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "vocab_size": len(tiny.tokenizer)}
+    config = getattr(transformers, f"{family}Config")(**shape | more)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(config, add_pooling_layer=False).eval()
+    return replace(tiny, name=name, model=model, sha256=name, note=note)
+
+
 def large_random() -> Encoder:
     """Return an encoder of XLM-R Large's shape that needs no download."""
-    from transformers import XLMRobertaConfig, XLMRobertaModel
-
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        vocab_size=250_002,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-    )
-    model = XLMRobertaModel(config, add_pooling_layer=False)
-    note = "XLM-R Large's shape with random weights: for timing only."
-    tiny = encoders.load("tiny")
-    return replace(tiny, name="large-random", model=model, sha256="random", note=note)
+    more: dict[str, Any] = {"vocab_size": 250_002, "num_attention_heads": 16}
+    more |= {"intermediate_size": 4096, "max_position_embeddings": 514, "type_vocab_size": 1}
+    return random_encoder("large-random", "XLMRoberta", 1024, 24, layer_norm_eps=1e-5, **more)
 
 
 def prepared(work: Workload, seed: int = 0) -> Prepared:
@@ -113,8 +111,8 @@ def generated_spans(train_rows: int, dev_rows: int) -> tuple[Task, list[Any], li
         asked = int(generator.integers(0, count))
         question = f"Where is the {chosen[asked][0]} {chosen[asked][1]} kept?"
         answers = {"text": [places[asked]], "start": [starts[asked]]}
-        row = {"id": str(number), "context": passage, "question": question, "answers": answers}
-        rows.append(row)
+        row = {"id": str(number), "context": passage, "question": question}
+        rows.append(row | {"answers": answers})
     return replace(task, max_length=384), rows[:train_rows], rows[train_rows:]
 
 
@@ -129,20 +127,25 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     sequences = [generator.choice(pieces, length) for length in lengths]
     labels = tuple(str(i) for i in range(17 if kind == "tagging" else 3))
     metric = {"pair": "accuracy", "tagging": "token_accuracy", "span": "squad"}[kind]
-    task = Task(
-        work.task, "target", kind, Source("rows", "generated"), labels=labels, metric=metric
-    )
+    source = Source("rows", "generated")
+    task = Task(work.task, "target", kind, source, labels=labels, metric=metric)
     label = generator.integers(0, len(labels), rows)
     begin = np.array([generator.integers(1, n) for n in lengths])
-    extra: dict[str, dict[str, Any]] = {
-        "pair": {"per_sequence": {"label": label}},
-        "tagging": {"per_token": {"tag": [generator.integers(0, 17, n) for n in lengths]}},
-        "span": {
-            "per_sequence": {"begin": begin, "end": begin},
-            "per_token": {"allowed": [np.ones(n, bool) for n in lengths]},
-        },
+    tags, allowed = (
+        [generator.integers(0, 17, n) for n in lengths],
+        [np.ones(n, bool) for n in lengths],
+    )
+    fields: dict[str, Any] = {"label": label, "tag": tags, "begin": begin, "end": begin}
+    fields |= {"allowed": allowed}
+    # Each format has its own, of sequences or of tokens.
+    own = {
+        "pair": (["label"], []),
+        "tagging": ([], ["tag"]),
+        "span": (["begin", "end"], ["allowed"]),
     }
-    encoded = Encoded.build(sequences, range(rows), rows=rows, **extra[kind])
+    parts = ({name: fields[name] for name in names} for names in own[kind])
+    how = dict(zip(("per_sequence", "per_token"), parts, strict=True))
+    encoded = Encoded.build(sequences, range(rows), rows=rows, **how)
     ready = Prepared(encoder)
     ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
     ready.train[task.name] = encoded

@@ -181,9 +181,8 @@ def table(s: Scenario, similarity: np.ndarray, gain: np.ndarray) -> pd.DataFrame
     """Return a dyad table with columns named as in the study; both arrays (intermediates, targets)."""
     i, t = (a.ravel() for a in np.indices(gain.shape))
     rows, columns = (np.asarray(f) for f in s.formats)
-    out = pd.DataFrame(
-        {"intermediate": [f"i{k:02d}" for k in i], "target": [f"t{k:02d}" for k in t]}
-    )
+    out = pd.DataFrame({"intermediate": [f"i{k:02d}" for k in i]})
+    out["target"] = [f"t{k:02d}" for k in t]
     out["intermediate_format"] = [f"f{k}" for k in rows[i]]
     out["target_format"] = [f"f{k}" for k in columns[t]]
     out["block"] = out["intermediate_format"] + " x " + out["target_format"]
@@ -203,16 +202,8 @@ def language_rows(
 
     Dyads have their own level (standard deviation 1) and their own slope on language distance
     (0.3); every target-language cell has one baseline error (1) that all its gains share.
-
-    Args:
-        rng: random numbers.
-        slope: true slope of gain on similarity.
-        interaction: true change of that slope per standard deviation of language distance.
-        languages: number of languages per target, out of ``of``.
-        intermediates: number of intermediates.
-
-    Returns:
-        intermediate, target, language, block, similarity, distance, gain.
+    ``interaction`` is the change of the slope per standard deviation of that distance, and
+    ``languages`` the number of a target's, out of ``of``.
     """
     chosen = [(t, k) for t, n in enumerate(languages) for k in rng.choice(of, n, replace=False)]
     cells = np.array([(i, t, k) for i in range(intermediates) for t, k in chosen])
@@ -237,10 +228,8 @@ def language_rows(
 def ours(data: pd.DataFrame, seed: int) -> Answers:
     """Return the specified analysis, its companion, and the other small-sample method."""
     full = data.dropna(subset=["gain"])
-    return {
-        **calibration.specified(data, seed),
-        OTHER: lambda: _reml(full, method="satterthwaite"),
-    }
+    other = {OTHER: lambda: _reml(full, method="satterthwaite")}
+    return {**calibration.specified(data, seed), **other}
 
 
 def sloped(data: pd.DataFrame, seed: int) -> Answers:
@@ -285,14 +274,11 @@ def _reml(
 def by_language(data: pd.DataFrame, seed: int) -> Answers:
     """Return the slope of gain on similarity from rows per language, in right and wrong ways."""
     means = data.groupby([*TASKS, "block", "similarity"], as_index=False).agg(gain=("gain", "mean"))
-    cells = data.assign(
-        dyad=data["intermediate"] + data["target"], cell=data["target"] + data["language"]
-    )
+    cells = data.assign(dyad=data["intermediate"] + data["target"])
+    cells["cell"] = data["target"] + data["language"]
 
-    def on_rows(
-        effects: Sequence[str] = (), clusters: Sequence[str] = ()
-    ) -> Callable[[], pd.Series]:
-        return lambda: ols(cells, "gain", "similarity", effects, clusters)
+    def on_rows(*how: Sequence[str]) -> Callable[[], pd.Series]:
+        return lambda: ols(cells, "gain", "similarity", *how)
 
     return {
         "dyad means, " + FINAL: lambda: _reml(means),
@@ -338,14 +324,10 @@ def dyad_cells() -> list[Cell]:
 
 def decision_cells() -> list[Cell]:
     """Return the cells of ``decision.csv``: four sizes of study at five slopes, and the other worlds."""
-    cells: list[Cell] = [
-        (name, b, dyad_tables(SCENARIOS[name], b), calibration.specified)
-        for name in ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")
-        for b in (0.0, 0.2, 0.4, 0.6, 0.8)
-    ]
-    return cells + [
-        (s.name, b, dyad_tables(s, b), sloped) for s in OTHERS.values() for b in (0.0, 0.4)
-    ]
+    sizes = [SCENARIOS[name] for name in ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")]
+    asked = [(s, b, calibration.specified) for s in sizes for b in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    asked += [(s, b, sloped) for s in OTHERS.values() for b in (0.0, 0.4)]
+    return [(s.name, b, dyad_tables(s, b), answer) for s, b, answer in asked]
 
 
 def language_cells() -> list[Cell]:
@@ -368,20 +350,13 @@ STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
 def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     """Make or extend a stored table of counts, replicates rounded up to whole batches."""
     described = {"dyads": SCENARIOS, "decision": SCENARIOS | OTHERS}
+    used = {module.__name__: module.__version__ for module in (np, scipy, pd)}
     about = {
-        "command": f"python -m data.make.calibration --study {study}",
-        "commit": commit(),
-        "seed": SEED,
-        "batch": BATCH,
-        "batches_with_all_methods": COMPARED,
+        **{"command": f"python -m data.make.calibration --study {study}", "commit": commit()},
+        **{"seed": SEED, "batch": BATCH, "batches_with_all_methods": COMPARED},
         "relabellings": RELABELLINGS,
         "scenarios": [asdict(s) for s in described.get(study, {}).values()] or "rows",
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pandas": pd.__version__,
-        },
+        "versions": {"python": platform.python_version(), **used},
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
     write_atomic(folder / f"{study}.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())

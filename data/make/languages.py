@@ -78,12 +78,9 @@ def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
         place, size = places.loc[glottocode], gib.get(language, "")
         lineage = [level for level in place["lineage"].split(", ") if level]
         family = lineage[0] if lineage else place["language_name"]
-        row: dict[str, Any] = {
-            "language": language,
-            "name": name.replace("_", " "),
-            "iso639_3": iso,
-        }
-        row |= {"glottocode": glottocode, "script": script, "same_script": int(script == "Latn")}
+        row: dict[str, Any] = {"language": language, "name": name.replace("_", " ")}
+        row |= {"iso639_3": iso, "glottocode": glottocode}
+        row |= {"script": script, "same_script": int(script == "Latn")}
         branch = next((level for level in lineage if level in BRANCHES), family)
         row |= {"family": family, "branch": branch, "isolate": int(not lineage)}
         row["latitude"] = round(float(str(place["latitude"])), 4)
@@ -98,9 +95,8 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
     (english,) = rows.index[rows["language"] == "en"]
     rows["same_family"] = (rows["family"] == rows["family"][english]).astype(int)
     rows["geographic_km"] = [kilometres(row, rows.loc[english]) for _, row in rows.iterrows()]
-    predicted, observed = (
-        features(folder / f"feature_{name}.npz", rows) for name in ("predictions", "averages")
-    )
+    files = (folder / f"feature_{name}.npz" for name in ("predictions", "averages"))
+    predicted, observed = (features(file, rows) for file in files)
     for kind, prefix in FEATURES.items():
         columns = [name for name in map(str, predicted) if name.startswith(prefix)]
         filled, seen = predicted[columns].to_numpy(), observed[columns].to_numpy()
@@ -120,9 +116,8 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
 def features(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Return features of the languages from one of lang2vec's files."""
     file = np.load(path)  # plain arrays: nothing is unpickled
-    values = pd.DataFrame(
-        file["data"][:, :, 0], file["langs"].astype(str), file["feats"].astype(str)
-    )
+    names = (file[axis].astype(str) for axis in ("langs", "feats"))
+    values = pd.DataFrame(file["data"][:, :, 0], *names)
     return values.loc[rows["iso639_3"]].astype(np.float64)
 
 

@@ -22,7 +22,8 @@ from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.study import profiles
-from helpers.study.plan import CHARACTERS_PER_TOKEN, Survey, survey
+from helpers.study.plan import Survey, survey
+from helpers.study.plan import tokens as plan_tokens
 from helpers.study.store import Store
 from helpers.tasks import Task
 
@@ -44,22 +45,20 @@ def training(task: Task, stage: str, store: Store) -> dict[str, Any]:
     """Return rows and tokens of one epoch of a task in a stage."""
     settings = profiles.PAPER.settings(task, stage, "single")
     source = tasks.get(task.train_with) if task.train_with else task
-    found = _survey(store, source, "en", "train")
+    each = _each(task, _survey(store, source, "en", "train"), settings.max_length)
     rows = stated_rows(source, "en", "train")
-    longest = math.inf if task.format == "span" else settings.max_length
     facts = {"task": task.name, "format": task.format, "stage": stage, "epochs": settings.epochs}
-    return facts | {"rows": rows, "tokens": rows * _each(found, longest)}
+    return facts | {"rows": rows, "tokens": rows * each}
 
 
 def testing(target: Task, store: Store) -> dict[str, Any]:
     """Return rows and tokens of a target's test sets in all its languages."""
-    longest = math.inf if target.format == "span" else target.max_length
     rows, lengths = [], []
     for language in target.languages:
         split = "test" if target.source.serving(language, "test") else "dev"
         found = _survey(store, target, language, split) or _survey(store, target, "en", "dev")
         rows.append(stated_rows(target, language, split))
-        lengths.append(_each(found, longest))
+        lengths.append(_each(target, found, target.max_length))
     # A language of which no row is at hand counts as the mean of the others.
     each = pd.Series(lengths).fillna(np.nanmean(lengths))
     facts = {"task": target.name, "format": target.format, "stage": "evaluation", "epochs": 1}
@@ -73,14 +72,12 @@ def _survey(store: Store, task: Task, language: str, split: str) -> Survey | Non
         return None
 
 
-def _each(rows: Survey | None, longest: float) -> float:
-    """Return the mean tokens of a row."""
-    if rows is None:
-        return math.nan
-    return rows.sequences * min(rows.characters / CHARACTERS_PER_TOKEN + 3, longest)
+def _each(task: Task, rows: Survey | None, longest: int) -> float:
+    """Return the mean tokens of a row, as a plan estimates them."""
+    return math.nan if rows is None else plan_tokens(task, rows._replace(rows=1), 0, longest)
 
 
-def main() -> int:
+def main() -> None:
     """Measure and store."""
     paper = profiles.PAPER
     with tempfile.TemporaryDirectory() as folder:
@@ -92,8 +89,7 @@ def main() -> int:
     table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
     write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
     print(table.to_string())
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,21 +34,18 @@ REGIMES = {
 def profile(regime: str) -> Profile:
     """Return the pilot with the target stage of a regime and a short intermediate stage."""
     rows, epochs, rate = REGIMES[regime]
+    short = {"train_rows": 3000, "dev_rows": 300, "batch_tokens": 1024}
+    asked = {"train_rows": rows, "epochs": epochs, "learning_rate": rate, "batch_tokens": 1024}
+    spans = {"max_length": 256, "train_rows": 1000}
+    first = {"span": spans, "choice": {"max_length": 96, "train_rows": 1000}}
+    then = {"span": spans | {"train_rows": rows // 3}}
     return replace(
         PILOT,
         name=f"regime-{regime}",
         seeds=2,
-        intermediate=replace(PILOT.intermediate, train_rows=3000, dev_rows=300, batch_tokens=1024),
-        target=replace(
-            PILOT.target, train_rows=rows, epochs=epochs, learning_rate=rate, batch_tokens=1024
-        ),
-        by_format={
-            "intermediate": {
-                "span": {"max_length": 256, "train_rows": 1000},
-                "choice": {"max_length": 96, "train_rows": 1000},
-            },
-            "target": {"span": {"max_length": 256, "train_rows": rows // 3}},
-        },
+        intermediate=PILOT.intermediate.override(short),
+        target=PILOT.target.override(asked),
+        by_format={"intermediate": first, "target": then},
         test_rows={"pair": 300, "tagging": 150, "span": 120},
     )
 

@@ -87,24 +87,16 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
         trained = readers.Trained(encoder, settings, folder / "checkpoints")
         checkpoints = lambda task, seed: stored.get((task, seed)) or trained(task, seed)  # noqa: E731
     # The first target that pairs English sentences with translations.
-    bitexts = [
-        name
-        for name in profile.targets
-        if tasks.get(name).format == "retrieval" and "en" not in tasks.get(name).languages
-    ]
+    retrieval = [t for t in map(tasks.get, profile.targets) if t.format == "retrieval"]
+    bitexts = [task.name for task in retrieval if "en" not in task.languages]
+    how: dict[str, Any] = {"checkpoints": checkpoints, "parallel": bitexts[0] if bitexts else None}
+    how |= {"languages": options.languages, "seeds": options.seeds, "folder": folder}
+    how |= {"options": Options.sized(options.rows, options.shuffle_labels)}
+    how |= {"sentence_encoder": options.sentence_encoder or None}
+    how |= {"language_head": _or_none(readers.language_head, encoder)}
+    how |= {"early": readers.Early() if options.early else None}
     return similarity.measure(
-        (profile.intermediates, profile.targets),
-        chosen or None,
-        encoder,
-        checkpoints=checkpoints,
-        languages=options.languages,
-        seeds=options.seeds,
-        parallel=bitexts[0] if bitexts else None,
-        sentence_encoder=options.sentence_encoder or None,
-        language_head=_or_none(readers.language_head, encoder),
-        early=readers.Early() if options.early else None,
-        options=Options.sized(options.rows, options.shuffle_labels),
-        folder=folder,
+        (profile.intermediates, profile.targets), chosen or None, encoder, **how
     )
 
 

@@ -69,10 +69,8 @@ def pos(name: str) -> Measured:
     settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
     tuned = fine_tune(_encoder(), [task], settings, 0)
     for part in evaluation.predict(tuned, task, languages_of(name), rows=SENTENCES):
-        gold, given = (
-            [[task.labels[int(tag)] for tag in sentence] for sentence in side]
-            for side in ([row["tags"] for row in part.rows], part.predictions)
-        )
+        sides = [row["tags"] for row in part.rows], part.predictions
+        gold, given = ([[task.labels[int(t)] for t in one] for one in side] for side in sides)
         yield part.language, len(gold), READER_UD, pos_readings(given, gold)
 
 
@@ -89,11 +87,8 @@ def bucc(name: str) -> Measured:
         for layer in (LOWER, _layer()):
             vectors = {split: _vectors(name, language, split, layer) for split in sides}
             scores: Scores = {}
-            for pool, whole in (("whole corpora", True), ("gold pairs only", False)):
-                pairs = {
-                    split: mined(sides[split], vectors[split], None if whole else gold[split])
-                    for split in sides
-                }
+            for pool, only in (("whole corpora", {}), ("gold pairs only", gold)):
+                pairs = {s: mined(sides[s], vectors[s], only.get(s)) for s in sides}
                 for tuned_on in ("dev", "test"):
                     threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on]).value
                     kept = mining.apply_threshold(pairs["test"], threshold)
@@ -175,10 +170,9 @@ def one_more(name: str) -> Measured:
 def greedy_reader(rows: Iterable[Row], language: str) -> Scores:
     """Score answers that are right but for one more word (character, where words are not spaced)."""
     golds = [row["answers"]["text"][:1] for row in rows]
-    given = [
-        longer(row["context"], row["answers"]["text"][0], row["answers"]["start"][0], language)
-        for row in rows
-    ]
+    starts = [row["answers"]["start"][0] for row in rows]
+    asked = zip(rows, golds, starts, strict=True)
+    given = [longer(row["context"], right[0], start, language) for row, right, start in asked]
     found = {("SQuAD's rules", "f1"): metrics.squad(given, golds)["f1"]}
     if language in SHARED:
         found["MLQA's rules", "f1"] = metrics.mlqa(given, golds, language=language)["f1"]

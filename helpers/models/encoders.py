@@ -380,7 +380,11 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
         for wanted in ("config.json", "*.safetensors"):
             if not any(folder.glob(wanted)):
                 raise ValueError(f"it holds no {wanted}")
-        how = {"use_safetensors": True, "dtype": torch.float32, "attn_implementation": _ATTENTION}
+        how: dict[str, Any] = {
+            "use_safetensors": True,
+            "dtype": torch.float32,
+            "attn_implementation": _ATTENTION,
+        }
         model, report = AutoModel.from_pretrained(folder, **safely, **how, output_loading_info=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safely)
         if lost := [key for key in report["missing_keys"] if "pooler" not in key]:

@@ -468,7 +468,7 @@ class Maker(Builder):
         facts = {"train": train.fingerprint, "train_rows": train.rows}
         facts |= {"dev": dev.fingerprint, "dev_rows": dev.rows}
         longest = min(task.max_length, settings.max_length)
-        each = _tokens(task, train, settings.train_rows, longest)
+        each = tokens(task, train, settings.train_rows, longest)
         return _facts(task) | facts, each * settings.epochs
 
     @cache  # noqa: B019
@@ -488,8 +488,8 @@ class Maker(Builder):
             text = f"target {target.name!r} has none of the languages asked for"
             self.problems.append(f"{text}: {', '.join(self.languages)}.")
         limit = self.profile.test_rows.get(target.format, 0)
-        tokens = sum(_tokens(target, rows, limit, target.max_length) for rows in there.values())
-        return self.part({code: rows.fingerprint for code, rows in there.items()}), tokens
+        read = sum(tokens(target, rows, limit, target.max_length) for rows in there.values())
+        return self.part({code: rows.fingerprint for code, rows in there.items()}), read
 
     def _layer(self, target: Task) -> int | None:
         """Return the hidden state that retrieval reads: chosen once, on the plain encoder."""
@@ -530,7 +530,7 @@ def _facts(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in ("format", "metric", "labels", "max_length")}
 
 
-def _tokens(task: Task, rows: Survey, limit: int, longest: float) -> float:
+def tokens(task: Task, rows: Survey, limit: int, longest: float) -> float:
     """Estimate tokens; long contexts of questions are cut into windows, and all of them are read."""
     longest = math.inf if task.format == "span" else longest
     count = min(rows.rows, limit) if limit else rows.rows
