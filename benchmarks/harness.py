@@ -109,22 +109,19 @@ def apart(name: str, *arguments: Any) -> Any:
 @contextlib.contextmanager
 def neighbour() -> Iterator[None]:
     """Keep one core busy with another program."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        other.kill()
-        other.wait()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            yield
+        finally:
+            other.kill()
 
 
 def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
-    """Put measurements into the table, each in place of the older one of its name and device.
-
-    A row that says "not measured" never replaces a figure, nor stands beside one of the same kind
-    of device; it goes when there is a figure. Rows of other devices are left alone.
-    """
+    """Put measurements into the table, each in place of the older one of its name and device."""
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
     for row in measurements:
+        # What was not measured never replaces a figure, nor stands beside one of the same kind of
+        # device; it goes when there is a figure.
         if len(table):
             kinds = table["device"].str.split().str[0]  # cpu or cuda
             alike = (table["name"] == row.name) & (kinds == row.device.split()[0])

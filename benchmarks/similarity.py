@@ -40,8 +40,7 @@ def reference_logme(f: np.ndarray, y: np.ndarray) -> float:
     else:
         u, s, vh = np.linalg.svd(f, full_matrices=False)
         s = s[:, None]
-    sigma = s**2
-    evidences = []
+    sigma, evidences = s**2, []
     for label in range(int(y.max()) + 1):
         target = (y == label).astype(np.float64)[:, None]
         x = u.T @ target
@@ -68,16 +67,13 @@ def logme(base: int = 2000, repeats: int = 7) -> list[Measurement]:
     found = []
     note = f"the same random features on both sides; median of {repeats} alternating calls"
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "note": note}
-    for rows, width, classes in (
-        (base, 384, 2), (base, 384, 30), (base, 1024, 3), (base // 4, 1024, 17),
-    ):  # fmt: skip
+    sizes = ((base, 384, 2), (base, 384, 30), (base, 1024, 3), (base // 4, 1024, 17))
+    for rows, width, classes in sizes:
         random = np.random.default_rng(0)
         f, y = random.normal(size=(rows, width)), np.arange(rows) % classes
         f[:, :classes] += np.eye(classes)[y]
-        sides = {
-            "theirs": functools.partial(reference_logme, f, y),
-            "ours": functools.partial(features.logme, f, y),
-        }
+        ways = {"theirs": reference_logme, "ours": features.logme}
+        sides = {name: functools.partial(way, f, y) for name, way in ways.items()}
         seconds, values = turns(sides, repeats)
         # Directions without variance count in ours only, so values agree where rows > columns.
         if rows > width and abs(values["ours"] - values["theirs"]) > 1e-4:
@@ -122,12 +118,10 @@ def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
     return training.Tuned(moved, {task.name: head}, {task.name: task})
 
 
-def table(
-    rows: int = 2000, columns: int = 384, first: int = 9, second: int = 12
-) -> list[Measurement]:
-    """Measure twice: with the arrays, and once they are there."""
-    intermediates = [made_up_task(n, "intermediate", rows) for n in range(first)]
-    targets = [made_up_task(n, "target", rows) for n in range(first, first + second)]
+def table(rows: int = 2000, columns: int = 384) -> list[Measurement]:
+    """Measure 9 x 12 dyads twice: with the arrays, and once they are there."""
+    intermediates = [made_up_task(n, "intermediate", rows) for n in range(9)]
+    targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
     shape = {"num_attention_heads": columns // 32, "intermediate_size": 2 * columns}
     encoder, points = random_encoder("wide", "Bert", columns, 1, **shape), {}
     for task, seed in itertools.product((*intermediates, *targets), (0, 1)):
@@ -152,4 +146,4 @@ def table(
     note = f"{len(costs)} measures of made-up tasks, two seeds, halves too, {columns} columns; "
     note += f"arrays are there already; peak {peak:,.0f} MB"
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": rows, "note": note}
-    return [Measurement(f"similarity_{first}x{second}_dyads_seconds", seconds, "s", **facts)]
+    return [Measurement("similarity_9x12_dyads_seconds", seconds, "s", **facts)]

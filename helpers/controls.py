@@ -25,12 +25,8 @@ _BUCKETS = 2**18
 
 
 def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
-    """Predict by copying from the training rows whatever looks alike, as ``decode`` gives it.
-
-    For ``pair`` that is the label of the row with the most similar character trigrams, for
-    ``tagging`` each token's most frequent tag among equal tokens (numbers count as equal), else tag
-    0; for ``retrieval`` (no training rows) the candidate with the most similar trigrams.
-    """
+    """Predict by copying from the training rows whatever looks alike, as ``decode`` gives it."""
+    # A pair gets the label of the row with the most similar character trigrams.
     if format == "pair":
         both = (
             [f"{row['first']} {row['second']}".strip() for row in rows] for rows in (test, train)
@@ -38,13 +34,14 @@ def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
         labels = [row["label"] for row in train]
         return [labels[i] for i in _nearest(*both)]
     if format == "tagging":
-        # What each form was tagged in training, whatever its case and digits.
+        # A token gets the tag that its form mostly had, whatever its case and digits, else tag 0.
         seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for row in train:
             for token, tag in zip(row["tokens"], row["tags"], strict=True):
                 seen[_folded(token)][tag] += 1
         best = {token: counts.most_common(1)[0][0] for token, counts in seen.items()}
         return [[best.get(_folded(token), 0) for token in row["tokens"]] for row in test]
+    # A query gets the candidate with the most similar trigrams; nothing is trained.
     if format == "retrieval":
         queries = [row["text"] for row in test if row["side"] == "query"]
         pool = [row for row in test if row["side"] == "candidate"]

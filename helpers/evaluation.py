@@ -95,23 +95,14 @@ def evaluate(
 
 
 def predict(
-    tuned: Tuned,
-    task: Task,
-    languages: Sequence[str] | None = None,
-    *,
-    rows: int | None = None,
-    split: str = "test",
-    layer: int | None = None,
+    tuned: Tuned, task: Task, languages: Sequence[str] | None = None, **how: Any
 ) -> list[Prediction]:
-    """Predict as :func:`evaluate` does; languages whose rows cannot be had are left out."""
-    return list(_predict(tuned, task, languages, rows, split, layer)[0])
+    """Predict as :func:`evaluate` does, asked alike; languages without rows are left out."""
+    return list(_predict(tuned, task, languages, **how)[0])
 
 
 def floor(task: Task, *, rows: int | None = None) -> float:
-    """Return the main metric of the best constant answer on a task's English development rows.
-
-    A run that is not above it has learnt nothing of its task.
-    """
+    """Return the score of the best constant answer to English dev rows; a useful run is above it."""
     found = load_rows(task, "en", "dev", rows)
     constant = formats.get(task.format).constant(task, found)
     return task_scores(task, found, constant)[metrics.main(task.metric)]
@@ -130,7 +121,7 @@ def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
 def layer_scores(encoder: Encoder, task: Task, language: str = "de") -> dict[int, float]:
     """Return the main metric of a retrieval target's development rows by layer, from 1, in one pass."""
     layers = list(range(1, encoder.layers + 1))
-    found, lost = _predict(Tuned(encoder), task, [language], None, "dev", layers)
+    found, lost = _predict(Tuned(encoder), task, [language], split="dev", layer=layers)
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
@@ -146,9 +137,9 @@ def _predict(
     tuned: Tuned,
     task: Task,
     languages: Sequence[str] | None,
-    limit: int | None,
-    split: str,
-    layer: Layer,
+    rows: int | None = None,
+    split: str = "test",
+    layer: Layer = None,
 ) -> tuple[Iterable[Prediction], dict[str, str]]:
     """Return predictions, made one language at a time when asked for, and why languages are lost."""
     head_task, asked = _head_task(tuned, task), languages or ()
@@ -156,14 +147,14 @@ def _predict(
         raise unknown(f"language of {task.name!r}", odd[0], task.languages)
     lost: dict[str, str] = {}
     asked = task.languages if languages is None else asked
-    found = _kept(asked, lost, lambda language: load_rows(task, language, split, limit))
+    found = _kept(asked, lost, lambda language: load_rows(task, language, split, rows))
     # As long as what the head was trained on, no longer.
     longest = min(task.max_length, tuned.encoder.max_length)
     if head_task.name in tuned.heads:
         longest = min(longest, head_task.max_length, tuned.settings.max_length)
 
-    def encoded(rows: Sequence[dict[str, Any]]) -> Encoded:
-        return formats.get(task.format).encode(head_task, rows, tuned.encoder, longest, False)
+    def encoded(some: Sequence[dict[str, Any]]) -> Encoded:
+        return formats.get(task.format).encode(head_task, some, tuned.encoder, longest, False)
 
     # All languages pass through the encoder together, so that batches hold rows of one length.
     if task.format != "retrieval":

@@ -48,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python data/make/similarity.py", description=(__doc__ or "").splitlines()[0]
-    )
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser("python data/make/similarity.py", description=about)
     parser.add_argument("profile", choices=list(profiles.PROFILES))
     parser.add_argument("--families", nargs="+", choices=similarity.FAMILIES, default=())
     parser.add_argument("--measures", nargs="+", default=())

@@ -58,8 +58,8 @@ def _layer() -> int:
 
 
 def _vectors(name: str, language: str, split: str, layer: int) -> np.ndarray:
-    tuned, task = Tuned(_encoder()), tasks.get(name)
-    (part,) = evaluation.predict(tuned, task, [language], split=split, layer=layer)
+    how: dict[str, Any] = {"split": split, "layer": layer}
+    (part,) = evaluation.predict(Tuned(_encoder()), tasks.get(name), [language], **how)
     return np.asarray(part.predictions)
 
 
@@ -153,11 +153,11 @@ def perfect_reader(raw: Sequence[Row]) -> Scores:
     given = [row["answers"]["text"][0] for row in raw]
     starts = [row["answers"]["answer_start"][0] for row in raw]
     cut = [row["context"][s : s + len(t)] for row, s, t in zip(raw, starts, given, strict=True)]
-    return {
-        (rule, metric): metrics.squad(given, [[text] for text in right])[metric]
-        for rule, right in (("answer text", given), ("text at the offset", cut))
-        for metric in ("exact_match", "f1")
-    }
+    scores: Scores = {}
+    for rule, right in (("answer text", given), ("text at the offset", cut)):
+        found = metrics.squad(given, [[text] for text in right])
+        scores |= {(rule, metric): found[metric] for metric in ("exact_match", "f1")}
+    return scores
 
 
 def one_more(name: str) -> Measured:

@@ -251,12 +251,10 @@ class Head(nn.Module):
 
 
 class FormatBase(ABC):
-    """How tasks of one format are encoded, learnt, predicted and decoded; here: one label each.
+    """How tasks of one format are encoded, learnt, predicted and decoded; here: one label each."""
 
-    ``loss`` gives a sum and ``weight`` the number of terms in it, so that a step's gradient does
-    not depend on how its batch is split over micro-batches.
-    """
-
+    # ``loss`` gives a sum and ``weight`` the number of terms in it, so that a step's gradient does
+    # not depend on how its batch is split over micro-batches.
     name: str
     field = "label"  # what is to be predicted, in the encoded set and among the outputs
     scores = 0  # of the head; 0: one per label

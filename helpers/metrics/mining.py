@@ -46,14 +46,11 @@ class Threshold(NamedTuple):
 
 # --- Mining ---------------------------------------------------------------------------------------
 def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
-    """Mine translation pairs by ratio margin, from vectors of shape ``(n, width)``, each text once.
+    """Mine pairs of rows (``source``, ``target``, ``score``) of x and y by margin, each text once.
 
-    The score of a pair is its cosine over the mean cosine of both vectors to their ``k`` nearest
-    neighbours on the other side. Each side's best pairs are taken by falling score, but for those
-    whose source or target is taken, and those that score 0 or less. Columns ``source`` and
-    ``target`` (rows of x and y) and ``score``. Source: Artetxe and Schwenk (2019), as XTREME
-    applies it to BUCC.
+    Source: Artetxe and Schwenk (2019), ratio margin, as XTREME applies it to BUCC.
     """
+    # A pair scores its cosine over the mean cosine of both to their nearest on the other side.
     forward, backward = nearest_both(x, y, k)
     x_mean, y_mean = (side.similarity.mean(axis=1) for side in (forward, backward))
     found = []
@@ -192,10 +189,7 @@ def in_first_half(source_id: Hashable) -> bool:
 
 # --- Exact search ---------------------------------------------------------------------------------
 def nearest(queries: Any, candidates: Any, k: int = 1) -> Neighbours:
-    """Find the ``k`` candidates of largest cosine for each query, exactly.
-
-    Memory-mapped vectors are never held in memory; one of zeros has cosine 0 with everything.
-    """
+    """Find the ``k`` candidates of largest cosine for each query, exactly; memory maps stay on disk."""
     return _search(queries, candidates, k, both=False)[0]
 
 

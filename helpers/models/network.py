@@ -30,12 +30,11 @@ _MEMORY_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_S
 
 
 class Network(nn.Module):
-    """One encoder and one head per task.
+    """One encoder and one head per task, on one device, in one precision, packed or padded."""
 
-    A packed batch has its sequences end to end, and attention is told where each begins, so that no
-    arithmetic is spent on padding; else a batch is padded to its longest sequence. Both give the same
-    states per token.
-    """
+    # A packed batch has its sequences end to end, and attention is told where each begins, so that no
+    # arithmetic is spent on padding; else a batch is padded to its longest sequence. Both give the
+    # same states per token.
 
     def __init__(
         self,
@@ -79,10 +78,7 @@ class Network(nn.Module):
         return self.heads[_key(name)]
 
     def states(self, batch: Batch, layer: int | Sequence[int] | None = None) -> Tensor:
-        """Return token states (tokens, width), or (tokens, layers, width) of several layers.
-
-        ``layer`` 0 is the embeddings; without one it is the last.
-        """
+        """Return states (tokens, width), or (tokens, layers, width) of several; layer 0: embeddings."""
         config: Any = self.model.config
         places = torch.arange(len(batch.ids), device=batch.ids.device)
         places = places - batch.starts[batch.sequence]
@@ -131,11 +127,8 @@ class Network(nn.Module):
         pooling: str = "mean",
         layer: int | Sequence[int] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return a task's reduced outputs for every sequence or token of an encoded set.
-
-        ``budget`` is in padded tokens per forward pass, by default what the device is fastest at; it
-        is halved where memory runs out. ``layer`` is the hidden state to read, by default the last.
-        """
+        """Return a task's reduced outputs for every sequence or token of an encoded set."""
+        # The budget, in padded tokens per forward pass, is halved where memory runs out.
         held: list[tuple[np.ndarray, str, Tensor]] = []
         result: dict[str, np.ndarray] = {}
         waiting = sorted_batches(encoded, budget or forward_tokens(self.device))[::-1]
@@ -186,13 +179,10 @@ def _key(name: str) -> str:
 
 
 def suits(model: nn.Module, device: torch.device, precision: str) -> bool:
-    """Say whether an encoder is run packed: where it can be, and the device has attention for it.
-
-    Encoders built like BERT can be; others (DeBERTa, ModernBERT) count positions in ways of their own
-    and are padded. A GPU's kernel takes 16-bit floats only.
-    """
-    if device.type == "cuda" and precision != "bf16":
+    """Say whether an encoder is run packed: where it can be, and the device has attention for it."""
+    if device.type == "cuda" and precision != "bf16":  # a GPU's kernel takes 16-bit floats only
         return False
+    # DeBERTa, ModernBERT and others not built like BERT count positions in ways of their own.
     takes_any = getattr(model, "_supports_attention_backend", False)
     return bool(takes_any) and any(_like_bert(module) for module in model.modules())
 
@@ -234,11 +224,9 @@ def packed_attention(
     max_length_q: int = 0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each sequence of one packed row, by the interface of transformers.
-
-    Queries, keys and values are (1, heads, tokens, width), the states (1, tokens, heads, width).
-    ``cu_seq_lens_q`` holds the first token of each sequence and the total.
-    """
+    """Attend within each sequence of one packed row, by the interface of transformers."""
+    # Queries, keys and values are (1, heads, tokens, width), the states (1, tokens, heads, width);
+    # cu_seq_lens_q holds the first token of each sequence and the total.
     if dropout or cu_seq_lens_q is None:
         raise ValueError(
             "packed attention needs sequence borders and no attention dropout; set the encoder's "

@@ -66,10 +66,7 @@ class _Lost(HelpfulError):
 
 
 def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell) -> bool:
-    """Do what is missing of an arm and record it, run by run; False: another process works on it.
-
-    When ``stop`` says so, the run in hand writes its state, and ``Stopped`` is raised.
-    """
+    """Do what is missing of an arm, run by run, or raise Stopped; False: another process has it."""
     with store.lock(arm) as mine:
         if not mine:
             return False
@@ -273,11 +270,9 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Give a function that says whether SIGTERM or Ctrl-C has arrived, while the context lasts.
-
-    ``GRACE`` seconds after a SIGTERM, or at a second Ctrl-C, the work ends at once. Nothing has to be
-    cleaned up for that: records are whole or absent, and the kernel frees the lock of an arm.
-    """
+    """Give a function that says whether SIGTERM or Ctrl-C has arrived, while the context lasts."""
+    # GRACE seconds after a SIGTERM, or at a second Ctrl-C, the work ends at once. Nothing has to be
+    # cleaned up for that: records are whole or absent, and the kernel frees the lock of an arm.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Python delivers signals to the main thread only.
         return

@@ -45,13 +45,8 @@ def test_template_of_a_tokenizer_with_one_separator():
     core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "unk", "pad")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
     template = Template.of(tokenizer)
     assert template == Template((2,), (3,), (3,))
     assert template.pair([4, 4], [5]) == tokenizer("a a", "b")["input_ids"]

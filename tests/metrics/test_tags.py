@@ -19,22 +19,16 @@ def corpora(inventory):
     """Pairs of gold and predicted sentences with the same numbers of tokens."""
     tag = st.sampled_from(inventory)
     sentence = st.lists(st.tuples(tag, tag), min_size=1, max_size=8)
-    return st.lists(sentence, min_size=1, max_size=4).map(
-        lambda sentences: (
-            [[one for one, _ in sentence] for sentence in sentences],
-            [[other for _, other in sentence] for sentence in sentences],
-        )
-    )
+    sides = lambda found: [[[pair[side] for pair in one] for one in found] for side in (0, 1)]  # noqa: E731
+    return st.lists(sentence, min_size=1, max_size=4).map(sides)
 
 
 def installed(golds, predictions, **options):
+    names = ("f1", "precision", "recall")
+    scores = {name: getattr(seqeval.metrics, f"{name}_score") for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {
-            "f1": seqeval.metrics.f1_score(golds, predictions, **options),
-            "precision": seqeval.metrics.precision_score(golds, predictions, **options),
-            "recall": seqeval.metrics.recall_score(golds, predictions, **options),
-        }
+        return {name: score(golds, predictions, **options) for name, score in scores.items()}
 
 
 def conlleval(tags):

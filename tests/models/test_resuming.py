@@ -24,15 +24,9 @@ PAIR, OUTPUT = "learn-pair", "encoder.layer.1.output.dense.weight"
 def interrupted(encoder, tasks, folder, steps, settings=SETTINGS):
     """Stop a run after so many steps of this call; return the state that was written."""
     left = iter(range(steps - 1))
+    stop = lambda: next(left, None) is None  # noqa: E731
     with pytest.raises(Interrupted, match=f"after {steps} of"):
-        fine_tune(
-            encoder,
-            tasks,
-            settings,
-            0,
-            checkpoint=folder,
-            stop=lambda: next(left, None) is None,
-        )
+        fine_tune(encoder, tasks, settings, 0, checkpoint=folder, stop=stop)
     return load_tensors(folder / STATE)
 
 
