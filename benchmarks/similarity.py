@@ -123,7 +123,8 @@ def table(rows: int = 2000, columns: int = 384) -> list[Measurement]:
     intermediates = [made_up_task(n, "intermediate", rows) for n in range(9)]
     targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
     shape = {"num_attention_heads": columns // 32, "intermediate_size": 2 * columns}
-    encoder, points = random_encoder("wide", "Bert", columns, 1, **shape), {}
+    encoder = random_encoder("wide", "Bert", columns, 1, **shape)
+    points: dict[tuple[str, int], Checkpoint] = {}
     for task, seed in itertools.product((*intermediates, *targets), (0, 1)):
         load = functools.partial(shifted, encoder, task, seed)
         points[task.name, seed] = Checkpoint(f"{task.name} {seed}", load)

@@ -28,7 +28,8 @@ from helpers.models.settings import Outcome
 from helpers.study.plan import Plan
 from helpers.study.store import Record, Store, missing
 
-PROFILE, SIZE = "demo", {"intermediates": ["mrpc-val"]}
+PROFILE = "demo"
+SIZE: dict[str, Any] = {"intermediates": ["mrpc-val"]}
 # A target of the study has about this many languages; their scores are most of a record.
 LANGUAGES = 25
 

@@ -131,21 +131,16 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     task = Task(work.task, "target", kind, source, labels=labels, metric=metric)
     label = generator.integers(0, len(labels), rows)
     begin = np.array([generator.integers(1, n) for n in lengths])
-    tags, allowed = (
-        [generator.integers(0, 17, n) for n in lengths],
-        [np.ones(n, bool) for n in lengths],
-    )
-    fields: dict[str, Any] = {"label": label, "tag": tags, "begin": begin, "end": begin}
-    fields |= {"allowed": allowed}
-    # Each format has its own, of sequences or of tokens.
-    own = {
-        "pair": (["label"], []),
-        "tagging": ([], ["tag"]),
-        "span": (["begin", "end"], ["allowed"]),
+    tags = [generator.integers(0, 17, n) for n in lengths]
+    # What each format has of sequences, and of tokens.
+    of_sequences: dict[str, Any] = {
+        "pair": {"label": label},
+        "span": {"begin": begin, "end": begin},
     }
-    parts = ({name: fields[name] for name in names} for names in own[kind])
-    how = dict(zip(("per_sequence", "per_token"), parts, strict=True))
-    encoded = Encoded.build(sequences, range(rows), rows=rows, **how)
+    of_tokens: dict[str, Any] = {"tagging": {"tag": tags}}
+    of_tokens |= {"span": {"allowed": [np.ones(n, bool) for n in lengths]}}
+    parts = {"per_sequence": of_sequences.get(kind), "per_token": of_tokens.get(kind)}
+    encoded = Encoded.build(sequences, range(rows), rows=rows, **parts)
     ready = Prepared(encoder)
     ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
     ready.train[task.name] = encoded

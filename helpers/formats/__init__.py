@@ -40,6 +40,7 @@ def task_scores(
             [[tags[i] for i in places] for tags, places in zip(side, known, strict=True) if places]
             for side in (predictions, gold)
         )
+    # A metric is told the label names, and MLQA's the language, where it takes them.
     metric = metrics.get(task.metric)
     accepted = inspect.signature(metric.function).parameters
     options: dict[str, Any] = {"labels": task.labels} if "labels" in accepted else {}

@@ -40,6 +40,7 @@ class Pair(FormatBase):
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode ``first`` and ``second``, the longer one cut first; no second text: one input."""
+        # Special tokens stand around one text, and between and around two.
         template = Template.of(encoder.tokenizer)
         first = piece_ids(encoder.tokenizer, [row["first"] for row in rows])
         second = piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
@@ -69,6 +70,7 @@ class Choice(FormatBase):
         longest = max_length - template.pair_room
         contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
         choices = piece_ids(encoder.tokenizer, [one for row in rows for one in row["choices"]])
+        # A sequence per choice; the row that each belongs to, and whether it is the right one.
         number = np.repeat(np.arange(len(rows)), [len(row["choices"]) for row in rows])
         right = [rank == row["label"] for row in rows for rank in range(len(row["choices"]))]
         sequences = []
@@ -140,6 +142,7 @@ class Tagging(FormatBase):
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return one label id per word of each row."""
+        # First pieces come in the order of words, however a sentence was split.
         words = outputs["tag"][encoded.per_token["word"] >= 0] if rows else np.zeros(0)
         ends = np.cumsum([len(row["tokens"]) for row in rows])
         return [part.tolist() for part in np.split(words, ends)[:-1]]
@@ -184,6 +187,7 @@ class Retrieval(FormatBase):
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode texts; in training, each query is followed by its first right candidate."""
         groups: Iterator[tuple[dict[str, Any], ...]] = ((row,) for row in rows)
+        # A query that has no right candidate here teaches nothing.
         if train:
             known = {row["id"]: row for row in rows if row["side"] == "candidate"}
             asked = (row for row in rows if row["side"] == "query" and row["gold"])
@@ -247,6 +251,7 @@ class Masked(FormatBase):
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Cut paragraphs at ``max_length`` and hide 15 % of the pieces, the same whenever asked."""
         sequences = singles(encoder, [row["text"] for row in rows], max_length)
+        # The same pieces whenever asked: the seed is the length of the text.
         encoded = Encoded.build(sequences, range(len(rows)), rows=len(rows))
         generator = np.random.default_rng([len(encoded.tokens), 15])
         special = np.isin(encoded.tokens, encoder.tokenizer.all_special_ids)

@@ -57,6 +57,7 @@ def squad(
         Rajpurkar et al. (2016), evaluation script 1.1.
     """
     given, right = _aligned(predictions, golds, unanswered)
+    # SQuAD 1.1 has an answer to every question.
     empty = [name for name, answers in right.items() if not len(answers)]
     if empty:
         raise BadRows(
@@ -126,7 +127,7 @@ def _punctuation() -> dict[int, None]:
 
 def _overlap(given: list[str], right: list[str]) -> float:
     """Return the F1 of the tokens that both answers share."""
-    if given == right:
+    if given == right:  # of two empty answers nothing is shared
         return float(bool(given))
     shared = sum((Counter(given) & Counter(right)).values()) if given and right else 0
     if not shared:
@@ -143,6 +144,7 @@ def _aligned(
         raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
     if not isinstance(golds, Mapping) and len(predictions) != len(golds):
         raise BadRows(f"{len(predictions)} predictions for {len(golds)} questions.")
+    # Ordered answers are keyed by their places.
     sides: list[Any] = [
         dict(side) if isinstance(side, Mapping) else {str(i): one for i, one in enumerate(side)}
         for side in (predictions, golds)

@@ -188,10 +188,6 @@ class Store:
         self._index: pd.DataFrame | None = None
         self._known: dict[str, tuple[int, int]] = {}
 
-    def __repr__(self) -> str:
-        """Return the folder, for a notebook."""
-        return f"Store({str(self.folder)!r})"
-
     # Records
 
     def path(self, run: str) -> Path:
