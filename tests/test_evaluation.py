@@ -305,7 +305,7 @@ def test_rows_are_cut_as_they_were_in_training(shorter, tiny, longest):
     target = toys.task("pair", read=long_pairs, max_length=44 - limit)
     tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1, max_length=limit), 0)
     found = evaluate(tuned, target, split="dev", rows=tuned.settings.dev_rows)
-    assert longest == [12]
+    assert set(longest) == {12}
     assert found[0]["value"] == tuned.outcome.dev[target.name]
 
 
