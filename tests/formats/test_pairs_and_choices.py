@@ -54,10 +54,8 @@ def test_long_pairs_fill_the_window_and_keep_their_beginnings(tiny, first, secon
     assert len(sequence) == min(longest, len(full))
     assert sequence[0] == full[0] and sequence[-1] == full[-1]
     if other:
-        gap = template.between
-        cut = next(
-            i for i in range(len(sequence)) if tuple(sequence[i : i + len(gap)]) == tuple(gap)
-        )
+        gap, places = template.between, range(len(sequence))
+        cut = next(i for i in places if tuple(sequence[i : i + len(gap)]) == tuple(gap))
         assert sequence[1:cut] == one[: cut - 1]
         rest = sequence[cut + len(gap) : -1]
         assert rest == other[: len(rest)]
@@ -78,12 +76,8 @@ def test_choices_follow_their_context(either):
         {"context": "", "choices": ["yes", "no"], "label": 0},
     ]
     encoded = encode("choice", rows, either, 64)
-    expected = [
-        either.tokenizer(row["context"], choice)["input_ids"]
-        for row in rows
-        for choice in row["choices"]
-    ]
-    assert sequences(encoded) == expected
+    texts = [(row["context"], choice) for row in rows for choice in row["choices"]]
+    assert sequences(encoded) == [either.tokenizer(*pair)["input_ids"] for pair in texts]
     assert encoded.example.tolist() == [0, 0, 0, 1, 1]
     assert encoded.per_sequence["right"].tolist() == [False, True, False, True, False]
     assert encoded.together and encoded.units.tolist() == [0, 3, 5]
@@ -93,11 +87,8 @@ def test_choices_follow_their_context(either):
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(8, 40))
 def test_a_context_that_is_too_long_loses_its_beginning(tiny, context, choice, longest):
     words = LONG.split()
-    row = {
-        "context": " ".join(words[:context]),
-        "choices": [" ".join(words[-choice:]), "door"],
-        "label": 0,
-    }
+    choices = [" ".join(words[-choice:]), "door"]
+    row = {"context": " ".join(words[:context]), "choices": choices, "label": 0}
     before, after = piece_ids(tiny.tokenizer, [row["context"], row["choices"][0]])
     template = Template.of(tiny.tokenizer)
     kept = after[: longest - template.pair_room]

@@ -83,10 +83,8 @@ def test_mean_log_probability_of_each_row(masked):
     hidden = masked.per_token["target"] != IGNORE
     logprob = np.where(hidden, -np.arange(len(masked.tokens)), 0.0)
     found = Masked().decode(TASK, SENTENCES, masked, {"logprob": logprob})
-    ends = masked.starts[1:-1]
-    for value, all_, some in zip(
-        found, np.split(logprob, ends), np.split(hidden, ends), strict=True
-    ):
+    parts = (np.split(values, masked.starts[1:-1]) for values in (logprob, hidden))
+    for value, all_, some in zip(found, *parts, strict=True):
         assert value == pytest.approx(all_[some].mean() if some.any() else 0.0)
 
 

@@ -94,11 +94,9 @@ LABELS = st.lists(
 @given(LABELS)
 def test_scores_equal_those_of_scikit_learn(pairs):
     golds, predictions = map(list, zip(*pairs, strict=True))
-    score = macro_f1(predictions, golds)
-    assert score["accuracy"] == pytest.approx(sk.accuracy_score(golds, predictions))
-    assert score["macro_f1"] == pytest.approx(
-        sk.f1_score(golds, predictions, average="macro", zero_division=0)
-    )
+    macro = sk.f1_score(golds, predictions, average="macro", zero_division=0)
+    expected = {"accuracy": sk.accuracy_score(golds, predictions), "macro_f1": macro}
+    assert macro_f1(predictions, golds) == pytest.approx(expected)
 
 
 def test_arrays_of_ids_are_labels_too():
@@ -118,17 +116,14 @@ def ap(ranked, right, k=None):
 @given(RANKING, RIGHT)
 def test_uncut_average_precision_equals_scikit_learn(ranked, right):
     truth = [candidate in right for candidate in ranked]
-    expected = sk.average_precision_score(truth, -np.arange(8.0))
-    assert ap(ranked, right) == pytest.approx(expected)
+    assert ap(ranked, right) == pytest.approx(sk.average_precision_score(truth, -np.arange(8.0)))
 
 
 @given(st.lists(st.tuples(RANKING, st.integers(0, 7)), min_size=1, max_size=5))
 def test_with_one_right_candidate_map_is_mrr(queries):
-    predictions = [ranked for ranked, _ in queries]
-    golds = [[right] for _, right in queries]
-    assert map_at_k(predictions, golds, 3)["map"] == pytest.approx(
-        mrr_at_k(predictions, golds, 3)["mrr"]
-    )
+    predictions, golds = [ranked for ranked, _ in queries], [[right] for _, right in queries]
+    found = map_at_k(predictions, golds, 3)["map"]
+    assert found == pytest.approx(mrr_at_k(predictions, golds, 3)["mrr"])
     truth = np.array([[place == right for place in range(8)] for _, right in queries])
     order = np.array([np.argsort(ranked) for ranked in predictions])
     expected = sk.label_ranking_average_precision_score(truth, -order.astype(float))
@@ -157,10 +152,8 @@ def test_hits_beyond_k_do_not_count():
     st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1),
 )
 def test_pair_f1_is_the_dice_overlap_of_two_sets(given_pairs, right):
-    score = pair_f1(list(given_pairs) * 2, right)
-    assert score["f1"] == pytest.approx(
-        2 * len(given_pairs & right) / (len(given_pairs) + len(right))
-    )
+    dice = 2 * len(given_pairs & right) / (len(given_pairs) + len(right))
+    assert pair_f1(list(given_pairs) * 2, right)["f1"] == pytest.approx(dice)
 
 
 @pytest.mark.parametrize(

@@ -55,31 +55,26 @@ def micro(golds, predictions):
     return 2 * len(right & given_spans) / total if total else 0.0
 
 
-@pytest.mark.parametrize("inventory", [UPOS, NER, ODD])
-def test_variant_1_2_2_equals_the_installed_package(inventory):
+STRICT = {"mode": "strict", "scheme": IOB2}
+
+
+@pytest.mark.parametrize(
+    ("variant", "inventory", "options"),
+    [*(("seqeval-1.2.2", tags, {}) for tags in (UPOS, NER, ODD)), ("plain", NER, STRICT)],
+)
+def test_variants_equal_the_installed_package(variant, inventory, options):
     @given(corpora(inventory))
     def check(both):
-        golds, predictions = both
-        ours = span_f1(predictions, golds, "seqeval-1.2.2")
-        for key, value in installed(golds, predictions).items():
+        ours = span_f1(*both[::-1], variant)
+        for key, value in installed(*both, **options).items():
             assert ours[key] == pytest.approx(value, abs=1e-12), key
 
     check()
 
 
-@given(corpora(NER))
-def test_plain_variant_equals_strict_iob2_of_the_installed_package(both):
-    golds, predictions = both
-    ours = span_f1(predictions, golds, "plain")
-    for key, value in installed(golds, predictions, mode="strict", scheme=IOB2).items():
-        assert ours[key] == pytest.approx(value, abs=1e-12), key
-
-
 @given(corpora(UPOS))
 def test_default_equals_the_sequential_rules_of_0_0_12(both):
-    golds, predictions = both
-    expected = micro(golds, predictions)
-    assert span_f1(predictions, golds)["f1"] == pytest.approx(expected, abs=1e-12)
+    assert span_f1(*both[::-1])["f1"] == pytest.approx(micro(*both), abs=1e-12)
 
 
 @given(st.lists(st.sampled_from(ODD), max_size=10))

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from helpers import tasks
 from helpers.errors import BadRows, MissingData
-from helpers.models import encoders, training
+from helpers.models import encoders, network, training
 from helpers.models.settings import Settings
 from helpers.similarity import readers
 from helpers.similarity.catalogue import Undefined
@@ -191,7 +191,7 @@ class TestReader:
 
     @pytest.mark.parametrize("budget", [64, 4096])
     def test_sequences_equal_one_at_a_time(self, tiny, budget, monkeypatch):
-        monkeypatch.setattr(readers.network, "forward_tokens", lambda device: budget)
+        monkeypatch.setattr(network, "forward_tokens", lambda device: budget)
         encoded = encode(drawn("toy-same", 12), tiny, 32)
         found = Reader(tiny).sequences(encoded)
         for place in range(len(encoded)):
