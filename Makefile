@@ -31,9 +31,9 @@ lint: $(READY)
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-lab: $(READY)  ## open JupyterLab with the chapters as notebooks
+lab: $(READY)  ## open JupyterLab at a page that leads to every chapter
 	$(RUN) helpers.pages pair
-	$(RUN) jupyterlab --notebook-dir=.
+	JUPYTER_CONFIG_PATH=lab $(RUN) jupyterlab --notebook-dir=.
 
 chapter: $(READY)  ## run one chapter: make chapter NAME=06 PARAMS="permutations=999"
 	$(RUN) helpers.pages run "$(NAME)" $(PARAMS)

@@ -25,7 +25,6 @@ import pandas as pd
 from helpers import files as origin
 from helpers.errors import HelpfulError, unknown
 
-REPOSITORY = "https://github.com/transfer-book/transfer-book"  # as in _config.yml
 PARAMETERS = "TRANSFER_PARAMETERS"  # "permutations=999 examples=en,de", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
@@ -258,12 +257,13 @@ def folded(parts: Mapping[str, Page]) -> Page:
 
 
 def commits(file: str) -> Page:
-    """Return the list of commits that changed a file, each linked to the repository, oldest first."""
-    found = origin.history(file)
+    """Return the list of commits that changed a file, oldest first, linked where the repository is."""
+    found, address = origin.history(file), origin.address()
     if not found:
         return Page(f"<p>The history of {html.escape(file)} is not at hand here.</p>")
+    link = f'<a href="{address}/commit/{{0}}">{{0:.10}}</a>' if address else "<code>{0:.10}</code>"
     items = "".join(
-        f'<li><a href="{REPOSITORY}/commit/{sha}">{sha[:10]}</a>, {when}: {html.escape(subject)}</li>'
+        f"<li>{link.format(sha)}, {when}: {html.escape(subject)}</li>"
         for sha, when, subject in found
     )
     return Page(f'<ul class="commits">{items}</ul>')

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from helpers.errors import BadRecord, HelpfulError, StoreFull
 
 if TYPE_CHECKING:
@@ -166,6 +168,12 @@ def history(file: str) -> list[tuple[str, str, str]]:
     said = _git("log", "--reverse", "--format=%H%x09%ct%x09%s", "--", file)
     rows = [line.split("\t", 2) for line in said.splitlines()]
     return [(sha, utc(int(when)), subject) for sha, when, subject in rows]
+
+
+def address(root: Path | None = None) -> str:
+    """Return the address of the project's repository, as ``_config.yml`` names it; "" without one."""
+    config = (root or Path(__file__).resolve().parents[1]) / "_config.yml"
+    return str(yaml.safe_load(config.read_text("utf-8"))["repository"]["url"])
 
 
 def _git(*arguments: str) -> str:

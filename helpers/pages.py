@@ -25,7 +25,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbclient
@@ -33,14 +32,16 @@ import nbformat
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
+from jupytext.config import load_jupytext_config
 from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
 from helpers.errors import HelpfulError, unknown
-from helpers.files import cores, drop_folder, write_atomic
+from helpers.files import address, cores, drop_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"\A---\n(?:.*\n)*?jupytext:\n", re.MULTILINE)
+FETCH = re.compile(r"(!git clone -q --depth 1 ).+")
 CONFLICT = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # What a built page depends on, besides the environment: changed, and every page is built anew.
 SHARED = ("_config.yml", "_toc.yml", "constraints.txt", "helpers", "data", "book/_static")
@@ -78,6 +79,7 @@ def notebook(chapter: Path) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     made.metadata["language_info"] = {"name": "python"}
+    made.metadata["jupytext"].pop("text_representation", None)  # as JupyterLab saves it
     made.metadata["transfer-book"] = {"paired": _cells(made)}
     made.nbformat, made.nbformat_minor = 4, 5
     return made
@@ -107,17 +109,25 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
     """
     written = []
     for chapter in chapters(folder):
+        # As JupyterLab would save it, so that saving changes nothing; Colab fetches the project from the
+        # address that the configuration names.
+        there = _text(chapter)
+        text = FETCH.sub(rf"\1{address() or 'ADDRESS'} transfer-book", there)
+        settings = load_jupytext_config(str(chapter))
+        text = jupytext.writes(jupytext.reads(text, fmt="md:myst"), fmt="md:myst", config=settings)
+        if text != there:
+            write_atomic(chapter, text.encode())
         twin, made = chapter.with_suffix(".ipynb"), notebook(chapter)
         common = made.metadata["transfer-book"]
-        there = _read_notebook(twin) if twin.is_file() else made
-        before = there.metadata.get("transfer-book", {})
-        if _cells(there) == common["paired"]:
+        mine = _read_notebook(twin) if twin.is_file() else made
+        before = mine.metadata.get("transfer-book", {})
+        if _cells(mine) == common["paired"]:
             # Outputs that somebody saved are theirs; they go only where the text changed.
-            if any(cell.get("outputs") for cell in there.cells) and not clear:
+            if any(cell.get("outputs") for cell in mine.cells) and not clear:
                 if before == common:
                     continue
-                there.metadata["transfer-book"], made = common, there
-        elif _cells(there) != before.get("paired"):
+                mine.metadata["transfer-book"], made = common, mine
+        elif _cells(mine) != before.get("paired"):
             edited = "both" if common != before else f"{twin.name} alone"
             raise HelpfulError(
                 f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. "
@@ -299,10 +309,9 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
         drop_folder(cache)
     listed = (root / "_toc.yml").read_text("utf-8")
     execute_missing([c for c in chapters(root / "book") if f"book/{c.stem}" in listed], cache)
-    # The configuration that is built has this clone's address and the executed chapters.
+    # The configuration that is built takes the executed chapters.
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
     config["execute"] |= {"execute_notebooks": "cache", "cache": str(cache)}
-    config["repository"]["url"] = repository(root)
     file = root / "_build" / "_config.yml"
     write_atomic(file, yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode())
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
@@ -326,16 +335,6 @@ def _digest(root: Path, places: Sequence[str]) -> str:
                 total.update(f"{file.relative_to(root)}\0".encode())
                 total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
-
-
-def repository(root: Path | None = None) -> str:
-    """Return the address that launch buttons point at: this clone's origin where it is on GitHub."""
-    root = root or ROOT
-    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", done.stdout.strip())
-    config: dict[str, Any] = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-    return f"https://github.com/{match[1]}" if match else str(config["repository"]["url"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

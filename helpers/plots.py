@@ -6,13 +6,14 @@ Tasks and languages have one name, order and colour in the whole book: those of 
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers.book import COLOURS
+from helpers.book import COLOURS, Page
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -50,3 +51,42 @@ def style(table: pd.DataFrame, group: str) -> dict[str, Any]:
     palette, markers = (dict(zip(order, side, strict=True)) for side in zip(*looks, strict=True))
     groups = {"hue": group, "style": group, "hue_order": order, "style_order": order}
     return groups | {"palette": palette, "markers": markers}
+
+
+def explorer(scores: pd.DataFrame, dyads: pd.DataFrame) -> Page:
+    """Return a table of gains in which a reader picks a pair of tasks; script and data are inside.
+
+    Args:
+        scores: usable scores of targets, from 0 to 1 (`helpers.stats.gains.usable`).
+        dyads: their gains in points (`helpers.stats.gains.dyads`).
+
+    Returns:
+        What a page, JupyterLab and Colab show: the gains, and of one pair the score in every language
+        with and without the intermediate, one dot per seed.
+    """
+    rows = scores[scores["status"] == "done"].sort_values("seed")
+    rows = rows.assign(value=(100 * rows["value"].astype(float)).round(2))
+
+    def nested(part: pd.DataFrame) -> dict[str, list[float]]:
+        return part.groupby("language")["value"].agg(list).to_dict()
+
+    arms, base = rows[rows["condition"] != "none"], rows[rows["condition"] == "none"]
+    runs = dict(list(arms.groupby(["intermediate", "target"])))
+    pairs = {
+        f"{d.intermediate} {d.target}": {
+            "gain": round(float(d.gain), 3),
+            "identity": bool(d.identity_pair),
+            "scores": nested(runs[d.intermediate, d.target]),
+        }
+        for d in dyads.itertuples()
+    }
+    known = list(display().index)
+    sides = [sorted(set(dyads[side]), key=known.index) for side in ("intermediate", "target")]
+    tasks = dyads.set_index("intermediate")["intermediate_format"].to_dict()
+    tasks |= dyads.set_index("target")["target_format"].to_dict()
+    names = {key: named(key) for key in [*tasks, *rows["language"].unique()]}
+    plain = {target: nested(part) for target, part in base.groupby("target")}
+    data = {"names": names, "formats": tasks, "first": sides[0], "then": sides[1]}
+    text = json.dumps(data | {"pairs": pairs, "plain": plain}).replace("<", "\\u003c")
+    template = Path(__file__).with_name("explorer.html").read_text("utf-8")
+    return Page(template.replace("DATA", text, 1))

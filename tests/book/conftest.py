@@ -8,6 +8,7 @@ import pytest
 from helpers import pages
 
 EXAMPLE = Path(__file__).parent / "chapter.md"
+ADDRESS = "https://github.com/me/my.book"
 ENTRY = "@article{sample2020, author={Sample, Ann}, title={A}, journal={B}, year={2020}}\n"
 
 
@@ -16,8 +17,11 @@ def make_project(folder, chapter=""):
     chapter = chapter or EXAMPLE.read_text("utf-8")
     book = folder / "book"
     book.mkdir(parents=True)
-    for name in ("_config.yml", "pyproject.toml"):
-        shutil.copy(pages.ROOT / name, folder)
+    shutil.copy(pages.ROOT / "pyproject.toml", folder)
+    config = (pages.ROOT / "_config.yml").read_text("utf-8")
+    config = config.replace('url: ""', f"url: {ADDRESS}")
+    config = config.replace("runs_on_binder: [", "runs_on_binder: [book/01_sample, ")
+    (folder / "_config.yml").write_text(config, "utf-8")
     shutil.copytree(pages.ROOT / "book" / "_static", book / "_static")
     shutil.copy(pages.ROOT / "book" / "glossary.md", book)
     (book / "01_sample.md").write_text(chapter, "utf-8")

@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from myst_nb.core.variables import format_plain_text
 
-from helpers import book, files, pages
+from helpers import book, files
 from helpers.errors import HelpfulError, UnknownName
 from helpers.study.store import SCORE_COLUMNS
 
@@ -184,12 +183,14 @@ def test_commits_of_a_file_are_listed_in_order_with_links(monkeypatch):
     found = files.history("book/specification.md")
     assert [when for _, when, _ in found] == sorted(when for _, when, _ in found)
     assert files.history("no/such/file") == []
-    config = yaml.safe_load((pages.ROOT / "_config.yml").read_text("utf-8"))
-    assert config["repository"]["url"] == book.REPOSITORY
     two = [("a" * 40, "2026-01-02T03:04:05Z", "First <b>"), ("b" * 40, "2026-02-03T00:00:00Z", "x")]
     monkeypatch.setattr(book.origin, "history", lambda file: two)
+    monkeypatch.setattr(book.origin, "address", lambda: "")
     shown = book.commits("book/specification.md").source
-    assert shown.index("aaaaaaaaaa</a>") < shown.index("bbbbbbbbbb</a>")
-    assert f"/commit/{'a' * 40}" in shown and "First &lt;b&gt;" in shown
+    assert shown.index("a" * 10) < shown.index("b" * 10)
+    assert "href" not in shown and "First &lt;b&gt;" in shown  # no address, no link
+    monkeypatch.setattr(book.origin, "address", lambda: "https://github.com/me/my.book")
+    shown = book.commits("book/specification.md").source
+    assert f"https://github.com/me/my.book/commit/{'a' * 40}" in shown
     monkeypatch.setattr(book.origin, "history", lambda file: [])
     assert "not at hand" in book.commits("book/specification.md").source

@@ -51,7 +51,7 @@ def test_the_page_shows_what_the_run_made(built, pattern):
     ],
 )
 def test_the_page_links_to_its_notebook(built, pattern):
-    assert re.search(pattern.format("transfer-book/transfer-book"), article(built)[0])
+    assert re.search(pattern.format("me/my.book"), article(built)[0])
 
 
 def test_imports_are_shown_and_figures_have_a_text(built):

@@ -1,6 +1,10 @@
 """A chapter opened and saved in JupyterLab: both files follow, and no noise comes in."""
 
+import json
 import os
+import re
+import shutil
+from fnmatch import fnmatch
 
 import nbformat
 import pytest
@@ -8,6 +12,7 @@ from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from helpers import pages
+from tests.project.chapter_rules import OLD
 
 
 @pytest.fixture()
@@ -31,11 +36,31 @@ def test_saving_one_half_of_a_pair_saves_the_other(project, lab, opened):
     assert pages.differing(project / "book") == []
 
 
-def test_opening_and_saving_leaves_the_text_as_it_was(project, lab):
-    before = (project / "book" / "01_sample.md").read_text("utf-8")
-    model = lab.get("book/01_sample.ipynb", type="notebook")
-    lab.save(model, "book/01_sample.ipynb")
-    assert (project / "book" / "01_sample.md").read_text("utf-8") == before
+@pytest.mark.parametrize(
+    "chapter", [c for c in pages.chapters() if c.stem not in OLD], ids=lambda chapter: chapter.stem
+)
+@pytest.mark.parametrize("kind", [".md", ".ipynb"])
+def test_opening_and_saving_changes_no_byte(project, lab, chapter, kind):
+    shutil.copy(chapter, project / "book")
+    twin = pages.pair(project / "book")[-1]
+    before = [file.read_bytes() for file in (project / "book" / chapter.name, twin)]
+    opened = f"book/{chapter.stem}{kind}"
+    lab.save(lab.get(opened, type="notebook"), opened)
+    assert [f.read_bytes() for f in (project / "book" / chapter.name, twin)] == before
+
+
+def test_one_entry_per_chapter_and_a_start_page_that_leads_to_each(project):
+    settings = json.loads((pages.ROOT / "lab" / "jupyter_lab_config.json").read_text("utf-8"))
+    hidden = settings["ContentsManager"]["hide_globs"]
+    assert all(any(fnmatch(c.name, glob) for glob in hidden) for c in pages.chapters())
+    start = pages.ROOT / settings["LabApp"]["default_url"].removeprefix("/lab/tree/")
+    linked = re.findall(r"^\d+\. \[(.+)\]\((.+)\)", start.read_text("utf-8"), re.MULTILINE)
+    titles = [
+        c.read_text("utf-8").partition("\n# ")[2].partition("\n")[0] for c in pages.chapters()
+    ]
+    assert linked == [
+        (t, f"../book/{c.stem}.ipynb") for t, c in zip(titles, pages.chapters(), strict=True)
+    ]
 
 
 def test_time_stamps_of_a_checkout_do_not_matter(project, lab):

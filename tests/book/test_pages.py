@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 
 import nbformat
@@ -140,7 +139,8 @@ def test_a_failing_chapter_says_what_failed(tmp_path, monkeypatch):
 
 HEADER = EXAMPLE.read_text("utf-8").partition("(measure")[0] + "# Slim\n\n"
 FAULTS = {
-    "See {ref}`nowhere`.": "undefined label: 'nowhere'",
+    "See [here](#nowhere).": "target not found: 'nowhere'",
+    "See [there](01_sample.md#nowhere).": "local id not found in doc",
     "See {cite:t}`nobody1999`.": "could not find bibtex key",
     "It was {glue:text}`nothing`.": "No key 'nothing'",
     "A {term}`word nobody explains`.": "term not in glossary",
@@ -160,13 +160,13 @@ def test_a_strict_build_refuses_a_failing_cell_and_names_every_broken_reference(
     assert [fault for fault, warning in FAULTS.items() if warning not in said] == [], said
 
 
-def test_the_address_of_a_clone_on_github_is_used(project):
-    assert pages.repository(project) == "https://github.com/transfer-book/transfer-book"
-    for url in ("git@github.com:me/my.book.git", "https://github.com/me/my.book"):
-        subprocess.run(["git", "init", "-q", str(project)], check=True)
-        subprocess.run(["git", "-C", str(project), "remote", "add", "origin", url], check=True)
-        assert pages.repository(project) == "https://github.com/me/my.book"
-        subprocess.run(["git", "-C", str(project), "remote", "remove", "origin"], check=True)
+def test_the_configured_address_is_where_colab_fetches_the_project(project, monkeypatch):
+    (twin,) = pages.pair(project / "book")
+    assert "--depth 1 ADDRESS transfer-book" in chapter_of(project).read_text("utf-8")
+    monkeypatch.setattr(pages, "address", lambda: "https://github.com/me/my.book")
+    assert pages.pair(project / "book") == [twin]
+    for file in (twin, chapter_of(project)):
+        assert "--depth 1 https://github.com/me/my.book transfer-book" in file.read_text("utf-8")
 
 
 # Chapters that are executed side by side before a build.

@@ -1,10 +1,15 @@
 """The chapters of the stored study say what happened; other data break the sentence that is wrong."""
 
+import json
+import re
+
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import book, pages
+from helpers import book, pages, plots
+from helpers.stats import gains
 
 
 @pytest.fixture
@@ -41,3 +46,21 @@ def test_changed_scores_break_the_sentence_they_contradict(
     monkeypatch.setattr(pd, "read_parquet", lambda *_, **__: scores.copy())
     with pytest.raises(AssertionError, match=sentence):
         chapter("04")
+
+
+def test_what_a_reader_can_look_up_is_what_the_gains_say():
+    scores = pd.read_parquet(pages.ROOT / "data" / "results" / "pilot.parquet")
+    usable, _ = gains.usable(scores[scores["stage"] == "target"])
+    dyads = gains.dyads(gains.gains(usable))
+    shown = plots.explorer(usable, dyads).source
+    assert len(shown) < 100_000 and "http" not in shown
+    data = json.loads(re.search(r'application/json">(.*?)</script>', shown, re.DOTALL)[1])
+    assert len(data["pairs"]) == len(dyads) == len(data["first"]) * len(data["then"])
+    for dyad in dyads.itertuples():
+        pair = data["pairs"][f"{dyad.intermediate} {dyad.target}"]
+        plain = data["plain"][dyad.target]
+        each = {k: np.mean(v) - np.mean(plain[k]) for k, v in pair["scores"].items() if k != "en"}
+        assert np.mean(list(each.values())) == pytest.approx(dyad.gain, abs=0.02)
+        assert pair["gain"] == pytest.approx(dyad.gain, abs=1e-3) and set(each) <= set(
+            data["names"]
+        )

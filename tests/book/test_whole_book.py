@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers import pages
+from helpers import files, pages
 from tests.book.test_build import Images
 
 
@@ -78,3 +78,23 @@ def test_links_inside_the_book_lead_somewhere(whole):
         text = file.read_text("utf-8")
         for target in re.findall(r'(?:href|src)="([^"#?:]+)(?:[#?][^"]*)?"', text):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_pages_are_light_and_ask_nothing_of_the_network(whole):
+    """What a browser fetches by itself: scripts, styles, pictures; links are for readers."""
+    outside = re.compile(r"url\(['\"]?https?:|@import ['\"]?https?:|\bsrc(?:set)?=\"https?:")
+    for file in [*whole.glob("book/*.html"), *whole.glob("_static/**/*.css")]:
+        text = file.read_text("utf-8")
+        fetched = re.findall(r"<link[^>]*>", text)
+        assert not outside.search(text) and not any('href="http' in tag for tag in fetched), file
+        images = set(re.findall(r'src="(\.\./_images/[^"]+)"', text))
+        size = file.stat().st_size + sum((file.parent / image).stat().st_size for image in images)
+        assert size < 1_000_000, f"{file.name}: {size:,} bytes"
+
+
+def test_nothing_leads_to_a_repository_that_has_no_address(whole):
+    for file in whole.glob("book/*.html") if not files.address() else ():
+        text = file.read_text("utf-8")
+        assert not re.search(r"mybinder|colab\.research|/commit/|/issues|none/none", text), (
+            file.name
+        )
