@@ -12,7 +12,6 @@ from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from helpers import pages
-from tests.project.chapter_rules import OLD
 
 
 @pytest.fixture()
@@ -36,9 +35,7 @@ def test_saving_one_half_of_a_pair_saves_the_other(project, lab, opened):
     assert pages.differing(project / "book") == []
 
 
-@pytest.mark.parametrize(
-    "chapter", [c for c in pages.chapters() if c.stem not in OLD], ids=lambda chapter: chapter.stem
-)
+@pytest.mark.parametrize("chapter", pages.chapters(), ids=lambda chapter: chapter.stem)
 @pytest.mark.parametrize("kind", [".md", ".ipynb"])
 def test_opening_and_saving_changes_no_byte(project, lab, chapter, kind):
     shutil.copy(chapter, project / "book")

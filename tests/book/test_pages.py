@@ -140,10 +140,9 @@ def test_a_failing_chapter_says_what_failed(tmp_path, monkeypatch):
 HEADER = EXAMPLE.read_text("utf-8").partition("(measure")[0] + "# Slim\n\n"
 FAULTS = {
     "See [here](#nowhere).": "target not found: 'nowhere'",
-    "See [there](01_sample.md#nowhere).": "local id not found in doc",
     "See {cite:t}`nobody1999`.": "could not find bibtex key",
     "It was {glue:text}`nothing`.": "No key 'nothing'",
-    "A {term}`word nobody explains`.": "term not in glossary",
+    "A [word](glossary.md#nobody-explains).": "local id not found in doc 'book/glossary'",
     "![none](nothing.png)": "image file not readable: book/nothing.png",
 }
 

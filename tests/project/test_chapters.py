@@ -10,7 +10,6 @@ import yaml
 
 from helpers import files, pages
 from tests.project.chapter_rules import (
-    OLD,
     Chapter,
     all_chapters,
     asserted,
@@ -72,7 +71,7 @@ def _files(node):
 
 def test_colab_cells_fetch_the_configured_repository():
     address = files.address() or "ADDRESS"
-    for chapter in [*(c for c in CHAPTERS if c.name not in OLD), Chapter.of(EXAMPLE)]:
+    for chapter in [*CHAPTERS, Chapter.of(EXAMPLE)]:
         fetching = [cell.source for cell in chapter.code if "git clone" in cell.source]
         assert len(fetching) == 1 and f"--depth 1 {address} transfer-book\n" in fetching[0], (
             chapter.name
@@ -112,6 +111,7 @@ TEXT = EXAMPLE.read_text("utf-8")
         ("Nothing here was measured.", "It rose by 12 % in 7 of 9 languages.", "12 %"),
         ("Nothing here was measured.", "TODO", "left-over"),
         ("Nothing here was measured.", "See {ref}`fig-sample`.", "raw text in JupyterLab"),
+        ("Nothing here was measured.", "See [this](#nowhere).", "no heading or figure #nowhere"),
         ("Nothing here was measured.", "So says [Else (2001)](#references).", "Else (2001) is cited"),
         ("for seed in seeds]", "for seed in seeds if language in settings.languages]", "wider than"),
     ],
