@@ -118,10 +118,12 @@ def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
     return max(scores, key=lambda layer: (scores[layer], layer))
 
 
-def layer_scores(encoder: Encoder, task: Task, language: str = "de") -> dict[int, float]:
-    """Return the main metric of a retrieval target's development rows by layer, from 1, in one pass."""
+def layer_scores(
+    encoder: Encoder, task: Task, language: str = "de", split: str = "dev"
+) -> dict[int, float]:
+    """Return the main metric of a retrieval target's rows by layer, from 1, in one pass."""
     layers = list(range(1, encoder.layers + 1))
-    found, lost = _predict(Tuned(encoder), task, [language], split="dev", layer=layers)
+    found, lost = _predict(Tuned(encoder), task, [language], split=split, layer=layers)
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found

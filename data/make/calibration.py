@@ -21,7 +21,7 @@ import pandas as pd
 import scipy
 
 from helpers.files import commit, write_atomic
-from helpers.stats import calibration, confirmatory, permutation, reml
+from helpers.stats import calibration, confirmatory, gains, permutation, reml
 from helpers.stats.calibration import (
     COUNTED,
     FINAL,
@@ -71,6 +71,8 @@ class Scenario:
     # Standard deviation of the slope between intermediates, targets and target formats.
     slopes: tuple[float, float, float] = (0.0, 0.0, 0.0)
     leverage: float = 0.0  # of the log of a target's own spread, of similarity and residual alike
+    scales: tuple[float, ...] = ()  # per target, of all its gains: points of one are not another's
+    within: bool = False  # whether gains are standardised within their target before the analysis
 
 
 _FREE: dict[str, Any] = {"similarity": "independent", "block": 0}
@@ -123,6 +125,17 @@ OTHERS = _worlds({
     ),
     "leverage": ("Targets with more varied similarity are noisier.", _FREE | {"leverage": 1.0}),
 })  # fmt: skip
+# The next study: ten intermediates, seven trained targets whose gains vary on scales of their own.
+_NEXT: dict[str, Any] = {
+    "formats": ((0, 0, 0, 1, 1, 2, 2, 2, 2, 3), (0, 0, 3, 3, 1, 1, 1)),
+    "block": 0.5,
+    "missing": ((0, 0), (1, 0), (3, 4), (4, 4), (3, 5), (4, 5)),
+    "scales": (1.0, 2.5, 0.5, 1.5, 0.7, 0.7, 1.0),
+}
+NEXT = _worlds({
+    "10 x 7, points": ("Gains of one target vary five times as much as those of another.", _NEXT),
+    "10 x 7, within": ("The same, each target in its own spread.", _NEXT | {"within": True}),
+})  # fmt: skip
 
 
 def standard(values: np.ndarray) -> np.ndarray:
@@ -172,6 +185,8 @@ def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarra
         gain += own * rng.normal(size=(size[0], 1)) * similarity
         gain += of * rng.normal(size=(1, size[1])) * similarity
         gain += by_format * rng.normal(size=columns.max() + 1)[columns] * similarity
+    if s.scales:
+        gain *= s.scales
     for cell in s.missing:
         gain[cell] = np.nan
     return similarity, gain
@@ -187,7 +202,11 @@ def table(s: Scenario, similarity: np.ndarray, gain: np.ndarray) -> pd.DataFrame
     out["target_format"] = [f"f{k}" for k in columns[t]]
     out["block"] = out["intermediate_format"] + " x " + out["target_format"]
     out["same_format"] = (out["intermediate_format"] == out["target_format"]).astype(float)
-    return out.assign(similarity=similarity.ravel(), gain=gain.ravel())
+    out = out.assign(similarity=similarity.ravel(), gain=gain.ravel())
+    if s.within:
+        scaled = gains.scale_within(out.assign(encoder="", identity_pair=False))
+        out["gain"] = scaled["gain_within"]
+    return out
 
 
 def language_rows(
@@ -330,6 +349,13 @@ def decision_cells() -> list[Cell]:
     return [(s.name, b, dyad_tables(s, b), answer) for s, b, answer in asked]
 
 
+def scaled_cells() -> list[Cell]:
+    """Return the cells of ``scaled.csv``: the next study, in points and within targets."""
+    slopes = (0.0, 0.2, 0.4, 0.6)
+    every = [(s, b) for s in NEXT.values() for b in slopes]
+    return [(s.name, b, dyad_tables(s, b), calibration.specified) for s, b in every]
+
+
 def language_cells() -> list[Cell]:
     """Return the cells of ``languages.csv``: rows per language, 9 x 202."""
 
@@ -343,13 +369,14 @@ def language_cells() -> list[Cell]:
 STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
     "dyads": dyad_cells,
     "decision": decision_cells,
+    "scaled": scaled_cells,
     "languages": language_cells,
 }
 
 
 def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     """Make or extend a stored table of counts, replicates rounded up to whole batches."""
-    described = {"dyads": SCENARIOS, "decision": SCENARIOS | OTHERS}
+    described = {"dyads": SCENARIOS, "decision": SCENARIOS | OTHERS, "scaled": NEXT}
     used = {module.__name__: module.__version__ for module in (np, scipy, pd)}
     about = {
         **{"command": f"python -m data.make.calibration --study {study}", "commit": commit()},

@@ -49,7 +49,7 @@ Answers = dict[str, Callable[[], pd.Series]]
 
 
 def load(folder: Path, study: str = "dyads") -> pd.DataFrame:
-    """Return the stored counts of a study, ``"dyads"``, ``"decision"`` or ``"languages"``."""
+    """Return stored counts of a study: ``"dyads"``, ``"decision"``, ``"scaled"`` or ``"languages"``."""
     return pd.read_csv(folder / f"{study}.csv")
 
 
@@ -247,7 +247,8 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
 
     Returns:
         One row per fully tested model and target: intermediate (model name), target, gain (points),
-        intermediate_family, target_family ("" if the name tells none, or two), block, same_family.
+        intermediate_family, target_family ("" if the name tells none, or two), block, same_family,
+        identity_pair: the model's name holds that of the target, whose rows it was trained on.
     """
     file = Path(path)
     if not file.is_file():
@@ -270,7 +271,16 @@ def add_families(table: pd.DataFrame) -> pd.DataFrame:
     out["target_family"] = out["target"].map(TARGETS)
     out["block"] = out["intermediate_family"] + " x " + out["target_family"]
     out["same_family"] = (out["intermediate_family"] == out["target_family"]).astype(float)
-    return out
+    pairs = zip(out["intermediate"], out["target"], strict=True)
+    return out.assign(identity_pair=[trained_on(str(m), str(t)) for m, t in pairs])
+
+
+def trained_on(model: str, target: str) -> bool:
+    """Return whether a model's name tells that it was fine-tuned on the rows of a target."""
+    bare, word = re.sub("[-_]", "", model.lower()), target.removesuffix("_5bins")
+    # parts of TweetEval are named by their label, which others use too
+    tweets = not word.startswith("tweet_ev_") or bool(re.search("tweet|twitter|cardiff", bare))
+    return tweets and word.removeprefix("tweet_ev_").replace("_", "") in bare
 
 
 def family_of(model: str) -> str:
@@ -283,11 +293,11 @@ def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.Da
     """Estimate the effect of a shared family in ways that differ in what they take as independent.
 
     Args:
-        table: what `read_recycled` returned; models without a family are left out.
+        table: rows that `read_recycled` returned; models without a family are left out.
         n, seed: relabellings of families, on the means of model family x target family.
 
     Returns:
-        Indexed by method: estimate (points), se, df, low, high, p.
+        Indexed by method: estimate (points), se, df, low, high, p, and rows.
     """
     used = table[table["intermediate_family"] != ""]
     if used.empty:
@@ -304,4 +314,4 @@ def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.Da
     means = used.groupby(list(families), as_index=False)[["gain", term]].mean()
     found = permutation.qap(means, "gain", term, *families, n=n, seed=seed)
     out.loc["permutation of families", ["estimate", "p"]] = [found.estimate, found.p]
-    return out.rename_axis("method")
+    return out.assign(rows=len(used)).rename_axis("method")

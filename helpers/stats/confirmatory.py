@@ -23,7 +23,8 @@ RANDOM = ("intermediate", "target", "block")
 DYAD = ("intermediate", "target")
 TASKS = list(DYAD)
 FORMATS = ("intermediate_format", "target_format")
-NEGLIGIBLE = 0.5  # points per standard deviation of similarity
+# Slopes too small to matter, per outcome: in points, and in standard deviations of a target's gains.
+NEGLIGIBLE = {"gain": 0.5, "gain_within": 0.1}
 LEVEL = 0.05
 DISTANCE = "syntactic"
 LEAST = 5  # languages of a dyad whose slope on distance counts
@@ -51,6 +52,7 @@ def departures(
     profile: str,
     similarity: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
+    absent: Mapping[str, Collection[str]] = {},
 ) -> dict[str, str]:
     """Say where a study falls short of what the specification asks for.
 
@@ -58,6 +60,7 @@ def departures(
         scores, profile: tidy score table, and the name of its profile.
         similarity: what `results.similarities` returned; None: not looked at.
         controls: what `multiverse.controls` returned; None or without rows: none was measured.
+        absent: languages per target that the plan gave up beforehand, as no labelled rows are at hand.
 
     Returns:
         A word for each departure, to the sentence that says it; empty if there is none.
@@ -83,12 +86,13 @@ def departures(
     for target, seen in done.groupby("target")["language"]:
         known = str(target) in tasks.names()
         asked = set(tasks.get(str(target)).languages if known else ()) - {"en"}
+        asked -= set(absent.get(str(target), ()))
         if not asked <= set(seen):
             short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
     if short:
         out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
-        out |= _of_similarity(similarity)
+        out |= _of_similarity(similarity[similarity["target"].isin(set(rest["target"]))])
     there = " ".join(controls["measure"]) if controls is not None and len(controls) else ""
     if lacking := [what for what, sign in CONTROLS.items() if sign not in there]:
         out["controls"] = f"Controls were not measured: {', '.join(lacking)}."
@@ -143,6 +147,7 @@ def confirm(
     *,
     departs: Collection[str],
     controls: pd.DataFrame | None = None,
+    outcome: str = "gain",
     n: int = 9999,
     seed: int = 0,
 ) -> Confirmatory:
@@ -153,22 +158,23 @@ def confirm(
         rows: what `gains.gains` returned with the column ``syntactic`` (distance) joined, for H3.
         departs: names of what `departures` returned; if there is any, every verdict is withheld.
         controls: what `multiverse.controls` returned; if one failed, every verdict is withheld.
+        outcome: ``"gain"`` in points, or ``"gain_within"`` as `gains.scale_within` adds it.
         n, seed: relabellings.
 
     Raises:
         BadFit: H1 cannot be fitted; a later hypothesis that cannot is reported as such.
     """
     scaled = prepared(dyads, PRIMARY)
-    used = scaled.dropna(subset=["gain"])
+    used = scaled.dropna(subset=[outcome])
 
-    test = partial(_answer, used, scaled, "gain", n=n, seed=seed)
+    test = partial(_answer, used, scaled, outcome, n=n, seed=seed)
     asked: dict[str, tuple[str, Callable[[], tuple[pd.Series, Fit]]]] = {
         "H1": ("slope above zero", partial(test, []))
     }
     if "same_format" in scaled:
         asked["H2"] = ("slope above zero beside equal formats", partial(test, ["same_format"]))
     if rows is not None:
-        slopes = partial(_falling, rows, scaled, n, seed)
+        slopes = partial(_falling, rows, scaled, outcome, n, seed)
         asked["H3"] = (f"slope falls with {DISTANCE} distance", slopes)
     answers, fits, notes = dict[str, pd.Series](), dict[str, Fit](), list[str]()
     for name, (question, ask) in asked.items():
@@ -187,7 +193,8 @@ def confirm(
     elif controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
-    negligible = pd.DataFrame({"points": equivalence(fits["H1"], PRIMARY, NEGLIGIBLE)}).T
+    unit = "points" if outcome == "gain" else "standard deviations of the target's gains"
+    negligible = pd.DataFrame({unit: equivalence(fits["H1"], PRIMARY, NEGLIGIBLE[outcome])}).T
     notes = list(dict.fromkeys([*fits["H1"].notes, *notes]))
     return Confirmatory(table, negligible.rename_axis("bound in"), fits, tuple(notes))
 
@@ -204,7 +211,8 @@ def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
         raise BadRows("one encoder at a time: filter the dyad table by encoder.")
     known = dyads.dropna(subset=[measure]).copy()
     if "identity_pair" in known:
-        known.loc[known["identity_pair"].astype(bool), "gain"] = np.nan
+        outcomes = known.columns.intersection(list(NEGLIGIBLE))
+        known.loc[known["identity_pair"].astype(bool), outcomes] = np.nan
     here = known.loc[known["gain"].notna(), measure]
     if here.size < 2 or not here.std() > 0:
         raise BadFit(f"{measure!r} does not vary over the {here.size} dyads that have a gain.")
@@ -277,7 +285,9 @@ def equivalence(fit: Fit, term: str, bound: float) -> pd.Series:
 # Languages.
 
 
-def _falling(rows: pd.DataFrame, scaled: pd.DataFrame, n: int, seed: int) -> tuple[pd.Series, Fit]:
+def _falling(
+    rows: pd.DataFrame, scaled: pd.DataFrame, outcome: str, n: int, seed: int
+) -> tuple[pd.Series, Fit]:
     """Return the answer to H3: the slope on similarity of each dyad's own slope on distance."""
     facts = scaled.loc[scaled["gain"].notna(), [*TASKS, PRIMARY, "block", *FORMATS]]
     keep = rows["language"] != "en"
@@ -291,6 +301,9 @@ def _falling(rows: pd.DataFrame, scaled: pd.DataFrame, n: int, seed: int) -> tup
     means[DISTANCE] = means["language"].map(design.standardise(languages, [DISTANCE])[DISTANCE])
     slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
     slopes = design.standardise(slopes, [PRIMARY])
+    if outcome == "gain_within":
+        by = slopes.groupby("target")["slope"]
+        slopes["slope"] = (slopes["slope"] - by.transform("mean")) / by.transform("std")
     return _answer(slopes, slopes, "slope", [], n, seed)
 
 

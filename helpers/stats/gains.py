@@ -28,6 +28,47 @@ def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame,
     return out.reset_index(drop=True), notes
 
 
+def converged(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Leave out trained runs that half converged; the rule is the same with and without intermediate.
+
+    A run has half converged when its English score is more than a quarter of the way from the median
+    of its target's baselines down to guessing. An arm without another run keeps all of its own: not
+    learning is then what came of it.
+
+    Args:
+        scores: tidy score table; targets without English scores, or that train nothing, stay whole.
+
+    Returns:
+        The scores that are left, and a row per target with the English median of its baselines, the
+        least that counts as converged (both 0 to 1), runs, those that half converged and those left out.
+    """
+    english = trained_targets(clean(scores).query("language == 'en'"))
+    base = english[english["condition"] == "none"].groupby(["encoder", "target"])["value"].median()
+    known = tasks.names()
+    guess = {t: tasks.get(t).chance if t in known else 0.0 for t in english["target"].unique()}
+    english = english.join(base.rename("median"), on=["encoder", "target"])
+    chance = english["target"].map(guess).astype(float)
+    english["least"] = english["median"] - (english["median"] - chance) / 4
+    english["half"] = english["value"] < english["least"]
+    alone = english.groupby([*ARM, "target"])["half"].transform("all")
+    out = english["half"] & ~alone
+    table = (
+        english.assign(out=out)
+        .groupby(["encoder", "target"], as_index=False)
+        .agg(
+            median=("median", "first"),
+            least=("least", "first"),
+            runs=("run", "size"),
+            half_converged=("half", "sum"),
+            left_out=("out", "sum"),
+        )
+    )
+    # a run id with its seed: the first attempt of a repeated run has the same id
+    lost = pd.MultiIndex.from_frame(english.loc[out, ["run", "seed"]])
+    kept = ~pd.MultiIndex.from_frame(scores[["run", "seed"]]).isin(lost)
+    return scores[kept].reset_index(drop=True), table
+
+
 def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = False) -> pd.DataFrame:
     """Compute the gain of every scored run over the mean baseline of its target and language.
 
@@ -247,6 +288,27 @@ def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFram
     return out
 
 
+def scale_within(table: pd.DataFrame, outcome: str = "gain") -> pd.DataFrame:
+    """Add ``<outcome>_within`` to a dyad table: standardised over the analysed dyads of each target.
+
+    A slope is then in standard deviations of a target's gains, and no target rules it because its
+    scores move more. Identity pairs lend neither mean nor spread. Where a target has fewer than two
+    other dyads, or these do not differ, the column is missing.
+    """
+    own = table[outcome].mask(table["identity_pair"].astype(bool))
+    by = own.groupby([table["encoder"], table["target"]])
+    spread = by.transform("std")
+    scaled = (table[outcome] - by.transform("mean")) / spread.where(spread > 1e-12)
+    return table.assign(**{f"{outcome}_within": scaled})
+
+
+def trained_targets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose target is trained on English rows of its own: retrieval reads, untrained."""
+    known = tasks.names()
+    formats = {t: tasks.get(t).format if t in known else "" for t in table["target"].unique()}
+    return table[table["target"].map(formats) != "retrieval"].reset_index(drop=True)
+
+
 def exclude(table: pd.DataFrame) -> pd.DataFrame:
     """Return a dyad table without identity pairs, as the specification wants it."""
     return table[~table["identity_pair"]].reset_index(drop=True)
@@ -257,7 +319,7 @@ def measures_of(table: pd.DataFrame) -> list[str]:
     own = {
         "encoder", "intermediate", "target", "score", "baseline", "headroom", "seeds", "languages",
         "languages_left_out", "intermediate_format", "target_format", "block", "same_format",
-        "identity_pair", "same_source", *SCALES,
+        "identity_pair", "same_source", *SCALES, "gain_within",
     }  # fmt: skip
     return [str(c) for c in table.select_dtypes("number").columns if c not in own]
 

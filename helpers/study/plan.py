@@ -495,7 +495,9 @@ class Maker(Builder):
         """Return the hidden state that retrieval reads: chosen once, on the plain encoder."""
         if not any("dev" in source.splits for source in target.source.flat()):
             return self.profile.layer or None
-        rows = self._rows(target, target.languages[0], "dev")
+        gone = self.absent.get(target.name, ())
+        language = next((code for code in target.languages if code not in gone), "")
+        rows = self._rows(target, language or target.languages[0], "dev")
         if not (rows.fingerprint and self.facts):
             return None
 
@@ -503,7 +505,7 @@ class Maker(Builder):
             from helpers import evaluation
             from helpers.study.arm import pretrained
 
-            return evaluation.choose_layer(pretrained(self.name), target, target.languages[0])
+            return evaluation.choose_layer(pretrained(self.name), target, language)
 
         asked = f"{self.name} {self.parts[self.encoder]} {target.name} {rows.fingerprint}"
         return int(self.store.kept(asked, choose))

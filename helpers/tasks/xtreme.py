@@ -234,7 +234,7 @@ _both("xnli", "pair", _XNLI, languages=XNLI_LANGUAGES, train_with="mnli", origin
 
 _ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
 _PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
-_target(
+PAWSX = _target(
     "pawsx",
     "pair",
     zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
@@ -320,8 +320,8 @@ def _on_dev(task: Task) -> Task:
     return register(replace(task, name=name, source=source, about=about, group="on-dev"))
 
 
-_on_dev(PANX)
-_on_dev(MLQA)
+for _task in (PAWSX, PANX, MLQA):
+    _on_dev(_task)
 
 
 # What XTREME-R adds: three tasks and longer language lists.

@@ -173,11 +173,14 @@ def test_relabelled_real_table_has_no_effect():
 
 def test_scenarios_have_the_structure_they_say():
     rng = np.random.default_rng(1)
-    for s in (make.SCENARIOS | make.OTHERS).values():
+    for s in (make.SCENARIOS | make.OTHERS | make.NEXT).values():
         similarity, gain = make.draw(s, 0.0, rng)
         assert similarity.shape == gain.shape == (len(s.formats[0]), len(s.formats[1]))
         assert similarity.std() == pytest.approx(1)
         assert np.isnan(gain).sum() == len(s.missing)
+        if s.within:
+            scaled = make.table(s, similarity, gain).groupby("target")["gain"]
+            assert scaled.mean().abs().max() < 1e-9 and scaled.std().to_numpy() == pytest.approx(1)
     missing = make.table(make.SCENARIOS["blocks"], *make.draw(make.SCENARIOS["blocks"], 0, rng))
     assert missing.groupby(["intermediate_format", "target_format"]).ngroups == 20
     rows = make.language_rows(rng, 0.3)
@@ -242,7 +245,7 @@ def test_the_table_of_others_becomes_gains_over_the_plain_encoder(recycled, tmp_
     gain = wide.loc["org/roberta-base-imdb-1", "sst2"] - wide.loc["roberta-base", "sst2"]
     assert row["gain"] == pytest.approx(gain)
     assert (row["intermediate_family"], row["target_family"]) == ("sentiment", "sentiment")
-    assert row["same_family"] == 1
+    assert row["same_family"] == 1 and not row["identity_pair"]
     (tmp_path / "table.csv").write_text("something else")
     with pytest.raises(BadRecord, match="checksum .*github.com/IBM/model-recycling"):
         calibration.read_recycled(tmp_path / "table.csv")
@@ -265,6 +268,21 @@ def test_the_table_of_others_becomes_gains_over_the_plain_encoder(recycled, tmp_
 )
 def test_names_tell_families(name, family):
     assert calibration.family_of(name) == family
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "own"),
+    [
+        ("textattack/roberta-base-SST-2", "sst2", True),
+        ("textattack/roberta-base-SST-2", "sst_5bins", True),
+        ("textattack/roberta-base-rotten-tomatoes", "rotten_tomatoes", True),
+        ("cardiffnlp/roberta-base-irony", "tweet_ev_irony", True),
+        ("vikram71198/roberta-base-finetuned-irony", "tweet_ev_irony", False),
+        ("ModelTC/roberta-base-rte", "mnli", False),
+    ],
+)
+def test_names_tell_identity_pairs(model, target, own):
+    assert calibration.trained_on(model, target) == own
 
 
 def test_five_methods_on_a_true_effect_and_on_none(recycled):

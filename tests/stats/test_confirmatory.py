@@ -7,7 +7,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from data.make import calibration as scenarios
 from helpers import results
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, design, multiverse, permutation, prediction, reml
+from helpers.stats import confirmatory, design, gains, multiverse, permutation, prediction, reml
 from tests.stats.tables import crossed, scores
 
 
@@ -50,6 +50,22 @@ def test_an_effect_is_supported_three_ways():
     p = permutation.qap(blank, "gain", "x", "intermediate", "target", confirmatory.FORMATS, n=499).p
     assert row["p_permutation"] == pytest.approx(p)
     assert not found.equivalence["equivalent"].any()
+
+
+def test_an_outcome_scaled_within_targets_is_tested_in_its_own_unit():
+    data = dyads(0.8)
+    number = data["target"].str[1:].astype(int)
+    data["gain"] *= np.where(number % 2, 8.0, 1.0)  # points of some targets mean little
+    data = gains.scale_within(data)
+    found = confirm(data, language_table(data, -0.5), outcome="gain_within", n=199)
+    used = data[~data["identity_pair"]]
+    x = (used["text_embedding"] - used["text_embedding"].mean()) / used["text_embedding"].std()
+    fit = reml.crossed_reml(used.assign(x=x), "gain_within", ["x"], confirmatory.RANDOM)
+    assert found.table.loc["H1", "estimate"] == pytest.approx(fit["x"]["estimate"])
+    assert found.table.loc["H1", "p"] < confirm(data, n=199).table.loc["H1", "p"]
+    assert found.equivalence.index.tolist() == ["standard deviations of the target's gains"]
+    assert found.equivalence["bound"].item() == 0.1
+    assert found.fits["H3"].design.y.std() == pytest.approx(1, abs=0.1)
 
 
 def test_the_sequence_stops_at_the_first_that_is_not_supported():
@@ -157,7 +173,7 @@ def test_the_change_of_the_slope_with_distance_is_found():
         names = {"similarity": "text_embedding", "distance": "syntactic"}
         rows = data.assign(**formats).rename(columns=names)
         facts = rows.groupby([*confirmatory.TASKS, "text_embedding", "block", *formats])["gain"]
-        return confirmatory._falling(rows, facts.mean().reset_index(), 9, 0)[0]["estimate"]
+        return confirmatory._falling(rows, facts.mean().reset_index(), "gain", 9, 0)[0]["estimate"]
 
     estimates = [change(language_rows(0.5, 0.6, s)) for s in range(6)]
     assert np.mean(estimates) == pytest.approx(0.6, abs=0.12)

@@ -335,3 +335,49 @@ def test_reliability_is_the_share_of_gains_that_is_not_noise():
     assert g.reliability(g.intervals(table))["gain_sd"].pow(2).mean() == pytest.approx(
         4 / 3, rel=0.5
     )
+
+
+def test_half_converged_runs_leave_in_both_arms_and_are_counted():
+    register("x", chance=0.5)
+    table = scores(targets=("x", "y"), baseline_seeds=6)
+    english = (table["language"] == "en") & (table["target"] == "x")
+    # baselines at .80, guessing at .50: below .725 a run has half converged
+    table.loc[english, "value"] = 0.80
+    for run in ("none--x-5", "single-a-x-1", "single-b-x-0", "single-b-x-1", "single-b-x-2"):
+        table.loc[english & (table["run"] == run), "value"] = 0.72
+    table.loc[english & (table["run"] == "single-a-x-2"), "value"] = 0.73
+    table.loc[table["target"] == "y", "value"] = 0.6
+    rest, found = g.converged(table)
+    # one seed of a leaves; all of b stay, since not one of them learnt
+    assert set(table["run"]) - set(rest["run"]) == {"none--x-5", "single-a-x-1"}
+    row = found.set_index("target").loc["x"]
+    assert row["median"] == pytest.approx(0.8) and row["least"] == pytest.approx(0.725)
+    assert row[["runs", "half_converged", "left_out"]].tolist() == [12, 5, 2]
+    assert found.set_index("target").loc["y", "half_converged"] == 0
+    gained = g.gains(rest)
+    assert gained.query("target == 'x' and intermediate == 'a'")["seed"].unique().tolist() == [0, 2]
+    assert gained.query("target == 'x'")["baseline_seeds"].unique().tolist() == [5]
+
+
+def test_retrieval_neither_converges_nor_is_a_trained_target():
+    register("x", "retrieval")
+    table = scores(targets=("x", "y"))
+    table.loc[(table["target"] == "x") & (table["seed"] == 1), "value"] = 0.0
+    rest, found = g.converged(table.assign(value=table["value"].where(table["target"] == "x", 0.6)))
+    assert len(rest) == len(table) and found["target"].tolist() == ["y"]
+    assert set(g.trained_targets(table)["target"]) == {"y"}
+
+
+def test_gains_are_scaled_within_their_target_without_identity_pairs():
+    table = pd.DataFrame({"encoder": "e", "target": list("xxxxyyy"), "identity_pair": False})
+    table["gain"] = [1.0, 2, 3, 90, 10, 20, 30]
+    table.loc[3, "identity_pair"] = True
+    found = g.scale_within(table)["gain_within"]
+    assert found.drop(index=3).tolist() == [-1, 0, 1, -1, 0, 1]
+    assert found[3] == 88  # the same scale, and no part of it
+    # points of one target times a constant: nothing changes
+    table["gain"] = table["gain"].where(table["target"] == "x", 7 * table["gain"] - 3)
+    pd.testing.assert_series_equal(g.scale_within(table)["gain_within"], found)
+    flat = g.scale_within(table.assign(gain=1.0))
+    assert flat["gain_within"].isna().all()
+    assert "gain_within" not in g.measures_of(flat.assign(m=1.0))

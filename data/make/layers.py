@@ -1,0 +1,74 @@
+"""Make data/results/layers.csv: retrieval from every hidden state, before and after each intermediate task.
+
+    python -m data.make.layers pilot --targets tatoeba bucc2018 --languages de zh
+
+It reads the encoders that a study's intermediate stages left in the store, and trains nothing. What is
+in the table already is not read again.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import evaluation, study, tasks
+from helpers.errors import MissingData
+from helpers.files import write_atomic
+from helpers.study.arm import pretrained, tuned_encoder
+from helpers.study.store import Store
+
+OUTPUT = Path(__file__).parents[1] / "results" / "layers.csv"
+KEY = ["intermediate", "seed", "target", "language"]
+
+
+def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], Path | None]:
+    """Return where the encoder after each intermediate stage is that is in the store; "": the plain one."""
+    stages = plan.runs[
+        (plan.runs["stage"] == "intermediate") & (plan.runs["condition"] == "single")
+    ]
+    there = {(row.intermediate, row.seed): store.checkpoint(row.run) for row in stages.itertuples()}
+    return {("", 0): None} | {arm: folder for arm, folder in there.items() if folder}
+
+
+def layers(
+    plan: study.Plan, store: Store, targets: list[str], languages: list[str], known: pd.DataFrame
+) -> pd.DataFrame:
+    """Return ``known`` with a row per encoder, target, language and layer that it lacked."""
+    plain, rows = pretrained(plan.encoder), []
+    done = set(known[KEY].itertuples(index=False, name=None))
+    for (intermediate, seed), folder in encoders(plan, store).items():
+        left = [(t, c) for t in targets for c in languages if c in tasks.get(t).languages]
+        left = [pair for pair in left if (intermediate, seed, *pair) not in done]
+        encoder = tuned_encoder(plain, folder) if folder and left else plain
+        for target, language in left:
+            task = tasks.get(target)
+            split = "dev" if task.source.serving(language, "dev") else "test"
+            try:
+                found = evaluation.layer_scores(encoder, task, language, split)
+            except MissingData as error:
+                print(f"left out: {target} in {language}: {error}")
+                continue
+            place = dict(zip(KEY, (intermediate, seed, target, language), strict=True))
+            rows += [
+                place | {"split": split, "metric": task.metric, "layer": layer, "value": value}
+                for layer, value in found.items()
+            ]
+    return pd.concat([known, pd.DataFrame(rows)]) if rows else known
+
+
+def main() -> None:
+    """Read what the store has and store the table."""
+    parser = argparse.ArgumentParser("python -m data.make.layers", description=__doc__)
+    parser.add_argument("profile")
+    parser.add_argument("--targets", nargs="+", default=["tatoeba", "bucc2018", "messages"])
+    parser.add_argument("--languages", nargs="+", default=["de", "fr", "ru", "sw", "zh"])
+    asked, known = parser.parse_args(), pd.DataFrame(columns=KEY)
+    if OUTPUT.exists():
+        known = pd.read_csv(OUTPUT, keep_default_na=False)
+    plan = study.plan(asked.profile, targets=asked.targets, languages=["available"])
+    found = layers(plan, Store(), asked.targets, asked.languages, known)
+    write_atomic(OUTPUT, found.to_csv(index=False, lineterminator="\n").encode())
+
+
+if __name__ == "__main__":
+    main()

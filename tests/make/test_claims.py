@@ -1,0 +1,76 @@
+"""Claims of the paper: each rule on scores whose answer is known, and the stored table."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.make import claims, recycled
+from helpers import results
+from tests.stats.tables import scores
+
+INTERMEDIATES = ("squad1", "mnli", "hellaswag", "qqp")
+
+
+def study(gained=0.0, retrieval=0.0, condition="", seed=0):
+    """Scores of four targets whose gains are as given, in points, with little noise."""
+    table = scores(
+        INTERMEDIATES, ("xnli", "tydiqa", "udpos", "tatoeba"), ("en", "de", "fr"), seed=seed
+    )
+    noise = np.random.default_rng(seed).normal(0, 0.002, len(table))
+    apart = np.where(table["target"] == "tatoeba", retrieval, gained)
+    value = 0.5 + noise + np.where(table["condition"] == "none", 0, apart) / 100
+    table = table.assign(value=value)
+    if condition:
+        more = table[table["intermediate"] == "qqp"].assign(
+            condition=condition, intermediate="", value=value[table["intermediate"] == "qqp"] - 0.1
+        )
+        table = pd.concat([table, more], ignore_index=True)
+    return claims.claims(table).set_index("claim")
+
+
+def test_true_gains_agree_and_absent_conditions_are_not_tested():
+    found = study(gained=5.0, retrieval=8.0)
+    agree = ["1 squad1", "1 mnli", "1 hellaswag", "3", "4 tydiqa", "5"]
+    assert found.loc[agree, "outcome"].unique().tolist() == ["agrees"]
+    assert found.loc["4 xnli", "outcome"] == "disagrees"  # it gains
+    assert found.loc["3", "ours"] == pytest.approx(3, abs=0.5)
+    assert set(found.loc[["2", "6 mlm", "6 translated"], "outcome"]) == {"not tested"}
+    assert set(found.loc[["7", "8", "9", "10"], "outcome"]) == {"a fact"}
+
+
+def test_losses_disagree_and_nothing_cannot_tell():
+    lost = study(gained=-4.0, retrieval=-30.0)
+    assert set(lost.loc[["1 mnli", "3", "4 tydiqa"], "outcome"]) <= {"disagrees", "cannot tell"}
+    assert lost.loc["3", "outcome"] == "disagrees"
+    assert study()["outcome"]["1 squad1"] == "cannot tell"
+
+
+@pytest.mark.parametrize(("condition", "claim"), [("multitask", "2"), ("mlm", "6 mlm")])
+def test_other_conditions_are_compared_with_the_best_single_task(condition, claim):
+    row = study(gained=5.0, retrieval=5.0, condition=condition).loc[claim]
+    assert row["ours"] == pytest.approx(-10 if claim == "2" else 10, abs=0.5)
+    assert row["outcome"] == ("disagrees" if claim == "2" else "agrees")
+
+
+def test_baselines_that_all_intermediates_share_widen_an_interval():
+    sample = pd.Series([1.0, 1.1, 0.9, 1.0], pd.Index(list("abcd"), name="intermediate"))
+    alone = claims._judged(sample)
+    shared = claims._judged(sample, pd.DataFrame({"variance": [4.0], "df": [1]}))
+    assert alone["outcome"] == "agrees" and shared["outcome"] == "cannot tell"
+    # one run against another: t with one degree of freedom
+    assert shared["high"] - 1 == pytest.approx(12.706 * 2, rel=0.01)
+
+
+def test_the_stored_table_is_that_of_the_stored_scores():
+    stored = pd.read_csv(claims.OUTPUT, dtype={"claim": str})
+    found = claims.claims(results.load("pilot"))
+    pd.testing.assert_frame_equal(stored, found, check_dtype=False, rtol=1e-3)
+
+
+def test_the_stored_comparison_of_others_models_is_the_reference():
+    table = pd.read_csv(recycled.OUTPUT).set_index(["which", "method"])
+    # an outside review computed these with statsmodels and lme4
+    assert table.loc[("all", "OLS on rows"), "estimate"] == pytest.approx(-0.015, abs=5e-4)
+    mixed = table.loc[("all", "REML, model, target and block")]
+    assert mixed[["estimate", "se"]].tolist() == pytest.approx([0.315, 0.408], abs=5e-4)
+    assert table.loc[("without collapsed rows", "OLS on rows"), "estimate"].round(2) == 1.28
