@@ -3,6 +3,7 @@
 import re
 import stat
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -73,6 +74,22 @@ def test_binder_has_the_pinned_versions_and_nothing_that_trains():
     for requirement in lines:
         assert str(requirement.specifier) == pins()[canonicalize_name(requirement.name)]
     assert not {"torch", "transformers"} & {requirement.name for requirement in lines}
+
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("page", CONFIG["sphinx"]["config"]["runs_on_binder"])
+def test_a_page_that_offers_binder_runs_with_its_packages_alone(page):
+    command = [sys.executable, "-m", "tests.project.light", f"{page}.md"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_on_the_list_cannot_be_imported_there():
+    command = [sys.executable, "-m", "tests.project.light", "book/03_probe_the_encoder.md"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert re.search("No module named '(torch|datasets|transformers)", done.stderr)
 
 
 def test_make_would_run_every_target_that_help_lists_with_modules_that_exist():
