@@ -48,7 +48,7 @@ bench: $(READY)  ## time training and similarity against the stock way
 	$(RUN) benchmarks
 
 check-hub: $(READY)  ## compare every pinned data set and encoder with the hub (needs a connection)
-	$(RUN) helpers.data
+	$(RUN) helpers.data.sources
 
 test-slurm: $(READY)  ## start a two-node SLURM here and run the cluster tests on it (needs root)
 	tests/slurm/run.sh $(BIN)/python

@@ -5,7 +5,7 @@
     python data/make/similarity.py pilot --families text format
     python data/make/similarity.py demo --encoder bundled-random --families text   # a control
 
-Writes ``data/similarity/<name>.csv`` and one matrix per measure in ``data/similarity/<name>/``.
+Writes ``data/similarity/<name>.csv``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
     shuffled = "shuffled" if options.shuffle_labels else ""
     name = options.name or "-".join(filter(None, [profile.name, options.encoder, shuffled]))
-    similarity.export(table, options.output / name)
     file = to_csv(table, options.output / f"{name}.csv")
     print(f"{file}: {table['status'].value_counts().to_dict()}")
     return 0

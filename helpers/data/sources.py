@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,16 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import yaml
 from datasets.data_files import get_data_patterns
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.utils import build_hf_headers, get_session
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from helpers.data import packages, tables
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
@@ -104,9 +109,7 @@ def _package(source: Source, language: str, split: str) -> Raw:
 
 
 def _function(source: Source, language: str, split: str) -> Raw:
-    if source.read is None:
-        raise HelpfulError(f"source {source.id!r} of kind 'rows' needs read=function")
-    origin, found = f"rows {source.id}", source.read(language, split)
+    origin, found = f"rows {source.id}", source.read and source.read(language, split)
     if isinstance(found, datasets.Dataset):
         return Raw(found, origin, class_names(found.features))
     # A frame or a mapping would give the names of its columns as rows.
@@ -124,7 +127,7 @@ def _folder(source: Source, language: str, split: str) -> Raw:
     if name not in tables.FOLDERS:
         raise unknown("folder reader", name, tables.FOLDERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
-    return Raw(tables.FOLDERS[name](path / inner, split), f"folder {path / inner}")
+    return Raw(list(tables.FOLDERS[name](path / inner, split)), f"folder {path / inner}")
 
 
 def _tables(source: Source, language: str, split: str) -> Raw:
@@ -167,23 +170,19 @@ def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]
 
 def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
     """Keep one side of a published split that is divided into our train and dev by content."""
-    parent = list(range(len(rows)))
-
-    def find(i: int) -> int:
-        """Return the first of the rows that a row is linked to by equal values of any column."""
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    # Rows with equal values of any column belong together; the first of them says on which side.
+    links: list[tuple[int, int]] = []
     for column in source.divide:
         first: dict[str, int] = {}
-        for i, row in enumerate(rows):
-            a, b = find(i), find(first.setdefault(str(row[column]), i))
-            parent[max(a, b)] = min(a, b)
+        links += [(i, first.setdefault(str(row[column]), i)) for i, row in enumerate(rows)]
+    pairs = np.array(links, dtype=int).reshape(-1, 2).T
+    linked = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(rows), len(rows)))
+    groups = connected_components(linked, directed=False)[1]
+    _, firsts = np.unique(groups, return_index=True)
     kept = []
     for i, row in enumerate(rows):
-        key = json.dumps([str(rows[find(i)][column]) for column in source.divide])
+        leader = rows[int(firsts[groups[i]])]
+        key = json.dumps([str(leader[column]) for column in source.divide])
         share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
         if (share < DEV_SHARE) == (split == "dev"):
             kept.append(row)
@@ -193,15 +192,14 @@ def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
 # --- A mirror folder, or the hub ------------------------------------------------------------------
 def three_ways(source: Source) -> str:
     """Return what to do where a data set is not at hand."""
+    place = f"ROOT/{source.id}"
     if source.unpublished:
-        return (
-            f"No hub holds {source.id}. {source.unpublished}; copy it to ROOT/{source.id} and set "
-            f"{ROOT_VARIABLE}=ROOT."
-        )
+        to = f"copy it to {place} and set {ROOT_VARIABLE}=ROOT."
+        return f"No hub holds {source.id}. {source.unpublished}; {to}"
     revision = f" --revision {source.revision}" if source.revision else ""
-    command = f"hf download {source.id} --repo-type dataset{revision} --local-dir ROOT/{source.id}"
+    command = f"hf download {source.id} --repo-type dataset{revision} --local-dir {place}"
     if source.url:
-        command = f"curl --create-dirs -o ROOT/{source.id}/FILE {source.url}FILE"
+        command = f"curl --create-dirs -o {place}/FILE {source.url}FILE"
     return (
         f"Three ways to get {source.id}: "
         f"(1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
@@ -230,7 +228,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
         options = {"revision": source.revision} if source.revision else {}
         refusal = _refusal(source)
     load_dataset: Any = datasets.load_dataset
-    with _explained(source, origin, config, split, refusal), quiet(), _offline(bool(refusal)):
+    with _explained(source, origin, config, split, refusal), _silent(bool(refusal)):
         if first is not None:
             stream = load_dataset(where, config, split=split, streaming=True, **options)
             features = stream.features or datasets.Features()
@@ -439,54 +437,78 @@ def _refusal(source: Source) -> str:
     name, revision = asked = source.id, source.revision or "main"
     if asked in _SERVED:
         return ""
-    hub = hub_constants.ENDPOINT
+    hub, silent = hub_constants.ENDPOINT, f"cannot reach {name} on the hub"
     if not hub_reachable():
         reason = "HF_HUB_OFFLINE is set" if hub_constants.HF_HUB_OFFLINE else f"{hub} is silent"
-        return f"cannot reach {name} on the hub ({reason})"
+        return f"{silent} ({reason})"
     url = f"{hub}/api/datasets/{name}/revision/{revision}"
     try:
         reply = get_session().get(url, headers=build_hf_headers(), timeout=10)
     except Exception as error:  # whatever the client's library calls a connection that fails
-        return f"cannot reach {name} on the hub ({type(error).__name__}: {error})"
-    status, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
-    if kind == "RevisionNotFound":
-        return f"the hub's {name} has no revision {revision} (any more)"
-    if kind == "GatedRepo" or status == 403:
-        terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
-        return f"the hub refuses {name} ({status}): {terms}"
-    if kind == "RepoNotFound" or status in (401, 404):
-        private = "its name is wrong, or it is private and needs `hf auth login`"
-        return f"the hub has no {name} for you ({status}): {private}"
-    if status == 429:
-        return f"the hub asks to wait before it serves {name} (429, too many requests)"
-    if status >= 500:
-        return f"the hub is out of order ({status}) and does not serve {name}; try later"
-    _SERVED.add(asked)
-    return ""
+        return f"{silent} ({type(error).__name__}: {error})"
+    code, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
+    terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
+    private = "its name is wrong, or it is private and needs `hf auth login`"
+    reasons = (
+        (kind == "RevisionNotFound", f"the hub's {name} has no revision {revision} (any more)"),
+        (kind == "GatedRepo" or code == 403, f"the hub refuses {name} ({code}): {terms}"),
+        (
+            kind == "RepoNotFound" or code in (401, 404),
+            f"the hub has no {name} for you ({code}): {private}",
+        ),
+        (code == 429, f"the hub asks to wait before it serves {name} (429, too many requests)"),
+        (code >= 500, f"the hub is out of order ({code}) and does not serve {name}; try later"),
+    )
+    reason = next((text for holds, text in reasons if holds), "")
+    if not reason:
+        _SERVED.add(asked)
+    return reason
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Let `datasets` read its cache without asking the hub."""
+def _silent(offline: bool) -> Iterator[None]:
+    """Keep the bars of `datasets` out of chapters, and let it read its cache without the hub."""
     before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if wanted:
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    if offline:
         hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep `datasets`' own progress bars out of chapters."""
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def check(names: Sequence[str] = ()) -> pd.DataFrame:
+    """Load first rows of tasks (all on the hub), a line for each language and split."""
+    from helpers import data, tasks
+
+    lines = []
+    for task in map(tasks.get, names or tasks.names()):
+        on_hub = any(leaf.kind in ("hub", "files") for leaf in task.source.flat())
+        for language, split in product(task.languages, data.SPLITS):
+            if on_hub and task.source.serving(language, split):
+                try:
+                    found = data.first_rows(task, language, split)
+                    outcome = (len(found), "ok", str(found[0])[:80])
+                except HelpfulError as error:
+                    outcome = (0, f"failed: {error}", "")
+                lines.append((task.name, language, split, *outcome))
+    return pd.DataFrame(lines, columns=["task", "language", "split", "rows", "status", "first"])
+
+
+def main(names: Sequence[str]) -> int:
+    """Print that table (of ``make check-hub``); return 1 where a row failed, 0 without a network."""
+    if not hub_reachable():
+        print("skipped: the hub is not reachable from here, so nothing can be said of its data.")
+        return 0
+    os.environ.pop(ROOT_VARIABLE, None)  # the hub itself is asked, not a mirror
+    table = check(names)
+    print(table.to_string(max_colwidth=100))
+    print(f"{(table['status'] == 'ok').sum()} of {len(table)} loaded")
+    return int((table["status"] != "ok").any())
 
 
 _LOADERS: dict[str, Callable[[Source, str, str], Raw]] = {
@@ -496,3 +518,6 @@ _LOADERS: dict[str, Callable[[Source, str, str], Raw]] = {
     "tables": _tables,
     "rows": _function,
 }
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -151,7 +151,7 @@ class Standard:
         if name in _PLAIN:
             return _text(value, name)
         if name == "label":
-            return self._label(value, min(len(made.get("choices", self.labels)), len(self.labels)))
+            return self._class(value, name, len(made.get("choices", self.labels)), notes)
         if name == "answers":
             return self._answers(value, made["context"], notes)
         if name == "side":
@@ -165,7 +165,7 @@ class Standard:
             tags, tokens = _list(value, name), made["tokens"]
             if len(tags) != len(tokens):
                 raise _Misfit(f"{len(tokens)} tokens but {len(tags)} tags", "as many")
-            return [self._tag(tag, notes) for tag in tags]
+            return [self._class(tag, name, len(self.labels), notes) for tag in tags]
         texts = _texts(value, name)
         if name == "choices" and len(texts) < 2:
             raise _Misfit(f"{len(texts)} choices in 'choices'", "at least 2")
@@ -173,42 +173,35 @@ class Standard:
             raise _Drop("no tokens")
         return texts
 
-    def _label(self, value: Any, size: int) -> int:
-        column = self.task.columns.get("label", "label")
-        value = self._named(value, column)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise _Drop("no label")
-        expected = "a class id or name"
-        if isinstance(value, str):
-            value = _text(value.strip(), column)
-            if value in self.labels[:size]:
-                return self.labels.index(value)
-            expected = f"one of {', '.join(self.labels[:size])}"
-        elif isinstance(value, int | np.integer):
-            value = int(value)
-            if value < 0:
-                raise _Drop(f"label {value}")
-            if value < size:
-                return value
-            expected = f"0 to {size - 1}"
-        raise _Misfit(f"label {value!r} in column {column!r}", expected)
-
-    def _tag(self, value: Any, notes: Count) -> int:
-        column = self.task.columns.get("tags", "tags")
+    def _class(self, value: Any, name: str, size: int, notes: Count) -> int:
+        """Return the id of a label or of a tag, among the first ``size`` labels."""
+        column, labels, alone = (
+            self.task.columns.get(name, name),
+            self.labels[:size],
+            name == "label",
+        )
         for option in column.split("|"):
             value = self._named(value, option)
-        expected = f"0 to {len(self.labels) - 1}"
+        expected = "a class id or name"
+        if alone and (value is None or (isinstance(value, str) and not value.strip())):
+            raise _Drop("no label")
         if isinstance(value, str):
-            if _text(value, column) in self.labels:
-                return self.labels.index(value)
-            if not self.task.labels:
+            value = _text(value.strip() if alone else value, column)
+            if value in labels:
+                return labels.index(value)
+            if not alone and not self.task.labels:
                 notes["tag not in the training rows: ignored"] += 1
                 return IGNORED
-            expected = f"one of {', '.join(self.labels)}"
+            expected = f"one of {', '.join(labels)}"
         elif isinstance(value, int | np.integer):
-            if -1 <= value < len(self.labels) or value == IGNORED:
-                return int(value) if value >= 0 else IGNORED
-        raise _Misfit(f"tag {value!r} in column {column!r}", expected)
+            if 0 <= value < len(labels):
+                return int(value)
+            if alone and value < 0:
+                raise _Drop(f"label {value}")
+            if value in (-1, IGNORED):
+                return IGNORED
+            expected = f"0 to {len(labels) - 1}"
+        raise _Misfit(f"{name.removesuffix('s')} {value!r} in column {column!r}", expected)
 
     def _named(self, value: Any, column: str) -> Any:
         """Give a class id the name that the source states, so that order cannot matter."""

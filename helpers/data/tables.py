@@ -34,26 +34,21 @@ def read(file: Path) -> list[Row]:
         raise _encoding(file, error) from error
     if not rows:
         header = " below a line of column names" if ending in (".csv", ".tsv") else ""
-        raise BadRows(
-            f"{file} holds no rows: expected one row a line{header}. Write it again, or leave its "
-            "language or split out of the task."
-        )
+        fix = "Write it again, or leave its language or split out of the task."
+        raise BadRows(f"{file} holds no rows: expected one row a line{header}. {fix}")
     return rows
 
 
 def _encoding(file: Path, error: UnicodeDecodeError) -> BadRows:
-    return BadRows(
-        f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, such as "
-        f"by: iconv -f latin1 -t utf-8 {file.name}"
-    )
+    fix = f"save it as UTF-8, such as by: iconv -f latin1 -t utf-8 {file.name}"
+    return BadRows(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); {fix}")
 
 
 def _no_repeats(file: Path, what: str, names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise BadRows(
-            f"{file}: {what} names {twice[0]!r} twice; give each column a name of its own."
-        )
+        own = "give each column a name of its own."
+        raise BadRows(f"{file}: {what} names {twice[0]!r} twice; {own}")
 
 
 def _parsed(file: Path, text: str, what: str) -> Any:
@@ -104,10 +99,10 @@ def _separated(file: Path, **form: Any) -> Iterator[Row]:
                 if len(values) == len(header):
                     yield dict(zip(header, values, strict=True))
                 elif values:
+                    names = f"the first line names {len(header)} columns ({', '.join(header[:8])})"
                     raise BadRows(
-                        f"{file}, line {lines.line_num}: {len(values)} values, but the first line "
-                        f"names {len(header)} columns ({', '.join(header[:8])}). A value that holds "
-                        "a separator, a quote or a line break must stand in quotes, in a .csv."
+                        f"{file}, line {lines.line_num}: {len(values)} values, but {names}. A value "
+                        "with a separator, a quote or a line break must stand in quotes, in a .csv."
                     )
                 begin = lines.line_num + 1
         except csv.Error as error:
@@ -143,7 +138,7 @@ _LEAF = re.compile(r"\(<L (\S+) \S+ \S+ (\S+) \S+>\)")
 _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LCB-": "{", "-RCB-": "}", "-LSB-": "[", "-RSB-": "]"}
 
 
-def ccgbank(root: Path, split: str) -> list[Row]:
+def ccgbank(root: Path, split: str) -> Iterator[Row]:
     """Read tokens and categories from CCGbank's ``AUTO/<section>/wsj_*.auto``, at any depth."""
     files = sorted(f for f in root.rglob("*.auto") if f.parent.name in _SECTIONS[split])
     if not files:
@@ -152,37 +147,33 @@ def ccgbank(root: Path, split: str) -> list[Row]:
             "by the LDC (LDC2005T13): set CCGBANK_ROOT to its data folder. Free alternatives: task "
             "'ccg-pmb' (Parallel Meaning Bank), or the stand-in 'xpos-ewt'."
         )
-    return [row for file in files for row in _derivations(file)]
+    for file in files:
+        name = ""
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            # A line with the name of a derivation goes before the derivation itself.
+            if line.startswith("ID="):
+                name = line.split()[0].removeprefix("ID=")
+            elif line.strip():
+                leaves = _LEAF.findall(line)
+                if not leaves:
+                    raise BadRows(
+                        f"{file}, line {number}: no leaf (<L category pos pos word category>) in "
+                        f"{line[:60]!r}; is this a CCGbank .auto file?"
+                    )
+                tokens = [_BRACKETS.get(word, word) for _, word in leaves]
+                tags = [category for category, _ in leaves]
+                yield {"id": name or f"{file.stem}.{number}", "tokens": tokens, "tags": tags}
 
 
-def _derivations(file: Path) -> Iterator[Row]:
-    name = ""
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if line.startswith("ID="):
-            name = line.split()[0].removeprefix("ID=")
-        elif line.strip():
-            leaves = _LEAF.findall(line)
-            if not leaves:
-                raise BadRows(
-                    f"{file}, line {number}: no leaf (<L category pos pos word category>) in "
-                    f"{line[:60]!r}; is this a CCGbank .auto file?"
-                )
-            tokens = [_BRACKETS.get(word, word) for _, word in leaves]
-            tags = [category for category, _ in leaves]
-            yield {"id": name or f"{file.stem}.{number}", "tokens": tokens, "tags": tags}
-
-
-def pmb(root: Path, split: str) -> list[Row]:
+def pmb(root: Path, split: str) -> Iterator[Row]:
     """Read tokens and categories of an unpacked release: ``data/en/gold/pXX/dYYYY/en.drs.xml``."""
     found = sorted(root.glob("**/en/gold/p*/d*/en.drs.xml"))
     files = [file for file in found if file.parts[-3][-1] in _PARTS[split]]
     if not files:
         raise MissingData(
-            f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}. Download a release "
-            "such as https://pmb.let.rug.nl/releases/pmb-4.0.0.zip, unpack it, and set PMB_ROOT "
-            "to it."
+            f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}. Download a release such "
+            "as https://pmb.let.rug.nl/releases/pmb-4.0.0.zip, unpack it, and set PMB_ROOT to it."
         )
-    rows = []
     for file in files:
         words = []
         try:
@@ -196,11 +187,10 @@ def pmb(root: Path, split: str) -> list[Row]:
         if not words:
             raise BadRows(f"{file} has no tokens with a category; unpack the release again")
         tokens, tags = map(list, zip(*words, strict=True))
-        rows.append({"id": "-".join(file.parts[-3:-1]), "tokens": tokens, "tags": tags})
-    return rows
+        yield {"id": "-".join(file.parts[-3:-1]), "tokens": tokens, "tags": tags}
 
 
-def translations(root: Path, split: str) -> list[Row]:
+def translations(root: Path, split: str) -> Iterator[Row]:
     """Read ``<language>/<split>.jsonl`` of every language there, with the English set's columns."""
     files = sorted(root.glob(f"*/{split}.jsonl"))
     if not files:
@@ -209,10 +199,15 @@ def translations(root: Path, split: str) -> list[Row]:
             "one JSON object a line), put them there, and set TRANSFER_TRANSLATIONS to the folder "
             "above the task's. Only MNLI has published translations: task 'mnli-translated'."
         )
-    return [row for file in files for row in read(file)]
+    for file in files:
+        yield from read(file)
 
 
-FOLDERS = {"ccgbank": ccgbank, "pmb": pmb, "translations": translations}
+FOLDERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    "ccgbank": ccgbank,
+    "pmb": pmb,
+    "translations": translations,
+}
 
 
 def paragraphs(folder: Path, language: str) -> Iterator[str]:
@@ -225,15 +220,15 @@ def paragraphs(folder: Path, language: str) -> Iterator[str]:
             f"or {language}.tsv"
         )
     for file in files:
-        newline = None if file.suffix == ".txt" else ""
         try:
-            with file.open(encoding="utf-8", newline=newline) as lines:
-                if file.suffix == ".txt":
+            if file.suffix == ".txt":
+                with file.open(encoding="utf-8") as lines:
                     yield from lines
-                    continue
-                reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-                if "text" not in (reader.fieldnames or ()):
-                    raise BadRows(f"{file}: no column 'text'; columns are {reader.fieldnames}")
-                yield from (row["text"] or "" for row in reader)
+                continue
+            # Of a table the column "text".
+            for row in READERS[".tsv"](file):
+                if "text" not in row:
+                    raise BadRows(f"{file}: no column 'text'; columns are {', '.join(row)}")
+                yield row["text"]
         except UnicodeDecodeError as error:
             raise _encoding(file, error) from error

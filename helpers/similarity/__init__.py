@@ -179,10 +179,8 @@ def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
         found = [_task(one) for one in tasks]
         intermediates, targets = ([one for one in found if one.role == role] for role in SIDES)
     if not intermediates or not targets:
-        raise HelpfulError(
-            f"{len(intermediates)} intermediates and {len(targets)} targets were given; a similarity "
-            "needs at least one of each. Pass one list with both, or (intermediates, targets)."
-        )
+        given = f"{len(intermediates)} intermediates and {len(targets)} targets were given"
+        raise HelpfulError(f"{given}; pass one list with one of each or more, or two lists.")
     return intermediates, targets
 
 
@@ -253,10 +251,8 @@ def _keep(path: Path, key: str, record: Record) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{_digest(body)} {body}\n")
     except OSError as error:
-        raise HelpfulError(
-            f"could not write {path}: {error.strerror}. Free some space, or pass another folder=; "
-            "values that were kept are untouched."
-        ) from error
+        fix = "Free some space, or pass another folder=; values that were kept are untouched."
+        raise HelpfulError(f"could not write {path}: {error.strerror}. {fix}") from error
 
 
 def _digest(text: str) -> str:
@@ -317,14 +313,11 @@ def _records(
 
 
 def _say_cost(study: Inputs, jobs: Sequence[Job], known: int) -> None:
-    """Say what is going to be read, and about how long that takes here."""
-    texts, seconds = study.cost({(need, dyad) for one, dyad in jobs for need in one.needs})
-    said = f"{len(jobs):,} values to compute ({known:,} are known or undefined)"
-    if texts:
-        length = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
-        said += f": {texts:,} passes of a text through an encoder, about {length} here, beside any"
-    said += " fine-tuning; they are kept" if texts else "; nothing is read with an encoder"
-    print(said, file=sys.stderr)
+    """Say what is going to be read; a bar then says how long that takes here."""
+    texts = study.cost({(need, dyad) for one, dyad in jobs for need in one.needs})
+    said = f"{len(jobs):,} values to compute ({known:,} are known or undefined): "
+    read = f"{texts:,} passes of a text through an encoder, beside any fine-tuning; they are kept"
+    print(said + (read if texts else "nothing is read with an encoder"), file=sys.stderr)
 
 
 def _record(status: str, reason: str = "", **facts: Any) -> dict[str, Any]:
@@ -334,13 +327,10 @@ def _record(status: str, reason: str = "", **facts: Any) -> dict[str, Any]:
 
 def _computed(one: Measure, inputs: Sequence[Parts]) -> dict[str, Any]:
     """Compute a value, and where its arrays split into halves the value of each half."""
-    record = _record(
-        "done",
-        "; ".join(parts.note for parts in inputs if parts.note),
-        n=min((parts.count for parts in inputs if parts.count is not None), default=0),
-        passes=sum(parts.passes for parts in inputs),
-        gather_seconds=sum(parts.seconds for parts in inputs),
-    )
+    facts: dict[str, Any] = {"passes": sum(parts.passes for parts in inputs)}
+    facts["n"] = min((parts.count for parts in inputs if parts.count is not None), default=0)
+    facts["gather_seconds"] = sum(parts.seconds for parts in inputs)
+    record = _record("done", "; ".join(parts.note for parts in inputs if parts.note), **facts)
     split = any(parts.splits for parts in inputs)
     for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b"))[: 3 if split else 1]:
         start = time.perf_counter()
@@ -380,8 +370,9 @@ def _table(
         facts |= {"encoder": encoder, "seed": i.seed, "second": math.nan, "ceiling": math.nan}
         if len(seeds) > 1:
             other = {side: side._replace(seed=seeds[1]) for side in (i, t) if side}
-            again = dyad._replace(intermediate=other[i], target=t and other[t])
-            facts["second"] = value(one, again)
+            facts["second"] = value(
+                one, dyad._replace(intermediate=other[i], target=t and other[t])
+            )
             if t:  # each task against itself under the other seed; NaN where one is unknown
                 own = [value(one, dyad._replace(intermediate=s, target=other[s])) for s in (i, t)]
                 facts["ceiling"] = noise_ceiling(*own)
@@ -392,9 +383,8 @@ def _table(
 
 
 def _ordered(found: pd.DataFrame, measures: Collection[str]) -> pd.DataFrame:
-    places = {name: place for place, name in enumerate(measures)}
-    order = found["measure"].map(places).argsort(kind="stable")
-    return found.iloc[order].reset_index(drop=True)
+    order = found["measure"].map({name: place for place, name in enumerate(measures)})
+    return found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
 def matrix(
@@ -418,32 +408,6 @@ def matrix(
     return wide.reindex(index=part["intermediate"].unique(), columns=part["target"].unique())
 
 
-def export(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Write a table, and each of its measures that has a value as a matrix in CSV.
-
-    Args:
-        rows: what ``measure`` returned.
-        folder: where to; made if needed.
-
-    Returns:
-        The files: ``table.parquet``, and ``<measure>.csv`` (``<measure>.<language>.csv`` for rows
-        that are not English; a measure per language has intermediates in rows, languages in columns).
-    """
-    place = Path(folder)
-    files = [place / "table.parquet"]
-    write_atomic(files[0], rows.to_parquet(index=False, compression="zstd"))
-    known = rows[rows["value"].notna()]  # a matrix of nothing would say nothing
-    for name, part in known[known["target"] == ""].groupby("measure", sort=False):
-        wide = part.pivot(index="intermediate", columns="language", values="value")
-        files.append(to_csv(wide, place / f"{name}.csv", index=True))
-    dyads = known.loc[known["target"] != "", ["measure", "language"]].drop_duplicates()
-    for name, language in dyads.itertuples(index=False):
-        suffix = "" if language == "en" else f".{language}"
-        wide = matrix(rows[rows["target"] != ""], name, language=language)
-        files.append(to_csv(wide, place / f"{name}{suffix}.csv", index=True))
-    return files
-
-
 def to_csv(rows: pd.DataFrame, path: str | Path, index: bool = False) -> Path:
     """Write a table as one CSV file, whole or not at all; missing values are empty."""
     content = rows.to_csv(index=index, float_format="%.8g", lineterminator="\n")
@@ -452,10 +416,10 @@ def to_csv(rows: pd.DataFrame, path: str | Path, index: bool = False) -> Path:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``export`` or ``to_csv`` wrote.
+    """Read a table that ``to_csv`` wrote.
 
     Args:
-        path: the CSV or parquet file, or the folder that holds ``table.parquet``.
+        path: the file, such as ``data/similarity/pilot.csv``.
 
     Returns:
         The columns ``COLUMNS``. Names and reasons stay the texts they are, "nan" and "null" among
@@ -464,26 +428,19 @@ def read(path: str | Path) -> pd.DataFrame:
     Raises:
         BadRecord: the file is missing, cut off or no table, or a column of it is missing.
     """
-    file = Path(path)
-    file = file / "table.parquet" if file.is_dir() else file
-    again = f"Take it from the repository, git checkout {file}, or measure and write it again."
-    if not file.exists():
-        raise BadRecord(f"{file} is not there; write it with helpers.similarity.export.")
+    again = f"Take it from the repository, git checkout {path}, or measure and write it again."
+    empty = {name: [""] for name in COLUMNS if name not in _TEXTS}
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": empty}
     try:
-        if file.suffix == ".csv":
-            # A table that was cut off within a row may still be read as one.
-            content = file.read_bytes()
-            if not content.endswith(b"\n"):
-                raise ValueError("its last line does not end")
-            empty = {name: [""] for name in COLUMNS if name not in _TEXTS}
-            how: dict[str, Any] = {"keep_default_na": False, "na_values": empty}
-            found = pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(_TEXTS, str), **how)
-        else:
-            found = pd.read_parquet(file)
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise of a damaged file
+        content = Path(path).read_bytes()
+        # A table that was cut off within a row may still be read as one.
+        if not content.endswith(b"\n"):
+            raise ValueError("its last line does not end")
+        found = pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(_TEXTS, str), **how)
+        missing = [name for name in COLUMNS if name not in found.columns]
+        if missing:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+    except (ValueError, OSError) as error:  # of a file that is not there, or of pandas
         reason = str(error).splitlines()[0]
-        raise BadRecord(f"{file} is damaged or cut off ({reason}). {again}") from error
-    missing = [name for name in COLUMNS if name not in found.columns]
-    if missing:
-        raise BadRecord(f"{file} lacks the columns {', '.join(missing)}. {again}")
+        raise BadRecord(f"{path} is missing, damaged or cut off ({reason}). {again}") from error
     return found[list(COLUMNS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -211,9 +211,8 @@ def _texts_with(g: Inputs, dyad: Dyad) -> Parts:
 
 
 def _text_count(g: Inputs, dyad: Dyad) -> Parts:
-    second = [sample.half for sample in g.samples(dyad.intermediate.seed).values()]
-    counts = [sum(int((half == part).sum()) for half in second) for part in (False, True)]
-    return Parts(sum(counts), halves=(counts[0], counts[1]))
+    second = np.concatenate([one.half for one in g.samples(dyad.intermediate.seed).values()])
+    return Parts(len(second), halves=(int((~second).sum()), int(second.sum())))
 
 
 # Gradients of an encoder on the rows of a task.
@@ -257,6 +256,11 @@ class Probe:
         network = Network(self.encoder.model, {"head": head}, {"head": self.format})
         return network.to(best_device()).eval()
 
+    def parts(self, found: Any, heads: int = 1) -> Parts:
+        """Give what was made of gradients with so many heads its halves and its counts."""
+        halves, rows = (found["a"], found["b"]), len(self.rows)
+        return Parts(found["all"], halves=halves, entries=rows, passes=2 * heads * rows)
+
     def gradients(self, head: nn.Module, batches: Sequence[Integers], drawn: Any = None) -> Any:
         """Yield the gradients of the summed loss of each batch, by parameter in use.
 
@@ -275,10 +279,7 @@ class Probe:
 
 
 def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> nn.Module:
-    """Fit a head on the frozen encoder's states of a bootstrap sample, by steps of Adam.
-
-    ``seed`` decides the head's start and the sample; several seeds give several heads.
-    """
+    """Fit a head on the frozen encoder's states of a bootstrap sample, both drawn by the seed, by Adam."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = probe.format.head(probe.sample.task, probe.encoder.dimension, 0.0)
@@ -307,33 +308,31 @@ def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> n
 def fisher(
     probe: Probe, head: nn.Module, sampled: bool = False, by_filter: bool = False
 ) -> dict[str, dict[str, Single]]:
-    """Diagonal Fisher information of the encoder: mean squared per-example gradients.
+    """Diagonal Fisher information of the encoder, by component, of ``"a"``, ``"b"`` and ``"all"`` rows.
 
-    Squaring the gradient of a batch instead, as published code does, makes the result depend on the
-    batch size. ``sampled`` draws labels from the model (Fisher information) in place of the data's
-    (empirical Fisher); ``by_filter`` averages a matrix over its inputs. Returns the diagonal by
-    component for ``"a"``, ``"b"`` and ``"all"`` rows.
+    ``sampled`` draws labels from the model in place of the data's (empirical Fisher); ``by_filter``
+    averages a matrix over its inputs.
     """
     named = parameters(probe.encoder)
-    seeded = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
-    totals = {half: {n: torch.zeros_like(p) for n, p in named.items()} for half in (False, True)}
+    drawn = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
+    marks = ["b" if second else "a" for second in probe.sample.half[probe.rows]]
+    # Squaring the gradient of a batch, as published code does, would follow the size of the batch.
+    totals = {part: {n: torch.zeros_like(p) for n, p in named.items()} for part in "ab"}
     each = [np.flatnonzero(probe.encoded.example == row) for row in probe.rows]
-    halves = probe.sample.half[probe.rows].tolist()
-    for half, found in zip(
-        halves, probe.gradients(head, each, seeded if sampled else None), strict=True
-    ):
-        for name, gradient in found.items():
-            totals[half][name].addcmul_(gradient, gradient)
-    result: dict[str, dict[str, Single]] = {"a": {}, "b": {}, "all": {}}
-    for name in named:
-        sums = []
-        for half, part in ((False, "a"), (True, "b")):
-            values = totals[half][name].detach()
-            values = values.flatten(1).mean(dim=1) if by_filter and values.ndim > 1 else values
-            sums.append(values.flatten().float().cpu().numpy())
-            result[part][name] = (sums[-1] / max(halves.count(half), 1)).astype(np.float32)
-        result["all"][name] = ((sums[0] + sums[1]) / max(len(halves), 1)).astype(np.float32)
-    return result
+    found = probe.gradients(head, each, drawn if sampled else None)
+    for part, gradients in zip(marks, found, strict=True):
+        for name, gradient in gradients.items():
+            totals[part][name].addcmul_(gradient, gradient)
+
+    def mean(name: str, parts: str) -> Single:
+        sums = [totals[part][name].detach() for part in parts]
+        if by_filter and sums[0].ndim > 1:
+            sums = [total.flatten(1).mean(dim=1) for total in sums]
+        total = sum(each.flatten().float().cpu().numpy() for each in sums)
+        return (total / max(sum(map(marks.count, parts)), 1)).astype(np.float32)
+
+    named_parts = {"a": "a", "b": "b", "all": "ab"}.items()
+    return {key: {name: mean(name, parts) for name in named} for key, parts in named_parts}
 
 
 def draw_labels(
@@ -367,59 +366,53 @@ def draw_labels(
 def mean_gradient(probe: Probe, heads: Sequence[nn.Module]) -> dict[str, Single]:
     """Unit gradient (P,) of the mean loss at the encoder, averaged over several fitted heads.
 
-    The inner product of two such vectors is the mean cosine over all pairs of heads; with random
-    heads the sign of a gradient would be that of the head. For ``"a"``, ``"b"`` and ``"all"`` rows.
-    Source: the gradient inner product of Pruthi et al. 2020 (arXiv 2002.08484), normalised.
+    The inner product of two is the mean cosine over all pairs of heads (after Pruthi et al. 2020,
+    2002.08484). For ``"a"``, ``"b"`` and ``"all"`` rows.
     """
-    named = parameters(probe.encoder)
-    second = probe.sample.half[probe.rows]
+    named, second = parameters(probe.encoder), probe.sample.half[probe.rows]
     parts = {"a": probe.rows[~second], "b": probe.rows[second]}
+
+    def flat(found: Any) -> Tensor:
+        return torch.cat([found.get(n, torch.zeros_like(p)).flatten() for n, p in named.items()])
+
     total: dict[str, Any] = dict.fromkeys(("a", "b", "all"), 0.0)
+    # With random heads the sign of a gradient would be that of the head.
     for head in heads:
-        sums: dict[str, Any] = dict.fromkeys(parts, 0.0)
-        for part, rows in parts.items():
-            for found in probe.gradients(head, probe.batches(rows)):
-                pieces = [found.get(n, torch.zeros_like(p)).flatten() for n, p in named.items()]
-                sums[part] = sums[part] + torch.cat(pieces)
-        # Heads count the same, however large their gradients.
+        sums: dict[str, Any] = {
+            part: sum(map(flat, probe.gradients(head, probe.batches(rows))))
+            for part, rows in parts.items()
+        }
         sums["all"] = sums["a"] + sums["b"]
+        # Heads count the same, however large their gradients.
         for part, gradient in sums.items():
             if not torch.is_tensor(gradient) or gradient.norm() == 0:
-                raise BadRows(
-                    f"the gradient of {probe.sample.task.name} at the plain encoder is zero."
-                )
+                name = probe.sample.task.name
+                raise BadRows(f"the gradient of {name} at the plain encoder is zero.")
             total[part] = total[part] + gradient / gradient.norm() / len(heads)
     return {part: vector.cpu().numpy().astype(np.float32) for part, vector in total.items()}
 
 
 def _weights(encoder: Encoder) -> Parts:
-    named = parameters(encoder)
-    return Parts({name: p.detach().cpu().numpy() for name, p in named.items()})
+    return Parts({name: p.detach().cpu().numpy() for name, p in parameters(encoder).items()})
 
 
 def _fisher(g: Inputs, one: Dyad) -> Parts:
     tuned, _ = g.tuned(one)
     probe = Probe.of(g, one, tuned.encoder, tuned.settings.pooling)
     head = tuned.heads.get(probe.sample.task.name) or fit_head(probe, probe.sample.seed)
-    return _of_gradients(fisher(probe, head), probe)
+    return probe.parts(fisher(probe, head))
 
 
 def _probe_fisher(g: Inputs, one: Dyad) -> Parts:
     probe = Probe.of(g, one, g.encoder)
     found = fisher(probe, fit_head(probe, probe.sample.seed), sampled=True, by_filter=True)
-    joined = {part: np.concatenate(list(values.values())) for part, values in found.items()}
-    return _of_gradients(joined, probe)
+    return probe.parts({part: np.concatenate(list(each.values())) for part, each in found.items()})
 
 
 def _gradient(g: Inputs, one: Dyad) -> Parts:
     probe = Probe.of(g, one, g.encoder)
     heads = [fit_head(probe, 1000 * probe.sample.seed + k) for k in range(g.options.heads)]
-    return _of_gradients(mean_gradient(probe, heads), probe, len(heads))
-
-
-def _of_gradients(found: Mapping[str, Any], probe: Probe, heads: int = 1) -> Parts:
-    halves, rows = (found["a"], found["b"]), len(probe.rows)
-    return Parts(found["all"], halves=halves, entries=rows, passes=2 * heads * rows)
+    return probe.parts(mean_gradient(probe, heads), len(heads))
 
 
 # Name (* stands for either task, each alone), what determines it, and the passes through an encoder per

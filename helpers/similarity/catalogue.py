@@ -115,16 +115,13 @@ def check(measure: Measure) -> None:
     """Refuse a measure that could never give a value; see ``register``."""
     name, wanted = measure.name, measure.needs
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise HelpfulError(
-            f"measure {name!r} needs a name of lower-case letters, digits, '_', '-' and '.': it names "
-            "a column and a file."
-        )
+        letters = "lower-case letters, digits, '_', '-' and '.'"
+        raise HelpfulError(f"measure {name!r} names a column and a file; take {letters}.")
     if measure.family not in FAMILIES:
         raise unknown("family of measures", measure.family, FAMILIES)
     if isinstance(wanted, str):
-        raise HelpfulError(
-            f"needs of measure {name!r} is the text {wanted!r}; a tuple was expected: ({wanted!r},)."
-        )
+        text = f"needs of measure {name!r} is a text; a tuple was expected: ({wanted!r},)."
+        raise HelpfulError(text)
     for need in wanted:
         if need not in needs():
             raise unknown("array", need, needs())
@@ -132,10 +129,8 @@ def check(measure: Measure) -> None:
     try:
         inspect.signature(measure.function).bind(*wanted)
     except TypeError as error:
-        raise HelpfulError(
-            f"the function of measure {name!r} cannot take {len(wanted)} arrays "
-            f"({', '.join(wanted)}): {error}."
-        ) from error
+        said = f"the function of measure {name!r} cannot take {len(wanted)} arrays"
+        raise HelpfulError(f"{said} ({', '.join(wanted)}): {error}.") from error
     except ValueError:
         return  # built-in functions may have no signature to check
 

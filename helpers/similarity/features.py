@@ -223,18 +223,16 @@ def _coding_rate(points: Floats, distortion: float) -> float:
     return 0.5 * float(np.linalg.slogdet(gram)[1])
 
 
-def gbc(features: ArrayLike, labels: ArrayLike, spherical: bool = True) -> float:
+def gbc(features: ArrayLike, labels: ArrayLike) -> float:
     """Minus the overlap of the classes as Gaussians, over ordered pairs: from -C (C - 1) to 0.
 
-    On 64 principal axes; ``spherical`` takes one variance per class in place of one per axis.
-    Source: Pandy et al. 2022 (arXiv 2111.12780).
+    On 64 principal axes, with one variance per class. Source: Pandy et al. 2022 (arXiv 2111.12780).
     """
     array, codes, counts = labelled(features, labels, smallest=2)
     points = principal(array, 64)
     means = class_means(points, codes, counts)
     spread = class_means(points**2, codes, counts) - means**2
-    if spherical:
-        spread = np.broadcast_to(spread.mean(axis=1, keepdims=True), spread.shape)
+    spread = np.broadcast_to(spread.mean(axis=1, keepdims=True), spread.shape)
     spread = np.maximum(spread, _VARIANCE_FLOOR * points.var(axis=0).mean())
     overlap = 0.0
     for mean, variance in zip(means, spread, strict=True):

@@ -216,9 +216,9 @@ class Inputs:
             raise self._memo[key]
         return self._memo[key]
 
-    def cost(self, wanted: set[tuple[str, Dyad]]) -> tuple[int, float]:
-        """Estimate the texts to send through an encoder for some arrays, and the seconds."""
-        readings: dict[Any, tuple[float, float]] = {}
+    def cost(self, wanted: set[tuple[str, Dyad]]) -> int:
+        """Estimate the texts that some arrays send through an encoder, those in files left out."""
+        readings: dict[Any, int] = {}
         for need, dyad in wanted:
             array, at = ARRAYS[need], ARRAYS[need].at(dyad)
             # What is read is the array at the bottom, unless a file has it.
@@ -232,20 +232,10 @@ class Inputs:
             except Undefined:  # pairs of sentences: about as many as rows of English
                 sample = self.sample(at.of("intermediate"))
             most = self.options.gradient_rows if passes > 2 else self.options.rows
-            count = passes * min(len(sample.rows), most)
-            pace = self.remember(("pace", sample.task.name), partial(self._pace, sample.texts[:8]))
             # Features and embeddings are of one reading, and so have one entry.
             reading = passes, repr([FACTS[name](self, at) for name in array.of])
-            readings[reading] = count, count * pace
-        return int(sum(n for n, _ in readings.values())), sum(s for _, s in readings.values())
-
-    def _pace(self, texts: list[str]) -> float:
-        """Seconds that a text takes, from a few of them, read once something else was."""
-        read = partial(self.reader(self.encoder).texts, max_length=self.options.max_length)
-        self.remember("warm", partial(read, texts[:1]))
-        start = time.perf_counter()
-        read(texts)
-        return (time.perf_counter() - start) / len(texts)
+            readings[reading] = passes * min(len(sample.rows), most)
+        return sum(readings.values())
 
     # Rows.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -265,9 +266,9 @@ def readable_labels(task: Task) -> list[str]:
         raise Undefined(f"the labels of {task.name} are places of choices, not names.")
     found = []
     for label in task.labels:
-        bare = label[2:] if label[:2] in ("B-", "I-") else label
-        words = "".join(f" {c}" if c.isupper() else c for c in bare.replace("_", " "))
-        found.append(" ".join(words.split()).lower() if not bare.isupper() else bare.lower())
+        bare = re.sub("^[BI]-", "", label)
+        words = bare if bare.isupper() else re.sub("([A-Z])", r" \1", bare.replace("_", " "))
+        found.append(" ".join(words.split()).lower())
     named = [name for name in dict.fromkeys(found) if any(c.isalpha() for c in name)]
     if len(named) < 2:
         raise Undefined(f"{task.name} has no label names.")
@@ -344,18 +345,15 @@ def row_means(states: Single, rows: Integers, count: int) -> Single:
 def language_head(encoder: Encoder) -> nn.Module:
     """Load the masked-language head that an encoder was published with; fine-tuning drops it.
 
-    The encoder is one of the hub, or of a folder in ``transformers`` layout, not pruned; MissingData
-    where it comes without such a head, as the bundled ones do. The head takes hidden states (tokens,
-    D) to scores (tokens, vocabulary).
+    It takes hidden states (tokens, D) to scores (tokens, vocabulary); MissingData where there is none.
     """
     from transformers import AutoModelForMaskedLM
 
-    if Path(encoder.name).is_dir():
-        folder = Path(encoder.name)
-    elif encoder.name in encoders.HUB or encoder.name.count("/") == 1:
+    folder = Path(encoder.name)
+    if not folder.is_dir() and (encoder.name in encoders.HUB or encoder.name.count("/") == 1):
         identifier = encoders.HUB.get(encoder.name, (encoder.name,))[0]
         folder = encoders.snapshot(identifier, encoder.revision)
-    else:
+    if not folder.is_dir():
         raise MissingData(
             f"encoder {encoder.name!r} is built without a masked-language head. Measures of masked "
             "language need a hub encoder, such as 'xlm-roberta-base', or a folder with its files."
@@ -391,20 +389,15 @@ class Checkpoint:
     load: Callable[[], Tuned]
 
 
+# A function of a task and a seed, or a mapping from both.
 Checkpoints = (
     Callable[[str, int], Checkpoint | Tuned | None] | Mapping[Any, Checkpoint | Tuned] | None
 )
 
 
 def resolve(source: Checkpoints, task: str, seed: int) -> Checkpoint:
-    """Return the checkpoint of a task and a seed; Undefined where there is none.
-
-    ``source`` is a mapping from (task, seed), or a function of both.
-    """
-    if callable(source):
-        found = source(task, seed)
-    else:
-        found = (source or {}).get((task, seed))
+    """Return the checkpoint of a task and a seed; Undefined where there is none."""
+    found = source(task, seed) if callable(source) else (source or {}).get((task, seed))
     if found is None:
         raise Undefined(f"there is no encoder fine-tuned on {task} with seed {seed}.")
     if isinstance(found, Checkpoint):
@@ -429,16 +422,7 @@ def fingerprint(tuned: Tuned) -> str:
 
 
 def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, Checkpoint]:
-    """Return the intermediate stages that a store of runs holds for an encoder.
-
-    Args:
-        encoder: the plain encoder that they were tuned from.
-        folder: the store; by default that of the project.
-
-    Returns:
-        A mapping from (task, seed) to the latest checkpoint of condition ``single`` that is done;
-        MissingData where there is none.
-    """
+    """Return the stored stages ``single`` of an encoder, by (task, seed) the latest that is done."""
     from helpers.study.store import Store
 
     store = Store(folder)
@@ -446,9 +430,8 @@ def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, 
     wanted = (runs["encoder"] == encoder.name) & (runs["condition"] == "single")
     runs = runs[wanted & (runs["status"] == "done")]
     found: dict[Any, Checkpoint] = {}
-    for run, task, seed in zip(runs["run"], runs["intermediate"], runs["seed"], strict=True):
-        path = store.checkpoint(run)
-        if path is not None:
+    for run, task, seed in runs[["run", "intermediate", "seed"]].itertuples(index=False):
+        if path := store.checkpoint(run):
             found[task, int(seed)] = Checkpoint(run, partial(_stored, encoder, path, task))
     if not found:
         raise MissingData(
@@ -466,10 +449,8 @@ def _stored(encoder: Encoder, folder: Path, task: str) -> Tuned:
     if not path.exists():
         return Tuned(tuned, {}, {known.name: known})
     tensors, facts = load_tensors(path)
-    prefix = f"{known.name}/"
-    own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-    head = formats.get(known.format).head(known, encoder.dimension, 0.0)
-    head.load_state_dict(own)
+    head, own = formats.get(known.format).head(known, encoder.dimension, 0.0), f"{known.name}/"
+    head.load_state_dict({n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)})
     settings = Settings(pooling=facts["pooling"])
     return Tuned(tuned, {known.name: head}, {known.name: known}, settings)
 
@@ -513,8 +494,7 @@ def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str
 class Early:
     """Trains an intermediate's encoder on a few rows of a target; pass it as ``early=``.
 
-    The score is what a measure of similarity can reach at best, not one itself. Source: the few-shot
-    fine-tuning of Poth et al. 2021 (arXiv 2104.08247).
+    The score is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
     """
 
     settings: Settings = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)

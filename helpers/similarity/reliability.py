@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,11 @@ def noise_ceiling(self_a: float, self_b: float) -> float:
 def lacking(a: ArrayLike, b: ArrayLike) -> str:
     """Return why two columns of values, NaN where unknown, have no correlation; "" where they do."""
     first, second = _known(a, b)
-    if len(first) == 0:
-        return "no dyad has both values"
     if len(first) < FEWEST_DYADS:
-        return f"{len(first)} dyads have both values; {FEWEST_DYADS} are needed"
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return "the values do not vary over the dyads"
-    return ""
+        few = f"{len(first)} dyads have both values; {FEWEST_DYADS} are needed"
+        return few if len(first) else "no dyad has both values"
+    constant = np.ptp(first) == 0 or np.ptp(second) == 0
+    return "the values do not vary over the dyads" if constant else ""
 
 
 def correlation(a: ArrayLike, b: ArrayLike) -> float:
@@ -48,10 +47,9 @@ def correlation(a: ArrayLike, b: ArrayLike) -> float:
     return np.nan if lacking(a, b) else float(np.corrcoef(*_known(a, b))[0, 1])
 
 
-def _known(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    known = np.isfinite(first) & np.isfinite(second)
-    return first[known], second[known]
+def _known(a: ArrayLike, b: ArrayLike) -> Floats:
+    both = np.array([a, b], dtype=np.float64)
+    return both[:, np.isfinite(both).all(axis=0)]
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:
@@ -60,21 +58,20 @@ def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]
     It is what a model with task effects uses, so its reliability is the one that limits the slope.
     """
     array = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(array)
-    residual = np.full(len(array), np.nan)
+    known, residual = np.isfinite(array), np.full(len(array), np.nan)
     if not known.any():
         return residual
     sides = [np.asarray(names, dtype=object)[known] for names in (intermediate, target)]
     design = np.concatenate([np.ones((known.sum(), 1)), *map(_dummies, sides)], axis=1)
     rest = array[known] - design @ np.linalg.lstsq(design, array[known], rcond=None)[0]
     # Rounding must not pass for variation where the two effects explain everything.
-    scale = np.abs(array[known]).max()
-    residual[known] = np.where(np.abs(rest) > 1e-9 * scale, rest, 0.0)
+    residual[known] = np.where(np.abs(rest) > 1e-9 * np.abs(array[known]).max(), rest, 0.0)
     return residual
 
 
 def _dummies(levels: Any) -> Floats:
-    return np.stack([[float(x == level) for x in levels] for level in dict.fromkeys(levels)], 1)
+    codes, kinds = pd.factorize(pd.Series(levels))
+    return np.eye(len(kinds))[codes]
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
@@ -119,28 +116,33 @@ def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small:
 # Pieces follow Zipf's law over a vocabulary of so many, so many to a text.
 VOCABULARY, LENGTH = 5000, 20
 _CHANCE = 1 / np.arange(1, VOCABULARY + 1) / (1 / np.arange(1, VOCABULARY + 1)).sum()
+Random = np.random.Generator
 
 
-def _pieces(random: np.random.Generator, rows: int, *_: int) -> Any:
+def _pieces(random: Random, rows: int, *_: int) -> Any:
     return random.choice(VOCABULARY, LENGTH * rows, p=_CHANCE)
 
 
-def _words(random: np.random.Generator, rows: int, *_: int) -> list[str]:
+def _words(random: Random, rows: int, *_: int) -> list[str]:
     each = _pieces(random, rows).reshape(rows, LENGTH)
     return [" ".join(f"w{piece}" for piece in row) for row in each]
 
 
-def _direction(random: np.random.Generator, *_: int) -> Any:
+def _states(random: Random, rows: int, columns: int, *_: int) -> Any:
+    return random.normal(size=(rows, columns))
+
+
+def _direction(random: Random, *_: int) -> Any:
     vector = random.normal(size=50_000)
     return vector / np.linalg.norm(vector)
 
 
-def _layers(random: np.random.Generator, *_: int) -> Any:
+def _layers(random: Random, *_: int) -> Any:
     return {f"layer.{place}": random.normal(size=(60, 60)) for place in range(12)}
 
 
 # By the names of arrays, without the side of one that either task has.
-_DRAWS: dict[str, Callable[[np.random.Generator, int, int, int], Any]] = {
+_DRAWS: dict[str, Callable[[Random, int, int, int], Any]] = {
     "texts": _words,
     "pieces": _pieces,
     "counts": lambda r, rows, *_: np.bincount(_pieces(r, rows), minlength=VOCABULARY),
@@ -148,17 +150,13 @@ _DRAWS: dict[str, Callable[[np.random.Generator, int, int, int], Any]] = {
     "label_names": lambda r, rows, columns, classes: r.normal(size=(classes, columns)),
     # A probe of noise guesses among balanced classes.
     "knn_probe linear_probe": lambda r, rows, columns, classes: 1 / classes,
-    "embeddings sentences features common.intermediate common.target tuned.own tuned.features": (
-        lambda r, rows, columns, _: r.normal(size=(rows, columns))
-    ),
-    "common.intermediate_axes common.target_axes": (
-        lambda r, rows, columns, _: leading_axes(r.normal(size=(rows, columns)), AXES)
-    ),
+    "embeddings sentences features common.intermediate common.target": _states,
+    "tuned.own tuned.features": _states,
+    "common.intermediate_axes common.target_axes": lambda *of: leading_axes(_states(*of), AXES),
     "tuned.map": lambda r, rows, columns, _: r.normal(size=(columns + 1, columns)),
     "tuned.probabilities": lambda r, rows, *_: r.dirichlet(np.ones(5), rows),
-    "tuned.losses plain.losses parallel.tuned_losses parallel.plain_losses": (
-        lambda r, rows, *_: r.exponential(size=rows)
-    ),
+    "tuned.losses plain.losses": lambda r, rows, *_: r.exponential(size=rows),
+    "parallel.tuned_losses parallel.plain_losses": lambda r, rows, *_: r.exponential(size=rows),
     "parallel.tuned parallel.plain": lambda r, rows, columns, _: r.normal(size=(2, rows, columns)),
     "fisher": lambda r, *_: {"all": r.normal(size=50_000) ** 2},
     "probe_fisher": lambda r, *_: r.normal(size=50_000) ** 2,
@@ -201,18 +199,16 @@ def independence(
     for one in catalogue.chosen(measures):
         bare = [need.removeprefix("intermediate.").removeprefix("target.") for need in one.needs]
         without = [need for need, name in zip(one.needs, bare, strict=True) if name not in NOISE]
-        if without and measures is None:
-            continue
         if without:
-            raise HelpfulError(
-                f"measure {one.name!r} needs {', '.join(without)}, for which there is no noise."
-            )
-        of_labels = any(name in ("labels", "label_names") for name in bare)
-        for count in classes if of_labels else (0,):
-            for repeat in range(repeats):
-                random = np.random.default_rng([0, count, repeat])
-                arrays = [NOISE[name](random, rows, columns, max(count, 2)) for name in bare]
-                value = float(one.function(*arrays))
-                facts = {"measure": one.name, "family": one.family, "classes": count}
-                found.append(facts | {"repeat": repeat, "value": value})
+            if measures is None:
+                continue
+            lacks = f"measure {one.name!r} needs {', '.join(without)}"
+            raise HelpfulError(f"{lacks}, for which there is no noise; leave it out.")
+        # What uses no labels has nothing to do with the number of classes.
+        counts = classes if {"labels", "label_names"} & set(bare) else (0,)
+        for count, repeat in product(counts, range(repeats)):
+            random = np.random.default_rng([0, count, repeat])
+            arrays = [NOISE[name](random, rows, columns, max(count, 2)) for name in bare]
+            facts = {"measure": one.name, "family": one.family, "classes": count}
+            found.append(facts | {"repeat": repeat, "value": float(one.function(*arrays))})
     return pd.DataFrame(found)

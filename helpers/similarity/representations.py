@@ -38,23 +38,22 @@ def matrix(values: ArrayLike, name: str = "features", rows: int = 2) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     shaped = array.ndim == 2 and array.shape[1] > 0
     require(shaped, f"{name} has shape {array.shape}; expected (rows, columns) with columns > 0.")
-    enough = len(array) >= rows
-    require(enough, f"{name} has {len(array)} rows; at least {rows} are needed. Sample more.")
+    require(len(array) >= rows, f"{name} has {len(array)} rows; at least {rows} are needed.")
     return _finite(array, name)
 
 
 def vector(values: ArrayLike, name: str) -> Floats:
     """Return values as a finite, non-empty float vector."""
     array = np.asarray(values, dtype=np.float64)
-    shaped = array.ndim == 1 and array.size > 0
-    require(shaped, f"{name} has shape {array.shape}; expected a non-empty vector.")
+    filled = array.ndim == 1 and array.size > 0
+    require(filled, f"{name} has shape {array.shape}; expected a non-empty vector.")
     return _finite(array, name)
 
 
 def _finite(array: Floats, name: str) -> Floats:
     bad = array.size - int(np.isfinite(array).sum())
-    said = f"{name} has {bad} NaN or infinite entries of {array.size}; a measure of them would be "
-    require(not bad, said + "meaningless. Check the encoder's output, for example for overflow.")
+    said = f"{name} has {bad} NaN or infinite entries of {array.size}; did the encoder overflow?"
+    require(not bad, said)
     return array
 
 
@@ -63,13 +62,13 @@ def paired(
 ) -> tuple[Floats, Floats]:
     """Return two finite arrays of the same rows, or (axis 1) of states that are equally wide."""
     first, second = (
-        matrix(x, f"{n} of the {what}", rows) for x, n in ((a, "first"), (b, "second"))
+        matrix(a, f"first of the {what}", rows),
+        matrix(b, f"second of the {what}", rows),
     )
     sizes, unit = (first.shape[axis], second.shape[axis]), ("rows", "columns")[axis]
-    said = (
-        f"the {what} have {sizes[0]} and {sizes[1]} {unit}; both must describe the same inputs, or"
-    )
-    require(sizes[0] == sizes[1], said + " come from one encoder.")
+    need = ("describe the same inputs", "come from one encoder")[axis]
+    said = f"the {what} have {sizes[0]} and {sizes[1]} {unit}; both must {need}."
+    require(sizes[0] == sizes[1], said)
     return first, second
 
 
@@ -88,18 +87,15 @@ def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, 
     array = whole(labels)
     require(len(array) == rows, f"{len(array)} labels for {rows} rows; expected one label per row.")
     blank = int((array == -100).sum()) if array.dtype.kind in "if" else 0
-    said = (
-        f"{blank} of {rows} labels are -100, the mark of what has no label; leave those rows out."
-    )
-    require(not blank, said)
+    require(not blank, f"{blank} of {rows} labels are -100: they have none; leave those rows out.")
     values, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     names, rarest, count = values.tolist(), counts.argmin(), len(values)
     require(count > 1, f"all {rows} labels are {names[0]!r}; at least two classes are needed.")
     require(rows > count, f"{rows} rows for {count} classes; more rows than classes are needed.")
     said = (
-        f"class {names[rarest]!r} has {counts[rarest]} rows; this measure needs {smallest} in each"
+        f"class {names[rarest]!r} has {counts[rarest]} rows; {smallest} are needed in each class. "
     )
-    require(counts.min() >= smallest, said + " class. Sample more rows or leave rare classes out.")
+    require(counts.min() >= smallest, said + "Sample more rows or leave rare classes out.")
     return codes.astype(np.int64), counts.astype(np.int64)
 
 
@@ -109,16 +105,15 @@ def labelled(
     """Return checked features, class codes and class sizes; see ``matrix`` and ``classes``."""
     array = matrix(features)
     codes, counts = classes(labels, len(array), smallest)
-    vary = np.ptp(array, axis=0).any()
-    require(vary, "every row of the features is the same; the encoder may have collapsed.")
+    same = "every row of the features is the same; the encoder may have collapsed."
+    require(np.ptp(array, axis=0).any(), same)
     return array, codes, counts
 
 
 def scalar(value: Any) -> float:
     """Return a measure's value as a finite float; anything else must not be stored."""
     number = float(np.asarray(value, dtype=np.float64).reshape(()))
-    finite = np.isfinite(number)
-    require(finite, f"the measure gave {number}; expected a finite number for fit arrays.")
+    require(np.isfinite(number), f"the measure gave {number}; expected a finite number.")
     return number
 
 
@@ -157,8 +152,7 @@ def principal(features: Floats, dimensions: int) -> Floats:
 def cosine(a: ArrayLike, b: ArrayLike, what: str = "vectors") -> float:
     """Return the cosine of two vectors of one length, neither of them zero."""
     first, second = vector(a, what), vector(b, what)
-    same = first.size == second.size
-    require(same, f"{what} have lengths {first.size} and {second.size}; expected the same.")
+    require(first.size == second.size, f"{what} have lengths {first.size} and {second.size}.")
     norm = float(np.linalg.norm(first) * np.linalg.norm(second))
     require(norm, f"one of the {what} is zero, so it has no direction; nothing to compare.")
     return float(np.clip(first @ second / norm, -1.0, 1.0))
@@ -217,21 +211,17 @@ def _centred(values: Floats) -> Floats:
     return values / np.sqrt((values**2).mean())
 
 
-def linear_cka(a: ArrayLike, b: ArrayLike, debiased: bool = True) -> float:
-    """Centred kernel alignment of representations (N, D1) and (N, D2) under linear kernels.
-
-    The biased form approaches 1 for independent representations as D / N grows; the debiased one (Song
-    et al. 2012) is about 0 there. Source: Kornblith et al. 2019 (arXiv 1905.00414).
-    """
+def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
+    """Centred kernel alignment under linear kernels, debiased (Kornblith et al. 2019, 1905.00414)."""
+    # The biased form approaches 1 for independent representations as D / N grows.
     first, second = (_centred(values) for values in paired(a, b))
-    criterion = _unbiased_criterion if debiased else lambda x, y: float(((x.T @ y) ** 2).sum())
-    own = criterion(first, first) * criterion(second, second)
+    own = _unbiased_criterion(first, first) * _unbiased_criterion(second, second)
     require(own > 0, "a representation does not vary enough over these rows to be compared.")
-    return float(criterion(first, second) / np.sqrt(own))
+    return float(_unbiased_criterion(first, second) / np.sqrt(own))
 
 
 def _unbiased_criterion(a: Floats, b: Floats) -> float:
-    """Unbiased independence criterion times N (N - 3), from features alone."""
+    """Unbiased independence criterion (Song et al. 2012) times N (N - 3), from features alone."""
     rows = len(a)
     squares_a, squares_b = (a**2).sum(axis=1), (b**2).sum(axis=1)
     # Row sums of the kernels without their diagonals; the features are centred, so full row sums
@@ -241,15 +231,12 @@ def _unbiased_criterion(a: Floats, b: Floats) -> float:
     return float(trace + product - 2.0 / (rows - 2) * (squares_a @ squares_b))
 
 
-def rsa(a: ArrayLike, b: ArrayLike, centred: bool = True) -> float:
-    """Spearman correlation of the cosine dissimilarities of all pairs of rows (Kriegeskorte 2008).
-
-    Centring subtracts the mean row first, since encoders put all texts in a narrow cone.
-    """
+def rsa(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman correlation of the cosine dissimilarities of all pairs of rows (Kriegeskorte 2008)."""
     deviations = []
     for values in paired(a, b):
-        centre = values.mean(axis=0) if centred else 0.0
-        unit = unit_rows(values - centre, "a row of a representation (after centring)")
+        # Encoders put all texts in a narrow cone, which centring takes away.
+        unit = unit_rows(values - values.mean(axis=0), "a row of a representation, once centred,")
         ranks = stats.rankdata(1.0 - (unit @ unit.T)[np.triu_indices(len(unit), 1)])
         deviations.append(ranks - ranks.mean())
     norm = np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
@@ -278,11 +265,9 @@ def canonical_correlations(
     a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0
 ) -> tuple[Floats, Floats]:
     """Canonical correlations, largest first, and projection weights of the first one's directions."""
-    rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
-    paired(rows_a, rows_b)
-    first, second = (
-        (v if isinstance(v, Axes) else leading_axes(v)).up_to(variance) for v in (a, b)
-    )
+    paired(*(v.scores if isinstance(v, Axes) else v for v in (a, b)))
+    both = [v if isinstance(v, Axes) else leading_axes(v) for v in (a, b)]
+    first, second = (axes.up_to(variance) for axes in both)
     rows, kept = len(first.scores), len(first.share) + len(second.share)
     said = f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
     require(rows > kept + 1, said + "Use more rows or fewer dimensions.")
@@ -298,7 +283,7 @@ def canonical_correlations(
 def retrieval_accuracy(english: ArrayLike, other: ArrayLike) -> float:
     """Share of sentences (N, D) whose nearest neighbour by cosine is their translation, both ways."""
     first, second = paired(english, other)
-    shapes = f"embeddings have shapes {first.shape} and {second.shape}; expected one."
+    shapes = f"{first.shape} and {second.shape} are the shapes of the embeddings; expected one."
     require(first.shape == second.shape, shapes)
     first, second = (unit_rows(values, "the embedding of a sentence") for values in (first, second))
     cosines = first @ second.T
@@ -324,8 +309,8 @@ def otdd(
 ) -> float:
     """Optimal transport distance of two labelled sets of N rows, in units of the features.
 
-    Moving a row costs its squared distance plus the squared Wasserstein distance of its class, a
-    Gaussian, to the other's. Source: Alvarez-Melis and Fusi 2020 (arXiv 2002.02923).
+    Moving a row costs its squared distance plus that of its class, a Gaussian, to the other's
+    (Alvarez-Melis and Fusi 2020, 2002.02923).
     """
     first, codes_a, counts_a = labelled(features_a, labels_a, smallest=2)
     second, codes_b, counts_b = labelled(features_b, labels_b, smallest=2)
@@ -370,9 +355,7 @@ def task_vector_cosine(base: Parameters, a: Parameters, b: Parameters) -> float:
     products = [(u @ v, u @ u, v @ v) for _, u, v in _task_vectors(base, a, b)]
     inner, first, second = np.sum(products, axis=0)
     norm = np.sqrt(first) * np.sqrt(second)
-    require(
-        norm, "one of the task vectors is zero: tuning changed nothing, so it has no direction."
-    )
+    require(norm, "one of the task vectors is zero: tuning changed nothing.")
     return float(np.clip(inner / norm, -1.0, 1.0))
 
 
@@ -392,9 +375,8 @@ def _task_vectors(base: Parameters, *tuned: Parameters) -> Iterator[tuple[str, F
     for name in base:
         start, *ends = (np.asarray(given[name], dtype=np.float64) for given in (base, *tuned))
         shapes = [end.shape for end in ends]
-        require(
-            set(shapes) == {start.shape}, f"component {name!r} has shapes {start.shape}, {shapes}."
-        )
+        said = f"component {name!r} has shapes {start.shape}, {shapes}."
+        require(set(shapes) == {start.shape}, said)
         first, second = (vector((end - start).ravel(), f"task vector of {name!r}") for end in ends)
         yield name, first, second
 
@@ -408,27 +390,23 @@ def task_embedding_cosine(a: Parameters, b: Parameters) -> float:
     require(not differing, f"embeddings differ in components: {differing}.")
     both = [name for name in a if np.any(a[name]) and np.any(b[name])]
     require(both, "no component has a gradient in both tasks.")
-    return float(
-        np.mean([cosine(np.ravel(a[n]), np.ravel(b[n]), f"embeddings of {n!r}") for n in both])
-    )
+    each = [cosine(np.ravel(a[n]), np.ravel(b[n]), f"embeddings of {n!r}") for n in both]
+    return float(np.mean(each))
 
 
 def task2vec_distance(
     fa: ArrayLike, fb: ArrayLike, trivial: ArrayLike | None = None, alpha: float = 0.0
 ) -> float:
-    """Cosine distance of two Fisher diagonals of one probe network, normalised by their sum.
+    """Cosine distance of two Fisher diagonals, normalised by their sum (Achille et al. 2019, 1902.03545).
 
-    With the diagonal of the ``trivial`` task it is asymmetric: less by ``alpha`` times the distance of
-    the first task to the trivial one. Source: Achille et al. 2019 (arXiv 1902.03545).
+    With the diagonal of the ``trivial`` task it is less by ``alpha`` times its distance to the first.
     """
     first, second = (vector(f, "Fisher diagonal") for f in (fa, fb))
     sizes = f"Fisher diagonals of {first.size} and {second.size} parameters."
     require(first.shape == second.shape, sizes)
-    squares = min(first.min(), second.min()) >= 0
-    require(squares, "a Fisher diagonal has negative entries; expected squares.")
+    require(min(first.min(), second.min()) >= 0, "a Fisher diagonal has negative entries.")
     # A parameter that neither task uses says nothing.
-    total = first + second
-    used = total > 0
+    used = (total := first + second) > 0
     require(used.any(), "both Fisher diagonals are zero; no task trains the probe network.")
     shares = first[used] / total[used], second[used] / total[used]
     distance = 1.0 - cosine(*shares, "normalised Fisher diagonals")
@@ -436,15 +414,12 @@ def task2vec_distance(
 
 
 def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Floats:
-    """Linear map (D + 1, E) from plain (N, D) to tuned (N, E) states, the intercept last.
-
-    Mapped features of a target imitate the tuned encoder without running it. Source: the embedding
-    space map of Schulte et al. 2024 (arXiv 2410.15148), in closed form.
-    """
+    """Linear map (D + 1, E) from plain (N, D) to tuned (N, E) states (Schulte et al. 2024, 2410.15148)."""
+    # Mapped features of a target imitate the tuned encoder without running it. The intercept is last.
     # Ridge regression; its penalty is relative to the mean variance of a feature.
     inputs, outputs = matrix(plain, "plain features"), matrix(tuned, "tuned features")
-    counts = f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs."
-    require(len(inputs) == len(outputs), counts)
+    same = len(inputs) == len(outputs)
+    require(same, f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs.")
     centre, level = inputs.mean(axis=0), outputs.mean(axis=0)
     gram = (inputs - centre).T @ (inputs - centre)
     require(gram.any(), "every row of the plain features is the same; has the encoder collapsed?")
@@ -456,7 +431,6 @@ def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Fl
 def mapped(features: ArrayLike, map_: ArrayLike) -> Floats:
     """Apply what ``embedding_map`` returned to features (M, D)."""
     points, weights = matrix(features, "features"), matrix(map_, "embedding map")
-    width = len(weights) - 1
-    fits = points.shape[1] == width
-    require(fits, f"a map from {width} dimensions cannot take {points.shape[1]}.")
+    width, given = len(weights) - 1, points.shape[1]
+    require(given == width, f"a map from {width} dimensions cannot take {given}.")
     return points @ weights[:-1] + weights[-1]

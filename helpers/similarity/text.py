@@ -36,8 +36,7 @@ LANGUAGES = Path(__file__).parents[2] / "data" / "languages.csv"
 def js_divergence(p: ArrayLike, q: ArrayLike) -> float:
     """Jensen-Shannon divergence of two weightings of the same outcomes, 0 to 1 (Lin 1991)."""
     first, second = _distribution(p), _distribution(q)
-    sizes = f"distributions over {first.size} and {second.size} outcomes; use one set."
-    require(first.shape == second.shape, sizes)
+    require(first.shape == second.shape, f"{first.size} and {second.size} outcomes; use one set.")
     middle = (first + second) / 2
     parts = [x[x > 0] @ np.log(x[x > 0] / middle[x > 0]) for x in (first, second)]
     return float(max(sum(parts) / 2 / np.log(2.0), 0.0))
@@ -59,15 +58,11 @@ def _pieces(values: ArrayLike, name: str) -> Integers:
     return array.astype(np.int64)
 
 
-def matched(a: ArrayLike, b: ArrayLike) -> tuple[Integers, Integers]:
+def matched(a: ArrayLike, b: ArrayLike) -> list[Integers]:
     """Return random subsets of two lists of pieces, both as long as the shorter list."""
-    first, second = _pieces(a, "first corpus"), _pieces(b, "second corpus")
-    random, size = np.random.default_rng(0), min(len(first), len(second))
-    draws = [
-        pieces if len(pieces) == size else random.choice(pieces, size, replace=False)
-        for pieces in (first, second)
-    ]
-    return draws[0], draws[1]
+    both = [_pieces(a, "first corpus"), _pieces(b, "second corpus")]
+    random, size = np.random.default_rng(0), min(map(len, both))
+    return [x if len(x) == size else random.choice(x, size, replace=False) for x in both]
 
 
 def piece_counts(pieces: ArrayLike, size: int) -> Integers:
@@ -77,19 +72,13 @@ def piece_counts(pieces: ArrayLike, size: int) -> Integers:
     return np.bincount(array, minlength=size)
 
 
-def token_similarity(a: ArrayLike, b: ArrayLike, smoothing: float = 1.0) -> float:
-    """One minus the Jensen-Shannon divergence of the pieces of two corpora, 0 to 1.
-
-    ``smoothing`` is a pseudo-count of each piece. Source: Ruder and Plank 2017 (arXiv 1707.05246).
-    """
-    # Of counts it is biased upwards, more so for smaller samples.
+def token_similarity(a: ArrayLike, b: ArrayLike) -> float:
+    """One minus the divergence of the pieces of two corpora (Ruder and Plank 2017, 1707.05246)."""
+    # Of counts it is biased upwards, more so for smaller samples; each piece is counted once more.
     first, second = matched(a, b)
     values, places = np.unique(np.concatenate([first, second]), return_inverse=True)
-    p, q = (
-        np.bincount(part, minlength=len(values)) + smoothing
-        for part in (places[: len(first)], places[len(first) :])
-    )
-    return 1.0 - js_divergence(p, q)
+    parts = np.split(places, [len(first)])
+    return 1.0 - js_divergence(*(np.bincount(x, minlength=len(values)) + 1.0 for x in parts))
 
 
 def vocabulary_overlap(a: ArrayLike, b: ArrayLike) -> float:
@@ -105,8 +94,8 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
     ``a`` and ``b`` count each piece; ``texts_with`` of all ``texts`` hold it. Weights as scikit-learn's.
     """
     frequency = vector(texts_with, "number of texts with each piece")
-    possible = frequency.min() >= 0 and frequency.max() <= texts
-    require(possible, f"a piece occurs in {frequency.max():.0f} of {texts} texts.")
+    most = frequency.max()
+    require(frequency.min() >= 0 and most <= texts, f"a piece is in {most:.0f} of {texts} texts.")
     # So that no weight is zero or negative.
     weight = np.log((1.0 + texts) / (1.0 + frequency)) + 1.0
     first, second = _distribution(a), _distribution(b)
@@ -121,30 +110,25 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
 def whitening(covariance: ArrayLike) -> Floats:
     """Inverse square root of a covariance (D, D) shrunk to the identity by 1 % of its trace."""
     array = matrix(covariance, "covariance", rows=1)
-    rows, columns = array.shape
-    require(rows == columns, f"covariance has shape {array.shape}; expected a square array.")
-    mean = np.trace(array) / columns
-    values, axes = np.linalg.eigh(0.99 * array + 0.01 * mean * np.eye(columns))
+    size = len(array)
+    require(array.shape == (size, size), f"the covariance {array.shape} is not a square array.")
+    values, axes = np.linalg.eigh(0.99 * array + 0.01 * (np.trace(array) / size) * np.eye(size))
     require(values[0] > 0, "the covariance is not positive definite even after shrinkage.")
     return (axes / np.sqrt(values)) @ axes.T
 
 
-def mmd(a: ArrayLike, b: ArrayLike, bandwidth: float = 0.0) -> float:
-    """Unbiased squared maximum mean discrepancy of embeddings (N, D) and (M, D) (Gretton et al. 2012).
-
-    ``bandwidth`` is the standard deviation of the Gaussian kernel; 0: the median distance of all texts.
-    """
+def mmd(a: ArrayLike, b: ArrayLike) -> float:
+    """Unbiased squared maximum mean discrepancy of embeddings (N, D) and (M, D) (Gretton et al. 2012)."""
     first, second = paired(a, b, "embeddings", 2, axis=1)
     middle = (first.mean(axis=0) + second.mean(axis=0)) / 2
     pooled = np.concatenate([first, second]) - middle
     distance = squared_distances(pooled, pooled)
     np.fill_diagonal(distance, 0.0)  # rounding leaves a trace there
-    width = bandwidth**2
-    if not width:
-        # In order, the diagonal's zeros come first and every pair stands there twice.
-        rows, pairs = len(distance), len(distance) * (len(distance) - 1) // 2
-        places = [rows + 2 * ((pairs - 1) // 2), rows + 2 * (pairs // 2)]
-        width = float(np.partition(distance, places, axis=None)[places].mean())
+    # The kernel is as wide as the median distance: in order, the diagonal's zeros come first and every
+    # pair stands there twice.
+    rows, pairs = len(distance), len(distance) * (len(distance) - 1) // 2
+    places = [rows + 2 * ((pairs - 1) // 2), rows + 2 * (pairs // 2)]
+    width = float(np.partition(distance, places, axis=None)[places].mean())
     require(width > 0, "most texts have the same embedding, so the kernel has no width.")
     kernel = np.exp(-distance / (2.0 * width))
     n, m = len(first), len(second)
@@ -153,26 +137,21 @@ def mmd(a: ArrayLike, b: ArrayLike, bandwidth: float = 0.0) -> float:
 
 
 def domain_classifier_error(a: ArrayLike, b: ArrayLike) -> float:
-    """Cross-validated error of a ridge classifier that tells embeddings of two tasks apart.
+    """Cross-validated error of a ridge classifier of two tasks' embeddings (Ben-David et al. 2007).
 
-    Mean over both tasks: 0 where they are separable, about .5 where they are the same. Source:
-    Ben-David et al. 2007.
+    Mean over both tasks: 0 where they are separable, about .5 where they are the same.
     """
     first, second = paired(a, b, "embeddings", 2, axis=1)
     domain = np.repeat([0, 1], [len(first), len(second)])
-    predicted = probe_predictions(np.concatenate([first, second]), domain)
-    errors = [(predicted[domain == side] != side).mean() for side in (0, 1)]
-    return float(np.mean(errors))
+    wrong = probe_predictions(np.concatenate([first, second]), domain) != domain
+    return float(np.mean([wrong[domain == side].mean() for side in (0, 1)]))
 
 
 def pseudo_perplexity_change(tuned: ArrayLike, plain: ArrayLike) -> float:
-    """Mean masked-language loss of a tuned encoder minus that of the plain one, nats per piece.
-
-    One loss per text, of the same texts and masks. Source: Salazar et al. 2020 (arXiv 1910.14659).
-    """
+    """Mean loss of masked pieces, tuned minus plain, nats (Salazar et al. 2020, 1910.14659)."""
     first, second = vector(tuned, "tuned losses"), vector(plain, "plain losses")
-    counts = f"{first.size} tuned and {second.size} plain losses; use the same texts."
-    require(first.shape == second.shape, counts)
+    same = first.shape == second.shape
+    require(same, f"{first.size} tuned and {second.size} plain losses; use the same texts.")
     return float((first - second).mean())
 
 
@@ -209,11 +188,7 @@ def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def languages(path: Path = LANGUAGES) -> pd.DataFrame:
-    """Return the facts of each language of the benchmarks, indexed by language code.
-
-    ``data/languages.README.md`` explains the columns. MissingData where the file, which
-    ``data/make/languages.py`` wrote, is not there.
-    """
+    """Return the facts of each language, by code; data/languages.README.md explains the columns."""
     if not path.exists():
         raise MissingData(
             f"no language covariates at {path}. They are part of the repository: git checkout it, or "

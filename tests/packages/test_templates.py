@@ -1,7 +1,5 @@
 """The template language: parsing and drawing."""
 
-from __future__ import annotations
-
 from random import Random
 
 import pytest
@@ -12,19 +10,19 @@ from helpers.data.packages import Piece, Unusable, parse, sampled
 from helpers.errors import BadRows
 
 
-def words(name: str, random: Random) -> str:
+def words(name, random):
     if name == "none":
         raise Unusable(name)
     return {"room": "(kitchen|hall)", "n": "7"}[name]
 
 
-def drawn(template: str, **rules: str) -> set[str]:
+def drawn(template, **rules):
     random = Random(0)
     draws = [sampled(template, random, rules, words) for _ in range(300)]
     return {"".join(piece.text for piece in pieces) for pieces in draws}
 
 
-def test_every_construct_gives_exactly_its_sentences() -> None:
+def test_every_construct_gives_exactly_its_sentences():
     assert drawn("turn (on|off)") == {"turn on", "turn off"}
     assert drawn("[please] go") == {"please go", " go"}
     assert drawn("timer[s|z]") == {"timer", "timers", "timerz"}
@@ -34,7 +32,7 @@ def test_every_construct_gives_exactly_its_sentences() -> None:
     assert drawn("((a|b)[c]|d)") == {"a", "ac", "b", "bc", "d"}
 
 
-def test_slots_keep_their_name_and_their_words_apart() -> None:
+def test_slots_keep_their_name_and_their_words_apart():
     pieces = sampled("light in {room:area} {n}%", Random(1), {}, words)
     assert [p.slot for p in pieces] == ["", "area", "", "n", ""]
     assert pieces[1].text in ("kitchen", "hall")
@@ -42,12 +40,12 @@ def test_slots_keep_their_name_and_their_words_apart() -> None:
 
 
 @pytest.mark.parametrize("template", ["(a", "a)", "[a)", "{a", "a>", "(a|b;c)"])
-def test_brackets_that_do_not_match_are_refused(template: str) -> None:
+def test_brackets_that_do_not_match_are_refused(template):
     with pytest.raises(BadRows, match="template"):
         parse(template)
 
 
-def test_missing_and_endless_rules_are_unusable() -> None:
+def test_missing_and_endless_rules_are_unusable():
     for template, rules in (("<y>", {}), ("<x>", {"x": "a <x>"}), ("{none}", {})):
         with pytest.raises(Unusable):
             sampled(template, Random(0), rules, words)
@@ -66,7 +64,7 @@ TEMPLATES = st.recursive(
 
 
 @given(TEMPLATES, st.integers(0, 1000))
-def test_draws_are_reproducible_and_leave_no_template_signs(template: str, seed: int) -> None:
+def test_draws_are_reproducible_and_leave_no_template_signs(template, seed):
     first, again = (sampled(template, Random(seed), {"r": "x|y"}, words) for _ in range(2))
     assert first == again
     assert not set("".join(p.text for p in first)) & set("()[]{}<>|;")

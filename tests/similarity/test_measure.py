@@ -16,31 +16,22 @@ from helpers.tasks import Source
 
 STUDY = ["toy-same", "toy-choice", "toy-intents", "toy-slots", "toy-messages"]
 CHEAP = ["text_embedding", "token_similarity", "tfidf", "same_format", "label_entropy", "logme"]
+DYAD = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
 
 
 @pytest.fixture
 def call(tiny, trained, options, tmp_path):
-    def measured(measures=CHEAP, study=STUDY, **facts):
-        facts = {
-            "checkpoints": trained,
-            "options": options,
-            "folder": tmp_path,
-            "progress": False,
-        } | facts
-        return similarity.measure(study, measures, tiny, **facts)
+    def measured(measures=CHEAP, study=STUDY, encoder=tiny, **facts):
+        given = {"checkpoints": trained, "options": options, "folder": tmp_path}
+        return similarity.measure(study, measures, encoder, **given | {"progress": False} | facts)
 
     return measured
 
 
 def one(table, measure, i="toy-same", t="toy-intents", language="en"):
-    chosen = table[
-        (table["measure"] == measure)
-        & (table["intermediate"] == i)
-        & (table["target"] == t)
-        & (table["language"] == language)
-    ]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
+    names = ["measure", "intermediate", "target", "language"]
+    (place,) = np.flatnonzero((table[names] == [measure, i, t, language]).all(axis=1))
+    return table.iloc[place]
 
 
 @pytest.fixture
@@ -58,106 +49,99 @@ def gather(tiny, trained, options, tmp_path):
     return Inputs(tiny, study, options, arrays, checkpoints=trained)
 
 
-class TestTable:
-    def test_one_row_per_dyad_and_measure(self, call):
-        table = call()
-        assert list(table.columns) == list(COLUMNS)
-        assert len(table) == 2 * 3 * len(CHEAP)
-        assert list(dict.fromkeys(table["measure"])) == CHEAP
-        assert set(table["status"]) == {"done", "undefined"}
-        done = table["status"] == "done"
-        assert table.loc[done, "value"].notna().all() and table.loc[~done, "value"].isna().all()
-        row = one(table, "logme")
-        assert row["n"] == 90 and row["passes"] == 90
-        assert row["seconds"] > 0 and row["gather_seconds"] > 0
-        assert row["encoder"] == "tiny" and row["seed"] == 0
-        row = one(table, "logme", t="toy-messages")
-        assert row["status"] == "undefined" and "retrieval" in row["reason"]
-        assert row[["value", "half_a", "half_b", "second"]].isna().all()
+def test_one_row_per_dyad_and_measure_with_the_values_of_the_functions(call, gather):
+    table = call()
+    assert list(table.columns) == list(COLUMNS) and len(table) == 2 * 3 * len(CHEAP)
+    assert list(dict.fromkeys(table["measure"])) == CHEAP
+    assert set(table["status"]) == {"done", "undefined"}
+    assert (table["value"].notna() == (table["status"] == "done")).all()
+    row, without = one(table, "logme"), one(table, "logme", t="toy-messages")
+    assert row["n"] == 90 and row["passes"] == 90
+    assert row["seconds"] > 0 and row["gather_seconds"] > 0
+    assert row["encoder"] == "tiny" and row["seed"] == 0
+    assert without["status"] == "undefined" and "retrieval" in without["reason"]
+    assert without[["value", "half_a", "half_b", "second"]].isna().all()
+    states, labels = (gather.get(n, DYAD).values for n in ("tuned.features", "target.labels"))
+    assert row["value"] == pytest.approx(features.logme(states, labels))
+    each = [gather.get("intermediate.embeddings", Dyad(Side(n, 0))).values for n in STUDY]
+    centred = np.array([states.mean(axis=0) for states in each])
+    centred -= centred.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    for i, t in ((0, 2), (1, 4)):
+        value = one(table, "text_embedding", STUDY[i], STUDY[t])["value"]
+        assert value == pytest.approx(unit[i] @ unit[t], abs=1e-6)
+    wide = similarity.matrix(table, "logme")
+    assert (wide.index.tolist(), wide.columns.tolist()) == (STUDY[:2], STUDY[2:])
+    assert wide.loc["toy-same", "toy-intents"] == row["value"] and wide["toy-messages"].isna().all()
+    with pytest.raises(UnknownName, match="measure in this table"):
+        similarity.matrix(table, "gbc")
 
-    def test_values_are_those_of_the_functions(self, call, gather):
-        table = call()
-        dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
-        states, labels = (gather.get(n, dyad).values for n in ("tuned.features", "target.labels"))
-        assert one(table, "logme")["value"] == pytest.approx(features.logme(states, labels))
-        means = [
-            gather.get("intermediate.embeddings", Dyad(Side(n, 0))).values.mean(axis=0)
-            for n in STUDY
-        ]
-        centred = np.array(means) - np.mean(means, axis=0)
-        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-        for i, t in ((0, 2), (1, 4)):
-            value = one(table, "text_embedding", STUDY[i], STUDY[t])["value"]
-            assert value == pytest.approx(unit[i] @ unit[t], abs=1e-6)
 
-    def test_probes_are_compared_with_the_plain_encoder(self, call, gather):
-        row = one(call(["knn_probe"], seeds=(0,)), "knn_probe")
-        dyad = Dyad(Side("toy-same", 0), Side("toy-intents", 0))
-        for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b")):
-            tuned, plain, labels = (
-                gather.get(need, dyad).get(part)
-                for need in ("tuned.features", "target.features", "target.labels")
-            )
-            expected = features.knn_probe(tuned, labels) - features.knn_probe(plain, labels)
-            assert row[column] == pytest.approx(expected)
+def test_probes_are_compared_with_the_plain_encoder(call, gather):
+    row = one(call(["knn_probe"], seeds=(0,)), "knn_probe")
+    needs = ("tuned.features", "target.features", "target.labels")
+    for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b")):
+        tuned, plain, labels = (gather.get(need, DYAD).get(part) for need in needs)
+        expected = features.knn_probe(tuned, labels) - features.knn_probe(plain, labels)
+        assert row[column] == pytest.approx(expected)
 
-    def test_without_checkpoints_what_needs_them_is_undefined(self, call):
-        table = call(checkpoints=None)
-        row = one(table, "logme")
-        assert row["status"] == "undefined"
-        assert row["reason"] == "there is no encoder fine-tuned on toy-same with seed 0."
-        assert one(table, "text_embedding")["status"] == "done"
 
-    def test_halves_and_seeds(self, call, tiny, options, tmp_path):
-        table = call(["token_similarity", "same_format"])
-        row = one(table, "token_similarity")
-        assert row["half_a"] != row["half_b"] and row["second"] != row["value"]
-        # What has no sample has no halves.
-        assert np.isnan(one(table, "same_format")["half_a"])
-        other = call(["token_similarity"], seeds=(1,))
-        assert one(other, "token_similarity")["value"] == row["second"]
-        assert np.isnan(one(other, "token_similarity")["second"])
+def test_without_checkpoints_what_needs_them_is_undefined(call):
+    table = call(checkpoints=None)
+    row = one(table, "logme")
+    assert row["status"] == "undefined"
+    assert row["reason"] == "there is no encoder fine-tuned on toy-same with seed 0."
+    assert one(table, "text_embedding")["status"] == "done"
 
-    def test_ceilings_come_from_two_seeds_of_one_task(self, call):
-        table = call(["task_vector", "token_similarity"])
-        assert 0 <= one(table, "task_vector")["ceiling"] <= 1
-        assert np.isnan(one(table, "token_similarity")["ceiling"])
-        assert np.isnan(one(table, "task_vector", t="toy-messages")["ceiling"])
 
-    def test_other_languages_add_label_measures_only(self, call):
-        table = call(["logme", "text_embedding", "alignment_cka"], languages=("en", "qaa"))
-        assert set(table.loc[table["language"] == "qaa", "measure"]) == {"logme", "alignment_cka"}
-        drift = table[table["measure"] == "alignment_cka"]
-        assert set(drift["target"]) == {""} and set(drift["status"]) == {"undefined"}
-        drift = call(
-            ["alignment_cka", "alignment_retrieval"], languages=("qaa",), parallel="toy-messages"
-        )
-        assert set(drift["status"]) == {"done"} and len(drift) == 4
+def test_halves_seeds_and_ceilings(call):
+    table = call(["token_similarity", "same_format", "task_vector"])
+    row = one(table, "token_similarity")
+    assert row["half_a"] != row["half_b"] and row["second"] != row["value"]
+    # What has no sample has no halves.
+    assert np.isnan(one(table, "same_format")["half_a"])
+    other = one(call(["token_similarity"], seeds=(1,)), "token_similarity")
+    assert other["value"] == row["second"] and np.isnan(other["second"])
+    # A ceiling comes from two seeds of one task.
+    assert 0 <= one(table, "task_vector")["ceiling"] <= 1
+    assert np.isnan(row["ceiling"])
+    assert np.isnan(one(table, "task_vector", t="toy-messages")["ceiling"])
 
-    def test_a_random_encoder_can_be_measured_for_a_control(self, call, options, tmp_path):
-        given = {"options": options, "folder": tmp_path, "progress": False}
-        control = similarity.measure(
-            STUDY, ["text_embedding"], encoders.load("tiny", seed=7), **given
-        )
-        assert (control["value"] - call(["text_embedding"])["value"]).abs().max() > 1e-4
+
+def test_other_languages_add_label_measures_only(call):
+    table = call(["logme", "text_embedding", "alignment_cka"], languages=("en", "qaa"))
+    assert set(table.loc[table["language"] == "qaa", "measure"]) == {"logme", "alignment_cka"}
+    drift = table[table["measure"] == "alignment_cka"]
+    assert set(drift["target"]) == {""} and set(drift["status"]) == {"undefined"}
+    names, given = ["alignment_cka", "alignment_retrieval"], {"parallel": "toy-messages"}
+    drift = call(names, languages=("qaa",), **given)
+    assert set(drift["status"]) == {"done"} and len(drift) == 4
+
+
+def test_a_random_encoder_can_be_measured_for_a_control(call):
+    control = call(["text_embedding"], encoder=encoders.load("tiny", seed=7), checkpoints=None)
+    assert (control["value"] - call(["text_embedding"])["value"]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "facts, error",
+    [
+        ({"study": ["toy-same", "toy-intent"]}, UnknownName),
+        ({"measures": ["logmee"]}, UnknownName),
+        ({"mode": "sometimes"}, UnknownName),
+        ({"study": ["toy-same", "toy-choice"]}, HelpfulError),
+        ({"study": (["toy-same"], [])}, HelpfulError),
+        ({"parallel": "toy-mess"}, UnknownName),
+        # A measure that was never registered is checked too.
+        ({"measures": [similarity.Measure("m", "custom", ("target.lables",), len)]}, UnknownName),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_before_any_work(call, facts, error):
+    with pytest.raises(error):
+        call(**facts)
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(
-        "facts, error",
-        [
-            ({"study": ["toy-same", "toy-intent"]}, UnknownName),
-            ({"measures": ["logmee"]}, UnknownName),
-            ({"mode": "sometimes"}, UnknownName),
-            ({"study": ["toy-same", "toy-choice"]}, HelpfulError),
-            ({"study": (["toy-same"], [])}, HelpfulError),
-            ({"parallel": "toy-mess"}, UnknownName),
-        ],
-    )
-    def test_is_refused_before_any_work(self, call, facts, error):
-        with pytest.raises(error):
-            call(**facts)
-
     def test_data_that_are_not_here_are_undefined(self, call):
         def absent(language, split):
             raise MissingData("put the file there")
@@ -173,10 +157,10 @@ class TestBadInput:
         def load():
             raise BadRecord("cannot be read")
 
-        def source(task, seed):
+        def bad(task, seed):
             return Checkpoint("bad", load) if task == "toy-same" else trained(task, seed)
 
-        table = call(["logme", "token_similarity"], checkpoints=source, seeds=(0,))
+        table = call(["logme", "token_similarity"], checkpoints=bad, seeds=(0,))
         assert one(table, "logme")["status"] == "failed: BadRecord: cannot be read"
         assert one(table, "logme", "toy-choice")["status"] == "done"
         assert one(table, "token_similarity")["status"] == "done"
@@ -256,28 +240,19 @@ class TestStored:
         path.write_text("\n".join([*map(damage, lines[:6]), *lines[6:]]) + "\n")
         pd.testing.assert_series_equal(first["value"], call(["token_similarity"])["value"])
 
-    def test_new_code_of_a_measure_is_computed_anew(self, call, custom):
-        first = call([custom(lambda a, b: 1.0)])
-        second = call([custom(lambda a, b: 2.0)])
-        assert set(first["value"]) == {1.0} and set(second["value"]) == {2.0}
-
-    def test_another_checkpoint_is_another_value(self, call, trained):
-        first = call(["logme"], seeds=(0,))
+    def test_another_code_or_checkpoint_is_another_value(self, call, custom, trained):
+        assert set(call([custom(lambda a, b: 1.0)])["value"]) == {1.0}
+        assert set(call([custom(lambda a, b: 2.0)])["value"]) == {2.0}
+        first = one(call(["logme"], seeds=(0,)), "logme")
         swapped = lambda task, seed: trained(task, 1)  # noqa: E731
-        second = call(["logme"], seeds=(0,), checkpoints=swapped)
-        assert one(first, "logme")["record"] != one(second, "logme")["record"]
-        assert one(first, "logme")["value"] != one(second, "logme")["value"]
+        second = one(call(["logme"], seeds=(0,), checkpoints=swapped), "logme")
+        assert first["record"] != second["record"] and first["value"] != second["value"]
 
 
 class TestOwnMeasures:
-    def test_one_that_was_never_registered_is_checked_too(self, call):
-        with pytest.raises(UnknownName, match="array 'target.lables'.*'target.labels'"):
-            call([similarity.Measure("mine", "custom", ("target.lables",), len)])
-
     def test_in_one_cell(self, call, custom):
         custom(lambda a, b: -abs(np.mean([len(t) for t in a]) - np.mean([len(t) for t in b])))
-        table = call([*CHEAP, "mine"])
-        row = one(table, "mine")
+        row = one(call([*CHEAP, "mine"]), "mine")
         assert row["status"] == "done" and row["family"] == "custom" and row["value"] < 0
         assert row["half_a"] != row["half_b"]
 
@@ -335,38 +310,12 @@ class TestReading:
         assert table["reliability_note"].str.contains("2 dyads have both values").all()
 
 
-class TestExport:
-    def test_matrix(self, call):
-        table = call()
-        wide = similarity.matrix(table, "logme")
-        assert wide.index.tolist() == ["toy-same", "toy-choice"]
-        assert wide.columns.tolist() == ["toy-intents", "toy-slots", "toy-messages"]
-        assert wide.loc["toy-same", "toy-intents"] == one(table, "logme")["value"]
-        assert wide["toy-messages"].isna().all()
-        with pytest.raises(UnknownName, match="measure in this table"):
-            similarity.matrix(table, "gbc")
-
-    def test_files(self, call, tmp_path):
-        table = call(["logme", "alignment_cka"], languages=("en", "qaa"), parallel="toy-messages")
-        files = similarity.export(table, tmp_path / "out")
-        assert {path.name for path in files} == {
-            "table.parquet", "logme.csv", "logme.qaa.csv", "alignment_cka.csv",
-        }  # fmt: skip
-        wide = pd.read_csv(tmp_path / "out" / "logme.csv", index_col=0)
-        assert wide.loc["toy-same", "toy-intents"] == pytest.approx(one(table, "logme")["value"])
-        drift = pd.read_csv(tmp_path / "out" / "alignment_cka.csv", index_col=0)
-        assert drift.columns.tolist() == ["qaa"]
-        pd.testing.assert_frame_equal(similarity.read(tmp_path / "out"), table)
-        unknown = table.assign(value=table["value"].where(table["measure"] != "logme"))
-        names = {path.name for path in similarity.export(unknown, tmp_path / "none")}
-        assert names == {"table.parquet", "alignment_cka.csv"}
-
-    def test_reading_what_is_no_table(self, tmp_path):
-        with pytest.raises(BadRecord, match="is not there"):
-            similarity.read(tmp_path)
-        pd.DataFrame({"measure": ["x"]}).to_parquet(tmp_path / "table.parquet")
-        with pytest.raises(BadRecord, match="lacks the columns"):
-            similarity.read(tmp_path)
+class TestRead:
+    def test_what_is_no_table(self, tmp_path):
+        (tmp_path / "own.csv").write_text("measure\nx\n")
+        for name, says in (("none.csv", "No such file"), ("own.csv", "lacks the columns")):
+            with pytest.raises(BadRecord, match=f"is missing, .*{says}"):
+                similarity.read(tmp_path / name)
 
     def test_words_that_pandas_takes_for_missing_stay_names(self, call, tmp_path):
         table = call(["token_similarity"], seeds=(0,)).head(3)
@@ -377,12 +326,10 @@ class TestExport:
         pd.testing.assert_frame_equal(found[names], table[names])
         assert np.isnan(found["second"]).all()
 
-    @pytest.mark.parametrize("name", ["demo.csv", "pilot.csv", "demo", "pilot"])
+    @pytest.mark.parametrize("name", ["demo.csv", "pilot.csv"])
     def test_committed_tables_are_read_and_cut_ones_refused(self, tmp_path, name):
-        committed = Path(__file__).parents[2] / "data" / "similarity" / name
+        committed, cut = Path(__file__).parents[2] / "data" / "similarity" / name, tmp_path / name
         assert similarity.read(committed)["value"].notna().sum() > 100
-        whole = committed / "table.parquet" if committed.is_dir() else committed
-        cut = tmp_path / whole.name
-        cut.write_bytes(whole.read_bytes()[:-100])
+        cut.write_bytes(committed.read_bytes()[:-100])
         with pytest.raises(BadRecord, match="cut off.*git checkout"):
             similarity.read(cut)

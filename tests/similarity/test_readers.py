@@ -62,22 +62,16 @@ def drawn(name, rows=40, seed=0, language="en"):
 
 
 class TestSample:
-    def test_english_training_rows(self):
+    def test_english_training_rows_of_the_task_that_trains(self):
         first = drawn("toy-same", 20)
-        assert len(first.rows) == 20
-        assert first.task.labels == ("different", "same")
+        assert len(first.rows) == 20 and first.task.labels == ("different", "same")
         assert first.key == drawn("toy-same", 20).key
         assert len({first.key, drawn("toy-same", 20, 1).key, drawn("toy-same", 19).key}) == 3
-
-    def test_a_target_gives_the_rows_that_train_it(self):
         trained = replace(tasks.get("toy-intents"), train_with="toy-same", name="trained-by")
         assert sample(trained, 20, 0).task.name == "toy-same"
 
-    def test_another_language_gives_development_rows(self):
-        rows = drawn("toy-intents", 500, 0, "qaa")
-        assert len(rows.rows) == 32
-
-    def test_bitext_gives_its_english_side_without_repeats(self):
+    def test_another_language_gives_development_rows_and_bitext_its_english_side(self):
+        assert len(drawn("toy-intents", 500, 0, "qaa").rows) == 32
         few, whole = (drawn("toy-messages", rows) for rows in (10, 500))
         assert len(few.rows) == 10 and all(row["id"].startswith("en-") for row in few.rows)
         assert len(set(whole.texts)) == len(whole.texts)
@@ -109,11 +103,10 @@ class TestParallel:
         task = replace(tasks.get("toy-messages"), languages=("de",))
         assert parallel(task, "de", 5, 0) == (["one"], ["eins"])
 
-    def test_undefined(self):
+    @pytest.mark.parametrize("name, language", [("toy-intents", "qaa"), ("toy-messages", "de")])
+    def test_undefined(self, name, language):
         with pytest.raises(Undefined):
-            parallel(tasks.get("toy-intents"), "qaa", 5, 0)
-        with pytest.raises(Undefined):
-            parallel(tasks.get("toy-messages"), "de", 5, 0)
+            parallel(tasks.get(name), language, 5, 0)
 
 
 def test_subset_keeps_order():
@@ -123,27 +116,23 @@ def test_subset_keeps_order():
 
 
 class TestLabelView:
-    def test_pair_units_are_rows(self, tiny):
+    def test_units_are_rows_choices_or_words(self, tiny):
         rows = drawn("toy-intents")
         view = label_view(rows, tiny, 32, 500)
         assert not view.by_token
         assert view.labels.tolist() == [rows.rows[r]["label"] for r in view.rows]
-
-    def test_choice_units_are_right_or_wrong(self, tiny):
+        # A choice is right or wrong.
         rows = drawn("toy-choice")
         view = label_view(rows, tiny, 32, 500)
         assert len(view.units) == 3 * 40 and view.labels.sum() == 40
         for row in range(40):
             marks = view.labels[view.rows == row]
             assert marks.tolist() == [int(k == rows.rows[row]["label"]) for k in range(3)]
-
-    def test_tagging_units_are_words(self, tiny):
         rows = drawn("toy-slots")
         view = label_view(rows, tiny, 32, 4 * 40)
-        assert view.by_token
         words = view.encoded.per_token["word"][view.units]
         tags = [rows.rows[row]["tags"][word] for row, word in zip(view.rows, words, strict=True)]
-        assert view.labels.tolist() == tags
+        assert view.by_token and view.labels.tolist() == tags
         assert len(view.units) > 100 and len(set(view.rows)) == 40
 
     def test_span_units_are_pieces_of_answers_and_as_many_others(self, tiny):
@@ -168,10 +157,8 @@ class TestLabelView:
 
     def test_rare_classes_are_left_out_and_counted(self, tiny):
         rows = drawn("toy-intents", 90)
-        odd = [
-            row | {"label": 3 if place == 0 else row["label"] % 3}
-            for place, row in enumerate(rows.rows)
-        ]
+        labels = [3, *(row["label"] % 3 for row in rows.rows[1:])]
+        odd = [row | {"label": label} for row, label in zip(rows.rows, labels, strict=True)]
         view = label_view(Sample(rows.task, odd, 0), tiny, 32, 500)
         assert view.dropped == 1 and 3 not in view.labels and 0 not in view.rows
 
@@ -266,23 +253,15 @@ class TestTrained:
         assert fingerprint(first) == fingerprint(again)
         assert again.settings.pooling == trained.settings.pooling
 
-    def test_keys_follow_task_seed_and_settings(self, trained):
-        keys = {
-            trained("toy-same", 0).key,
-            trained("toy-same", 1).key,
-            trained("toy-choice", 0).key,
-            Trained(trained.encoder, training.Settings(), trained.folder)("toy-same", 0).key,
-        }
-        assert len(keys) == 4
-
-    def test_a_target_shares_the_checkpoint_of_its_training_task(self, trained):
+    def test_keys_follow_the_task_that_trains_seed_and_settings(self, trained):
+        other = Trained(trained.encoder, training.Settings(), trained.folder)
+        keys = {trained("toy-same", 0).key, trained("toy-same", 1).key, other("toy-same", 0).key}
+        assert len({*keys, trained("toy-choice", 0).key}) == 4
         facts = {"name": "toy-other", "train_with": "toy-same"}
         target = replace(tasks.get("toy-intents"), labels=tasks.get("toy-same").labels, **facts)
         tasks.register(target, replace=True)
         assert trained("toy-other", 0).key == trained("toy-same", 0).key
-
-    def test_nothing_trains_a_bitext_task(self, trained):
-        assert trained("toy-messages", 0) is None
+        assert trained("toy-messages", 0) is None  # nothing trains a bitext task
 
     def test_a_collapsed_run_is_undefined(self, trained, tmp_path, monkeypatch):
         collapsed = training.Tuned(trained.encoder, outcome=training.Outcome(status="collapsed"))
@@ -320,13 +299,8 @@ class TestFromStore:
 
 @pytest.fixture
 def saved(tiny, tmp_path):
-    config = BertConfig(
-        vocab_size=len(tiny.tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tiny.tokenizer), intermediate_size=16, **sizes)
 
     def write(kind):
         kind(config).save_pretrained(tmp_path)

@@ -12,7 +12,7 @@ from tests.similarity.shared import blobs
 RANDOM = np.random.default_rng(0)
 X, Y = blobs(60)
 A, B = RANDOM.normal(size=(2, 20, 3))
-ZERO = A * (np.arange(20) != 4)[:, None]
+MIDDLE = np.vstack([A[1:], A[1:].mean(axis=0)])  # its last row is where the centre is
 NAN = np.where(np.arange(60).reshape(20, 3) == 7, np.nan, A)
 SOFT = RANDOM.dirichlet(np.ones(3), 60)
 W = {"layer.0": RANDOM.normal(size=(4, 3)), "layer.1": RANDOM.normal(size=5)}
@@ -53,7 +53,7 @@ REFUSED = [
     *((m, (NAN, B), "NaN or infinite") for m in PAIRED),
     *((m, (np.ones((20, 3)), B), ".") for m in PAIRED),
     *((m, (A[:, 0], B), "expected .rows, columns") for m in PAIRED),
-    (r.rsa, (ZERO, B, False), "no direction"),
+    (r.rsa, (MIDDLE, B), "no direction"),
     (r.svcca, (r.leading_axes(A), r.leading_axes(B[:19])), "20 and 19 rows"),
     (r.pwcca, (RANDOM.normal(size=(20, 12)), RANDOM.normal(size=(20, 12))), "1 for any data"),
     (r.retrieval_accuracy, (A, B[:, :2]), "expected one"),

@@ -1,7 +1,5 @@
 """Facts of the tasks hang together."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -14,7 +12,7 @@ ALL = [name for name in tasks.names() if name in tasks.SHIPPED and tasks.get(nam
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_task_is_usable_as_stated(name: str) -> None:
+def test_every_task_is_usable_as_stated(name):
     task = tasks.get(name)
     metrics.get(task.metric)
     assert task.about.question.endswith("?") and task.about.genre
@@ -31,7 +29,7 @@ def test_every_task_is_usable_as_stated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_task_is_trained_in_english_and_every_target_evaluated_everywhere(name: str) -> None:
+def test_every_task_is_trained_in_english_and_every_target_evaluated_everywhere(name):
     task = tasks.get(name)
     trainer = tasks.get(task.train_with) if task.train_with else task
     if task.role == "intermediate" or task.format != "retrieval":
@@ -45,7 +43,7 @@ def test_every_task_is_trained_in_english_and_every_target_evaluated_everywhere(
             assert language == "en" or not task.source.serving(language, "train")
 
 
-def test_the_lists_of_the_benchmarks_are_complete() -> None:
+def test_the_lists_of_the_benchmarks_are_complete():
     xtreme_names = "xnli pawsx udpos panx xquad mlqa tydiqa bucc2018 tatoeba".split()
     assert tasks.names(group="xtreme") == xtreme_names
     second = "xnli mlqa tydiqa xcopa udpos-xr panx-xr xquad-xr tatoeba-xr lareqa mewslix".split()
@@ -60,7 +58,7 @@ def test_the_lists_of_the_benchmarks_are_complete() -> None:
     }  # fmt: skip
 
 
-def test_languages_of_panx_have_published_sizes() -> None:
+def test_languages_of_panx_have_published_sizes():
     counts = tasks.get("panx").source.counts
     assert {key.split("/")[0] for key in counts} == set(xtreme.PANX_LANGUAGES)
     assert counts["en/train"] == 20000 and counts["sw/test"] == 1000 and counts["yo/dev"] == 100
@@ -68,7 +66,7 @@ def test_languages_of_panx_have_published_sizes() -> None:
     assert both == set(xtreme.PANX_XR.languages)
 
 
-def test_configurations_follow_the_hubs_names() -> None:
+def test_configurations_follow_the_hubs_names():
     assert tasks.get("tatoeba").source.config_for("zh") == "tatoeba.cmn"
     assert tasks.get("tatoeba-xr").source.config_for("sw") == "swh-eng"
     assert tasks.get("mlqa").source.config_for("de") == "MLQA.de.de"
@@ -76,32 +74,22 @@ def test_configurations_follow_the_hubs_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("intermediate", "target", "identity", "source"),
+    ("pairs", "identity", "source"),
     [
-        ("mnli", "xnli", True, True),
-        ("anli_plus", "xnli", True, True),
-        ("mnli-translated", "xnli", True, True),
-        ("squad1", "xquad", True, True),
-        ("squad2", "mlqa", True, True),
-        ("squad1", "lareqa", True, True),
-        ("qqp", "pawsx", False, True),
-        ("qqp", "xnli", False, False),
-        ("squad1", "tydiqa", False, False),
-        ("hellaswag", "xcopa", False, False),
-        ("copa", "xcopa", True, True),
-        ("xpos-ewt", "udpos", False, True),
+        ("mnli>xnli anli_plus>xnli mnli-translated>xnli squad1>xquad squad2>mlqa", True, True),
+        ("squad1>lareqa copa>xcopa", True, True),
+        ("qqp>pawsx xpos-ewt>udpos", False, True),
+        ("qqp>xnli squad1>tydiqa hellaswag>xcopa", False, False),
     ],
 )
-def test_identity_pairs_and_shared_sources(
-    intermediate: str, target: str, identity: bool, source: bool
-) -> None:
-    found = relation(intermediate, target)
-    assert (found["identity_pair"], found["same_source"]) == (identity, source)
-    formats = tasks.get(intermediate).format, tasks.get(target).format
-    assert found["same_format"] == (formats[0] == formats[1])
+def test_identity_pairs_and_shared_sources(pairs, identity, source):
+    for both in (pair.split(">") for pair in pairs.split()):
+        found, formats = relation(*both), [tasks.get(name).format for name in both]
+        assert (found["identity_pair"], found["same_source"]) == (identity, source), both
+        assert found["same_format"] == (formats[0] == formats[1])
 
 
-def test_a_twin_keeps_what_its_task_holds() -> None:
+def test_a_twin_keeps_what_its_task_holds():
     twin = intermediate.translated_mnli(("fr",))
     assert twin.name == "mnli-translated" and twin.holds == ("mnli",)
     assert twin.source.serving("en", "train")[0].config_for("fr") == "fr"
@@ -109,7 +97,7 @@ def test_a_twin_keeps_what_its_task_holds() -> None:
         intermediate.translated_by_user("xnli")
 
 
-def test_the_metric_of_a_format_is_the_default() -> None:
+def test_the_metric_of_a_format_is_the_default():
     found = [Task("own", "target", f, Source("rows", "x")).metric for f in FORMATS]
     assert found == ["accuracy", "accuracy", "token_accuracy", "squad", "accuracy"]
     assert all(metrics.get(name) for names in METRICS.values() for name in names)
@@ -140,10 +128,10 @@ def test_the_metric_of_a_format_is_the_default() -> None:
         ({"train_with": "mnli"}, "whose labels are ('entailment', 'neutral', 'contradiction')"),
     ],
 )
-def test_facts_that_do_not_fit_together_are_refused(facts: dict[str, object], message: str) -> None:
+def test_facts_that_do_not_fit_together_are_refused(facts, message):
     task = Task("own", "target", "pair", Source("rows", "x", read=lambda *_: []))
     with pytest.raises(HelpfulError, match="was not registered") as caught:
-        tasks.register(replace(task, **facts))  # type: ignore[arg-type]
+        tasks.register(replace(task, **facts))
     assert message in str(caught.value)
     assert "own" not in tasks.names() and "a+b" not in tasks.names()
 
@@ -152,18 +140,17 @@ def test_facts_that_do_not_fit_together_are_refused(facts: dict[str, object], me
     ("facts", "message"),
     [
         ({"role": "targets"}, "role 'targets'. Did you mean 'target'"),
-        ({"source": Source("table", "x")}, "kind of source 'table'. Did you mean 'tables'"),  # type: ignore[arg-type]
+        ({"source": Source("table", "x")}, "kind of source 'table'. Did you mean 'tables'"),
         ({"format": "pear"}, "format 'pear'. Did you mean 'pair'"),
         ({"name": "rte-val"}, "task 'rte-val' exists; pass replace=True"),
     ],
 )
-def test_names_that_do_not_exist_or_are_taken(facts: dict[str, object], message: str) -> None:
-    task = Task("own", "intermediate", "pair", Source("rows", "x"))
+def test_names_that_do_not_exist_or_are_taken(facts, message):
     with pytest.raises(HelpfulError, match=message):
-        tasks.register(replace(task, **facts))  # type: ignore[arg-type]
+        tasks.register(replace(Task("own", "target", "pair", Source("rows", "x")), **facts))
 
 
-def test_splitting_by_hash_is_even_and_stable() -> None:
+def test_splitting_by_hash_is_even_and_stable():
     halves = [xtreme.half(f"de-{i}") for i in range(2000)]
     assert 0.45 < halves.count("dev") / 2000 < 0.55
     assert halves[:6] == [xtreme.half(f"de-{i}") for i in range(6)]
