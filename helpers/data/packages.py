@@ -407,6 +407,7 @@ def _group(signs: list[str], close: str, template: str) -> Node:
             options[-1].append(("rule" if sign[0] == "<" else "slot", sign[1:-1]))
         else:
             options[-1].append(("text", sign))
+    # What closes must be what was opened, and a group has one kind of separator.
     if (signs.pop() if signs else "") != close:
         raise BadRows(f"template {template!r}: its brackets do not match")
     if len(separators) > 1:
@@ -436,6 +437,7 @@ def sampled(
             yield Piece("".join(piece.text for piece in inside), slot or name)
         else:
             parts = list(content)
+            # All of them, one after the other or in any order.
             while parts:
                 first = int(random.random() * len(parts)) if kind == "order" else 0
                 yield from drawn(parts.pop(first), depth)

@@ -387,6 +387,7 @@ def _explained(
     except HelpfulError:
         raise
     except (*damaged, *unreachable, OSError, ValueError, RuntimeError) as error:
+        # What is damaged comes first: without a hub, what the cache holds may be so, too.
         cause = _first_line(error)
         if isinstance(error, damaged):
             cause = _first_line(error.__cause__ or error)
@@ -396,7 +397,7 @@ def _explained(
         elif isinstance(error, unreachable):
             text = f"cannot reach {source.id}, {what}, on the hub ({cause}). {ways}"
             raise MissingData(text) from error
-        elif not isinstance(error, OSError):
+        elif not isinstance(error, OSError):  # a configuration or split that does not exist
             raise MissingData(f"{origin} has no {what}: {cause}. {ways}") from error
         text = f"{origin}, {what}: a file is damaged ({cause}); fetch it again"
         raise BadRows(text) from error

@@ -150,6 +150,7 @@ class Standard:
         """Return the value of a field, given those of the fields before it."""
         if name in _PLAIN:
             return _text(value, name)
+        # What carries the answer.
         if name == "label":
             return self._class(value, name, len(made.get("choices", self.labels)), notes)
         if name == "answers":
@@ -166,6 +167,7 @@ class Standard:
             if len(tags) != len(tokens):
                 raise _Misfit(f"{len(tokens)} tokens but {len(tags)} tags", "as many")
             return [self._class(tag, name, len(self.labels), notes) for tag in tags]
+        # Lists of texts: choices and tokens.
         texts = _texts(value, name)
         if name == "choices" and len(texts) < 2:
             raise _Misfit(f"{len(texts)} choices in 'choices'", "at least 2")
@@ -185,6 +187,7 @@ class Standard:
         expected = "a class id or name"
         if alone and (value is None or (isinstance(value, str) and not value.strip())):
             raise _Drop("no label")
+        # By its name, or else by its number.
         if isinstance(value, str):
             value = _text(value.strip() if alone else value, column)
             if value in labels:

@@ -23,6 +23,7 @@ from helpers.tasks import Row
 
 def read(file: Path) -> list[Row]:
     """Read the rows of a table, strictly; its name, ending in one of ``READERS``, says its form."""
+    # The ending alone says how values are separated.
     ending = file.suffix.lower()
     if ending not in READERS:
         error = unknown("kind of table", file.suffix or file.name, READERS)

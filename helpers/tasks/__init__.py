@@ -204,6 +204,7 @@ def register(task: Task, *, replace: bool = False) -> Task:
         HelpfulError: the name is taken and ``replace`` is false, or facts of the task do not fit
             together; the text lists them.
     """
+    # First the names that must exist, then what must fit together.
     named: list[tuple[str, str, Iterable[str]]]
     named = [("format", task.format, FORMATS), ("role", task.role, get_args(Role))]
     named += [("kind of source", leaf.kind, get_args(Kind)) for leaf in task.source.flat()]
@@ -334,6 +335,7 @@ def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
     ``same_source``: both, or the target's training task, are built from one text collection (QQP and
     PAWS-X); ``same_format``.
     """
+    # A target brings what it is trained on.
     first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
     learnt = (second, get(second.train_with) if second.train_with else second)
 
