@@ -234,47 +234,26 @@ _both("xnli", "pair", _XNLI, languages=XNLI_LANGUAGES, train_with="mnli", origin
 
 _ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
 _PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
-PAWSX = _target(
-    "pawsx",
-    "pair",
-    zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD),
-    columns={"first": "sentence1", "second": "sentence2"},
-    labels="0 1",
-    languages=PAWSX_LANGUAGES,
-    adapt=placeholder,
-    origin="paws",
-)
+_FACTS: dict[str, Any] = {"labels": "0 1", "languages": PAWSX_LANGUAGES, "origin": "paws"}
+_FACTS |= {"columns": {"first": "sentence1", "second": "sentence2"}, "adapt": placeholder}
+PAWSX = _target("pawsx", "pair", zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD), **_FACTS)
 
 # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
 _TREEBANKS = "UD 2.7, a licence per treebank"
 _UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, **{"el/test": 456})
-UDPOS = _target(
-    "udpos",
-    "tagging",
-    # Checkpoints are chosen on English only, so no other language offers development rows.
-    zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST),
-    columns={"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"},
-    labels=UPOS,
-    languages=UDPOS_LANGUAGES,
-    adapt=modern,
-    metric="span_f1",
-    origin="ud-ewt ud",
-)
+_FACTS = {"labels": UPOS, "languages": UDPOS_LANGUAGES, "adapt": modern, "metric": "span_f1"}
+_FACTS["columns"] = {"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"}
+# Checkpoints are chosen on English only, so no other language offers development rows.
+_SOURCE = zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST)
+UDPOS = _target("udpos", "tagging", _SOURCE, origin="ud-ewt ud", **_FACTS)
 
 _PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_panx_counts(_PANX_SIZES))
-PANX = _target(
-    "panx",
-    "tagging",
-    zero_shot(_PANX, PANX_LANGUAGES, _HELD),
-    columns={"tags": "ner_tags"},
-    labels=NER,
-    languages=PANX_LANGUAGES,
-    metric="span_f1",
-    origin="wikiann",
-)
+_FACTS = {"labels": NER, "languages": PANX_LANGUAGES, "metric": "span_f1", "origin": "wikiann"}
+_SOURCE = zero_shot(_PANX, PANX_LANGUAGES, _HELD)
+PANX = _target("panx", "tagging", _SOURCE, columns={"tags": "ner_tags"}, **_FACTS)
 
 _XQUAD = hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", test=1190)
-_FACTS: dict[str, Any] = {"languages": XQUAD_LANGUAGES, "train_with": "squad1", "origin": "squad"}
+_FACTS = {"languages": XQUAD_LANGUAGES, "train_with": "squad1", "origin": "squad"}
 XQUAD = _target("xquad", "span", _XQUAD, **_FACTS)
 
 _SIZES = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
@@ -293,18 +272,10 @@ _FACTS = {"languages": "de fr ru zh", "adapt": bucc, "metric": "pair_f1", "max_l
 _target("bucc2018", "retrieval", _BUCC, **_FACTS)
 
 _SIZES = _counts("test", dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA)
-TATOEBA = _target(
-    "tatoeba",
-    "retrieval",
-    replace(
-        hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES),
-        configs={code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()},
-    ),
-    languages=tuple(sorted(TATOEBA_CODES)),
-    adapt=bitext,
-    max_length=512,
-    origin="tatoeba",
-)
+_CONFIGS = {code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()}
+_SOURCE = replace(hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES), configs=_CONFIGS)
+_FACTS = {"languages": tuple(sorted(TATOEBA_CODES)), "adapt": bitext, "max_length": 512}
+TATOEBA = _target("tatoeba", "retrieval", _SOURCE, origin="tatoeba", **_FACTS)
 
 
 def _on_dev(task: Task) -> Task:
@@ -341,12 +312,9 @@ _SIZES = _panx_counts(_WIKIANN_SIZES)
 _WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
 _WIKIANN = replace(_WIKIANN, languages=tuple("az gu lt pa pl qu ro uk".split()))
 _NAME, _PARTS = "google/xtreme PAN-X + unimelb-nlp/wikiann", (*PANX.source.parts, _WIKIANN)
-PANX_XR = _longer(
-    PANX,
-    (*PANX_LANGUAGES, *_WIKIANN.languages),
-    source=Source("hub", _NAME, licence="not stated", parts=_PARTS),
-    train_with="panx",
-)
+_SOURCE = Source("hub", _NAME, licence="not stated", parts=_PARTS)
+_LANGUAGES = (*PANX_LANGUAGES, *_WIKIANN.languages)
+PANX_XR = _longer(PANX, _LANGUAGES, source=_SOURCE, train_with="panx")
 _longer(XQUAD, (*XQUAD_LANGUAGES, "ro"))
 _CODES = TATOEBA_CODES | {"az": "aze", "lt": "lit", "pl": "pol", "ro": "ron", "uk": "ukr"}
 _COPY = hub("mteb/tatoeba-bitext-mining", "", _TEST, "CC BY 2.0")
@@ -364,17 +332,10 @@ _POOL = tuple(
     replace(_LAREQA, side="candidate", language=code, optional=True) for code in XQUAD_LANGUAGES
 )
 _SQUAD_PAIRS = replace(SQUAD1.source, languages=("en",))
-_new(
-    "lareqa",
-    "retrieval",
-    replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS)),
-    languages=XQUAD_LANGUAGES,
-    adapt=answer_sentences,
-    metric="map@20",
-    max_length=256,
-    origin="squad",
-    holds="squad1",
-)
+_SOURCE = replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS))
+_FACTS = {"languages": XQUAD_LANGUAGES, "adapt": answer_sentences, "metric": "map@20"}
+_FACTS |= {"max_length": 256, "origin": "squad", "holds": "squad1"}
+_new("lareqa", "retrieval", _SOURCE, **_FACTS)
 
 _ID, _APACHE = "izhx/mewsli-x", "Apache-2.0"
 _MENTIONED = hub(_ID, "{language}", _TEST, _APACHE, **_counts("test", _MENTIONS))
