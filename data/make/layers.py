@@ -1,9 +1,9 @@
 """Make data/results/layers.csv: retrieval from every hidden state, before and after each intermediate task.
 
-    python -m data.make.layers pilot --targets tatoeba bucc2018 --languages de zh
+    python -m data.make.layers 300x6 --targets tatoeba bucc2018 --languages de zh
 
-It reads the encoders that a study's intermediate stages left in the store, and trains nothing. What is
-in the table already is not read again.
+It reads the encoders that the intermediate stages of a profile, or of a regime of ``data.make.regime``,
+left in the store, and trains nothing. What is in the table already is not read again.
 """
 
 import argparse
@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.make import regime
 from helpers import evaluation, study, tasks
 from helpers.errors import MissingData
-from helpers.files import write_atomic
+from helpers.files import commit, write_atomic
 from helpers.study.arm import pretrained, tuned_encoder
+from helpers.study.profiles import PROFILES, get
 from helpers.study.store import Store
 
 OUTPUT = Path(__file__).parents[1] / "results" / "layers.csv"
-KEY = ["intermediate", "seed", "target", "language"]
+KEY = ["profile", "intermediate", "seed", "target", "language"]
 
 
 def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], Path | None]:
@@ -38,7 +40,8 @@ def layers(
     done = set(known[KEY].itertuples(index=False, name=None))
     for (intermediate, seed), folder in encoders(plan, store).items():
         left = [(t, c) for t in targets for c in languages if c in tasks.get(t).languages]
-        left = [pair for pair in left if (intermediate, seed, *pair) not in done]
+        arm = (plan.profile, intermediate, seed)
+        left = [pair for pair in left if (*arm, *pair) not in done]
         encoder = tuned_encoder(plain, folder) if folder and left else plain
         for target, language in left:
             task = tasks.get(target)
@@ -48,24 +51,25 @@ def layers(
             except MissingData as error:
                 print(f"left out: {target} in {language}: {error}")
                 continue
-            place = dict(zip(KEY, (intermediate, seed, target, language), strict=True))
-            rows += [
-                place | {"split": split, "metric": task.metric, "layer": layer, "value": value}
-                for layer, value in found.items()
-            ]
+            place = dict(zip(KEY, (*arm, target, language), strict=True))
+            place |= {"split": split, "metric": task.metric, "commit": commit()}
+            rows += [place | {"layer": layer, "value": value} for layer, value in found.items()]
     return pd.concat([known, pd.DataFrame(rows)]) if rows else known
 
 
 def main() -> None:
     """Read what the store has and store the table."""
     parser = argparse.ArgumentParser("python -m data.make.layers", description=__doc__)
-    parser.add_argument("profile")
+    parser.add_argument("profile", choices=[*PROFILES, *regime.REGIMES])
     parser.add_argument("--targets", nargs="+", default=["tatoeba", "bucc2018", "messages"])
     parser.add_argument("--languages", nargs="+", default=["de", "fr", "ru", "sw", "zh"])
     asked, known = parser.parse_args(), pd.DataFrame(columns=KEY)
     if OUTPUT.exists():
         known = pd.read_csv(OUTPUT, keep_default_na=False)
-    plan = study.plan(asked.profile, targets=asked.targets, languages=["available"])
+    of_regime = asked.profile in regime.REGIMES
+    profile = regime.profile(asked.profile) if of_regime else get(asked.profile)
+    intermediates = regime.INTERMEDIATES if of_regime else None
+    plan = study.plan(profile, intermediates, asked.targets, languages=["available"])
     found = layers(plan, Store(), asked.targets, asked.languages, known)
     write_atomic(OUTPUT, found.to_csv(index=False, lineterminator="\n").encode())
 
