@@ -43,6 +43,9 @@ def _no_links_without_an_address(app: Sphinx, config: Config) -> None:
 
 def _launch_where_it_runs(app: Sphinx, page: str, template: str, context: Any, tree: Any) -> None:
     """Offer Binder, which has no torch, on the pages that run there."""
+    # Jupyter Book names the scripts of Thebe, which no page uses, twice: an error in every console.
+    files = context.get("script_files", [])
+    context["script_files"] = [f for f in files if "thebe" not in str(f).lower()]
     groups = context.get("header_buttons", [])
     for group in [group for group in groups if group.get("label") == "launch-buttons"]:
         if not app.config.has_address:
