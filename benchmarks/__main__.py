@@ -67,18 +67,12 @@ JOBS = _jobs()
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Return the benchmarks that some names stand for, each once.
-
-    Raises:
-        SystemExit: a name is neither a benchmark nor a row; the text lists the benchmarks.
-    """
+    """Return the benchmarks that some names of benchmarks or rows stand for, each once."""
     writers = {row: name for name, job in JOBS.items() for row in job.rows}
     unknown = [name for name in names if name not in JOBS and name not in writers]
     if unknown:
-        raise SystemExit(
-            f"unknown: {', '.join(unknown)}; there are the benchmarks {', '.join(JOBS)}, and the "
-            "rows that --list shows."
-        )
+        there = f"the benchmarks {', '.join(JOBS)}, and the rows that --list shows"
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {there}.")
     usual = [name for name in JOBS if name not in LONG]
     return list(dict.fromkeys(writers.get(name, name) for name in names)) or usual
 

@@ -47,10 +47,8 @@ def compare(workload: str, repeats: int = 2) -> list[Measurement]:
     found = {arm: medians(several) for arm, several in runs.items() if several}
     ours, rows = found.pop("ours"), []
     for arm, other in found.items():
-        note = (
-            f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory "
-            f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
-        )
+        note = f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory "
+        note += f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
         for stage, said in (("train", note), ("evaluate", "predicting the training rows")):
             name, reference = f"{stage}_{workload}_vs_{arm}_trainer", f"transformers.Trainer, {arm}"
             pair = (ours[stage], "tokens/s", reference, other[stage])
