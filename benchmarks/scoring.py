@@ -114,7 +114,7 @@ def spans(questions: int = 5_000) -> list[Measurement]:
     seconds, found = turns(sides, REPEATS, time.process_time)
     assert found["by_its_rules_"] == found["loop"], "the two ways disagree"
     rate = {name: questions / min(values) for name, values in seconds.items()}
-    facts = {"threads": 1, "rows": questions}
+    facts: dict[str, Any] = {"threads": 1, "rows": questions}
     facts |= {"note": f"CPU time; {len(offsets)} windows of {LENGTH} tokens"}
     stock = ("usual post-processing loop", rate["loop"])
     names = {name: f"evaluate_span_{name}vs_reference_loop" for name in ("by_its_rules_", "")}

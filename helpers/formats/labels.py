@@ -71,10 +71,10 @@ class Choice(FormatBase):
         contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
         choices = piece_ids(encoder.tokenizer, [one for row in rows for one in row["choices"]])
         # A sequence per choice; the row that each belongs to, and whether it is the right one.
-        number = np.repeat(np.arange(len(rows)), [len(row["choices"]) for row in rows])
+        number = [place for place, row in enumerate(rows) for _ in row["choices"]]
         right = [rank == row["label"] for row in rows for rank in range(len(row["choices"]))]
         sequences = []
-        for place, ids in zip(number.tolist(), choices, strict=True):
+        for place, ids in zip(number, choices, strict=True):
             choice, context = ids[:longest], contexts[place]
             over = max(0, len(context) + len(choice) - longest)
             sequences.append(template.pair(context[over:], choice))
@@ -133,7 +133,7 @@ class Tagging(FormatBase):
                 example.append(number)
                 tags.append(_spread(pieces[begin:end], labels[begin:end], template, IGNORE))
                 places.append(_spread(pieces[begin:end], range(begin, end), template, -1))
-        marks = {"tag": tags, "word": places}
+        marks: dict[str, Any] = {"tag": tags, "word": places}
         return Encoded.build(sequences, example, per_token=marks, rows=len(rows))
 
     def features(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:

@@ -48,7 +48,9 @@ class Span(FormatBase):
         questions = piece_ids(encoder.tokenizer, [row["question"] for row in rows])
         passages = list(dict.fromkeys(row["context"] for row in rows))
         pieces = dict(zip(passages, pieces_with_offsets(encoder.tokenizer, passages), strict=True))
-        sequences, example, offset, allowed, begins, ends = [], [], [], [], [], []
+        sequences, example, offset, allowed = [], [], [], []
+        begins: list[int] = []
+        ends: list[int] = []
         skipped: Counter[str] = Counter()
         for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
             ids, offsets = pieces[row["context"]]

@@ -91,7 +91,10 @@ class Plan:
     def arms(self) -> dict[str, list[str]]:
         """Return the runs of each arm, its intermediate stage first."""
         runs = self.runs["run"]
-        return runs.groupby(runs.map(self.arm_of), sort=False).agg(list).to_dict()
+        found: dict[Any, list[str]] = (
+            runs.groupby(runs.map(self.arm_of), sort=False).agg(list).to_dict()
+        )
+        return found
 
     @cached_property
     def _rows(self) -> dict[Any, dict[Any, Any]]:
