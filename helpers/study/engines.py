@@ -269,9 +269,8 @@ def problems(engine: str) -> list[str]:
     login = "sbatch is not on the PATH; start from a login node of the cluster."
     grid: dict[str, Any] = {f"Snakemake {install}": spec("snakemake")}
     grid |= {checkout: SNAKEFILE.is_file()}
-    cluster: dict[str, Any] = {
-        f"the SLURM executor {install}": spec("snakemake_executor_plugin_slurm")
-    }
+    executor = f"the SLURM executor {install}"
+    cluster: dict[str, Any] = {executor: spec("snakemake_executor_plugin_slurm")}
     cluster |= {login: shutil.which("sbatch")}
     needs = {"snakemake": grid, "slurm": grid | cluster}.get(engine, {})
     return [f"engine: {text}" for text, there in needs.items() if not there]

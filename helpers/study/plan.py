@@ -90,10 +90,8 @@ class Plan:
     @cached_property
     def arms(self) -> dict[str, list[str]]:
         """Return the runs of each arm, its intermediate stage first."""
-        runs = self.runs["run"]
-        found: dict[Any, list[str]] = (
-            runs.groupby(runs.map(self.arm_of), sort=False).agg(list).to_dict()
-        )
+        of_arms = self.runs["run"].groupby(self.runs["run"].map(self.arm_of), sort=False)
+        found: dict[Any, list[str]] = of_arms.agg(list).to_dict()
         return found
 
     @cached_property
