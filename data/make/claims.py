@@ -98,10 +98,11 @@ def _judged(sample: pd.Series | None, shared: pd.DataFrame | None = None) -> dic
     rule = "agrees if the interval is above zero, disagrees if below"
     if sample is None or len(sample) < 2:
         return {"n": 0, "rule": rule, "outcome": "not tested"}
-    parts = pd.DataFrame({"variance": [sample.sem() ** 2], "df": [len(sample) - 1]})
+    own = float(np.var(sample.to_numpy(float), ddof=1)) / len(sample)
+    parts = pd.DataFrame({"variance": [own], "df": [len(sample) - 1]})
     parts = pd.concat([parts, shared]) if shared is not None else parts
-    variance = parts["variance"].sum()
-    df = variance**2 / (parts["variance"] ** 2 / parts["df"]).sum()
+    each, variance = parts["variance"], float(parts["variance"].sum())
+    df = variance**2 / float((each**2 / parts["df"]).sum())
     half = stats.t.ppf(0.975, df) * np.sqrt(variance)
     low, high = sample.mean() - half, sample.mean() + half
     outcome = "agrees" if low > 0 else "disagrees" if high < 0 else "cannot tell"

@@ -28,7 +28,8 @@ def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], Path | Non
     stages = plan.runs[
         (plan.runs["stage"] == "intermediate") & (plan.runs["condition"] == "single")
     ]
-    there = {(row.intermediate, row.seed): store.checkpoint(row.run) for row in stages.itertuples()}
+    arms = zip(stages["intermediate"], stages["seed"], stages["run"], strict=True)
+    there = {(str(name), int(seed)): store.checkpoint(str(run)) for name, seed, run in arms}
     return {("", 0): None} | {arm: folder for arm, folder in there.items() if folder}
 
 
@@ -54,7 +55,7 @@ def layers(
             place = dict(zip(KEY, (*arm, target, language), strict=True))
             place |= {"split": split, "metric": task.metric, "commit": commit()}
             rows += [place | {"layer": layer, "value": value} for layer, value in found.items()]
-    return pd.concat([known, pd.DataFrame(rows)]) if rows else known
+    return pd.concat([part for part in (known, pd.DataFrame(rows)) if len(part)] or [known])
 
 
 def main() -> None:

@@ -302,8 +302,8 @@ def _falling(
     slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
     slopes = design.standardise(slopes, [PRIMARY])
     if outcome == "gain_within":
-        by = slopes.groupby("target")["slope"]
-        slopes["slope"] = (slopes["slope"] - by.transform("mean")) / by.transform("std")
+        own = slopes.groupby("target")["slope"]
+        slopes["slope"] = (slopes["slope"] - own.transform("mean")) / own.transform("std")
     return _answer(slopes, slopes, "slope", [], n, seed)
 
 
