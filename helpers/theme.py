@@ -1,10 +1,11 @@
-"""What the built book adds to its theme: formulas without a script, launch buttons that are true.
+"""What the built book adds to its theme: formulas without a script, links, launch buttons that are true.
 
 A Sphinx extension, named in ``_config.yml``.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -18,9 +19,15 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("runs_on_binder", [], "html")
     app.add_config_value("has_address", False, "html")
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
+    app.connect("source-read", _chapters_as_pages)
     app.connect("config-inited", _no_links_without_an_address, priority=900)
     app.connect("html-page-context", _launch_where_it_runs, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _chapters_as_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Take links between chapters, which lead JupyterLab and GitHub to notebooks, to their pages."""
+    source[0] = re.sub(r"\]\((\w+)\.ipynb\b", r"](\1.md", source[0])
 
 
 def _formula(writer: Any, node: nodes.math | nodes.math_block) -> None:

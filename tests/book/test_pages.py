@@ -140,6 +140,7 @@ def test_a_failing_chapter_says_what_failed(tmp_path, monkeypatch):
 HEADER = EXAMPLE.read_text("utf-8").partition("(measure")[0] + "# Slim\n\n"
 FAULTS = {
     "See [here](#nowhere).": "target not found: 'nowhere'",
+    "See [there](02_nowhere.ipynb).": "02_nowhere.md",
     "See {cite:t}`nobody1999`.": "could not find bibtex key",
     "It was {glue:text}`nothing`.": "No key 'nothing'",
     "A [word](glossary.md#nobody-explains).": "local id not found in doc 'book/glossary'",

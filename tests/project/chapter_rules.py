@@ -152,8 +152,8 @@ def ending(chapter: Chapter) -> list[str]:
     places = [titles.index(name) for name in HEADINGS if name in titles]
     if places != sorted(places):
         wrong.append(f"the closing sections stand in the order {', '.join(HEADINGS)}")
-    if not re.search(r"^\*\*Next:\*\* .*\]\([\w-]+\.md\)", chapter.words, re.MULTILINE):
-        wrong.append("needs a line '**Next:** [title](chapter.md)'")
+    if not re.search(r"^\*\*Next:\*\* .*\]\([\w-]+\.(?:md|ipynb)\)", chapter.words, re.MULTILINE):
+        wrong.append("needs a line '**Next:** [title](chapter.ipynb)'")
     return wrong
 
 
