@@ -328,8 +328,8 @@ def fisher(
         sums = [totals[part][name].detach() for part in parts]
         if by_filter and sums[0].ndim > 1:
             sums = [total.flatten(1).mean(dim=1) for total in sums]
-        total = sum(each.flatten().float().cpu().numpy() for each in sums)
-        return (total / max(sum(map(marks.count, parts)), 1)).astype(np.float32)
+        whole = np.sum([total.flatten().float().cpu().numpy() for total in sums], axis=0)
+        return (whole / max(sum(map(marks.count, parts)), 1)).astype(np.float32)
 
     named_parts = {"a": "a", "b": "b", "all": "ab"}.items()
     return {key: {name: mean(name, parts) for name in named} for key, parts in named_parts}
