@@ -265,7 +265,8 @@ def canonical_correlations(
     a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 1.0
 ) -> tuple[Floats, Floats]:
     """Canonical correlations, largest first, and projection weights of the first one's directions."""
-    paired(*(v.scores if isinstance(v, Axes) else v for v in (a, b)))
+    rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
+    paired(rows_a, rows_b)
     both = [v if isinstance(v, Axes) else leading_axes(v) for v in (a, b)]
     first, second = (axes.up_to(variance) for axes in both)
     rows, kept = len(first.scores), len(first.share) + len(second.share)
