@@ -1,4 +1,4 @@
-"""What a chapter needs around its results: settings, numbers for its captions, tables, origin.
+"""What a chapter needs around its results: settings, tables, origin.
 
 Works in four places: a Jupyter Book build, JupyterLab, Colab (no ``myst_nb`` there) and Binder (no
 torch there). Nothing here computes a result.
@@ -6,13 +6,11 @@ torch there). Nothing here computes a result.
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import html
 import io
 import math
-import numbers
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +26,6 @@ from helpers.errors import HelpfulError, unknown
 PARAMETERS = "TRANSFER_PARAMETERS"  # "permutations=999 examples=en,de", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
-WORD_JOINER = "\u2060"
 MISSING = "not available"
 # Colours that stay apart for readers who do not see red and green apart (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -113,32 +110,10 @@ def begin() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def number(
-    value: Any, digits: int = 1, *, scale: float = 1.0, unit: str = "", sign: bool = False
-) -> str:
-    """Write a number as prose shows it: ``"+1,234.5 points"``, with a real minus sign.
-
-    Args:
-        value: a number, also in an array or tensor without dimensions; missing: "not available".
-        digits: digits after the point.
-        scale: factor before writing, such as 100 for percentage points.
-        unit, sign: what follows, such as ``" points"``; whether to write a plus sign, too.
-    """
-    value = _scalar(value)
-    if value is None or not math.isfinite(value):
-        return MISSING
-    text = f"{value * scale:{'+' if sign else ''},.{digits}f}"
-    # What rounds to zero has no sign.
-    if float(text.replace(",", "")) == 0:
-        text = text.lstrip("+-")
-    return text.replace("-", MINUS) + unit
-
-
-def _scalar(value: Any) -> Any:
-    """Return the number in an array or tensor without dimensions, and None for a missing value."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+def number(value: float, digits: int = 1) -> str:
+    """Write a number as a table shows it, ``"−1,234.5"``; what rounds to zero has no sign."""
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:
@@ -150,42 +125,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class _Said(str):
-    """A text whose plain form survives the role ``{glue:text}``, which evaluates Python literals."""
-
-    def __repr__(self) -> str:
-        text = str(self)
-        try:
-            changed = str(ast.literal_eval(text)) != text
-        except (SyntaxError, ValueError):
-            changed = False
-        return text + WORD_JOINER if changed else text
-
-
-def glue(name: str, value: Any, digits: int = 1, **style: Any) -> None:
-    """Give a value to a caption or another page, which shows it with the role ``{glue:text}``.
-
-    Args:
-        name: the name; one name has one value in a chapter.
-        value: a number (written by `number`), a text, or anything that can be displayed.
-        digits: digits after the point; whole numbers have none.
-        **style: further arguments of `number`.
-    """
-    value = _scalar(value)
-    if value is None or isinstance(value, numbers.Real):
-        whole = isinstance(value, numbers.Integral)
-        value = number(value, 0 if whole else digits, **style)
-    if isinstance(value, str):
-        value = _Said(value)
-        if not building():  # a notebook's prose cannot take it: show it here
-            print(f"{name}: {value}")
-    _paste(name, value)
-
-
-def _paste(name: str, value: Any) -> None:
+def glue(name: str, value: Any) -> None:
+    """Give a figure to another page, which shows it with ``{glue:any}``; Colab has no other page."""
     try:
         from myst_nb import glue as paste
-    except ImportError:  # Colab
+    except ImportError:
         return
     paste(name, value, display=False)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
-import copy
 import hashlib
 import json
 import os
@@ -46,7 +45,6 @@ CONFLICT = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # What a built page depends on, besides the environment: changed, and every page is built anew.
 SHARED = ("_config.yml", "_toc.yml", "constraints.txt", "helpers", "data", "book/_static")
 FROM_OUTSIDE = (book.PARAMETERS, "TRANSFER_STORE", "TRANSFER_DATA_ROOT")
-_GLUED = "application/papermill.record/"  # how a notebook keeps what is meant for its prose
 _AT_ONCE = 4  # more chapters at once would want more memory than a laptop has
 _THREADS = "OMP_NUM_THREADS"
 
@@ -197,31 +195,17 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
             raise unknown(f"parameter of {chapter.stem}", given, known)
     made = notebook(chapter)
     failure = execute(made, chapter.parent, {book.PARAMETERS: " ".join(parameters)})
-    target = ROOT / "_build" / "chapters" / f"{chapter.stem}.ipynb"
+    # A page that failed takes no good one's place, and each says which settings ran.
+    target = ROOT / "_build" / "chapters" / f"{chapter.stem}{'-failed' * bool(failure)}.ipynb"
+    ran = f"*Run with {' '.join(parameters) or 'the settings of the chapter'}.*"
+    made.cells.insert(0, nbformat.v4.new_markdown_cell(ran, id="settings"))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, nbformat.writes(made).encode())
-    page, _ = HTMLExporter().from_notebook_node(_told(made))
+    page, _ = HTMLExporter().from_notebook_node(made)
     write_atomic(target.with_suffix(".html"), page.encode())
     if failure:
         raise HelpfulError(f"{chapter.name} failed; what it did is in {target}\n{failure}")
     return target
-
-
-def _told(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy whose prose has the values that the cells gave it, as a built page does."""
-    told, values = copy.deepcopy(made), {}
-    for cell in told.cells:
-        for output in cell.get("outputs", []):
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                values[name] = output.data.get(f"{_GLUED}text/plain", "")
-        if "outputs" in cell:
-            glued = [any(k.startswith(_GLUED) for k in o.get("data", {})) for o in cell.outputs]
-            cell.outputs = [o for o, g in zip(cell.outputs, glued, strict=True) if not g]
-    for cell in told.cells:
-        if cell.cell_type == "markdown":
-            said = re.compile(r"\{glue:text\}`([^`]+)`")
-            cell.source = said.sub(lambda match: values.get(match[1], match[0]), cell.source)
-    return told
 
 
 def execute(

@@ -18,10 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from datasets import Dataset
 
-from helpers import book, data, pages, tasks
+from helpers import data, pages, tasks
 from helpers.errors import HelpfulError
 from helpers.metrics.mining import mine_texts
 from helpers.metrics.submissions import rules, score_submission, write_labels, write_submission
@@ -500,22 +499,6 @@ CONFIGURATIONS: dict[str, Case] = {
 }
 
 
-# Numbers in prose
-def shown(value: Any, **style: Any) -> Callable[..., str]:
-    """Write a number as prose shows it."""
-    return lambda folder: book.number(value, **style)
-
-
-NUMBERS: dict[str, Case] = {
-    "a number in an array": (shown(np.array(0.874), scale=100, unit=" %"), "87.4 %"),
-    "a number in a tensor": (shown(torch.tensor(0.874)), "0.9"),
-    "a single-precision number": (shown(np.float32(1.25), digits=2), "1.25"),
-    "no number in a tensor": (shown(torch.tensor(float("nan"))), "not available"),
-    "pandas' missing value": (shown(pd.NA), "not available"),
-    "pandas' missing time": (shown(pd.NaT), "not available"),
-}
-
-
 # Chapters and their notebooks
 def paired(chapter: tuple[str, str] = ("", ""), notebook: tuple[str, str] = ("", "")) -> Any:
     """Pair the example chapter, edit one or both sides, and pair again; the files written then."""
@@ -546,7 +529,6 @@ CHAPTERS: dict[str, Case] = {
 
 CASES: dict[str, Case] = {
     **CHAPTERS,
-    **NUMBERS,
     **{f"submission, {name}": case for name, case in SUBMISSIONS.items()},
     **{f"written, {name}": case for name, case in WRITTEN.items()},
     **{f"mining, {name}": case for name, case in MINING.items()},
