@@ -68,17 +68,15 @@ def explorer(scores: pd.DataFrame, dyads: pd.DataFrame) -> Page:
     rows = rows.assign(value=(100 * rows["value"].astype(float)).round(2))
 
     def nested(part: pd.DataFrame) -> dict[str, list[float]]:
-        return part.groupby("language")["value"].agg(list).to_dict()
+        return {str(key): list(values) for key, values in part.groupby("language")["value"]}
 
     arms, base = rows[rows["condition"] != "none"], rows[rows["condition"] == "none"]
     runs = dict(list(arms.groupby(["intermediate", "target"])))
+    found = dyads.set_index(["intermediate", "target"])
+    told = zip(found.index, found["gain"].round(3), found["identity_pair"].tolist(), strict=True)
     pairs = {
-        f"{d.intermediate} {d.target}": {
-            "gain": round(float(d.gain), 3),
-            "identity": bool(d.identity_pair),
-            "scores": nested(runs[d.intermediate, d.target]),
-        }
-        for d in dyads.itertuples()
+        " ".join(pair): {"gain": gain, "identity": identity, "scores": nested(runs[pair])}
+        for pair, gain, identity in told
     }
     known = list(display().index)
     sides = [sorted(set(dyads[side]), key=known.index) for side in ("intermediate", "target")]
