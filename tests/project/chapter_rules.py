@@ -142,6 +142,10 @@ def figures(chapter: Chapter) -> list[str]:
             wrong.append(f"a figure lacks {', '.join(lacking)}: {first[:50]}")
         elif f"](#{figure['name']})" not in chapter.words:
             wrong.append(f"no sentence reads the figure: [the figure](#{figure['name']})")
+        # what a last line returns would be printed, as a second figure of the same name
+        final = cell.source.rstrip().splitlines()[-1]
+        if re.match(r"(ax|axes|fig|plt|sns)\b[^=]*\(", final) and not final.endswith(";"):
+            wrong.append(f"the last line of a figure ends with a semicolon: {final[:50]}")
     return wrong
 
 

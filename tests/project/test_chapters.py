@@ -113,6 +113,7 @@ TEXT = EXAMPLE.read_text("utf-8")
         ("Nothing here was measured.", "See {ref}`fig-sample`.", "raw text in JupyterLab"),
         ("Nothing here was measured.", "See [this](#nowhere).", "no heading or figure #nowhere"),
         ("Nothing here was measured.", "So says [Else (2001)](#references).", "Else (2001) is cited"),
+        ('"gain, points");', '"gain, points")', "ends with a semicolon"),
         ("for seed in seeds]", "for seed in seeds if language in settings.languages]", "wider than"),
     ],
 )  # fmt: skip
