@@ -204,8 +204,7 @@ def table(s: Scenario, similarity: np.ndarray, gain: np.ndarray) -> pd.DataFrame
     out["same_format"] = (out["intermediate_format"] == out["target_format"]).astype(float)
     out = out.assign(similarity=similarity.ravel(), gain=gain.ravel())
     if s.within:
-        scaled = gains.scale_within(out.assign(encoder="", identity_pair=False))
-        out["gain"] = scaled["gain_within"]
+        out["gain"] = gains.scale_within(out)["gain_within"]
     return out
 
 

@@ -7,8 +7,6 @@ over the targets or the intermediates that a mean is taken over, identity pairs 
 intermediates the noise of the baselines is common to all, and added (Welch's degrees of freedom).
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -42,7 +40,8 @@ FACTS = {
 
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
     """Return a row per claim: theirs with its source, ours with an interval, the rule, the outcome."""
-    table = gains.gains(gains.usable(scores)[0])
+    scores = gains.usable(scores)[0]
+    table = gains.gains(scores)
     single = gains.exclude(gains.dyads(table))
     by_target = {i: g.set_index("target")["gain"] for i, g in single.groupby("intermediate")}
     by_task = {t: g.set_index("intermediate")["gain"] for t, g in single.groupby("target")}
@@ -62,9 +61,10 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
     read = single[~single["target"].isin(trained)].groupby("intermediate")["gain"].mean()
     rest = single[single["target"].isin(trained)].groupby("intermediate")["gain"].mean()
     multi, noise = against("multitask"), _baseline_noise(scores)
-    # variance and degrees of freedom of the baselines that all values of a sample share
-    shared = {"4 tydiqa": noise.loc[["tydiqa"]], "4 xnli": noise.loc[["xnli"]]}
-    shared["3"] = noise.loc[sorted(trained)].assign(variance=lambda t: t["variance"] / len(t) ** 2)
+    # Baselines that all values of a sample share; none where the study has no such target.
+    shared = {"4 tydiqa": noise[noise.index == "tydiqa"], "4 xnli": noise[noise.index == "xnli"]}
+    of_mean = noise[noise.index.isin(trained)]
+    shared["3"] = of_mean.assign(variance=of_mean["variance"] / len(of_mean) ** 2)
     samples = {f"1 {name}": by_target.get(name) for name in ("squad1", "mnli", "hellaswag")}
     samples |= {
         "2": None if multi is None else -multi,
@@ -87,7 +87,7 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _baseline_noise(scores: pd.DataFrame) -> pd.DataFrame:
     """Return variance (points squared) and degrees of freedom of each target's mean baseline."""
-    rows = gains.clean(gains.usable(scores)[0]).query("condition == 'none' and language != 'en'")
+    rows = gains.clean(scores).query("condition == 'none' and language != 'en'")
     runs = 100 * rows.groupby(["target", "seed"])["value"].mean()
     by = runs.groupby("target")
     return pd.DataFrame({"variance": by.var() / by.size(), "df": by.size() - 1})
@@ -116,7 +116,7 @@ def main() -> None:
     found = claims(results.load("pilot"))
     print(found.drop(columns=["text", "source", "rule"]).to_string(float_format="%.2f"))
     text = found.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    write_atomic(Path(OUTPUT), text.encode())
+    write_atomic(OUTPUT, text.encode())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def layers(
     plan: study.Plan, store: Store, targets: list[str], languages: list[str], known: pd.DataFrame
 ) -> pd.DataFrame:
     """Return ``known`` with a row per encoder, target, language and layer that it lacked."""
-    plain, rows = pretrained(plan.encoder), []
+    plain, made_by, rows = pretrained(plan.encoder), commit(), []
     done = set(known[KEY].itertuples(index=False, name=None))
     for (intermediate, seed), folder in encoders(plan, store).items():
         left = [(t, c) for t in targets for c in languages if c in tasks.get(t).languages]
@@ -53,7 +53,7 @@ def layers(
                 print(f"left out: {target} in {language}: {error}")
                 continue
             place = dict(zip(KEY, (*arm, target, language), strict=True))
-            place |= {"split": split, "metric": task.metric, "commit": commit()}
+            place |= {"split": split, "metric": task.metric, "commit": made_by}
             rows += [place | {"layer": layer, "value": value} for layer, value in found.items()]
     return pd.concat([part for part in (known, pd.DataFrame(rows)) if len(part)] or [known])
 

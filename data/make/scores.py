@@ -7,6 +7,7 @@ they let another machine go on where this one was stopped. Only a clean commit m
 """
 
 import argparse
+import io
 import zipfile
 from pathlib import Path
 
@@ -36,13 +37,12 @@ def keep(plan: study.Plan, store: Store, folder: Path) -> Path:
         with zipfile.ZipFile(archive) as packed:
             runs |= {Path(name).stem for name in packed.namelist()}
     runs &= store.runs()
-    unfinished = archive.with_suffix(".tmp")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as packed:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
         for run in sorted(runs):
             entry = zipfile.ZipInfo(f"{run}.json", MOMENT)
             packed.writestr(entry, store.path(run).read_bytes(), zipfile.ZIP_DEFLATED)
-    write_atomic(archive, unfinished.read_bytes())
-    unfinished.unlink()
+    write_atomic(archive, content.getvalue())
     return store.export(folder / plan.profile, sorted(runs))
 
 

@@ -302,8 +302,7 @@ def _falling(
     slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
     slopes = design.standardise(slopes, [PRIMARY])
     if outcome == "gain_within":
-        own = slopes.groupby("target")["slope"]
-        slopes["slope"] = (slopes["slope"] - own.transform("mean")) / own.transform("std")
+        slopes["slope"] = gains.scale_within(slopes, "slope")["slope_within"]
     return _answer(slopes, slopes, "slope", [], n, seed)
 
 

@@ -44,11 +44,8 @@ def converged(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     english = trained_targets(clean(scores).query("language == 'en'"))
     base = english[english["condition"] == "none"].groupby(["encoder", "target"])["value"].median()
-    known = tasks.names()
-    guess = {t: tasks.get(t).chance if t in known else 0.0 for t in english["target"].unique()}
     english = english.join(base.rename("median"), on=["encoder", "target"])
-    chance = english["target"].map(guess).astype(float)
-    english["least"] = english["median"] - (english["median"] - chance) / 4
+    english["least"] = english["median"] - (english["median"] - _chance(english["target"])) / 4
     english["half"] = english["value"] < english["least"]
     alone = english.groupby([*ARM, "target"])["half"].transform("all")
     out = english["half"] & ~alone
@@ -90,9 +87,7 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
     """
     rows = clean(scores, collapsed=collapsed)
     # chance-corrected logits, kept finite by 0.5 / n at both ends
-    known = tasks.names()
-    levels = {t: tasks.get(t).chance if t in known else 0.0 for t in rows["target"].unique()}
-    guess = rows["target"].map(levels).astype(float)
+    guess = _chance(rows["target"])
     edge = np.minimum(0.5 / rows["n"].clip(lower=1).astype(float), 0.5)
     above = ((rows["value"] - guess) / (1 - guess)).clip(lower=edge, upper=1 - edge)
     rows["logit"] = np.log(above / (1 - above))
@@ -295,8 +290,10 @@ def scale_within(table: pd.DataFrame, outcome: str = "gain") -> pd.DataFrame:
     scores move more. Identity pairs lend neither mean nor spread. Where a target has fewer than two
     other dyads, or these do not differ, the column is missing.
     """
-    own = table[outcome].mask(table["identity_pair"].astype(bool))
-    by = own.groupby([table["encoder"], table["target"]])
+    own = table[outcome]
+    if "identity_pair" in table:
+        own = own.mask(table["identity_pair"].astype(bool))
+    by = own.groupby([table[c] for c in ("encoder", "target") if c in table])
     spread = by.transform("std")
     scaled = (table[outcome] - by.transform("mean")) / spread.where(spread > 1e-12)
     return table.assign(**{f"{outcome}_within": scaled})
@@ -304,9 +301,19 @@ def scale_within(table: pd.DataFrame, outcome: str = "gain") -> pd.DataFrame:
 
 def trained_targets(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose target is trained on English rows of its own: retrieval reads, untrained."""
+    return table[_fact(table["target"], "format", "") != "retrieval"].reset_index(drop=True)
+
+
+def _fact(targets: pd.Series, name: str, unknown: object) -> pd.Series:
+    """Return a fact of each row's target; one that is not registered has the ``unknown`` one."""
     known = tasks.names()
-    formats = {t: tasks.get(t).format if t in known else "" for t in table["target"].unique()}
-    return table[table["target"].map(formats) != "retrieval"].reset_index(drop=True)
+    facts = {t: getattr(tasks.get(t), name) if t in known else unknown for t in targets.unique()}
+    return targets.map(facts)
+
+
+def _chance(targets: pd.Series) -> pd.Series:
+    """Return what guessing scores on each row's target, 0 to 1."""
+    return _fact(targets, "chance", 0.0).astype(float)
 
 
 def exclude(table: pd.DataFrame) -> pd.DataFrame:

@@ -497,8 +497,9 @@ class Maker(Builder):
         if not any("dev" in source.splits for source in target.source.flat()):
             return self.profile.layer or None
         gone = self.absent.get(target.name, ())
-        language = next((code for code in target.languages if code not in gone), "")
-        rows = self._rows(target, language or target.languages[0], "dev")
+        there = (code for code in target.languages if code not in gone)
+        language = next(there, target.languages[0])
+        rows = self._rows(target, language, "dev")
         if not (rows.fingerprint and self.facts):
             return None
 

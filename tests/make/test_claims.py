@@ -38,6 +38,12 @@ def test_true_gains_agree_and_absent_conditions_are_not_tested():
     assert set(found.loc[["7", "8", "9", "10"], "outcome"]) == {"a fact"}
 
 
+def test_a_study_without_the_targets_of_a_claim_does_not_test_it():
+    found = claims.claims(scores(INTERMEDIATES, ("udpos", "intents"))).set_index("claim")
+    assert set(found.loc[["3", "4 tydiqa", "4 xnli"], "outcome"]) == {"not tested"}
+    assert found.loc["1 mnli", "outcome"] != "not tested"
+
+
 def test_losses_disagree_and_nothing_cannot_tell():
     lost = study(gained=-4.0, retrieval=-30.0)
     assert set(lost.loc[["1 mnli", "3", "4 tydiqa"], "outcome"]) <= {"disagrees", "cannot tell"}
