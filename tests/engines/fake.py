@@ -1,41 +1,31 @@
 """Training that needs no encoder: quick, exact, resumable, and leaves a trace of what it did."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from helpers.files import write_atomic
 from helpers.models.settings import Outcome
 from helpers.study import arm
-from helpers.study.arm import Stop, Stopped
+from helpers.study.arm import Stopped
 from helpers.study.plan import Builder, Plan
-from helpers.study.store import Record
-
-if TYPE_CHECKING:
-    import pytest
 
 STEPS = 5
 STAND_INS = ("attempt", "pretrained", "tuned_encoder")
 
 
-def make_plan(
-    intermediates: int = 2, targets: int = 2, seeds: int = 1, *, keep: bool = True, **facts: object
-) -> Plan:
+def make_plan(intermediates=2, targets=2, seeds=1, *, keep=True, **facts):
     """A plan of the usual shape, made without any data."""
     builder = Builder({"sha256": "fake"}, ["target"])
     data = {n: builder.part({"tasks": {f"t{n}": {}}, "test_rows": 0}) for n in range(targets)}
     tested = builder.part({"de": "1", "fr": "2"})
     settings = builder.settings({"epochs": 1})
 
-    def add_targets(condition: str, seed: int, **links: str) -> None:
+    def add_targets(condition, seed, **links):
         for n in range(targets):
             shared = {"settings": settings, "evaluation": tested, "target": f"t{n}", **links}
             builder.add("target", condition, seed, data=data[n], tokens=(1000, 300), **shared)
@@ -57,21 +47,19 @@ class Tuned:
     outcome: Outcome
     text: str
 
-    def save_encoder(self, folder: Path) -> None:
+    def save_encoder(self, folder):
         write_atomic(folder / "encoder.bin", self.text.encode())
 
 
-def pretrained(name: str, real: Callable[[str], Any] = arm.pretrained) -> Any:
+def pretrained(name, real=arm.pretrained):
     return "" if name == "fake" else real(name)
 
 
-def tuned_encoder(base: str, folder: Path) -> str:
+def tuned_encoder(base, folder):
     return (folder / "encoder.bin").read_text()
 
 
-def attempt(
-    job: Record, start: str, state: Path, seed: int, stop: Stop, step: Callable[[int, int], None]
-) -> Tuned:
+def attempt(job, start, state, seed, stop, step):
     """Count to five, slowly if asked; the score depends on the job, its seed and its start."""
     _trace("begin", job, seed)
     # Processes that must have begun before any goes on.
@@ -96,27 +84,27 @@ def attempt(
     return Tuned(Outcome("done", seed, scores, dev, **facts), f"{job.run}/{seed}")
 
 
-def fraction(job: Record, seed: int, origin: str) -> float:
+def fraction(job, seed, origin):
     """The score of a job, between 0.2 and 1."""
     text = f"{job.intermediate}|{job.target}|{job.condition}|{seed}|{origin}"
     return 0.2 + 0.8 * int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 0xFFFFFF
 
 
-def trace(what: str = "") -> list[list[str]]:
+def trace(what=""):
     """What was done, one entry per begin and end: what, run, seed, process."""
     path = Path(os.environ.get("FAKE_TRACE", os.devnull))
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [line.split("|") for line in lines if line.startswith(what)]
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(what, seconds=120):
     deadline = time.monotonic() + seconds
     while not what() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert what()
 
 
-def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def install(monkeypatch, folder):
     """Let this process and all it starts train in no time, and leave a trace in a folder."""
     monkeypatch.setenv("TRANSFER_TASKS", "tests.engines.fake")
     monkeypatch.setenv("FAKE_TRACE", str(folder / "trace"))
@@ -125,17 +113,17 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         monkeypatch.setattr(arm, name, globals()[name])
 
 
-def ended() -> list[str]:
+def ended():
     return [entry[1] for entry in trace("end")]
 
 
-def _trace(what: str, job: Record, seed: int) -> None:
+def _trace(what, job, seed):
     line = f"{what}|{job.run}|{seed}|{os.getpid()}\n"
     with open(os.environ.get("FAKE_TRACE", os.devnull), "ab", buffering=0) as stream:
         stream.write(line.encode())
 
 
-def _misbehave(job: Record) -> None:
+def _misbehave(job):
     """Die, fail always, or fail once, where the test asks for it."""
     if os.environ.get("FAKE_DIE"):
         os.abort()

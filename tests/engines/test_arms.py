@@ -1,7 +1,5 @@
 """The loop that every engine is made of: what is done, what is redone, what is left alone."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +10,6 @@ import pytest
 from helpers import study
 from helpers.errors import BadPlan, HelpfulError, StoreFull
 from helpers.study.__main__ import main, status
-from helpers.study.plan import Plan
 from helpers.study.store import SCORE_COLUMNS, Store, digest, missing
 from tests.engines import fake
 from tests.engines.fake import ended
@@ -20,11 +17,11 @@ from tests.engines.fake import ended
 COLUMNS = ["run", "language", "value", "status"]
 
 
-def run(plan: Plan, store: Store, **options: object) -> pd.DataFrame:
+def run(plan, store, **options):
     return study.run(plan, store=store, progress=False, **options)
 
 
-def test_a_target_starts_from_its_own_intermediate_and_every_run_has_a_log(store: Store) -> None:
+def test_a_target_starts_from_its_own_intermediate_and_every_run_has_a_log(store):
     plan = fake.make_plan()
     scores = run(plan, store)
     assert list(scores.columns) == list(SCORE_COLUMNS)
@@ -38,7 +35,7 @@ def test_a_target_starts_from_its_own_intermediate_and_every_run_has_a_log(store
         assert plan.job(name).name in text and "done in" in text
 
 
-def test_arms_share_nothing_and_hold_every_run_once(store: Store) -> None:
+def test_arms_share_nothing_and_hold_every_run_once(store):
     plan = fake.make_plan(intermediates=3, targets=2, seeds=2)
     assert sorted(sum(plan.arms.values(), [])) == sorted(plan.runs["run"])
     kinds = [len(runs) for runs in plan.arms.values()]
@@ -50,7 +47,7 @@ def test_arms_share_nothing_and_hold_every_run_once(store: Store) -> None:
     assert set(fake.make_plan(intermediates=1).arms) < set(fake.make_plan(intermediates=2).arms)
 
 
-def test_modes(store: Store) -> None:
+def test_modes(store):
     plan, small = fake.make_plan(), fake.make_plan(intermediates=1)
     with pytest.raises(HelpfulError, match="no run of this plan.*python -m helpers.study"):
         run(plan, store, mode="stored")
@@ -64,7 +61,7 @@ def test_modes(store: Store) -> None:
     pd.testing.assert_frame_equal(done[COLUMNS], again[COLUMNS])
 
 
-def test_the_cost_counts_what_is_left(store: Store) -> None:
+def test_the_cost_counts_what_is_left(store):
     plan = fake.make_plan(trained_parameters=1e6)
     before = plan.cost(store).set_index(["stage", "condition"])
     assert before.loc[("total", ""), ["arms", "runs", "stored"]].tolist() == [4, 10, 0]
@@ -79,10 +76,8 @@ def test_the_cost_counts_what_is_left(store: Store) -> None:
     assert "measured in 7 runs" in plan.sentence(store)
 
 
-def test_the_same_failure_over_and_over_ends_the_plan(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
+def test_the_same_failure_over_and_over_ends_the_plan(store, monkeypatch):
+    def broken(*_):
         raise ImportError("no module named torch")
 
     monkeypatch.setattr(fake.arm, "attempt", broken)
@@ -91,9 +86,7 @@ def test_the_same_failure_over_and_over_ends_the_plan(
     assert len(store.index()) == 5
 
 
-def test_a_stage_that_fails_is_one_failure_however_many_targets_it_has(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_that_fails_is_one_failure_however_many_targets_it_has(store, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "i0")
     scores = run(fake.make_plan(targets=7), store)
     assert set(scores.loc[scores["intermediate"] == "i1", "status"]) == {"done"}
@@ -102,9 +95,7 @@ def test_a_stage_that_fails_is_one_failure_however_many_targets_it_has(
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_checkpoints_go_when_nothing_needs_them_unless_they_are_kept(
-    store: Store, keep: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_go_when_nothing_needs_them_unless_they_are_kept(store, keep, monkeypatch):
     plan = fake.make_plan(keep=keep)
     stages = set(plan.runs.loc[plan.runs["stage"] == "intermediate", "run"])
     monkeypatch.setenv("FAKE_FAIL", "t1")
@@ -120,9 +111,7 @@ def test_checkpoints_go_when_nothing_needs_them_unless_they_are_kept(
     assert len(ended()) - before == 4 + (0 if keep else 2)
 
 
-def test_collapsed_runs_are_retried_once_and_both_attempts_stay(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collapsed_runs_are_retried_once_and_both_attempts_stay(store, monkeypatch):
     monkeypatch.setenv("FAKE_COLLAPSE", "t0")
     plan = fake.make_plan()
     scores = run(plan, store)
@@ -136,7 +125,7 @@ def test_collapsed_runs_are_retried_once_and_both_attempts_stay(
     assert missing(plan, store, keep=True) == []  # a second collapse is final
 
 
-def test_a_retry_that_succeeds_is_the_result(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_that_succeeds_is_the_result(store, monkeypatch):
     def moody(job, start, state, seed, stop, step):
         tuned = fake.attempt(job, start, state, seed, stop, step)
         tuned.outcome.floor = {"t": 0.1 if seed >= 10_000 else 2.0}
@@ -149,9 +138,7 @@ def test_a_retry_that_succeeds_is_the_result(store: Store, monkeypatch: pytest.M
     assert set(store.index()["status"]) == {"done"}
 
 
-def test_a_full_disk_ends_the_plan_and_loses_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_plan_and_loses_nothing(store, monkeypatch):
     plan, real, written = fake.make_plan(), Store.write, []
 
     def full(self, record):
@@ -168,9 +155,7 @@ def test_a_full_disk_ends_the_plan_and_loses_nothing(
     assert len(ended()) == len(plan) + 1
 
 
-def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(store, monkeypatch):
     plan = fake.make_plan(intermediates=4, trained_parameters=1e9)
     usage = SimpleNamespace(free=(4 * 4 + 5 * 4) * 1e9)  # four checkpoints, and the state of a run
     monkeypatch.setattr(study.shutil, "disk_usage", lambda folder: usage)
@@ -180,7 +165,7 @@ def test_a_disk_too_small_for_the_plan_is_refused_at_the_start(
     assert len(run(plan, store, keep=False)) and not store.checkpoints()
 
 
-def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> None:
+def test_plans_with_fewer_languages_are_answered_by_wider_runs(store):
     plan = fake.make_plan()
     run(plan, store)
     rows, target = plan.runs.copy(), plan.runs["stage"] == "target"
@@ -193,9 +178,7 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store: Store) -> 
     assert set(scores["language"]) == {"de"} and len(scores) == target.sum()
 
 
-def test_progress_says_runs_rate_and_time_left_or_nothing(
-    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_says_runs_rate_and_time_left_or_nothing(store, capsys, monkeypatch):
     monkeypatch.delenv("TRANSFER_QUIET", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -210,9 +193,7 @@ def test_progress_says_runs_rate_and_time_left_or_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-def test_status_counts_every_run_of_every_plan(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_counts_every_run_of_every_plan(store, monkeypatch, capsys):
     monkeypatch.setenv("TRANSFER_STORE", str(store.folder))
     assert main(["--status"]) == 0
     assert "no plan was started here yet" in capsys.readouterr().out

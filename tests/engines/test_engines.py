@@ -1,7 +1,5 @@
 """What every engine promises: each run once, the scores of one process, and nothing lost by a kill."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -9,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +16,6 @@ from helpers import study
 from helpers.errors import BadPlan, HelpfulError
 from helpers.study import engines
 from helpers.study.__main__ import status
-from helpers.study.plan import Plan
 from helpers.study.store import Store, missing
 from tests.engines import fake
 from tests.engines.fake import wait_for
@@ -44,10 +40,10 @@ study.run(plan, engine=sys.argv[2], workers=2, store=Store(sys.argv[1]), progres
 
 
 @pytest.fixture
-def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], pd.DataFrame]:
+def expected(tmp_path, monkeypatch):
     """The scores of an undisturbed run in this process, which leaves no trace."""
 
-    def run(plan: Plan) -> pd.DataFrame:
+    def run(plan):
         with monkeypatch.context() as patch:
             patch.setenv("FAKE_TRACE", os.devnull)
             return study.run(plan, store=Store(tmp_path / "reference"), progress=False)[COLUMNS]
@@ -55,11 +51,11 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan]
     return run
 
 
-def start(store: Store, engine: str) -> subprocess.Popen[bytes]:
+def start(store, engine):
     return subprocess.Popen([sys.executable, "-c", DRIVER, str(store.folder), engine])
 
 
-def gone(pid: int) -> bool:
+def gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:
@@ -68,8 +64,8 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_run_is_done_once_with_the_scores_of_one_process(
-    engine: str, store: Store, expected: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    engine, store, expected, monkeypatch, tmp_path
+):
     plan = fake.make_plan(intermediates=2, targets=2)
     options = {"engine": engine, "workers": 2, "progress": False}
     if engine == "processes":  # The first process could do all before the other has started.
@@ -94,8 +90,8 @@ def test_every_run_is_done_once_with_the_scores_of_one_process(
 
 @pytest.mark.parametrize("engine", ENGINES[:2])
 def test_a_failed_run_is_recorded_tried_once_and_tried_again_by_the_next_call(
-    engine: str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    engine, store, monkeypatch
+):
     plan = fake.make_plan()
     options = {"store": store, "engine": engine, "workers": 2, "progress": False}
     monkeypatch.setenv("FAKE_FAIL", "t1")
@@ -117,8 +113,8 @@ def test_a_failed_run_is_recorded_tried_once_and_tried_again_by_the_next_call(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(
-    engine: str, store: Store, expected: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    engine, store, expected, monkeypatch
+):
     monkeypatch.setenv("FAKE_STEP", "0.1")
     driver = start(store, engine)
     wait_for(lambda: len(fake.ended()) >= 2)
@@ -135,9 +131,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(
     assert began < len(fake.ended()) <= len(plan) + 2
 
 
-def test_two_drivers_that_are_killed_again_and_again_double_nothing(
-    store: Store, expected: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_drivers_that_are_killed_again_and_again_double_nothing(store, expected, monkeypatch):
     plan = fake.make_plan(intermediates=3, targets=2)
     known, chance, kills = expected(plan), random.Random(7), 0
     monkeypatch.setenv("FAKE_STEP", "0.05")
@@ -160,14 +154,12 @@ def test_two_drivers_that_are_killed_again_and_again_double_nothing(
     assert len(fake.ended()) <= len(plan) + kills
 
 
-def command(store: Store, *arguments: str) -> subprocess.Popen[str]:
+def command(store, *arguments):
     line = [sys.executable, "-m", "helpers.study.arm", "--store", str(store.folder), *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     monkeypatch.setenv("FAKE_STEP", "0.5")
     plan = fake.make_plan(intermediates=1, targets=1)
     plan.save(store.plans)
@@ -193,7 +185,7 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(
     assert "no stored plan" in lost.communicate(timeout=60)[1] and lost.returncode == 2
 
 
-def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time() -> None:
+def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time():
     code = (
         "import time\n"
         "from helpers.study import arm\n"
@@ -210,7 +202,7 @@ def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time() -> None:
         assert process.wait(15) == 143
 
 
-def test_a_worker_that_dies_is_told_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_told_of(store, monkeypatch):
     monkeypatch.setenv("FAKE_DIE", "1")
     with pytest.raises(HelpfulError, match="a worker process died.*use fewer workers"):
         study.run(fake.make_plan(), store=store, engine="processes", workers=1, progress=False)
@@ -218,12 +210,12 @@ def test_a_worker_that_dies_is_told_of(store: Store, monkeypatch: pytest.MonkeyP
 
 
 def test_a_worker_that_is_killed_while_it_waits_for_work_makes_nobody_wait_for_ever(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    store, monkeypatch
+):
     monkeypatch.setenv("FAKE_STEP", "0.3")
     plan, look = fake.make_plan(intermediates=1, targets=1), engines.Progress.look
 
-    def kill_one(progress: engines.Progress) -> None:
+    def kill_one(progress):
         look(progress)
         begun, over = ([entry[3] for entry in fake.trace(what)] for what in ("begin", "end"))
         busy = {pid for pid in begun if begun.count(pid) > over.count(pid)}
@@ -246,9 +238,7 @@ def test_a_worker_that_is_killed_while_it_waits_for_work_makes_nobody_wait_for_e
     assert len(fake.ended()) <= len(plan) + 2
 
 
-def test_what_is_missing_is_named_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch, store: Store
-) -> None:
+def test_what_is_missing_is_named_before_anything_starts(monkeypatch, store):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(engines.shutil, "which", lambda name: None)
     with pytest.raises(BadPlan) as caught:
@@ -258,9 +248,7 @@ def test_what_is_missing_is_named_before_anything_starts(
     assert not fake.trace()
 
 
-def test_every_worker_has_a_device_or_one_thread(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_worker_has_a_device_or_one_thread(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(engines, "DEVICES", tmp_path)
     assert engines.gpu_numbers() == []

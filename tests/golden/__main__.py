@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.golden import tables
 
 
-def main(names: list[str]) -> None:
+def main(names):
     with tempfile.TemporaryDirectory() as folder, tables.one_thread():
         for name in names or tables.TABLES:
             tables.file(name).write_text(tables.text(name, Path(folder)), encoding="utf-8")

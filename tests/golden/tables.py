@@ -1,17 +1,13 @@
 """The tables whose values are pinned, each computed by one function through public names."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import inspect
 import platform
 import random
 import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +41,7 @@ N = 99  # relabellings
 TASKS = ["intermediate", "target"]  # the roles, and the stages of a run
 
 
-def machine() -> dict[str, str]:
+def machine():
     """Return what decides in which order a processor adds."""
     blas = {
         pool["architecture"] for pool in threadpoolctl.threadpool_info() if "architecture" in pool
@@ -62,14 +58,14 @@ def machine() -> dict[str, str]:
     }
 
 
-def _vendor() -> str:
+def _vendor():
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor")), "")
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Add in one order, however many cores there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -83,7 +79,7 @@ def one_thread() -> Iterator[None]:
 # The stored study.
 
 
-def language_gains(collapsed: bool = False) -> pd.DataFrame:
+def language_gains(collapsed=False):
     scores = results.load(STORED, progress=False)
     # A target without a finished baseline has no gain.
     finished = scores["status"].isin(["done", "collapsed"] if collapsed else ["done"])
@@ -94,27 +90,27 @@ def language_gains(collapsed: bool = False) -> pd.DataFrame:
     return rows
 
 
-def dyad_table(rows: pd.DataFrame | None = None) -> pd.DataFrame:
+def dyad_table(rows=None):
     rows = language_gains() if rows is None else rows
     return gains.dyads(rows, similarity=results.similarities(STORED, added=False, progress=False))
 
 
-def analysed() -> pd.DataFrame:
+def analysed():
     table = confirmatory.prepared(dyad_table(), confirmatory.PRIMARY)
     return table.dropna(subset=["gain"]).reset_index(drop=True)
 
 
-def gain_values() -> pd.DataFrame:
+def gain_values():
     names = [*TASKS, "language", "seed", "gain", "gain_logit", "gain_error", "gain_z"]
     return language_gains()[names]
 
 
-def dyad_values() -> pd.DataFrame:
+def dyad_values():
     names = [*TASKS, "block", "identity_pair", "seeds", "languages", *gains.SCALES]
     return dyad_table()[[*names, confirmatory.PRIMARY]]
 
 
-def confirmatory_values() -> pd.DataFrame:
+def confirmatory_values():
     scores = results.load(STORED, progress=False)
     similarity = results.similarities(STORED, added=False, progress=False)
     departs = confirmatory.departures(scores, STORED, similarity)
@@ -128,7 +124,7 @@ def confirmatory_values() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def permutation_values() -> pd.DataFrame:
+def permutation_values():
     whole = confirmatory.prepared(dyad_table(), confirmatory.PRIMARY)
     out = {}
     for name, within in (("within formats", confirmatory.FORMATS), ("free", None)):
@@ -137,12 +133,12 @@ def permutation_values() -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def measures() -> list[str]:
+def measures():
     names = results.similarities(STORED, added=False, progress=False)["measure"].unique()
     return [name for name in names if name in dyad_table() and name != confirmatory.PRIMARY]
 
 
-def multiverse_values() -> pd.DataFrame:
+def multiverse_values():
     subsets = multiverse.subsets_of(dyad_table(), dyad_table(language_gains(collapsed=True)))
     found = multiverse.run(subsets, [confirmatory.PRIMARY, *measures()], n=N)
     table = found.table.reset_index(drop=True).join(found.band.reset_index(drop=True))
@@ -150,11 +146,11 @@ def multiverse_values() -> pd.DataFrame:
     return pd.concat([table, joint.infer_objects()], ignore_index=True)
 
 
-def all_measures_values() -> pd.DataFrame:
+def all_measures_values():
     return multiverse.all_measures(gains.exclude(dyad_table()), measures(), n=N).reset_index()
 
 
-def prediction_values() -> pd.DataFrame:
+def prediction_values():
     parts = []
     for unit in ("intermediate", "target", "block"):
         found = prediction.leave_out(
@@ -166,7 +162,7 @@ def prediction_values() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def interaction_values() -> pd.DataFrame:
+def interaction_values():
     rows = language_gains()
     cells = rows[(rows["language"] != "en") & (rows["condition"] == "single")]
     cells = cells.groupby([*TASKS, "language"], as_index=False)[["gain", "syntactic"]].mean()
@@ -177,7 +173,7 @@ def interaction_values() -> pd.DataFrame:
     return pd.concat([by_language.reset_index(), slopes], ignore_index=True)
 
 
-def calibration_values() -> pd.DataFrame:
+def calibration_values():
     folder = results.FOLDER.parent / "calibration"
     parts = []
     for name in ("dyads", "languages"):
@@ -189,14 +185,14 @@ def calibration_values() -> pd.DataFrame:
 # Similarity on fixed arrays, one for every need a measure can have.
 
 
-def arrays() -> dict[str, Any]:
-    def draw(name: str, *shape: int) -> np.ndarray:
+def arrays():
+    def draw(name, *shape):
         return np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
 
-    def labels(name: str, count: int) -> np.ndarray:
+    def labels(name, count):
         return np.random.default_rng(zlib.crc32(name.encode())).permutation(np.arange(240) % count)
 
-    out: dict[str, Any] = {}
+    out = {}
     for side, count in (("intermediate", 3), ("target", 4)):
         kinds = labels(f"{side}.labels", count)
         pieces = np.abs(draw(f"{side}.pieces", 4000) * 40).astype(np.int64)
@@ -248,13 +244,13 @@ def arrays() -> dict[str, Any]:
     return out
 
 
-def measure_values() -> pd.DataFrame:
+def measure_values():
     given, rows = arrays(), []
     built_in = [name for name in catalogue.names() if name not in catalogue.added()]
     for measure in map(catalogue.get, built_in):
         rows.append([measure.name, measure.function(*(given[need] for need in measure.needs))])
     x, y, p = given["tuned.features"], given["target.labels"], given["tuned.probabilities"]
-    direct: dict[str, Callable[[], float]] = {
+    direct = {
         "leep": lambda: features.leep(p, y),
         "nce": lambda: features.nce(p.argmax(axis=1), y),
         "nleep": lambda: features.nleep(x, y),
@@ -273,19 +269,19 @@ def measure_values() -> pd.DataFrame:
 # Plans, rows, runs.
 
 
-def runs_of(profile: str, folder: Path, **options: Any) -> pd.DataFrame:
+def runs_of(profile, folder, **options):
     table = study.plan(profile, store=Store(folder), **options).runs
     names = ["stage", "condition", "intermediate", "target", "seed", "run"]
     return table[names].astype(str).assign(profile=profile)
 
 
-def run_ids(folder: Path) -> pd.DataFrame:
+def run_ids(folder):
     conditions = ["none", "single", "multitask", "mlm", "more_target", "shuffled"]
     planned = [runs_of(name, folder, conditions=conditions) for name in ("tiny", LIVE)]
     return pd.concat(planned, ignore_index=True)
 
 
-def hub_run_ids(folder: Path) -> pd.DataFrame:
+def hub_run_ids(folder):
     """Runs of the larger profiles, from a mirror; the paper's with the encoder and tasks at hand."""
     paper = {
         "encoder": "tiny",
@@ -300,7 +296,7 @@ def hub_run_ids(folder: Path) -> pd.DataFrame:
     return pd.concat(planned, ignore_index=True)
 
 
-def row_prints() -> pd.DataFrame:
+def row_prints():
     chosen, found = profiles.get(LIVE), []
     for name in [*chosen.intermediates, *chosen.targets]:
         task = tasks.get(name)
@@ -312,7 +308,7 @@ def row_prints() -> pd.DataFrame:
     return pd.DataFrame(found, columns=["task", "language", "split", "rows", "fingerprint"])
 
 
-def tiny_scores(folder: Path) -> pd.DataFrame:
+def tiny_scores(folder):
     store, tiny = Store(folder), profiles.get("tiny")
     stages = {name: replace(getattr(tiny, name), precision="fp32") for name in TASKS}
     plan = study.plan(replace(tiny, **stages), store=store)
@@ -327,11 +323,11 @@ WORDS = ["the", "red", "dog", "ran", "京", "las"]
 TAGS = "ADJ ADP ADV AUX CCONJ DET NOUN PUNCT SCONJ VERB".split()
 
 
-def drawn(task: Any, language: str, chance: random.Random) -> tuple[Any, Any]:
+def drawn(task, language, chance):
     """Draw gold and predictions of one task in one language."""
     if task.kind in ("labels", "choices"):
         kinds = {"xnli": ["neutral", "entailment", "contradiction"], "pawsx": ["0", "1"]}
-        labels: list[Any] = kinds.get(task.name, [0, 1])
+        labels = kinds.get(task.name, [0, 1])
         return [chance.choice(labels) for _ in range(7)], [chance.choice(labels) for _ in range(7)]
     if task.kind == "tags":
         gold = [[chance.choice(TAGS) for _ in range(chance.randint(1, 6))] for _ in range(4)]
@@ -346,13 +342,13 @@ def drawn(task: Any, language: str, chance: random.Random) -> tuple[Any, Any]:
     return right, {name: [f"Q{i}" for i in chance.sample(range(10), 10)] for name in right}
 
 
-def submission_values(folder: Path) -> pd.DataFrame:
+def submission_values(folder):
     """Bytes of submissions and labels, and what they score."""
     out = []
     for name, benchmark in BENCHMARKS.items():
         chance = random.Random(0)
-        gold: dict[str, dict[str, Any]] = {}
-        given: dict[str, dict[str, Any]] = {}
+        gold = {}
+        given = {}
         for task in benchmark.tasks.values():
             both = {code: drawn(task, code, chance) for code in sorted(task.languages)}
             gold[task.name] = {language: pair[0] for language, pair in both.items()}
@@ -370,7 +366,7 @@ def submission_values(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-TABLES: dict[str, Callable[[], pd.DataFrame] | Callable[[Path], pd.DataFrame]] = {
+TABLES = {
     "gains": gain_values,
     "dyads": dyad_values,
     "confirmatory": confirmatory_values,
@@ -390,12 +386,12 @@ TABLES: dict[str, Callable[[], pd.DataFrame] | Callable[[Path], pd.DataFrame]] =
 HUB = ("hub_runs",)  # these need a mirror of the hub
 
 
-def text(name: str, folder: Path) -> str:
+def text(name, folder):
     """Compute a table; floats are written so that they read back to the last digit."""
-    ask: Callable[..., pd.DataFrame] = TABLES[name]
+    ask = TABLES[name]
     given = [folder] if inspect.signature(ask).parameters else []
     return ask(*given).to_csv(index=False)
 
 
-def file(name: str) -> Path:
+def file(name):
     return FOLDER / f"{name}.csv"

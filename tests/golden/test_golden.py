@@ -1,11 +1,7 @@
 """The numbers of the stored study, of the measures and of a tiny study are those that were pinned."""
 
-from __future__ import annotations
-
 import io
 import json
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,32 +16,32 @@ ATOL = {"prediction": 1e-6, "tiny_scores": 2 / 12}
 
 
 @pytest.fixture
-def here(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(data_cache, monkeypatch):
     """Read packages and generated rows only, whatever the caller's environment names."""
     monkeypatch.setenv("TRANSFER_TEXT_ROOT", "django")
 
 
 @pytest.mark.parametrize("name", [name for name in tables.TABLES if name not in tables.HUB])
-def test_values(name: str, here: None, package_data: None, tmp_path: Path) -> None:
+def test_values(name, here, package_data, tmp_path):
     check(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", tables.HUB)
-def test_values_of_a_mirror(name: str, here: None, real_mirror: Path, tmp_path: Path) -> None:
+def test_values_of_a_mirror(name, here, real_mirror, tmp_path):
     check(name, tmp_path)
 
 
-def check(name: str, folder: Path) -> None:
+def check(name, folder):
     made_on = json.loads((tables.FOLDER / "machine.json").read_text(encoding="utf-8"))
     with tables.one_thread():
         found = table(tables.text(name, folder))
         same = tables.machine() == made_on
     expected = table(tables.file(name).read_text(encoding="utf-8"))
-    near: dict[str, Any] = {"rtol": RTOL, "atol": ATOL.get(name, 1e-12)}
-    exact: dict[str, Any] = {"check_exact": True}
+    near = {"rtol": RTOL, "atol": ATOL.get(name, 1e-12)}
+    exact = {"check_exact": True}
     pd.testing.assert_frame_equal(found, expected, **exact if same else near)
 
 
-def table(text: str) -> pd.DataFrame:
+def table(text):
     """Read both sides the same way, each float to its last digit."""
     return pd.read_csv(io.StringIO(text), low_memory=False)

@@ -1,10 +1,6 @@
 """On a CUDA machine packed and padded states agree, and a run resumes exactly."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,14 +19,14 @@ WORK = Workload(
 )
 
 
-def test_packed_bf16_states_are_the_padded_ones() -> None:
+def test_packed_bf16_states_are_the_padded_ones():
     ready = prepared(WORK)
     (encoded,) = ready.train.values()
     device = torch.device("cuda")
     found = {}
     for packed in (False, True):
-        model: Any = replace(ready.pruned).model
-        how: Any = {"packed": packed, "precision": "bf16" if packed else "fp32"}
+        model = replace(ready.pruned).model
+        how = {"packed": packed, "precision": "bf16" if packed else "fp32"}
         network = Network(model, {}, {}, **how)
         batch = Batch.collate(encoded, sorted_batches(encoded, 8192)[0], device)
         with torch.inference_mode(), network.autocast():
@@ -39,7 +35,7 @@ def test_packed_bf16_states_are_the_padded_ones() -> None:
     assert float((found[True] - found[False]).norm() / found[False].norm()) < 0.02
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
     work = replace(WORK, settings=replace(WORK.settings, batch_tokens=512, pooling="first"))
     straight = training.Run(prepared(work), work.settings, 0).train()
     steps = iter(range(100))

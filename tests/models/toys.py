@@ -3,8 +3,6 @@
 Every word is one piece of the tiny vocabulary, so that sentences stay short.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

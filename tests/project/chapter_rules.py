@@ -3,12 +3,9 @@
 CONTRIBUTING.md explains the rules to people; keep the two in step.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import statistics
-from pathlib import Path
 
 from helpers import pages
 
@@ -29,7 +26,7 @@ HIDING = ("remove-cell", "remove-input", "hide-input", "hide-cell")
 class Chapter:
     """A chapter's cells, and its prose without what is not prose."""
 
-    def __init__(self, text: str, name: str = "chapter") -> None:
+    def __init__(self, text, name="chapter"):
         import jupytext
 
         self.name, self.text = name, text
@@ -40,22 +37,22 @@ class Chapter:
         self.headings = re.findall(r"^(#+) (.+)$", _without_fences(self.words), re.MULTILINE)
 
     @classmethod
-    def of(cls, file: Path) -> Chapter:
+    def of(cls, file):
         """Read a chapter file."""
         return cls(file.read_text("utf-8"), file.stem)
 
 
-def tags(cell) -> list[str]:
+def tags(cell):
     """Return the tags of a cell."""
     return cell.metadata.get("tags", [])
 
 
-def hidden(cell) -> bool:
+def hidden(cell):
     """Return whether readers do not see the code of a cell."""
     return any(tag in tags(cell) for tag in HIDING)
 
 
-def top(chapter: Chapter) -> list[str]:
+def top(chapter):
     """Title, takeaways that link, and what the reader needs and gets."""
     wrong = []
     if sum(1 for mark, _ in chapter.headings if mark == "#") != 1:
@@ -74,7 +71,7 @@ def top(chapter: Chapter) -> list[str]:
     return wrong
 
 
-def cells(chapter: Chapter) -> list[str]:
+def cells(chapter):
     """Imports in plain sight, at most one parameters cell, short cells, provenance last."""
     wrong = []
     tagged = [cell for cell in chapter.code if "parameters" in tags(cell)]
@@ -95,7 +92,7 @@ def cells(chapter: Chapter) -> list[str]:
     return wrong + lengths(chapter)
 
 
-def lengths(chapter: Chapter) -> list[str]:
+def lengths(chapter):
     """Few, short, narrow cells."""
     wrong = []
     lines = [len(cell.source.splitlines()) for cell in chapter.code]
@@ -118,7 +115,7 @@ def lengths(chapter: Chapter) -> list[str]:
     ]
 
 
-def figures(chapter: Chapter) -> list[str]:
+def figures(chapter):
     """A cell that draws has a name, a caption and a text for those who cannot see it."""
     wrong = []
     for cell in chapter.code:
@@ -149,7 +146,7 @@ def figures(chapter: Chapter) -> list[str]:
     return wrong
 
 
-def ending(chapter: Chapter) -> list[str]:
+def ending(chapter):
     """The closing sections, in order, and the way on."""
     titles = [title for mark, title in chapter.headings if mark == "##"]
     wrong = [f"needs a section '## {name}'" for name in HEADINGS if name not in titles]
@@ -161,13 +158,13 @@ def ending(chapter: Chapter) -> list[str]:
     return wrong
 
 
-def asserted(chapter: Chapter) -> set[float]:
+def asserted(chapter):
     """Return the numbers in cells that assert something."""
     said = [cell.source for cell in chapter.code if re.search(r"^\s*assert ", cell.source, re.M)]
     return {abs(float(n.replace(",", ""))) for s in said for n in re.findall(r"\d[\d,]*\.?\d*", s)}
 
 
-def typed_numbers(chapter: Chapter, known: set[float] | None = None) -> list[str]:
+def typed_numbers(chapter, known=None):
     """Numbers in prose that no cell asserts; years, conventions and parts of names are fine.
 
     A paragraph after a comment line that starts with ``<!-- typed:`` and says why is left alone.
@@ -185,7 +182,7 @@ def typed_numbers(chapter: Chapter, known: set[float] | None = None) -> list[str
     return wrong
 
 
-def plain_links(chapter: Chapter) -> list[str]:
+def plain_links(chapter):
     """Nothing in the prose that only a build understands: Lab shows it, too. Links on the page lead on."""
     raw = re.findall(r"\{[a-z][\w:-]*\}`[^`]*`|^\([\w-]+\)=$|^% .*$", chapter.words, re.MULTILINE)
     wrong = [
@@ -199,7 +196,7 @@ def plain_links(chapter: Chapter) -> list[str]:
     return wrong + [f"no heading or figure #{name}" for name in sorted(targets)]
 
 
-def cited(chapter: Chapter) -> list[str]:
+def cited(chapter):
     """Every work that is cited is listed under References, and the other way round."""
     listed = re.findall(r"^- ([^,]+), .*?\((\d{4})\)\. \*", chapter.end, re.MULTILINE)
     named = re.findall(
@@ -209,7 +206,7 @@ def cited(chapter: Chapter) -> list[str]:
     return [f"{who} ({year}) is cited or listed, not both" for who, year in wrong]
 
 
-def prose(chapter: Chapter) -> list[str]:
+def prose(chapter):
     """No left-overs, and not too long to read."""
     wrong = [
         f"left-over {match[0]!r}"
@@ -222,7 +219,7 @@ def prose(chapter: Chapter) -> list[str]:
 RULES = (top, cells, figures, ending, typed_numbers, plain_links, cited, prose)
 
 
-def complaints(chapter: Chapter) -> list[str]:
+def complaints(chapter):
     """Return everything that is wrong with a chapter."""
     for cell in chapter.code:
         if not cell.source.lstrip().startswith("%"):
@@ -230,7 +227,7 @@ def complaints(chapter: Chapter) -> list[str]:
     return [f"{chapter.name}: {text}" for rule in RULES for text in rule(chapter)]
 
 
-def _without_fences(text: str) -> str:
+def _without_fences(text):
     """Leave out directives and code blocks, but keep what admonitions say."""
     text = re.sub(
         r"^(`{3,}|:{3,})\{(?:admonition|tip|note|warning|important)\}.*?\n", "", text, flags=re.M
@@ -240,7 +237,7 @@ def _without_fences(text: str) -> str:
     return re.sub(r"^(`{3,}|:{3,})\s*$|^:class:.*$", "", text, flags=re.MULTILINE)
 
 
-def _plain(text: str) -> str:
+def _plain(text):
     """Leave out roles, code, mathematics and the targets of links."""
     text = re.sub(r"\{[\w:+\-]+\}`[^`]*`", " ", text)
     text = re.sub(r"`[^`]*`", " ", text)
@@ -249,6 +246,6 @@ def _plain(text: str) -> str:
     return re.sub(r"^\s*\d+\. |Exercise \d+", "", text, flags=re.MULTILINE)
 
 
-def all_chapters() -> list[Chapter]:
+def all_chapters():
     """Read every chapter of the book."""
     return [Chapter.of(file) for file in pages.chapters()]

@@ -3,15 +3,12 @@
 ``make test-slurm`` installs and starts the cluster; elsewhere these tests are skipped by name.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +30,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(monkeypatch):
     """A folder that both nodes and this process see."""
     path = Path(CLUSTER) / f"test-{time.time_ns()}"
     path.mkdir()
@@ -42,13 +39,13 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def expected(folder: Path) -> pd.DataFrame:
+def expected(folder):
     scores = study.run(fake.make_plan(**SHAPE), store=Store(folder / "one"), progress=False)
     (folder / "trace").unlink()
     return scores[COLUMNS]
 
 
-def on_slurm(store: Store) -> pd.DataFrame:
+def on_slurm(store):
     extra = ["--seconds-between-status-checks", "3", "--latency-wait", "5"]
     return study.run(
         fake.make_plan(**SHAPE), store=store, engine="slurm", progress=False, extra=extra
@@ -64,7 +61,7 @@ DRIVER = (
 
 
 @contextmanager
-def driver(store: Store) -> Iterator[subprocess.Popen[bytes]]:
+def driver(store):
     process = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.folder)])
     try:
         yield process
@@ -73,7 +70,7 @@ def driver(store: Store) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def check(store: Store, scores: pd.DataFrame, expected: pd.DataFrame, repeated: int = 0) -> None:
+def check(store, scores, expected, repeated=0):
     """Nothing is lost, nothing is doubled, and the scores are those of one process."""
     plan = fake.make_plan(**SHAPE)
     assert missing(plan, store, keep=True) == []
@@ -83,18 +80,14 @@ def check(store: Store, scores: pd.DataFrame, expected: pd.DataFrame, repeated: 
     assert len(ended()) <= len(plan) + repeated
 
 
-def test_the_scores_are_those_of_one_process_though_a_job_fails_once(
-    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scores_are_those_of_one_process_though_a_job_fails_once(folder, expected, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL_ONCE", str(folder / "failed-once"))
     store = Store(folder / "store")
     check(store, on_slurm(store), expected)
     assert (folder / "failed-once").exists()
 
 
-def test_the_driver_is_killed_and_started_again(
-    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_driver_is_killed_and_started_again(folder, expected, monkeypatch):
     monkeypatch.setenv("FAKE_STEP", "0.3")
     store = Store(folder / "store")
     with driver(store):
@@ -103,9 +96,7 @@ def test_the_driver_is_killed_and_started_again(
     check(store, on_slurm(store), expected)
 
 
-def test_a_node_dies_with_its_job(
-    folder: Path, expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_dies_with_its_job(folder, expected, monkeypatch):
     cluster = Path(CLUSTER)
     if shutil.which("slurmd") is None or not (cluster / "slurmd-n2.pid").exists():
         pytest.skip("this cluster is not ours to damage")
@@ -121,7 +112,7 @@ def test_a_node_dies_with_its_job(
     check(store, scores, expected, repeated=1)
 
 
-def kill_node(cluster: Path) -> int:
+def kill_node(cluster):
     """Kill everything that belongs to node n2, as a power cut would; return how much that was."""
     daemon = int((cluster / "slurmd-n2.pid").read_text())
     steps = [
@@ -137,7 +128,7 @@ def kill_node(cluster: Path) -> int:
     return len(steps)
 
 
-def read(path: str) -> str:
+def read(path):
     try:
         return Path(path).read_bytes().decode(errors="replace")
     except OSError:

@@ -6,7 +6,7 @@ FORMATS = {"a": "pair", "b": "choice", "x": "pair", "y": "tagging"}
 
 
 @pytest.fixture(autouse=True)
-def registered(forget: None) -> None:
+def registered(forget):
     """Make the tasks of tests.stats.tables known."""
     for name, form in FORMATS.items():
         role = "target" if name in "xy" else "intermediate"

@@ -1,14 +1,10 @@
 """Slow, independent ways to the same numbers: dense matrices and many starts."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import optimize
 
-from helpers.stats.design import Design
 
-
-def highest_restricted_loglik(named: Design, points: int = 6) -> float:
+def highest_restricted_loglik(named, points=6):
     """Search the restricted likelihood from every hill of a grid of variance ratios."""
     n, p = named.x.shape
     contrasts = np.linalg.qr(named.x, mode="complete")[0][:, p:]  # REML: the part free of effects
@@ -17,7 +13,7 @@ def highest_restricted_loglik(named: Design, points: int = 6) -> float:
     own = contrasts.T @ np.diag(1 / named.weights) @ contrasts
     count = len(kernels)
 
-    def loglik(ratios: np.ndarray) -> np.ndarray:
+    def loglik(ratios):
         """One value per row of ratios, the residual variance at its best."""
         root = np.linalg.cholesky(own + np.einsum("bk,kij->bij", ratios, np.array(kernels)))
         half = np.linalg.solve(root, np.broadcast_to(y[:, None], (len(ratios), n - p, 1)))
@@ -25,7 +21,7 @@ def highest_restricted_loglik(named: Design, points: int = 6) -> float:
         scale = (half[..., 0] ** 2).sum(1) / (n - p)
         return -(logdet + (n - p) * (np.log(2 * np.pi * scale) + 1)) / 2
 
-    def fall(ratios: np.ndarray) -> tuple[float, np.ndarray]:
+    def fall(ratios):
         step = np.maximum(1e-7, 1e-6 * ratios)
         here, *beside = loglik(np.vstack([ratios, ratios + np.diag(step)]))
         return -here, -(np.array(beside) - here) / step

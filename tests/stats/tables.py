@@ -1,12 +1,10 @@
 """Small tables with known structure that several tests of the statistics use."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
 
-def crossed(rows: int = 6, columns: int = 5, seed: int | None = None) -> pd.DataFrame:
+def crossed(rows=6, columns=5, seed=None):
     """A full intermediate x target table; without a seed it needs no random numbers.
 
     The fixed one was analysed with lme4 1.1, lmerTest 3.1 and pbkrtest 0.5 in R 4.2.
@@ -30,13 +28,13 @@ def crossed(rows: int = 6, columns: int = 5, seed: int | None = None) -> pd.Data
 
 
 def scores(
-    intermediates: tuple[str, ...] = ("a", "b"),
-    targets: tuple[str, ...] = ("x", "y"),
-    languages: tuple[str, ...] = ("en", "de", "fr"),
-    seeds: int = 3,
-    baseline_seeds: int = 4,
-    seed: int = 0,
-) -> pd.DataFrame:
+    intermediates=("a", "b"),
+    targets=("x", "y"),
+    languages=("en", "de", "fr"),
+    seeds=3,
+    baseline_seeds=4,
+    seed=0,
+):
     """A tidy score table in the shape the store gives, accuracies between 0.3 and 0.9."""
     arms = [("none", "", baseline_seeds), *(("single", name, seeds) for name in intermediates)]
     rows = [

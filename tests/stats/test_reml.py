@@ -18,7 +18,7 @@ from tests.stats.tables import crossed
 THREE = ["intermediate", "target", "block"]
 
 
-def balanced(groups: int, size: int, between: float = 2.0) -> pd.DataFrame:
+def balanced(groups, size, between=2.0):
     rng = np.random.default_rng(groups * 100 + size)
     group = np.repeat(np.arange(groups), size)
     y = between * rng.normal(size=groups)[group] + rng.normal(size=group.size)

@@ -1,14 +1,11 @@
 """The store stays readable and true, whatever happens to its files."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,11 +20,11 @@ from helpers.study import store as stores
 from helpers.study.store import SCORE_COLUMNS, Record, Store, read_export, record_of, summary_of
 
 
-def score(language: str, metric: str, value: float | None, **more: object) -> dict[str, object]:
+def score(language, metric, value, **more):
     return {"language": language, "split": "test", "metric": metric, "value": value, "n": 8} | more
 
 
-def make_record(run: str = "ab12", status: str = "done", **changes: object) -> Record:
+def make_record(run="ab12", status="done", **changes):
     scores = [
         score("de", "f1", 0.25, status="done"),
         score("de", "em", 0.125),
@@ -42,13 +39,13 @@ def make_record(run: str = "ab12", status: str = "done", **changes: object) -> R
         "attempts": [Outcome(status, 3, scores, {"t": 0.5}, device="cpu x", notes=["n"], **counts)],
         "provenance": {"commit": "c", "versions": "v", "utc": "2026-01-01T00:00:00Z"},
     }
-    return Record(**(facts | changes))  # type: ignore[arg-type]
+    return Record(**(facts | changes))
 
 
 # Records
 
 
-def test_a_record_reads_back_as_it_was_written_and_is_json() -> None:
+def test_a_record_reads_back_as_it_was_written_and_is_json():
     record = make_record()
     again = record_of(record.to_bytes(), "x")
     assert again.to_bytes() == record.to_bytes() and again.scores() == record.scores()
@@ -61,8 +58,8 @@ def test_a_record_reads_back_as_it_was_written_and_is_json() -> None:
     json.loads(content, parse_constant=lambda name: pytest.fail(name))
 
 
-def test_records_of_earlier_versions_are_read_and_of_unknown_ones_refused() -> None:
-    def rewritten(change: Callable[[dict], object]) -> bytes:
+def test_records_of_earlier_versions_are_read_and_of_unknown_ones_refused():
+    def rewritten(change):
         content = json.loads(make_record().to_bytes())
         change(content["record"])
         body = stores._json(content["record"])
@@ -70,7 +67,7 @@ def test_records_of_earlier_versions_are_read_and_of_unknown_ones_refused() -> N
         digest = stores.hashlib.sha256(body.encode()).hexdigest()
         return f'{{"checksum":"{digest}",\n{body}'.encode()
 
-    def older(record: dict) -> None:
+    def older(record):
         record["sources"] = {"de": "package x==1"}
         for name in ("floor", "kept_step", "loss", "fingerprints"):
             del record["attempts"][0][name]
@@ -81,7 +78,7 @@ def test_records_of_earlier_versions_are_read_and_of_unknown_ones_refused() -> N
 
 
 @given(st.data())
-def test_every_changed_byte_and_every_cut_is_noticed(data: st.DataObject) -> None:
+def test_every_changed_byte_and_every_cut_is_noticed(data):
     content = bytearray(make_record().to_bytes())
     cut = bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -91,7 +88,7 @@ def test_every_changed_byte_and_every_cut_is_noticed(data: st.DataObject) -> Non
                 read(damaged, "record-x")
 
 
-def test_score_rows_are_main_metrics_with_the_status_of_the_score_or_its_attempt() -> None:
+def test_score_rows_are_main_metrics_with_the_status_of_the_score_or_its_attempt():
     rows = make_record().scores()
     assert all(set(row) == set(SCORE_COLUMNS) for row in rows)
     assert rows[0]["data_hash"] == "hash-de" and rows[0]["data_source"] == "package x==1"
@@ -112,22 +109,22 @@ def test_score_rows_are_main_metrics_with_the_status_of_the_score_or_its_attempt
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-def names(count: int) -> list[str]:
+def names(count):
     return [f"{number:02x}{number:014x}" for number in range(count)]
 
 
-def test_default_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folder_follows_the_variable(monkeypatch):
     monkeypatch.setenv("TRANSFER_STORE", "/somewhere")
     assert Store().folder == Path("/somewhere")
     monkeypatch.delenv("TRANSFER_STORE")
     assert Store().folder.parts[-2:] == ("data", "store")
 
 
-def test_an_empty_store_is_empty_everywhere_and_looking_makes_nothing(store: Store) -> None:
+def test_an_empty_store_is_empty_everywhere_and_looking_makes_nothing(store):
     assert not list(store.records(["ab"])) and store.status("ab") == "" and store.runs() == set()
     assert store.index().empty and store.checkpoints() == set() and not store.held("arm")
     assert list(store.scores().columns) == list(SCORE_COLUMNS)
@@ -135,7 +132,7 @@ def test_an_empty_store_is_empty_everywhere_and_looking_makes_nothing(store: Sto
     assert not store.folder.exists()
 
 
-def test_scores_are_one_tidy_table_and_a_summary_counts_them(store: Store) -> None:
+def test_scores_are_one_tidy_table_and_a_summary_counts_them(store):
     for run in names(3):
         store.write(make_record(run))
     store.write(make_record("ff", "failed: y", stage="intermediate"))
@@ -147,7 +144,7 @@ def test_scores_are_one_tidy_table_and_a_summary_counts_them(store: Store) -> No
     assert table.loc["done", "seconds"] == 4.5
 
 
-def test_the_index_sees_what_others_write_change_and_delete(store: Store) -> None:
+def test_the_index_sees_what_others_write_change_and_delete(store):
     other = Store(store.folder)
     store.write(make_record("aa"))
     assert set(other.index()["run"]) == {"aa"}
@@ -159,9 +156,7 @@ def test_the_index_sees_what_others_write_change_and_delete(store: Store) -> Non
     assert set(other.index()["run"]) == {"aa"}
 
 
-def test_the_index_file_is_only_a_copy_and_no_record_is_read_twice(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_index_file_is_only_a_copy_and_no_record_is_read_twice(store, monkeypatch):
     for run in names(150):
         store.write(make_record(run))
     assert len(store.index()) == 150
@@ -177,7 +172,7 @@ def test_the_index_file_is_only_a_copy_and_no_record_is_read_twice(
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_record_is_rejected_by_path_and_never_counted(store: Store, damage: str) -> None:
+def test_a_damaged_record_is_rejected_by_path_and_never_counted(store, damage):
     store.write(make_record("aa"))
     path = store.write(make_record("bb"))
     content = path.read_bytes()
@@ -193,7 +188,7 @@ def test_a_damaged_record_is_rejected_by_path_and_never_counted(store: Store, da
     assert set(store.index()["run"]) == {"aa", "bb"} and not store.rejected
 
 
-def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store: Store) -> None:
+def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store):
     path = store.write(make_record("aa"))
     (path.parent / ".aa.json.x7").write_bytes(b"{half")
     (store.folder / "checkpoints" / ".cc.0.tmp").mkdir(parents=True)
@@ -207,7 +202,7 @@ def test_unfinished_files_of_a_killed_writer_do_not_count_and_are_swept(store: S
     assert not list(path.parent.glob(".*"))
 
 
-def test_a_really_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+def test_a_really_full_disk_loses_nothing_that_was_finished(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -231,8 +226,8 @@ def test_a_really_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> N
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_checkpoints_appear_whole_or_not_at_all(store: Store) -> None:
-    def broken(folder: Path) -> None:
+def test_checkpoints_appear_whole_or_not_at_all(store):
+    def broken(folder):
         (folder / "half").write_text("x")
         raise RuntimeError("killed")
 
@@ -252,7 +247,7 @@ def test_checkpoints_appear_whole_or_not_at_all(store: Store) -> None:
     assert store.checkpoints() == set()
 
 
-def test_export_has_a_twin_and_reads_back(store: Store, tmp_path: Path) -> None:
+def test_export_has_a_twin_and_reads_back(store, tmp_path):
     for run in names(4):
         store.write(make_record(run))
     path = store.export(tmp_path / "out" / "scores")
@@ -266,7 +261,7 @@ def test_export_has_a_twin_and_reads_back(store: Store, tmp_path: Path) -> None:
     assert store.export(path).read_bytes() == first  # the same table is the same file
 
 
-def test_a_foreign_or_damaged_table_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_or_damaged_table_is_refused(tmp_path):
     pd.DataFrame({"run": ["a"]}).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(BadRecord, match="lacks the columns stage"):
         read_export(tmp_path / "x.parquet")
@@ -286,7 +281,7 @@ while True:
 """
 
 
-def test_a_reader_never_sees_half_a_record_of_a_writer_that_is_killed(store: Store) -> None:
+def test_a_reader_never_sees_half_a_record_of_a_writer_that_is_killed(store):
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(store.folder)])
         deadline = time.monotonic() + 200
@@ -309,7 +304,7 @@ with Store(sys.argv[1]).lock("arm") as mine:
 """
 
 
-def test_an_arm_has_one_holder_and_a_killed_one_is_replaced_at_once(store: Store) -> None:
+def test_an_arm_has_one_holder_and_a_killed_one_is_replaced_at_once(store):
     command = [sys.executable, "-c", _HOLD, str(store.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -322,7 +317,7 @@ def test_an_arm_has_one_holder_and_a_killed_one_is_replaced_at_once(store: Store
         assert mine
 
 
-def test_a_store_that_cannot_be_written_can_be_read_and_says_so(store: Store) -> None:
+def test_a_store_that_cannot_be_written_can_be_read_and_says_so(store):
     store.write(make_record("aa"))
     (store.folder / "locks").write_text("a file where a folder should be")
     with pytest.raises(HelpfulError, match="cannot be written.*TRANSFER_STORE"):

@@ -1,7 +1,5 @@
 """What goes wrong between a plan and its scores: each refusal or mark says what to do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -9,7 +7,6 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,14 +20,14 @@ from helpers.tasks import Source, Task
 from tests.engines import fake
 
 
-def write(folder: Path, *names: str, swapped: bool = False) -> None:
+def write(folder, *names, swapped=False):
     rows = [f"text number {n} is here,{'ab'[(n + swapped) % 2]}" for n in range(40)]
     for name in names:
         (folder / f"{name}.csv").write_text("\n".join(["text,kind", *rows]), encoding="utf-8")
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path):
     """A target in files of its own, beside the generated ones."""
     write(tmp_path, "en-train", "en-dev", "en-test", "de-test")
     splits = {split: split for split in ("train", "dev", "test")}
@@ -42,9 +39,7 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("changed", ["en-train", "en-dev", "de-test"])
-def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
-    own: Path, store: Store, changed: str
-) -> None:
+def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(own, store, changed):
     options = {"targets": ["own", "toy-messages"], "conditions": ["none"], "store": store}
     plan = study.plan("tiny", **options)
     write(own, changed, swapped=True)
@@ -66,8 +61,8 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(
 
 @pytest.mark.parametrize("kind", ["tables", "hub"])
 def test_changed_rows_change_the_plan_within_a_session(
-    kind: str, tmp_path: Path, store: Store, data_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kind, tmp_path, store, data_cache, monkeypatch
+):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     splits = {"train": "train", "dev": "train"}
     facts = {"splits": splits, "divide": ("first",)}
@@ -87,9 +82,7 @@ def test_changed_rows_change_the_plan_within_a_session(
     assert ids[0] == ids[1] and ids[0] != ids[2]
 
 
-def test_a_task_of_this_session_is_not_sent_to_other_processes(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_of_this_session_is_not_sent_to_other_processes(tmp_path, store, monkeypatch):
     rows = [{"first": f"door {n}", "label": n % 2} for n in range(40)]
     splits = {"train": "train", "dev": "dev"}
     source = Source("rows", "mine", splits=splits, read=lambda *_: rows)
@@ -102,9 +95,7 @@ def test_a_task_of_this_session_is_not_sent_to_other_processes(
     assert not [*study._hindrances(plan, [], "processes", store, keep=True, dirty=False)]
 
 
-def test_text_that_changed_since_the_plan_is_not_trained_on(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_that_changed_since_the_plan_is_not_trained_on(store, tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFER_TEXT_ROOT", str(tmp_path))
     (tmp_path / "de.txt").write_text("ein Satz\nund noch einer\n", encoding="utf-8")
     plan = study.plan("tiny", ["toy-same"], ["toy-messages"], ["mlm"], store=store)
@@ -113,7 +104,7 @@ def test_text_that_changed_since_the_plan_is_not_trained_on(
     assert "its intermediate stage" in why and "changed since the plan was made: text (de)" in why
 
 
-def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store: Store) -> None:
+def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store):
     hot = replace(TINY.intermediate, learning_rate=1e30, clip=0.0)
     profile = replace(TINY, intermediate=hot)
     plan = study.plan(profile, ["toy-same"], ["toy-intents", "toy-messages"], store=store)
@@ -131,8 +122,8 @@ def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store: Store) 
 
 
 def test_code_that_no_commit_holds_makes_no_scores_that_are_meant_to_be_committed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    store, monkeypatch
+):
     monkeypatch.setattr(study, "commit", lambda: "0123456789ab+changes")
     options = {"targets": ["toy-messages"], "conditions": ["none"], "store": store}
     plan = study.plan(replace(TINY, stored=True), **options)
@@ -144,9 +135,7 @@ def test_code_that_no_commit_holds_makes_no_scores_that_are_meant_to_be_committe
     assert len(study.run(study.plan("tiny", **options), store=store, progress=False))
 
 
-def test_data_that_are_not_at_hand_are_named_once_per_data_set(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_data_that_are_not_at_hand_are_named_once_per_data_set(store, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     with pytest.raises(BadPlan) as caught:
         study.plan("paper", encoder="tiny", store=store)
@@ -155,15 +144,13 @@ def test_data_that_are_not_at_hand_are_named_once_per_data_set(
     assert "facebook/xnli" in text and "and 1" in text and "more" in text
 
 
-def test_a_misspelt_module_of_tasks_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_misspelt_module_of_tasks_is_named(monkeypatch, capsys):
     monkeypatch.setenv("TRANSFER_TASKS", "no_such_module")
     assert main(["--profile", "tiny"]) == 2
     assert "TRANSFER_TASKS names module 'no_such_module'" in capsys.readouterr().err
 
 
-def test_a_store_that_cannot_be_written_names_the_variable(store: Store) -> None:
+def test_a_store_that_cannot_be_written_names_the_variable(store):
     plan = study.plan("tiny", targets=["toy-messages"], conditions=["none"], store=store)
     shutil.rmtree(store.folder)
     store.folder.write_text("a file in its place")
@@ -172,9 +159,7 @@ def test_a_store_that_cannot_be_written_names_the_variable(store: Store) -> None
 
 
 @pytest.mark.skipif(bool(problems("snakemake")), reason="Snakemake is not installed")
-def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(store, tmp_path, monkeypatch):
     refused = "Requested node configuration is not available"
     for name, script in {
         "sbatch": f"echo 'sbatch: error: Batch job submission failed: {refused}' >&2; exit 1",
@@ -192,9 +177,7 @@ def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(
 
 
 @pytest.mark.parametrize("engine", ["local", "processes"])
-def test_ctrl_c_keeps_the_state_and_ends_in_one_line(
-    store: Store, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_keeps_the_state_and_ends_in_one_line(store, tmp_path, engine, monkeypatch):
     fake.install(monkeypatch, tmp_path)
     monkeypatch.setenv("FAKE_STEP", "0.5")
     monkeypatch.setenv("TRANSFER_STORE", str(store.folder))

@@ -1,12 +1,8 @@
 """What a plan contains, what its ids depend on, and what it says when it cannot be made."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,17 +14,16 @@ from helpers.study import profiles
 from helpers.study import store as stores
 from helpers.study.plan import find, load
 from helpers.study.profiles import TINY
-from helpers.study.store import Store
 from helpers.tasks import Source, Task
 
 plans = sys.modules["helpers.study.plan"]
 
 
-def runs(store: Store, **options: object) -> pd.DataFrame:
+def runs(store, **options):
     return study.plan("tiny", store=store, **options).runs
 
 
-def test_shape_of_a_study(shared: Store) -> None:
+def test_shape_of_a_study(shared):
     table = runs(shared)
     counts = table.groupby(["stage", "condition", "target"]).size().to_dict()
     assert counts == {
@@ -44,7 +39,7 @@ def test_shape_of_a_study(shared: Store) -> None:
     assert set(table.loc[table["condition"] == "none", "intermediate"]) == {""}
 
 
-def test_every_run_comes_after_what_it_starts_from(shared: Store) -> None:
+def test_every_run_comes_after_what_it_starts_from(shared):
     table = runs(shared, seeds=3, conditions=("none", "single", "multitask", "mlm", "shuffled"))
     table = table.reset_index()
     both = table.merge(table, left_on="parent", right_on="run", suffixes=("", "_parent"))
@@ -54,8 +49,8 @@ def test_every_run_comes_after_what_it_starts_from(shared: Store) -> None:
         assert (both[name] == both[f"{name}_parent"]).all()
 
 
-def test_baselines_have_twice_as_many_seeds_and_grow_without_redoing_any(shared: Store) -> None:
-    def baseline(seeds: object) -> list[int]:
+def test_baselines_have_twice_as_many_seeds_and_grow_without_redoing_any(shared):
+    def baseline(seeds):
         table = runs(shared, seeds=seeds)
         chosen = (table["condition"] == "none") & (table["target"] == "toy-intents")
         return table.loc[chosen, "seed"].tolist()
@@ -65,18 +60,18 @@ def test_baselines_have_twice_as_many_seeds_and_grow_without_redoing_any(shared:
     assert set(runs(shared, seeds=1)["run"]) <= set(runs(shared, seeds=3)["run"])
 
 
-def test_retrieval_without_training_is_one_run(shared: Store) -> None:
+def test_retrieval_without_training_is_one_run(shared):
     table = runs(shared, seeds=3, conditions=("none", "single", "more_target"))
     messages = table[table["target"] == "toy-messages"]
     assert messages["condition"].value_counts().to_dict() == {"single": 6, "none": 1}
     assert (messages["train_tokens"] == 0).all() and (messages["test_tokens"] > 0).all()
 
 
-def test_conditions_change_what_they_say(shared: Store) -> None:
+def test_conditions_change_what_they_say(shared):
     names = ("none", "single", "multitask", "mlm", "more_target", "shuffled")
     plan = study.plan("tiny", store=shared, conditions=names)
 
-    def settings(condition: str, stage: str, task: str) -> dict[str, Any]:
+    def settings(condition, stage, task):
         column = "intermediate" if stage == "intermediate" else "target"
         asked = {"condition": condition, "stage": stage, column: task}
         chosen = plan.runs[(plan.runs[list(asked)] == pd.Series(asked)).all(axis=1)]
@@ -97,7 +92,7 @@ def test_conditions_change_what_they_say(shared: Store) -> None:
     assert set(plan.job(both["run"].iloc[0]).spec["data"]["tasks"]) == {"toy-same", "toy-choice"}
 
 
-def test_ids_are_the_same_every_time_and_for_every_plan(shared: Store) -> None:
+def test_ids_are_the_same_every_time_and_for_every_plan(shared):
     table = runs(shared)
     pd.testing.assert_frame_equal(table, runs(shared))
     fewer = runs(shared, targets=["toy-slots"], intermediates=["toy-choice"])
@@ -119,8 +114,8 @@ def test_ids_are_the_same_every_time_and_for_every_plan(shared: Store) -> None:
     ],
 )
 def test_ids_change_with_what_determines_a_result_and_with_nothing_else(
-    shared: Store, change: dict, same: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    shared, change, same, monkeypatch
+):
     names = {"targets": ["toy-intents", "toy-slots"], "store": shared}
     before = study.plan("tiny", **names).runs
     if "code" in change:
@@ -143,9 +138,9 @@ def test_ids_change_with_what_determines_a_result_and_with_nothing_else(
         assert {**spec, "mlm_languages": ()} == change["target"].facts()
 
 
-def test_ids_change_with_the_rows(shared: Store) -> None:
-    def made(first: str) -> set[str]:
-        def read(language: str, split: str) -> list[dict[str, Any]]:
+def test_ids_change_with_the_rows(shared):
+    def made(first):
+        def read(language, split):
             texts = [first * (i + 1) for i in range(4)]
             return [
                 {"id": f"{split}{i}", "first": text, "second": "", "label": i % 2}
@@ -160,7 +155,7 @@ def test_ids_change_with_the_rows(shared: Store) -> None:
     assert made("x").isdisjoint(made("y"))
 
 
-def test_fewer_languages_are_another_run_of_the_same_core(shared: Store) -> None:
+def test_fewer_languages_are_another_run_of_the_same_core(shared):
     whole, part = runs(shared), runs(shared, languages=["qaa"])
     columns = ["stage", "condition", "intermediate", "target", "seed"]
     both = whole.merge(part, on=columns, suffixes=("", "_part"))
@@ -169,7 +164,7 @@ def test_fewer_languages_are_another_run_of_the_same_core(shared: Store) -> None
     assert ((both["run"] == both["run_part"]) == (both["stage"] == "intermediate")).all()
 
 
-def test_a_saved_plan_reads_back(shared: Store, store: Store) -> None:
+def test_a_saved_plan_reads_back(shared, store):
     plan = study.plan("tiny", store=shared)
     path = plan.save(store.folder)
     again = load(path)
@@ -184,7 +179,7 @@ def test_a_saved_plan_reads_back(shared: Store, store: Store) -> None:
         load(path)
 
 
-def test_cost_adds_up_and_says_where_it_is_from(shared: Store, store: Store) -> None:
+def test_cost_adds_up_and_says_where_it_is_from(shared, store):
     plan = study.plan("tiny", store=shared)
     cost = plan.cost(store)
     parts, total = cost.iloc[:-1], cost.iloc[-1]
@@ -196,7 +191,7 @@ def test_cost_adds_up_and_says_where_it_is_from(shared: Store, store: Store) -> 
     assert more.iloc[-1]["minutes"] > total["minutes"] > 0 and repr(plan).startswith("13 runs")
 
 
-def test_estimated_tokens_are_near_the_true_ones(shared: Store) -> None:
+def test_estimated_tokens_are_near_the_true_ones(shared):
     plan = study.plan("tiny", store=shared, intermediates=[], targets=["intents"])
     tokenizer = encoders.load("bundled").tokenizer
     rows = data.rows("intents", "en", "train", TINY.target.train_rows)
@@ -231,13 +226,8 @@ def test_estimated_tokens_are_near_the_true_ones(shared: Store) -> None:
     ],
 )
 def test_what_stands_in_the_way_of_a_plan_is_named(
-    shared: Store,
-    options: dict,
-    kind: type[Exception],
-    texts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
+    shared, options, kind, texts, monkeypatch, tmp_path
+):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     source = Source("hub", "nobody/nothing", config="x", splits={"train": "train", "dev": "dev"})
     for name in ("lost-a", "lost-b"):
@@ -247,7 +237,7 @@ def test_what_stands_in_the_way_of_a_plan_is_named(
     assert all(text in str(caught.value) for text in texts), caught.value
 
 
-def test_unknown_modes_and_engines(shared: Store) -> None:
+def test_unknown_modes_and_engines(shared):
     plan = study.plan("tiny", store=shared)
     with pytest.raises(UnknownName, match="unknown mode 'mising'. Did you mean 'missing'"):
         study.run(plan, mode="mising", store=shared)
@@ -255,7 +245,7 @@ def test_unknown_modes_and_engines(shared: Store) -> None:
         study.run(plan, engine="slrm", store=shared)
 
 
-def test_profiles_are_complete() -> None:
+def test_profiles_are_complete():
     for profile in profiles.PROFILES.values():
         known = set(tasks.names())
         assert set(profile.intermediates) <= known and set(profile.targets) <= known, profile.name
@@ -267,11 +257,11 @@ def test_profiles_are_complete() -> None:
 
 
 def test_what_is_known_of_rows_and_encoders_is_remembered_and_forgotten_when_it_may_be_wrong(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+    store, monkeypatch
+):
+    asked = []
 
-    def counted(name: str, real: Any) -> Any:
+    def counted(name, real):
         return lambda *parts: asked.append(name) or real(*parts)
 
     for name in ("_look", "_describe"):
@@ -290,9 +280,7 @@ def test_what_is_known_of_rows_and_encoders_is_remembered_and_forgotten_when_it_
     assert len(asked) == 3 * (reads + 1)
 
 
-def test_importing_and_planning_load_none_of_the_libraries_of_training(
-    store: Store, package_data: None
-) -> None:
+def test_importing_and_planning_load_none_of_the_libraries_of_training(store, package_data):
     code = (
         "import sys\n"
         "import helpers.study.plan\n"

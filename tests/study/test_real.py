@@ -1,13 +1,10 @@
 """The whole way with a real, if tiny, encoder: training, checkpoints, evaluation, resuming."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -22,18 +19,18 @@ COLUMNS = ["run", "language", "metric", "seed", "value", "n", "status"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, pd.DataFrame]:
+def undisturbed(tmp_path_factory):
     """The tiny study, run once in this process."""
     store = Store(tmp_path_factory.mktemp("undisturbed"))
     return store, study.run(study.plan("tiny", store=store), store=store, progress=False)
 
 
-def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+def same(found, expected):
     """Scores of the same runs are the same to float tolerance."""
     pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS], atol=1e-6)
 
 
-def test_the_tiny_study_learns_its_task(undisturbed: tuple[Store, pd.DataFrame]) -> None:
+def test_the_tiny_study_learns_its_task(undisturbed):
     store, scores = undisturbed
     assert (scores["status"] == "done").all()
     english = scores[scores["language"] == "en"].groupby("target")["value"].mean()
@@ -50,17 +47,13 @@ def test_the_tiny_study_learns_its_task(undisturbed: tuple[Store, pd.DataFrame])
     assert by_start[""] != by_start["toy-choice"] != by_start["toy-same"]
 
 
-def test_processes_give_the_same_scores(
-    undisturbed: tuple[Store, pd.DataFrame], store: Store
-) -> None:
+def test_processes_give_the_same_scores(undisturbed, store):
     plan = study.plan("tiny", store=undisturbed[0])
     found = study.run(plan, store=store, engine="processes", workers=2, progress=False)
     same(found, undisturbed[1])
 
 
-def test_killed_and_resumed_gives_the_same_scores(
-    undisturbed: tuple[Store, pd.DataFrame], store: Store
-) -> None:
+def test_killed_and_resumed_gives_the_same_scores(undisturbed, store):
     plan = study.plan("tiny", store=undisturbed[0])
     command = [sys.executable, "-m", "helpers.study.arm", "--plan", str(plan.save(store.plans))]
     command += ["--store", str(store.folder), "--keep", *plan.arms]
@@ -74,18 +67,16 @@ def test_killed_and_resumed_gives_the_same_scores(
     same(study.run(plan, store=store, progress=False), undisturbed[1])
 
 
-def test_an_interrupted_run_goes_on_from_its_state(
-    undisturbed: tuple[Store, pd.DataFrame], store: Store
-) -> None:
+def test_an_interrupted_run_goes_on_from_its_state(undisturbed, store):
     plan = study.plan("tiny", store=undisturbed[0])
     first = plan.runs.iloc[0]
     assert first["target"] == "toy-intents" and first["condition"] == "none"
-    told: list[str] = []
+    told = []
 
-    def steps() -> list[int]:
+    def steps():
         return [int(now.split()[-1].split("/")[0]) for now in told if ": step " in now]
 
-    def tell(run: str, status: str, now: str) -> None:
+    def tell(run, status, now):
         told.extend([now] * (run == first["run"]))
 
     asked = {"keep": True, "tell": tell}
@@ -101,9 +92,7 @@ def test_an_interrupted_run_goes_on_from_its_state(
     same(store.scores(), expected)
 
 
-def test_a_flipped_checkpoint_is_made_again(
-    undisturbed: tuple[Store, pd.DataFrame], store: Store
-) -> None:
+def test_a_flipped_checkpoint_is_made_again(undisturbed, store):
     plan = study.plan("tiny", store=undisturbed[0])
     part = study.plan("tiny", targets=["toy-messages"], store=undisturbed[0])
     study.run(part, store=store, progress=False)
@@ -115,7 +104,7 @@ def test_a_flipped_checkpoint_is_made_again(
     same(found, undisturbed[1])
 
 
-def test_a_loss_that_is_no_number_is_recorded_and_retried(store: Store) -> None:
+def test_a_loss_that_is_no_number_is_recorded_and_retried(store):
     hot = replace(TINY.target, learning_rate=1e30, clip=0.0, epochs=3)
     profile = replace(TINY, target=hot, judged=("target",), targets=("toy-intents",))
     plan = study.plan(profile, intermediates=[], conditions=["none"], store=store)
@@ -126,9 +115,7 @@ def test_a_loss_that_is_no_number_is_recorded_and_retried(store: Store) -> None:
     assert missing(plan, store, keep=True) == []
 
 
-def test_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     options = ["--profile", "tiny", "--intermediates", "toy-same", "--targets", "toy-messages"]
     assert main(options) == 0
