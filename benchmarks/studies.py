@@ -24,7 +24,7 @@ import pandas as pd
 from benchmarks.harness import Measurement, compared
 from helpers import study
 from helpers.files import cores
-from helpers.models.settings import Outcome
+from helpers.models import Outcome
 from helpers.study.plan import Plan
 from helpers.study.store import Record, Store, missing
 

@@ -10,9 +10,8 @@ import torch
 
 from helpers import formats, tasks
 from helpers.formats import Encoded
-from helpers.models import encoders
+from helpers.models import Settings, encoders
 from helpers.models.encoders import Encoder
-from helpers.models.settings import Settings
 from helpers.models.training import Prepared, prepare
 from helpers.tasks import Source, Task
 

@@ -23,8 +23,7 @@ from helpers import data, evaluation, metrics, tasks
 from helpers.data import sources
 from helpers.files import provenance
 from helpers.metrics import mining
-from helpers.models import encoders
-from helpers.models.settings import Settings
+from helpers.models import Settings, encoders
 from helpers.models.training import Tuned, fine_tune
 
 PATH = Path(__file__).resolve().parents[1] / "results" / "traps.csv"

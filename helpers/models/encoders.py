@@ -44,7 +44,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from helpers.errors import BadEncoder, MissingData, unknown
 from helpers.files import sha256_file
-from helpers.models.settings import BUNDLED
+from helpers.models import BUNDLED
 
 # What transformers would report on loading is checked here: poolers and heads are not needed.
 logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)

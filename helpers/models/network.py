@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from helpers.errors import HelpfulError, unknown
 from helpers.formats import Batch, Encoded, FormatBase
 from helpers.formats.encoded import sorted_batches, split, token_index
-from helpers.models.settings import PRECISIONS
+from helpers.models import PRECISIONS
 
 PACKED = "packed"
 _HELD = 64  # Outputs that wait on a GPU, so that the host is not waited for after each batch.

@@ -27,10 +27,9 @@ from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded, FormatBase
 from helpers.formats.encoded import shuffled_batches, split
 from helpers.formats.labels import Masked
-from helpers.models import network
+from helpers.models import Outcome, Settings, network
 from helpers.models.encoders import Encoder, word_table
 from helpers.models.network import Network
-from helpers.models.settings import Outcome, Settings
 from helpers.tasks import Source, Task
 
 MLM = "mlm"

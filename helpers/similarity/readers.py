@@ -27,10 +27,9 @@ from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.files import load_tensors
 from helpers.formats import Encoded, FormatBase
 from helpers.formats.labels import Masked, Retrieval
-from helpers.models import encoders, training
+from helpers.models import Settings, encoders, training
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network
-from helpers.models.settings import Settings
 from helpers.models.training import Tuned
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.representations import Integers

@@ -30,7 +30,7 @@ from helpers import tasks
 from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import provenance, write_atomic
-from helpers.models.settings import Outcome, Settings
+from helpers.models import Outcome, Settings
 from helpers.study.plan import Plan, find, load, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
 from helpers.study.store import FINISHED, Record, Store, missing

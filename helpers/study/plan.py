@@ -27,7 +27,7 @@ from helpers import tasks
 from helpers.data import rows, texts
 from helpers.errors import BadRecord, HelpfulError, MissingData, UnknownName
 from helpers.files import write_atomic
-from helpers.models.settings import BUNDLED, Settings
+from helpers.models import BUNDLED, Settings
 from helpers.study.profiles import Profile
 from helpers.study.store import Record, Store, digest, missing, stamp_of
 from helpers.tasks import Task

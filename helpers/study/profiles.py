@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import unknown
-from helpers.models.settings import Settings
+from helpers.models import Settings
 from helpers.tasks import Task
 
 MARGIN = 0.02

@@ -38,7 +38,7 @@ import pandas as pd
 
 from helpers.errors import BadRecord, HelpfulError
 from helpers.files import drop_folder, sync_folder, write_atomic
-from helpers.models.settings import Outcome
+from helpers.models import Outcome
 
 if TYPE_CHECKING:
     from helpers.study.plan import Plan

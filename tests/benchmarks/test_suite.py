@@ -13,7 +13,7 @@ from benchmarks import __main__ as suite
 from benchmarks import harness, scoring, similarity, stats, studies, training
 from benchmarks.harness import Measurement, not_measured
 from benchmarks.workloads import CPU, Workload
-from helpers.models.settings import Settings
+from helpers.models import Settings
 
 # Names that other pages rely on.
 PROMISED = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.files import write_atomic
-from helpers.models.settings import Outcome
+from helpers.models import Outcome
 from helpers.study import arm
 from helpers.study.arm import Stopped
 from helpers.study.plan import Builder, Plan

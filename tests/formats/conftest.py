@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.data import packages
-from helpers.models import encoders
-from helpers.models.settings import BUNDLED
+from helpers.models import BUNDLED, encoders
 
 
 @pytest.fixture(scope="package")

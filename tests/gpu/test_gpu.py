@@ -8,9 +8,8 @@ import torch
 from benchmarks.workloads import Workload, prepared
 from helpers.formats import Batch
 from helpers.formats.encoded import sorted_batches
-from helpers.models import training
+from helpers.models import Settings, training
 from helpers.models.network import Network
-from helpers.models.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from helpers.data import packages
-from helpers.models import encoders
-from helpers.models.settings import BUNDLED
+from helpers.models import BUNDLED, encoders
 from tests.models.toys import QUICK
 
 

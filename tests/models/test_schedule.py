@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.formats import Encoded
-from helpers.models.settings import Settings
+from helpers.models import Settings
 from helpers.models.training import rate, schedule
 
 SIZES = {"large": 900, "middle": 90, "small": 10}

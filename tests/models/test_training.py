@@ -15,9 +15,8 @@ from helpers.data import packages
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
 from helpers.evaluation import evaluate
 from helpers.formats import Batch
-from helpers.models import encoders, network, training
+from helpers.models import FIXED, Settings, encoders, network, training
 from helpers.models.network import Network
-from helpers.models.settings import FIXED, Settings
 from helpers.models.training import MLM, Interrupted, Run, fine_tune, prepare
 from helpers.tasks import demo
 from tests.models import toys

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import torch
 
-from helpers.models.settings import Settings
+from helpers.models import Settings
 from helpers.tasks import Source, Task
 
 FILLERS = "the of and to in is that it was for on are".split()

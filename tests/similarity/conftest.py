@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.models import encoders
-from helpers.models.settings import Settings
+from helpers.models import Settings, encoders
 from helpers.similarity.inputs import Options
 from helpers.similarity.readers import Trained
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import tasks
-from helpers.models import training
-from helpers.models.settings import Settings
+from helpers.models import Settings, training
 from helpers.similarity import inputs
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.inputs import ARRAYS, Dyad, Inputs, Parts, Side

@@ -8,8 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from helpers import tasks
 from helpers.errors import BadRows, MissingData
-from helpers.models import encoders, network, training
-from helpers.models.settings import Settings
+from helpers.models import Settings, encoders, network, training
 from helpers.similarity import readers
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.readers import (

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers import files
 from helpers.errors import BadRecord, HelpfulError, StoreFull
-from helpers.models.settings import Outcome
+from helpers.models import Outcome
 from helpers.study import store as stores
 from helpers.study.store import SCORE_COLUMNS, Record, Store, read_export, record_of, summary_of
 
