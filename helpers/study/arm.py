@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helpers import tasks
 from helpers.data import texts
@@ -50,6 +50,8 @@ SAME_FAILURES = 5
 # In place of weights, in the checkpoint of a stage whose loss was no longer a number.
 NO_ENCODER = "no-encoder.txt"
 AFTER_STAGE = "failed: its intermediate stage"
+# The last fine-tuning of the arm at work, after its start, training tasks, settings and seed.
+_last: list[Any] = []
 
 
 class Stopped(HelpfulError):
@@ -73,6 +75,7 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
         # The encoder is loaded when the first target asks for it: its stage is done by then.
         runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store))
         left = [run for run in missing(plan, store, keep) if plan.arm_of[run] == arm]
+        _last.clear()
         while left:
             run = left.pop(0)
             try:
@@ -208,13 +211,22 @@ def attempt(
     tuned, data, scores = training.Tuned(start), job.spec["data"], []
     if job.spec["settings"]:
         settings = Settings().override(job.spec["settings"])
-        learnt = [tasks.get(name) for name in data["tasks"]]
-        try:
-            tuned = training.fine_tune(
-                start, learnt, settings, seed, checkpoint=state, progress=step, stop=stop
-            )
-        except training.Interrupted as error:
-            raise Stopped from error
+        learnt = [training.training_task(tasks.get(name)) for name in data["tasks"]]
+        made_of = [start, learnt, settings, seed]
+        # Targets that train on the same rows, such as XQuAD and MLQA, share one fine-tuning.
+        if _last[:-1] == made_of:
+            known = _last[-1].outcome
+            notes = [*known.notes, "fine-tuned once with another target of its arm"]
+            tuned = replace(_last[-1], outcome=replace(known, tokens=0, notes=notes))
+        else:
+            _last.clear()  # two of them need not fit into memory
+            try:
+                tuned = training.fine_tune(
+                    start, learnt, settings, seed, checkpoint=state, progress=step, stop=stop
+                )
+            except training.Interrupted as error:
+                raise Stopped from error
+            _last[:] = [*made_of, replace(tuned, outcome=replace(tuned.outcome))]
     if stop():
         raise Stopped
     outcome = tuned.outcome

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from helpers import study
+from helpers import study, tasks
+from helpers.models import training
 from helpers.study.__main__ import main
 from helpers.study.arm import Stopped, do
 from helpers.study.profiles import TINY
@@ -45,6 +46,22 @@ def test_the_tiny_study_learns_its_task(undisturbed):
     slots = scores[(scores["target"] == "toy-slots") & (scores["seed"] == 0)]
     by_start = slots.groupby("intermediate")["value"].agg(list)
     assert by_start[""] != by_start["toy-choice"] != by_start["toy-same"]
+
+
+def test_targets_that_train_on_the_same_rows_share_one_fine_tuning(undisturbed, store, monkeypatch):
+    twin = replace(tasks.get("toy-intents"), name="toy-twin", train_with="toy-intents")
+    tasks.register(twin, replace=True)
+    made, real = [], training.fine_tune
+    counted = lambda *args, **more: made.append(args[1][0].name) or real(*args, **more)  # noqa: E731
+    monkeypatch.setattr(training, "fine_tune", counted)
+    both = study.plan("tiny", targets=["toy-intents", "toy-twin"], store=store)
+    scores = study.run(both, store=store, progress=False)
+    assert made.count("toy-intents") == len(both.runs.query("target == 'toy-twin'"))
+    first, second = (part.reset_index() for _, part in scores.groupby("target"))
+    kept = ["intermediate", "seed", "language", "value", "n"]
+    pd.testing.assert_frame_equal(first[kept], second[kept])
+    expected = undisturbed[1].query("target == 'toy-intents'").reset_index()
+    pd.testing.assert_frame_equal(first[kept], expected[kept], atol=1e-6)
 
 
 def test_processes_give_the_same_scores(undisturbed, store):
