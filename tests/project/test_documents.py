@@ -62,7 +62,7 @@ def test_adding_a_task_works_as_it_is_described(tmp_path, monkeypatch):
     here = {}
     exec(task.replace('"demo"', '"tiny"'), here)
     assert set(here["scores"]["status"]) == {"done"}
-    assert set(here["scores"]["language"]) == {"en", "de"}
+    assert set(here["scores"]["language"]) == set(here["gained"]["language"]) == {"en", "de"}
     exec(adapt, here)
     assert here["words"]({"sentence": "a b", "tags": "O O"}, "en")["tags"] == ["O", "O"]
 
