@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -46,10 +47,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "Free some space" if full else "Make its folder writable"
-        raise (StoreFull if full else HelpfulError)(
-            f"could not write {path}: {error.strerror or error}. {advice} or choose another folder "
-            "(the store is where TRANSFER_STORE says); what was already stored is untouched."
-        ) from error
+        said = (
+            f"could not write {path}: {error.strerror or error}. {advice} or choose another folder"
+        )
+        text = f"{said} (the store's is in TRANSFER_STORE); what was already stored is untouched."
+        raise (StoreFull if full else HelpfulError)(text) from error
 
 
 @functools.cache
@@ -62,14 +64,11 @@ def _mask() -> int:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename itself durable, on file systems that know how."""
-    handle = -1
-    try:
+    with contextlib.suppress(OSError):  # the content is safe; only the moment of the rename is not
         handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-    except OSError:
-        pass  # The content is safe either way; only the moment of the rename is not.
-    finally:
-        if handle >= 0:
+        try:
+            os.fsync(handle)
+        finally:
             os.close(handle)
 
 
@@ -85,11 +84,8 @@ def drop_folder(folder: Path) -> None:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal characters."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_tensors(
@@ -112,9 +108,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     sum_file = path.with_name(path.name + ".sha256")
     if not path.exists() or not sum_file.exists():
-        raise BadRecord(
-            f"{path} or its checksum is missing: the run that writes it must be redone."
-        )
+        raise BadRecord(f"{path} or its checksum is missing: redo the run that writes it.")
     if sha256_file(path).encode() != sum_file.read_bytes().strip():
         raise BadRecord(f"{path} does not match its checksum: delete it and redo its run.")
     try:
@@ -147,13 +141,8 @@ def commit() -> str:
 @functools.cache
 def versions() -> str:
     """Return the versions of Python and of the packages that can change a score."""
-    found = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return "; ".join(found)
+    found = [f"{package} {metadata.version(package)}" for package in PACKAGES]
+    return "; ".join([f"python {platform.python_version()}", *found])
 
 
 def history(file: str) -> list[tuple[str, str, str]]:
@@ -187,6 +176,5 @@ def _git(*arguments: str) -> str:
 
 def cores() -> int:
     """Return the processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

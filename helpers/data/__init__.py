@@ -169,32 +169,19 @@ def at_hand(task: Task | str) -> list[tuple[str, str]]:
     ]
 
 
-_LEARNT: dict[str, tuple[str, ...]] = {}
-
-
 def with_labels(task: Task | str) -> Task:
     """Return a task (or that of a name) with its labels, read off English training rows if unstated.
 
-    Of the book's tasks only CCG supertagging leaves its labels to the data.
+    The most frequent comes first; numbers keep their value as place. Of the book's tasks only CCG
+    supertagging leaves its labels to the data.
     """
     from helpers.data import sources
 
     task = tasks.get(task) if isinstance(task, str) else task
     if task.labels or task.format in ("span", "retrieval"):
         return task
-    serving = _serving(task, "en", "train")
-    raws = [sources.load(source, "en", "train") for source in serving]
-    key = f"{task.name}|{'|'.join(f'{raw.origin}:{len(raw.rows)}' for raw in raws)}"
-    # The user's own rows may change at any time: read off each time.
-    if key not in _LEARNT or any(source.kind in ("rows", "tables") for source in serving):
-        _LEARNT[key] = _read_labels(task, raws)
-    return replace(task, labels=_LEARNT[key])
-
-
-def _read_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
-    """Return the labels of raw rows, most frequent first; numbers keep their value as place."""
-    name = "tags" if task.format == "tagging" else "label"
-    column = task.columns.get(name, name)
+    column = task.columns.get(name := "tags" if task.format == "tagging" else "label", name)
+    raws = [sources.load(source, "en", "train") for source in _serving(task, "en", "train")]
     counts: Counter[Any] = Counter()
     for raw in raws:
         for row in decoded(raw.rows):
@@ -208,14 +195,14 @@ def _read_labels(task: Task, raws: Sequence[Raw]) -> tuple[str, ...]:
     numbers = [value for value in counts if isinstance(value, int)]
     texts = [value for value in counts if isinstance(value, str) and value]
     if numbers and not texts:
-        return tuple(map(str, range(max(numbers) + 1)))
+        return replace(task, labels=tuple(map(str, range(max(numbers) + 1))))
     if numbers or not texts or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
         raise BadRows(
-            f"task {task.name!r} states no labels, and they cannot be read off column {column!r} of "
-            f"{raws[0].origin} ({found}); state labels=(...), for choice in the order of the choices."
+            f"task {task.name!r} states no labels, and column {column!r} of {raws[0].origin} does not "
+            f"tell them ({found}): state labels=(...), for choice in the order of the choices."
         )
-    return tuple(sorted(texts, key=lambda text: (-counts[text], text)))
+    return replace(task, labels=tuple(sorted(texts, key=lambda text: (-counts[text], text))))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
@@ -226,20 +213,18 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
             own = "register its English rows as a task of their own, with languages=('en',)"
             raise UnknownName(f"{error} It trains on English: {own}, named in its train_with.")
         raise error
-    serving = task.source.serving(language, split)
-    if serving:
+    if serving := task.source.serving(language, split):
         return serving
     served = (s for s in task.source.flat() if not s.languages or language in s.languages)
     valid = {name for source in served for name in source.splits}
-    error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
     hint = (
-        " If the data have it, name it in splits={...} of the task's source. A part of the training "
-        "rows can be dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,), where rows "
-        "with equal values of the column stay together."
+        "If the data have it, name it in splits={...} of the task's source. Training rows can give "
+        "dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,) keeps equal values together."
     )
     if split in ("train", "dev") and (task.train_with or language != "en"):
-        hint = f" It trains on the English rows of task {task.train_with or task.name!r}."
-    raise UnknownName(f"{error}{hint}")
+        hint = f"It trains on the English rows of task {task.train_with or task.name!r}."
+    error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
+    raise UnknownName(f"{error} {hint}")
 
 
 def _load(
@@ -262,7 +247,7 @@ def _load(
     makers = []
     for number, (source, raw) in enumerate(loaded):
         code = source.language or language
-        prefix = f"{code}-{split}-" + (f"{number}-" if len(loaded) > 1 else "")
+        prefix = f"{code}-{split}-" + f"{number}-" * (len(loaded) > 1)
         makers.append(Standard(task, labels, raw, code, split, source.side, prefix))
     size = sum(len(raw.rows) for _, raw in loaded)
     # Rows of the user's own and of packages are in memory already.
@@ -276,7 +261,10 @@ def _load(
     if not len(found) and size and not found.dropped:
         held = f"the set holds {size} rows, none of them in {language!r}"
         raise MissingData(f"{found.what}: {held}. {sources.three_ways(serving[0])}")
-    _check(task, found, whole=first is None)
+    if problem := next(_problems(task, found, whole=first is None), ""):
+        raise BadRows(f"{found.what}: {problem}")
+    if found.notes.get(f"{BLANK}'second'", 0) >= len(found):  # a set of single texts
+        del found.notes[f"{BLANK}'second'"]
     return found
 
 
@@ -285,19 +273,15 @@ def _excluding(found: Rows, others: Sequence[str]) -> Rows:
 
     def spelling(row: Row) -> str:
         """Its text without spaces, so that another tokenisation cannot hide it."""
-        texts = (
-            row["tokens"] if "tokens" in row else [v for v in row.values() if isinstance(v, str)]
-        )
+        texts = row.get("tokens") or [v for v in row.values() if isinstance(v, str)]
         return "".join("".join(texts).split()).casefold()
 
     held = [(tasks.get(name), split) for name in others for split in ("dev", "test")]
     held = [(task, split) for task, split in held if task.source.serving("en", split)]
     seen = {spelling(row) for task, split in held for row in rows(task, "en", split)}
     keep = [number for number, row in enumerate(found) if spelling(row) not in seen]
-    if len(keep) == len(found):
-        return found
-    reason = f"also in the evaluation rows of {', '.join(others)}"
-    dropped = found.dropped | {reason: len(found) - len(keep)}
+    gone = {f"also in the evaluation rows of {', '.join(others)}": len(found) - len(keep)}
+    dropped = found.dropped | (gone if len(keep) < len(found) else {})
     return replace(found.take(keep), dropped=dropped, total=len(keep))
 
 
@@ -329,7 +313,8 @@ def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
     parts = []
     for maker in makers:
         folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / _map_key(maker)
-        if not (folder / "counts.json").is_file():
+        whole = folder / "counts.json"  # written last: where it is, the rows are whole
+        if not whole.is_file():
             own = (Count(), Count())
             made = maker.rows(*own)
             folder.mkdir(parents=True, exist_ok=True)
@@ -338,12 +323,9 @@ def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
                 while batch := list(islice(made, 1000)):
                     stream.write(pa.RecordBatch.from_pylist(batch, schema))
             os.replace(part, folder / "rows.arrow")
-            # Written last: where it is, the rows are whole.
-            write_atomic(folder / "counts.json", json.dumps(own).encode())
+            write_atomic(whole, json.dumps(own).encode())
         parts.append(datasets.Dataset.from_file(str(folder / "rows.arrow")))
-        for count, more in zip(
-            counts, json.loads((folder / "counts.json").read_bytes()), strict=True
-        ):
+        for count, more in zip(counts, json.loads(whole.read_bytes()), strict=True):
             count.update(more)
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
@@ -359,27 +341,16 @@ def _map_key(maker: Standard) -> str:
         code.append(inspect.getsource(sys.modules[adapt.__module__]) if own else "")
         code.append(Hasher.hash(adapt))
     facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
-    rows, names = maker.raw.rows, {key: list(value) for key, value in maker.raw.class_names.items()}
-    where = (maker.language, maker.split, maker.side, maker.prefix, names)
-    content = repr((rows._fingerprint, rows.cache_files, facts, where, code))
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _check(task: Task, found: Rows, whole: bool) -> None:
-    """Refuse sets without rows or without text, and whole sets whose gold is none."""
-    problem = next(_problems(task, found, whole), "")
-    if problem:
-        raise BadRows(f"{found.what}: {problem}")
-    if found.notes.get(f"{BLANK}'second'", 0) >= len(found):  # a set of single texts
-        del found.notes[f"{BLANK}'second'"]
+    where = (maker.language, maker.split, maker.side, maker.prefix, maker.raw.class_names)
+    rows = maker.raw.rows
+    return Hasher.hash((rows._fingerprint, rows.cache_files, facts, where, code))
 
 
 def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
+    """Tell sets without rows or without text, and whole sets whose gold is none."""
     if not len(found):
-        yield (
-            f"no usable row; left out: {found.dropped or 'nothing, it is empty'}. Hidden test labels "
-            "and blank answers stay hidden: use split 'dev' where it exists."
-        )
+        left = f"no usable row; left out: {found.dropped or 'nothing, it is empty'}"
+        yield f"{left}. Hidden test labels and blank answers stay hidden: use 'dev' where it exists."
     if whole:
         yield from (_of_retrieval if task.format == "retrieval" else _of_gold)(task, found)
     main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)

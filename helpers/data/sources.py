@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -79,7 +79,8 @@ def _read(source: Source, language: str, split: str, first: int | None = None) -
     """Read a source's own split; only the hub can give its beginning without the rest."""
     if source.kind == "hub":
         return _hub(source, language, split, first)
-    raw = _LOADERS[source.kind](source, language, split)
+    readers = {"files": _files, "package": _package, "folder": _folder, "tables": _tables}
+    raw = readers.get(source.kind, _function)(source, language, split)
     if first is None or source.divide or isinstance(raw.rows, datasets.Dataset):
         return raw
     return replace(raw, rows=raw.rows[:first])
@@ -88,8 +89,10 @@ def _read(source: Source, language: str, split: str, first: int | None = None) -
 def at_hand(source: Source, language: str, split: str) -> bool:
     """Say whether a source's rows can be read without the network, without reading them."""
     language, split = source.language or language, source.splits[split]
-    if source.kind in ("rows", "package"):
-        return source.kind == "rows" or packages.is_installed(source.id)
+    if source.kind == "rows":
+        return True
+    if source.kind == "package":
+        return packages.is_installed(source.id)
     if source.kind == "folder":
         return bool(os.environ.get(source.id, ""))
     if source.kind == "tables":
@@ -135,14 +138,13 @@ def _tables(source: Source, language: str, split: str) -> Raw:
     if path.is_file():
         return Raw(tables.read(path), f"file {path}")
     folder = next(parent for parent in path.parents if parent.is_dir())
-    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
+    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    given = f"id={source.id!r} or config={source.config!r} of the task's source"
     alone = (
-        " A target that is trained on English rows and not tested in English is two tasks: one "
-        "with the English rows, and this one without 'en', with train_with=its name."
+        " A target without English tests needs a task with the English rows: train_with=its name."
     )
     raise MissingData(
-        f"{path} is not there; {folder} holds {there or 'nothing'}. Correct id={source.id!r} or "
-        f"config={source.config!r} of the task's source.{alone if language == 'en' else ''}"
+        f"{path} is not there; {folder} holds {there}. Correct {given}.{alone * (language == 'en')}"
     )
 
 
@@ -160,10 +162,9 @@ def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]
         lent = {row["idx"]: row[column] for row in others}
         for number, row in enumerate(kept):
             if row["idx"] not in lent:
-                raise BadRows(
-                    f"{source.id}, {language!r}, split {split!r}: row {number} has idx "
-                    f"{row['idx']}, which {lender!r} lacks; {column!r} is taken from there"
-                )
+                place = f"{source.id}, {language!r}, split {split!r}: row {number}"
+                lacks = f"{lender!r}, from where {column!r} is taken, lacks its idx {row['idx']}"
+                raise BadRows(f"{place}: {lacks}; use a whole copy of both")
             row[f"{column}_published"], row[column] = row[column], lent[row["idx"]]
     return kept
 
@@ -201,11 +202,10 @@ def three_ways(source: Source) -> str:
     if source.url:
         command = f"curl --create-dirs -o {place}/FILE {source.url}FILE"
     return (
-        f"Three ways to get {source.id}: "
-        f"(1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE} and run again; "
-        f"(2) download it elsewhere with `{command}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
-        f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. Without it, "
-        "the demo tasks need no hub: helpers.tasks.names(group='demo')."
+        f"Three ways to get {source.id}: (1) with network, unset HF_HUB_OFFLINE and {ROOT_VARIABLE}; "
+        f"(2) elsewhere run `{command}`, copy ROOT here and set {ROOT_VARIABLE}=ROOT; "
+        f"(3) set {ROOT_VARIABLE} to any other folder that holds it in hub layout. The demo tasks "
+        "need no hub: helpers.tasks.names(group='demo')."
     )
 
 
@@ -213,35 +213,52 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     """Read a data set in hub layout with `datasets`, from the mirror, the hub or its cache."""
     folder, config, refusal = root(), source.config_for(language) or None, ""
     if folder is not None:
-        path = _mirrored(folder, source)
-        cache = _cache_of(path)
-        where, origin, options = _view(path, cache), f"mirror {path}", {"cache_dir": cache}
+        where, options = _mirrored(folder, source)
+        origin = f"mirror {folder / source.id}"
     elif source.unpublished:
         raise MissingData(three_ways(source))
     elif Path(source.id).exists():  # `datasets` would open it in place of the hub
-        raise MissingData(
-            f"folder {Path(source.id).resolve()} would be read in place of the hub's "
-            f"{source.id}; rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it"
-        )
+        here = f"{Path(source.id).resolve()} would be read in place of the hub's {source.id}"
+        raise MissingData(f"{here}; rename it, or set {ROOT_VARIABLE}={Path.cwd()} if you mean it")
     else:
         where, origin = source.id, f"hub {source.id}@{source.revision or 'main'}"
         options = {"revision": source.revision} if source.revision else {}
         refusal = _refusal(source)
     load_dataset: Any = datasets.load_dataset
-    with _explained(source, origin, config, split, refusal), _silent(bool(refusal)):
-        if first is not None:
-            stream = load_dataset(where, config, split=split, streaming=True, **options)
-            features = stream.features or datasets.Features()
-            return Raw(list(islice(stream, first)), origin, class_names(features))
-        data = load_dataset(where, config, split=split, **options)
-        files = [file["filename"] for file in data.cache_files]
-        if refusal and source.revision and not all(source.revision in f for f in files):
-            raise ValueError("the cache holds another revision only")
-        # pandas gives the second of two equal names of a CSV header a number.
-        twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
-        if twice and data.info.builder_name == "csv":
-            raise BadRows(f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them")
-        return Raw(data, origin, class_names(data.features))
+    damage = (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError)
+    what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
+    try:
+        with _silent(bool(refusal)):
+            if first is not None:
+                stream = load_dataset(where, config, split=split, streaming=True, **options)
+                features = stream.features or datasets.Features()
+                return Raw(list(islice(stream, first)), origin, class_names(features))
+            data = load_dataset(where, config, split=split, **options)
+            files = [file["filename"] for file in data.cache_files]
+            if refusal and source.revision and not all(source.revision in f for f in files):
+                raise ValueError("the cache holds another revision only")
+    except (*damage, OSError, ValueError, RuntimeError, TypeError) as error:
+        # What is damaged comes first: without a hub, what the cache holds may be so, too.
+        damaged = isinstance(error, damage)
+        cause = _first_line((damaged and error.__cause__) or error)
+        silent = isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError)
+        if isinstance(error, TypeError):
+            quotes = "a configuration name in its README, such as no or 2018, must stand in quotes"
+            raise BadRows(f"{origin}, {what}: {quotes} ({cause})") from error
+        if damaged or (isinstance(error, OSError) and not refusal and not silent):
+            text = f"{origin}, {what}: a file is damaged ({cause}); fetch it again"
+            raise BadRows(text) from error
+        text = f"{origin} has no {what}: {cause}"
+        if silent:
+            text = f"cannot reach {source.id}, {what}, on the hub ({cause})"
+        if refusal:
+            text = f"{source.id}, {what}: {refusal}, and the cache does not hold it ({cause})"
+        raise MissingData(f"{text}. {ways}") from error
+    # pandas gives the second of two equal names of a CSV header a number.
+    twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
+    if twice and data.info.builder_name == "csv":
+        raise BadRows(f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them")
+    return Raw(data, origin, class_names(data.features))
 
 
 def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
@@ -261,7 +278,7 @@ def _files(source: Source, language: str, split: str) -> Raw:
     if folder is None:
         path, origin = _fetched(source, name), f"{source.url}{name}"
     else:
-        path = _mirrored(folder, source) / name
+        path = folder / source.id / name
         origin = f"mirror {path}"
         if not path.is_file():
             raise MissingData(f"{path} is not there. {three_ways(source)}")
@@ -278,45 +295,54 @@ def _fetched(source: Source, name: str) -> Path:
     path = Path(datasets.config.HF_CACHE_HOME) / "transfer" / source.id / source.revision / name
     if path.is_file():
         return path
-    address = f"{source.url}{name}"
-    if not hub_reachable():
-        text = f"{address} is not cached and the network is not reachable"
-        raise MissingData(f"{text}. {three_ways(source)}")
     try:
-        with urllib.request.urlopen(address, timeout=60) as reply:
+        if not hub_reachable():
+            raise TimeoutError("it is not cached and the network is not reachable")
+        with urllib.request.urlopen(f"{source.url}{name}", timeout=60) as reply:
             content = reply.read()
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise MissingData(f"cannot reach {address} ({error}). {three_ways(source)}") from error
+    except OSError as error:
+        text = f"cannot reach {source.url}{name} ({error}). {three_ways(source)}"
+        raise MissingData(text) from error
     write_atomic(path, content)
     return path
 
 
-def _mirrored(folder: Path, source: Source) -> Path:
+def _mirrored(folder: Path, source: Source) -> tuple[str, dict[str, Any]]:
+    """Return a mirrored repository, or a view of it, and the cache folder of its present state."""
     path = folder / source.id
     if not path.is_dir():
         raise MissingData(f"{path} is not there ({ROOT_VARIABLE} is set). {three_ways(source)}")
-    return path
-
-
-def _cache_of(path: Path) -> str:
-    """Return a cache folder of one state of a mirrored repository."""
     # For local folders `datasets` derives its cache from names alone: after a file is replaced, or
     # for another mirror with equal names, it would give the old rows.
     files = sorted(file for file in path.rglob("*") if file.is_file())
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest)
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest
+    readme = path / "README.md"
+    given = readme.read_text(encoding="utf-8") if _configurations(path) and readme.is_file() else ""
+
+    def quoted(name: re.Match[str]) -> str:
+        text = isinstance(yaml.safe_load(name[2]), str)
+        return name[0] if text else f'{name[1]}"{name[2]}"'
+
+    # YAML reads a language "no" as false and a year as a number, and `datasets` then opens no
+    # configuration of the folder at all: a view of it has a README with such names in quotes.
+    header = re.sub(r"(?m)^([\s-]*config_name: *)(\S+) *$", quoted, given)
+    if header == given:
+        return str(path), {"cache_dir": str(cache)}
+    view = cache / "view" / path.name
+    view.mkdir(parents=True, exist_ok=True)
+    for entry in path.iterdir():
+        if entry != readme and not (view / entry.name).exists():
+            (view / entry.name).symlink_to(entry)
+    write_atomic(view / "README.md", header.encode())
+    return str(view), {"cache_dir": str(cache)}
 
 
 def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return configuration -> splits, as a README states them or the names of the files say."""
-    stated: dict[str, tuple[str, ...]] = {}
-    for config in _header(folder / "README.md", yaml.BaseLoader).get("configs", ()):
-        files = _listed(config.get("data_files", ()))
-        splits = (
-            file.get("split", "train") if isinstance(file, dict) else "train" for file in files
-        )
-        stated[config["config_name"]] = tuple(splits)
+    readme = folder / "README.md"
+    stated = _stated(readme, readme.stat().st_mtime_ns) if readme.is_file() else {}
     if stated or not folder.is_dir():
         return stated
     try:
@@ -325,89 +351,26 @@ def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-def _view(path: Path, cache: str) -> str:
-    """Return a folder, or a view of it whose README has every configuration name in quotes."""
-    # Without them YAML reads a language "no" as false and a year as a number, and `datasets` then
-    # opens no configuration of the folder at all.
-    readme = path / "README.md"
-    facts, names = _header(readme, yaml.SafeLoader), _header(readme, yaml.BaseLoader)
-    configs = facts.get("configs", ())
-    if all(isinstance(config.get("config_name"), str) for config in configs):
-        return str(path)
-    quoted = dict(facts)
-    for key in ("configs", "dataset_info"):
-        both = zip(_listed(facts.get(key, ())), _listed(names.get(key, ())), strict=True)
-        quoted[key] = [fact | {"config_name": text["config_name"]} for fact, text in both]
-    view = Path(cache) / "view" / path.name
-    view.mkdir(parents=True, exist_ok=True)
-    for entry in path.iterdir():
-        if entry != readme and not (view / entry.name).exists():
-            (view / entry.name).symlink_to(entry)
-    header = yaml.safe_dump(quoted, allow_unicode=True)
-    write_atomic(view / "README.md", f"---\n{header}---\n".encode())
-    return str(view)
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
-
-
-def _header(readme: Path, loader: Any) -> dict[str, Any]:
-    """Return the facts at the top of a README; the base loader leaves every value the text it is."""
-    stamp = readme.stat().st_mtime_ns if readme.is_file() else 0
-    return _parsed_header(readme, loader, stamp) if stamp else {}
-
-
 @lru_cache(maxsize=128)
-def _parsed_header(readme: Path, loader: Any, changed: int) -> dict[str, Any]:
-    parts = readme.read_text(encoding="utf-8").split("---")
+def _stated(readme: Path, changed: int) -> dict[str, tuple[str, ...]]:
+    """Read configuration -> splits off a README; the base loader leaves every name the text it is."""
+    parts, found = readme.read_text(encoding="utf-8").split("---"), {}
     try:
-        facts = (yaml.load(parts[1], loader) if len(parts) > 2 else {}) or {}
+        facts = (yaml.load(parts[1], yaml.BaseLoader) if len(parts) > 2 else {}) or {}
+        for config in facts.get("configs", []):
+            files = config.get("data_files", [])
+            files = [files] if isinstance(files, str | dict) else files
+            splits = (f.get("split", "train") if isinstance(f, dict) else "train" for f in files)
+            found[config["config_name"]] = tuple(splits)
     except yaml.YAMLError as error:
         raise BadRows(f"{readme}: its header is no YAML ({_first_line(error)})") from error
-    configs = facts.get("configs", []) if isinstance(facts, dict) else None
-    if not isinstance(configs, list) or not all(
-        isinstance(config, dict) and "config_name" in config for config in configs
-    ):
-        raise BadRows(f"{readme}: its header needs configs, a list of config_name and data_files")
-    return facts
+    except (AttributeError, KeyError, TypeError) as error:
+        needs = "its header needs configs, a list of config_name and data_files"
+        raise BadRows(f"{readme}: {needs}") from error
+    return found
 
 
 # --- What `datasets` and the hub say, in words that help ------------------------------------------
-@contextmanager
-def _explained(
-    source: Source, origin: str, config: str | None, split: str, refusal: str
-) -> Iterator[None]:
-    """Turn the errors of `datasets` into ones that say what happened and what to do next."""
-    what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
-    unreachable = (ConnectionError, datasets.exceptions.DatasetNotFoundError)
-    damaged = (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError)
-    try:
-        yield
-    except HelpfulError:
-        raise
-    except (*damaged, *unreachable, OSError, ValueError, RuntimeError) as error:
-        # What is damaged comes first: without a hub, what the cache holds may be so, too.
-        cause = _first_line(error)
-        if isinstance(error, damaged):
-            cause = _first_line(error.__cause__ or error)
-        elif refusal:
-            text = f"{source.id}, {what}: {refusal}, and the cache does not hold it ({cause})"
-            raise MissingData(f"{text}. {ways}") from error
-        elif isinstance(error, unreachable):
-            text = f"cannot reach {source.id}, {what}, on the hub ({cause}). {ways}"
-            raise MissingData(text) from error
-        elif not isinstance(error, OSError):  # a configuration or split that does not exist
-            raise MissingData(f"{origin} has no {what}: {cause}. {ways}") from error
-        text = f"{origin}, {what}: a file is damaged ({cause}); fetch it again"
-        raise BadRows(text) from error
-    except TypeError as error:
-        raise BadRows(
-            f"{origin}: its README names a configuration that YAML reads as no text "
-            f"({_first_line(error)}): put names such as no, on and 2018 in quotes. {ways}"
-        ) from error
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
@@ -448,22 +411,20 @@ def _refusal(source: Source) -> str:
     except Exception as error:  # whatever the client's library calls a connection that fails
         return f"{silent} ({type(error).__name__}: {error})"
     code, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
-    terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
-    private = "its name is wrong, or it is private and needs `hf auth login`"
-    reasons = (
-        (kind == "RevisionNotFound", f"the hub's {name} has no revision {revision} (any more)"),
-        (kind == "GatedRepo" or code == 403, f"the hub refuses {name} ({code}): {terms}"),
-        (
-            kind == "RepoNotFound" or code in (401, 404),
-            f"the hub has no {name} for you ({code}): {private}",
-        ),
-        (code == 429, f"the hub asks to wait before it serves {name} (429, too many requests)"),
-        (code >= 500, f"the hub is out of order ({code}) and does not serve {name}; try later"),
-    )
-    reason = next((text for holds, text in reasons if holds), "")
-    if not reason:
-        _SERVED.add(asked)
-    return reason
+    if kind == "RevisionNotFound":
+        return f"the hub's {name} has no revision {revision} (any more)"
+    if kind == "GatedRepo" or code == 403:
+        terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
+        return f"the hub refuses {name} ({code}): {terms}"
+    if code in (401, 404):
+        private = "its name is wrong, or it is private and needs `hf auth login`"
+        return f"the hub has no {name} for you ({code}): {private}"
+    if code == 429:
+        return f"the hub asks to wait before it serves {name} (429, too many requests)"
+    if code >= 500:
+        return f"the hub is out of order ({code}) and does not serve {name}; try later"
+    _SERVED.add(asked)
+    return ""
 
 
 @contextmanager
@@ -511,14 +472,6 @@ def main(names: Sequence[str]) -> int:
     print(f"{(table['status'] == 'ok').sum()} of {len(table)} loaded")
     return int((table["status"] != "ok").any())
 
-
-_LOADERS: dict[str, Callable[[Source, str, str], Raw]] = {
-    "files": _files,
-    "package": _package,
-    "folder": _folder,
-    "tables": _tables,
-    "rows": _function,
-}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

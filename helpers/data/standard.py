@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,11 @@ if TYPE_CHECKING:
 Count = Counter[str]
 IGNORED = -100
 BLANK = "blank text kept in "
-# How far from its stated start an answer is searched for; published shifts are the few
-# characters of stripped white space.
-_SEARCH = 200
 _OPTIONAL = {"second": "", "id": None}
 # Texts that should not be blank; a choice may lack a context.
 _FULL = {"pair": ("first", "second"), "span": ("context", "question"), "retrieval": ("text",)}
 _FULL |= {"choice": (), "tagging": ()}
-_PLAIN = {name for names in _FULL.values() for name in names}
+_PLAIN = {"id", *(name for names in _FULL.values() for name in names)}
 
 
 class _Drop(Exception):
@@ -45,7 +43,7 @@ def decoded(rows: Any) -> Iterator[Row]:
             yield from batch.to_pylist()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Standard:
     """Standardises the raw rows of one source of a task, in a language and split."""
 
@@ -56,6 +54,12 @@ class Standard:
     split: str
     side: str  # of a retrieval task; empty: both
     prefix: str  # of row numbers, where the source has no ids
+
+    @cached_property
+    def columns(self) -> dict[str, list[list[str]]]:
+        """Return by field the columns that it is made of, each by the names that it may have."""
+        stated = {name: self.task.columns.get(name, name) for name in FIELDS[self.task.format]}
+        return {n: [one.strip().split("|") for one in t.split(",")] for n, t in stated.items()}
 
     def rows(self, dropped: Count, notes: Count) -> Iterator[Row]:
         """Give the rows that raw ones become; count reasons of those left out, and what was met."""
@@ -110,23 +114,18 @@ class Standard:
                 yield row
 
     def _made(self, row: Row, number: int, notes: Count) -> Row:
-        fields = FIELDS[self.task.format]
-        values = {name: self._value(row, name) for name in fields}
-        name = f"{self.prefix}{number}" if values["id"] is None else str(values["id"])
-        made: Row = {"id": _text(name, "id")}
-        for name in fields[1:]:
-            made[name] = self._checked(name, values[name], made, notes)
+        made: Row = {}
+        for name, parts in self.columns.items():
+            values = [self._column(row, options, name) for options in parts]
+            value = values[0] if len(values) == 1 else values
+            if name == "id":
+                value = f"{self.prefix}{number}" if value is None else str(value)
+            made[name] = self._checked(name, value, made, notes)
         return made
 
-    def _value(self, row: Row, name: str) -> Any:
-        column = self.task.columns.get(name, name)
-        if "," in column:
-            return [self._column(row, part.strip(), name) for part in column.split(",")]
-        return self._column(row, column, name)
-
-    def _column(self, row: Row, column: str, name: str) -> Any:
+    def _column(self, row: Row, options: list[str], name: str) -> Any:
         optional = name in _OPTIONAL and name not in self.task.columns
-        for option in column.split("|"):
+        for option in options:
             # A table gives a row without the value a null, a dictionary may just lack it.
             if option in row and not (optional and row[option] is None):
                 return row[option]
@@ -138,13 +137,13 @@ class Standard:
             return []
         expected = _one_of(row)
         if self.raw.origin.lower().endswith((".csv", ".tsv")):
-            expected += ". The first line of the file must name its columns"
-            if self.task.format == "tagging":
-                expected += (
-                    "; a file with one word a line and blank lines between sentences (CoNLL) is read "
-                    "by a function of yours: Source('rows', name, read=function(language, split))"
-                )
-        raise _Misfit(f"no column {column!r} (for {name!r})", expected)
+            expected += (
+                ". The first line of the file must name its columns; one word a line (CoNLL) "
+            )
+            expected += (
+                "is read by a function: Source('rows', name, read=function(language, split))"
+            )
+        raise _Misfit(f"no column {'|'.join(options)!r} (for {name!r})", expected)
 
     def _checked(self, name: str, value: Any, made: Row, notes: Count) -> Any:
         """Return the value of a field, given those of the fields before it."""
@@ -177,14 +176,17 @@ class Standard:
 
     def _class(self, value: Any, name: str, size: int, notes: Count) -> int:
         """Return the id of a label or of a tag, among the first ``size`` labels."""
-        column, labels, alone = (
-            self.task.columns.get(name, name),
-            self.labels[:size],
-            name == "label",
-        )
-        for option in column.split("|"):
-            value = self._named(value, option)
-        expected = "a class id or name"
+        column, labels = "|".join(self.columns[name][0]), self.labels[:size]
+        alone, expected = name == "label", "a class id or name"
+        # An id has the name that the source states, so that order cannot matter; names such as "0"
+        # and "1" carry no meaning beyond the id itself.
+        for option in self.columns[name][0]:
+            names = self.raw.class_names.get(option, ())
+            known = (
+                isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names)
+            )
+            if known and not all(one.isdigit() for one in names):
+                value = names[value]
         if alone and (value is None or (isinstance(value, str) and not value.strip())):
             raise _Drop("no label")
         # By its name, or else by its number.
@@ -205,14 +207,6 @@ class Standard:
                 return IGNORED
             expected = f"0 to {len(labels) - 1}"
         raise _Misfit(f"{name.removesuffix('s')} {value!r} in column {column!r}", expected)
-
-    def _named(self, value: Any, column: str) -> Any:
-        """Give a class id the name that the source states, so that order cannot matter."""
-        names = self.raw.class_names.get(column, ())
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(names):
-            return value
-        # Names such as "0" and "1" carry no meaning beyond the id itself.
-        return value if all(name.isdigit() for name in names) else names[value]
 
     def _answers(self, given: Any, context: str, notes: Count) -> Row:
         """Return answers with the places where they are, those without one last."""
@@ -255,10 +249,8 @@ def _text(value: Any, name: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             around = value[max(0, error.start - 20) : error.start + 20]
-            raise _Misfit(
-                f"{name!r} holds half of a character (a lone surrogate) in {around!r}",
-                "whole characters, which UTF-8 can write; the text was cut inside one",
-            ) from error
+            found = f"{name!r} holds half of a character (a lone surrogate) in {around!r}"
+            raise _Misfit(found, "whole characters; the text was cut inside one") from error
     return value
 
 
@@ -297,9 +289,9 @@ def find(context: str, text: str, start: int) -> tuple[int | None, str]:
             place = len(before.decode(code, "ignore"))
             if context.startswith(text, place) and context[:place].encode(code) == before:
                 return place, f"answer offset counts {unit}: taken in characters"
-    low, high = max(0, start - _SEARCH), start + _SEARCH
-    near = range(low, min(high, len(context)) + 1)
-    places = [place for place in near if context.startswith(text, place)]
-    # Far from its stated place, the first one is as good as any.
-    place = min(places, key=lambda p: abs(p - start)) if places else context.find(text)
-    return (None, "") if place == -1 else (place, "answer offset shifted: found again nearby")
+    begin = max(0, start)
+    both = (context.rfind(text, 0, begin + len(text)), context.find(text, begin))
+    near = [place for place in both if place >= 0]
+    if not near:
+        return None, ""
+    return min(near, key=lambda p: abs(p - start)), "answer offset shifted: found again nearby"

@@ -1,6 +1,4 @@
-"""Readers of what a user owns: CSV, TSV, JSON, JSON lines, Parquet; folders of supertags (CCGbank,
-the Parallel Meaning Bank), of translations and of plain text.
-"""
+"""Readers of what a user owns: tables in files; folders of supertags, translations and plain text."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,27 +28,27 @@ def read(file: Path) -> list[Row]:
         error = unknown("kind of table", file.suffix or file.name, READERS)
         hint = "Others (CoNLL, XML, Excel) are read by a function: Source('rows', name, read=...)."
         raise type(error)(f"{error} {hint}")
-    try:
+    with _utf8(file):
         rows = list(READERS[ending](file))
-    except UnicodeDecodeError as error:
-        raise _encoding(file, error) from error
     if not rows:
-        header = " below a line of column names" if ending in (".csv", ".tsv") else ""
-        fix = "Write it again, or leave its language or split out of the task."
-        raise BadRows(f"{file} holds no rows: expected one row a line{header}. {fix}")
+        lines = "one row a line, in .csv and .tsv below a line of column names"
+        raise BadRows(f"{file} holds no rows: expected {lines}. Write it again, or leave it out.")
     return rows
 
 
-def _encoding(file: Path, error: UnicodeDecodeError) -> BadRows:
-    fix = f"save it as UTF-8, such as by: iconv -f latin1 -t utf-8 {file.name}"
-    return BadRows(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); {fix}")
+@contextmanager
+def _utf8(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        fix = f"save it as UTF-8, such as by: iconv -f latin1 -t utf-8 {file.name}"
+        text = f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); {fix}"
+        raise BadRows(text) from error
 
 
 def _no_repeats(file: Path, what: str, names: list[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        own = "give each column a name of its own."
-        raise BadRows(f"{file}: {what} names {twice[0]!r} twice; {own}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadRows(f"{file}: {what} names {twice[0]!r} twice; give each column its own name.")
 
 
 def _parsed(file: Path, text: str, what: str) -> Any:
@@ -100,17 +99,18 @@ def _separated(file: Path, **form: Any) -> Iterator[Row]:
                 if len(values) == len(header):
                     yield dict(zip(header, values, strict=True))
                 elif values:
-                    names = f"the first line names {len(header)} columns ({', '.join(header[:8])})"
-                    raise BadRows(
-                        f"{file}, line {lines.line_num}: {len(values)} values, but {names}. A value "
-                        "with a separator, a quote or a line break must stand in quotes, in a .csv."
+                    wrong = (
+                        f"{file}, line {lines.line_num}: {len(values)} values, but the first line"
                     )
+                    quote = (
+                        "A value with a separator or a line break must stand in quotes, in a .csv."
+                    )
+                    raise BadRows(f"{wrong} names {len(header)} columns ({header[:8]}). {quote}")
                 begin = lines.line_num + 1
         except csv.Error as error:
-            raise BadRows(
-                f"{file}, line {lines.line_num}: {error}; the row begins in line {begin}. A quote "
-                "that opens a value must be closed, and one inside it is written twice."
-            ) from error
+            wrong = f"{file}, line {lines.line_num}: {error}; the row begins in line {begin}"
+            quote = "A quote that opens a value must be closed; one inside it is written twice."
+            raise BadRows(f"{wrong}. {quote}") from error
 
 
 def _parquet(file: Path) -> list[Row]:
@@ -144,9 +144,8 @@ def ccgbank(root: Path, split: str) -> Iterator[Row]:
     files = sorted(f for f in root.rglob("*.auto") if f.parent.name in _SECTIONS[split])
     if not files:
         raise MissingData(
-            f"no .auto files of sections {', '.join(_SECTIONS[split])} below {root}. CCGbank is sold "
-            "by the LDC (LDC2005T13): set CCGBANK_ROOT to its data folder. Free alternatives: task "
-            "'ccg-pmb' (Parallel Meaning Bank), or the stand-in 'xpos-ewt'."
+            f"no .auto files of sections {', '.join(_SECTIONS[split])} below {root}. The LDC sells them "
+            "(LDC2005T13): set CCGBANK_ROOT to its data folder, or take task 'ccg-pmb' or 'xpos-ewt'."
         )
     for file in files:
         name = ""
@@ -157,10 +156,8 @@ def ccgbank(root: Path, split: str) -> Iterator[Row]:
             elif line.strip():
                 leaves = _LEAF.findall(line)
                 if not leaves:
-                    raise BadRows(
-                        f"{file}, line {number}: no leaf (<L category pos pos word category>) in "
-                        f"{line[:60]!r}; is this a CCGbank .auto file?"
-                    )
+                    leaf = f"no leaf (<L category pos pos word category>) in {line[:60]!r}"
+                    raise BadRows(f"{file}, line {number}: {leaf}; is this a CCGbank .auto file?")
                 tokens = [_BRACKETS.get(word, word) for _, word in leaves]
                 tags = [category for category, _ in leaves]
                 yield {"id": name or f"{file.stem}.{number}", "tokens": tokens, "tags": tags}
@@ -168,13 +165,11 @@ def ccgbank(root: Path, split: str) -> Iterator[Row]:
 
 def pmb(root: Path, split: str) -> Iterator[Row]:
     """Read tokens and categories of an unpacked release: ``data/en/gold/pXX/dYYYY/en.drs.xml``."""
-    found = sorted(root.glob("**/en/gold/p*/d*/en.drs.xml"))
-    files = [file for file in found if file.parts[-3][-1] in _PARTS[split]]
+    files = sorted(root.glob(f"**/en/gold/p*[{_PARTS[split]}]/d*/en.drs.xml"))
     if not files:
-        raise MissingData(
-            f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}. Download a release such "
-            "as https://pmb.let.rug.nl/releases/pmb-4.0.0.zip, unpack it, and set PMB_ROOT to it."
-        )
+        lacks = f"no en/gold/pXX/dYYYY/en.drs.xml of split {split!r} below {root}"
+        release = "https://pmb.let.rug.nl/releases/pmb-4.0.0.zip"
+        raise MissingData(f"{lacks}. Unpack a release such as {release} and set PMB_ROOT to it.")
     for file in files:
         words = []
         try:
@@ -196,9 +191,8 @@ def translations(root: Path, split: str) -> Iterator[Row]:
     files = sorted(root.glob(f"*/{split}.jsonl"))
     if not files:
         raise MissingData(
-            f"no <language>/{split}.jsonl below {root}. Translate the English rows (same columns, "
-            "one JSON object a line), put them there, and set TRANSFER_TRANSLATIONS to the folder "
-            "above the task's. Only MNLI has published translations: task 'mnli-translated'."
+            f"no <language>/{split}.jsonl below {root}. Put the translated English rows there (same "
+            "columns, a JSON object a line) and set TRANSFER_TRANSLATIONS to the folder above."
         )
     for file in files:
         yield from read(file)
@@ -216,20 +210,15 @@ def paragraphs(folder: Path, language: str) -> Iterator[str]:
     files = [folder / f"{language}.txt", *sorted((folder / language).glob("*.txt"))]
     files = [file for file in files if file.is_file()] or [folder / f"{language}.tsv"]
     if not files[0].is_file():
-        raise MissingData(
-            f"no text in {language!r} below {folder}: expected {language}.txt, {language}/*.txt "
-            f"or {language}.tsv"
-        )
+        expected = f"expected {language}.txt, {language}/*.txt or {language}.tsv"
+        raise MissingData(f"no text in {language!r} below {folder}: {expected}")
     for file in files:
-        try:
+        with _utf8(file), file.open(encoding="utf-8") as lines:
             if file.suffix == ".txt":
-                with file.open(encoding="utf-8") as lines:
-                    yield from lines
+                yield from lines
                 continue
             # Of a table the column "text".
             for row in READERS[".tsv"](file):
                 if "text" not in row:
                     raise BadRows(f"{file}: no column 'text'; columns are {', '.join(row)}")
                 yield row["text"]
-        except UnicodeDecodeError as error:
-            raise _encoding(file, error) from error

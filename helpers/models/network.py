@@ -41,7 +41,6 @@ class Network(nn.Module):
         model: nn.Module,
         heads: Mapping[str, nn.Module],
         formats: Mapping[str, FormatBase],
-        *,
         precision: str = "fp32",
         packed: bool | None = False,
     ) -> None:
@@ -49,10 +48,9 @@ class Network(nn.Module):
         super().__init__()
         self.device, self.model, self.formats = best_device(), model, dict(formats)
         self.precision = resolve_precision(precision, self.device)
-        packed = suits(model, self.device, self.precision) if packed is None else packed
-        self.packed = packed
+        self.packed = suits(model, self.device, self.precision) if packed is None else packed
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
-        if packed:
+        if self.packed:
             changed: Any = model
             self._attention = changed.config._attn_implementation
             AttentionInterface.register(PACKED, packed_attention)
@@ -139,9 +137,8 @@ class Network(nn.Module):
             while waiting:
                 batch = waiting.pop()
                 try:
-                    found = self.predict(
-                        Batch.collate(encoded, batch, self.device), name, pooling, layer
-                    )
+                    collated = Batch.collate(encoded, batch, self.device)
+                    found = self.predict(collated, name, pooling, layer)
                     held += [(batch, key, tensor) for key, tensor in found.items()]
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
@@ -149,10 +146,9 @@ class Network(nn.Module):
                     size = int(encoded.lengths[batch].max()) * len(batch)
                     halves = split(encoded, batch, size // 2)
                     if len(halves) < 2:
-                        raise HelpfulError(
-                            f"memory ran out on a single row of {size} tokens; lower max_length or "
-                            "use a larger device."
-                        ) from error
+                        full = f"memory ran out on a single row of {size} tokens"
+                        text = f"{full}; lower max_length or use a larger device."
+                        raise HelpfulError(text) from error
                     waiting.extend(halves)
                 if self.device.type != "cpu" and len(held) < _HELD and waiting:
                     continue
@@ -173,9 +169,6 @@ class Network(nn.Module):
 def _key(name: str) -> str:
     """Return a task name as a module name, which may not hold a dot."""
     return name.replace(".", "·")
-
-
-# Attention over sequences that lie end to end
 
 
 def suits(model: nn.Module, device: torch.device, precision: str) -> bool:
@@ -228,10 +221,8 @@ def packed_attention(
     # Queries, keys and values are (1, heads, tokens, width), the states (1, tokens, heads, width);
     # cu_seq_lens_q holds the first token of each sequence and the total.
     if dropout or cu_seq_lens_q is None:
-        raise ValueError(
-            "packed attention needs sequence borders and no attention dropout; set the encoder's "
-            "attention_probs_dropout_prob to 0 or run it padded."
-        )
+        needs = "packed attention needs sequence borders and no attention dropout"
+        raise ValueError(f"{needs}; set attention_probs_dropout_prob to 0 or run it padded.")
     packed = [states[0].transpose(0, 1) for states in (query, key, value)]
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
@@ -280,9 +271,6 @@ def packed_inputs(
         "max_length_q": config.max_position_embeddings,
     }
     return inputs, back
-
-
-# Devices and number formats
 
 
 def best_device() -> torch.device:

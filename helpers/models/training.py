@@ -1,7 +1,4 @@
-"""Fine-tune an encoder on one task, on several, or with masked language modelling mixed in.
-
-Reads from top to bottom: what a run gives back, the sets it reads, the order of its steps, the run.
-"""
+"""Fine-tune an encoder on one task, on several, or with masked language modelling mixed in."""
 
 from __future__ import annotations
 
@@ -60,9 +57,10 @@ class Tuned:
             del state[_table_name(self.encoder.model)]
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
-        states = {task: head.state_dict() for task, head in self.heads.items()}
-        heads = {f"{task}/{n}": tensor for task, own in states.items() for n, tensor in own.items()}
-        if heads:
+        owned = (
+            (task, *one) for task, head in self.heads.items() for one in head.state_dict().items()
+        )
+        if heads := {f"{task}/{name}": tensor for task, name, tensor in owned}:
             save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
 
 
@@ -70,10 +68,10 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     """Return the encoder that :meth:`Tuned.save_encoder` wrote; ``base`` is left unchanged."""
     state, facts = load_tensors(folder / "encoder.safetensors")
     if facts.get("sha256") != base.sha256:
-        raise BadRecord(
-            f"{folder} was trained from encoder {facts.get('encoder')!r} with other weights than "
-            f"{base.name!r}: load the encoder it was trained from, or redo its run."
+        other = (
+            f"{folder} was trained from other weights ({facts.get('encoder')!r}) than {base.name!r}"
         )
+        raise BadRecord(f"{other}: load the encoder it was trained from, or redo its run.")
     tuned = base.prune(np.zeros(0, np.int64))
     name = _table_name(tuned.model)
     table = state.pop(name, None)
@@ -82,10 +80,8 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
             raise RuntimeError(f"{name} is {tuple(table.shape)}")
         tuned.model.load_state_dict(state | {name: word_table(tuned.model).weight})
     except RuntimeError as error:
-        raise BadRecord(
-            f"the tensors in {folder} do not fit the {base.layers} layers of {base.name!r}: load the "
-            "encoder with the layers it was trained with, or redo its run."
-        ) from error
+        misfit = f"the tensors in {folder} do not fit the {base.layers} layers of {base.name!r}"
+        raise BadRecord(f"{misfit}: load it with the layers it had, or redo its run.") from error
     return _with_table(base, tuned, table)
 
 
@@ -110,9 +106,6 @@ def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
     if hasattr(getattr(model, "embeddings", None), "padding_idx"):
         model.embeddings.padding_idx = table.padding_idx
     return replace(tuned, kept=base.kept)
-
-
-# What a run reads: rows loaded, tokenised, and the encoder cut down to their pieces
 
 
 @dataclass
@@ -168,10 +161,10 @@ def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: i
         tested, format_ = () if task.format == "retrieval" else dev, formats.get(task.format)
         encoded = prepared.add(task, format_, rows, tested, settings.max_length)
         if not len(encoded):
-            raise BadRows(
-                f"task {task.name!r}: none of its {len(train)} English training rows can be learnt "
-                f"from as a {task.format} row; left out: {dict(encoded.skipped)}."
+            none = (
+                f"task {task.name!r}: none of its {len(train)} English training rows can be learnt"
             )
+            raise BadRows(f"{none} from as a {task.format} row; left out: {dict(encoded.skipped)}.")
         outcome.rows += len(train)
         outcome.sources[task.name] = train.source
         outcome.fingerprints[task.name] = train.fingerprint
@@ -211,13 +204,8 @@ def _shuffled_labels(rows: list[dict[str, Any]], task: Task, seed: int) -> list[
     if task.format == "tagging":
         tags = iter([tag for j in order for tag in rows[j]["tags"]])
         return [row | {"tags": [next(tags) for _ in row["tags"]]} for row in rows]
-    raise HelpfulError(
-        f"shuffled labels are defined for pair, choice and tagging tasks, not for {task.format!r} "
-        f"({task.name})."
-    )
-
-
-# Which batch of which task every step takes: fixed by the seed, the same after a restart
+    formed = f"not for {task.format!r} ({task.name})"
+    raise HelpfulError(f"labels are shuffled for pair, choice and tagging tasks, {formed}.")
 
 
 def schedule(
@@ -226,12 +214,12 @@ def schedule(
     """Return every step of a run, in order: a task and the sequences it takes; packed: unsorted."""
 
     def batches(part: Encoded, stream: int, epoch: int) -> list[np.ndarray]:
+        # Fixed by the seed, the same after a restart.
         generator = np.random.default_rng([seed, stream, epoch])
         return shuffled_batches(part, settings.batch_tokens, generator, packed=packed)
 
     def endless(part: Encoded, stream: int) -> Iterator[np.ndarray]:
-        for epoch in itertools.count():
-            yield from batches(part, stream, epoch)
+        return (batch for epoch in itertools.count() for batch in batches(part, stream, epoch))
 
     # A single task is passed over ``epochs`` times; several are drawn in proportion to their rows
     # (Raffel et al., 2020, section 3.5.2); masked text takes its share of the steps.
@@ -253,9 +241,6 @@ def rate(step: int, total: int, settings: Settings) -> float:
     if step < rising:
         return settings.learning_rate * (step + 1) / rising
     return settings.learning_rate * (total - step) / max(1, total - rising)
-
-
-# The run
 
 
 def fine_tune(
@@ -320,11 +305,11 @@ class Run:
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0 if "attention.self" in name else settings.dropout
-        how: dict[str, Any] = {"precision": settings.precision, "packed": None}
-        self.network = joined = Network(model, heads, prepared.formats, **how)
-        self.device, notes = joined.device, list(prepared.outcome.notes)
-        self.outcome = replace(prepared.outcome, seed=seed, notes=notes, precision=joined.precision)
-        self.outcome.device = network.describe(self.device)
+        self.network = joined = Network(model, heads, prepared.formats, settings.precision, None)
+        self.device = joined.device
+        facts: dict[str, Any] = {"seed": seed, "notes": list(prepared.outcome.notes)}
+        facts |= {"precision": joined.precision, "device": network.describe(self.device)}
+        self.outcome = replace(prepared.outcome, **facts)
         model.requires_grad_(True)  # whatever an earlier stage left alone
         word_table(model).weight.requires_grad_(not self.small.freeze_embeddings)
         if settings.gradient_checkpointing:  # the method was renamed within transformers 5
@@ -399,15 +384,14 @@ class Run:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 if self.micro <= int(self.prepared.train[name].lengths[batch].max()):
-                    raise HelpfulError(
-                        f"memory ran out with {self.micro} tokens per forward pass; lower max_length "
-                        "or batch_tokens, set gradient_checkpointing, or use a larger device."
-                    ) from error
+                    full = f"memory ran out with {self.micro} tokens per forward pass; lower max_length"
+                    advice = "or batch_tokens, set gradient_checkpointing, or use a larger device"
+                    raise HelpfulError(f"{full} {advice}.") from error
                 self.micro //= 2
                 note = f"memory ran out: {self.micro} tokens per forward pass from here"
                 self.outcome.notes.append(note)
         if self.settings.clip:
-            nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
+            nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -427,9 +411,9 @@ class Run:
 
     def _check(self, done: int) -> None:
         """Look at the losses so far and the weights; one that is no number ends the run."""
-        finite, why = torch.isfinite(self.losses[:done]), ""
-        if not bool(finite.all()):
-            why = f"the loss was no longer a number at step {int((~finite).nonzero()[0]) + 1}"
+        bad, why = (~torch.isfinite(self.losses[:done])).nonzero(), ""
+        if len(bad):
+            why = f"the loss was no longer a number at step {int(bad[0]) + 1}"
         elif not bool(torch.stack([p.isfinite().all() for p in self.trained.values()]).all()):
             why = f"a weight was no longer a number after step {done}"
         if why:

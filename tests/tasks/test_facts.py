@@ -119,11 +119,15 @@ def test_the_metric_of_a_format_is_the_default():
         ({"metric": "acuracy"}, "unknown metric 'acuracy'. Did you mean 'accuracy'"),
         (
             {"source": Source("tables", "x", config="{lang}-{split}.csv")},
-            "'{lang}-{split}.csv' holds {lang}; source kind 'tables' knows {language} and {split}",
+            "'{lang}-{split}.csv' cannot be filled in: KeyError('lang'); source kind 'tables' knows "
+            "{language} and {split}",
         ),
         ({"source": Source("tables", "x", config="a{b/x.csv")}, "a brace that is text is written"),
-        ({"source": Source("hub", "x", configs={"en": "{split}"})}, "kind 'hub' knows {language}."),
-        ({"source": Source("hub", "x", config="{}")}, "'{}' holds {};"),
+        (
+            {"source": Source("hub", "x", configs={"en": "{split}"})},
+            "KeyError('split'); source kind 'hub' knows",
+        ),
+        ({"source": Source("hub", "x", config="{}")}, "'{}' cannot be filled in: IndexError"),
         ({"train_with": "squad1"}, "whose format is span, not pair"),
         ({"train_with": "mnli"}, "whose labels are ('entailment', 'neutral', 'contradiction')"),
     ],
