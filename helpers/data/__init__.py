@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from helpers.data.standard import BLANK, IGNORED, Count, Standard, decoded
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
 from helpers.files import write_atomic
 from helpers.tasks import FIELDS, Row, Source, Task
-
-if TYPE_CHECKING:
-    from helpers.data.sources import Raw
 
 # `helpers.data.sources` is imported where rows are read: `datasets` takes seconds.
 SPLITS = ("train", "dev", "test")
@@ -46,7 +43,6 @@ class Rows(Sequence[Row]):
     labels: tuple[str, ...]  # in the order of their ids
     dropped: dict[str, int]  # reason -> number of raw rows left out
     notes: dict[str, int]  # what was mended or met -> number of cases
-    total: int  # before ``limit``
     format: str
     _data: Any = field(repr=False)  # a list, or a memory-mapped ``datasets.Dataset``
 
@@ -234,27 +230,25 @@ def _load(
     from helpers.data import sources
 
     dropped, notes, labels = Count(), Count(), with_labels(task).labels
-    loaded: list[tuple[Source, Raw]] = []
-    for source in serving:
+    makers = []
+    for number, source in enumerate(serving):
+        code = source.language or language
         try:
-            loaded.append((source, sources.load(source, language, split, first)))
+            raw = sources.load(source, language, split, first)
         except MissingData:
             if not source.optional or sources.root() is None:
                 raise
-            config = source.config_for(source.language or language)
-            notes[f"mirror lacks {source.id} {config} {source.splits[split]}"] += 1
-    # The rows of each source are numbered apart, where there are several.
-    makers = []
-    for number, (source, raw) in enumerate(loaded):
-        code = source.language or language
-        prefix = f"{code}-{split}-" + f"{number}-" * (len(loaded) > 1)
+            notes[f"mirror lacks {source.id} {source.config_for(code)} {source.splits[split]}"] += 1
+            continue
+        # The rows of each source are numbered apart, where there are several.
+        prefix = f"{code}-{split}-" + f"{number}-" * (len(serving) > 1)
         makers.append(Standard(task, labels, raw, code, split, source.side, prefix))
-    size = sum(len(raw.rows) for _, raw in loaded)
+    size = sum(len(maker.raw.rows) for maker in makers)
     # Rows of the user's own and of packages are in memory already.
-    large = size > IN_MEMORY and not any(isinstance(raw.rows, list) for _, raw in loaded)
+    large = size > IN_MEMORY and not any(isinstance(maker.raw.rows, list) for maker in makers)
     data: Any = (_mapped if large else _listed)(makers, dropped, notes)
-    origin = "; ".join(dict.fromkeys(raw.origin for _, raw in loaded))
-    counted = (labels, dict(dropped), dict(notes), len(data))
+    origin = "; ".join(dict.fromkeys(maker.raw.origin for maker in makers))
+    counted = (labels, dict(dropped), dict(notes))
     found = Rows(task.name, language, split, origin, *counted, task.format, data)
     if split == "train" and task.exclude and first is None:
         found = _excluding(found, task.exclude)
@@ -282,7 +276,7 @@ def _excluding(found: Rows, others: Sequence[str]) -> Rows:
     keep = [number for number, row in enumerate(found) if spelling(row) not in seen]
     gone = {f"also in the evaluation rows of {', '.join(others)}": len(found) - len(keep)}
     dropped = found.dropped | (gone if len(keep) < len(found) else {})
-    return replace(found.take(keep), dropped=dropped, total=len(keep))
+    return replace(found.take(keep), dropped=dropped)
 
 
 def _listed(makers: Sequence[Standard], *counts: Count) -> list[Row]:
@@ -406,8 +400,6 @@ def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
 
 # --- Unlabelled text ------------------------------------------------------------------------------
 TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
-# Shorter lines of an article are headings and list items.
-_MIN_CHARACTERS = 40
 _COMMIT, _LICENCE = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa", "CC BY-SA 3.0 and GFDL"
 _WIKIPEDIA = Source(
     "hub", "wikimedia/wikipedia", "20231101.{language}", revision=_COMMIT, licence=_LICENCE
@@ -417,7 +409,6 @@ _WIKIPEDIA = Source(
 class Texts(tuple[str, ...]):
     """Paragraphs of one language, and where they were read."""
 
-    language: str
     source: str
 
     @property
@@ -426,18 +417,16 @@ class Texts(tuple[str, ...]):
         return hashlib.sha256("\n".join(self).encode()).hexdigest()
 
 
-def texts(language: str, limit: int | None = None, folder: str | Path | None = None) -> Texts:
+def texts(language: str, limit: int | None = None) -> Texts:
     """Read paragraphs of a language without repetition, in the order of their source.
 
-    From a folder (by default what ``TRANSFER_TEXT_ROOT`` names) with ``<language>.txt``,
-    ``<language>/*.txt`` (one paragraph a line) or ``<language>.tsv`` (column ``text``); "django" stands
-    for the messages of its catalogues. Without a folder from Wikipedia at a pinned snapshot, of the
-    mirror or the hub. At most ``limit`` paragraphs, 10,000 by default.
+    From the folder that ``TRANSFER_TEXT_ROOT`` names, with ``<language>.txt``, ``<language>/*.txt``
+    (one paragraph a line) or ``<language>.tsv`` (column ``text``); "django" stands for the messages of
+    its catalogues. Else from Wikipedia at a pinned snapshot. At most ``limit``, 10,000 by default.
     """
     from helpers.data import packages, tables
 
-    where = str(folder or os.environ.get(TEXT_VARIABLE, ""))
-    limit = limit or 10_000
+    where, limit = os.environ.get(TEXT_VARIABLE, ""), limit or 10_000
     lines: Iterable[str]
     if where == "django":
         origin = f"package {tasks.demo.DJANGO}"
@@ -451,7 +440,7 @@ def texts(language: str, limit: int | None = None, folder: str | Path | None = N
     found = Texts(islice(dict.fromkeys(line.strip() for line in lines if line.strip()), limit))
     if not found:
         raise MissingData(f"no text in {language!r} in {origin}")
-    found.language, found.source = language, origin
+    found.source = origin
     return found
 
 
@@ -464,10 +453,10 @@ def _wikipedia(language: str, limit: int) -> tuple[str, list[str]]:
         try:
             raw = sources.load(_WIKIPEDIA, language, "train", first=articles)
         except MissingData as error:
-            own = f"Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django'"
-            raise MissingData(f"{error} {own} for messages of an installed package.") from error
-        lines = [line for row in raw.rows for line in row["text"].splitlines()]
-        lines = [line for line in lines if len(line) >= _MIN_CHARACTERS]
+            own = f"Or set {TEXT_VARIABLE} to a folder with {language}.txt, or to 'django'."
+            raise MissingData(f"{error} {own}") from error
+        # Shorter lines of an article are headings and list items.
+        lines = [one for row in raw.rows for one in row["text"].splitlines() if len(one) >= 40]
         if len(lines) >= limit or len(raw.rows) < articles:
             return raw.origin, lines
         articles *= 4

@@ -24,8 +24,9 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 from datasets.data_files import get_data_patterns
+from huggingface_hub import HfApi
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.utils import build_hf_headers, get_session
+from huggingface_hub.errors import HfHubHTTPError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -34,6 +35,7 @@ from helpers.errors import BadRows, HelpfulError, MissingData, unknown
 from helpers.files import write_atomic
 from helpers.tasks import Row, Source
 
+datasets.disable_progress_bars()  # they would stand in chapters
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
 # Share of the content groups of a published split that becomes our dev split.
 DEV_SHARE = 0.2
@@ -67,11 +69,11 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
     # A mirror may hold less than what was published, the hub may not.
     expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(raw.rows)))
     if first is None and raw.origin.startswith("hub ") and len(raw.rows) != expected:
-        raise BadRows(
-            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are "
-            f"{expected}. The set has changed or the download is cut: delete its folder in "
-            f"{datasets.config.HF_DATASETS_CACHE} and try again, or correct the task's counts."
+        held = (
+            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are"
         )
+        cache = f"delete its folder in {datasets.config.HF_DATASETS_CACHE}"
+        raise BadRows(f"{held} {expected}. Try again ({cache}), or correct the task's counts.")
     return raw
 
 
@@ -100,7 +102,12 @@ def at_hand(source: Source, language: str, split: str) -> bool:
     folder, config = root(), source.config_for(language, split)
     if folder is None or source.kind == "files":
         return folder is not None and (folder / source.id / config).is_file()
-    return split in _configurations(folder / source.id).get(config or "default", ())
+    if (stated := _stated(folder / source.id)[0]) or not (folder / source.id).is_dir():
+        return split in stated.get(config or "default", ())
+    try:  # without a header, the names of the files say their splits
+        return not config and split in map(str, get_data_patterns(str(folder / source.id)))
+    except (OSError, datasets.exceptions.DatasetsError):
+        return False
 
 
 # --- Rows that need no hub ------------------------------------------------------------------------
@@ -139,13 +146,10 @@ def _tables(source: Source, language: str, split: str) -> Raw:
         return Raw(tables.read(path), f"file {path}")
     folder = next(parent for parent in path.parents if parent.is_dir())
     there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    given = f"id={source.id!r} or config={source.config!r} of the task's source"
-    alone = (
-        " A target without English tests needs a task with the English rows: train_with=its name."
-    )
-    raise MissingData(
-        f"{path} is not there; {folder} holds {there}. Correct {given}.{alone * (language == 'en')}"
-    )
+    given = f"Correct id={source.id!r} or config={source.config!r} of the task's source"
+    if language == "en":
+        given += ", or name a task with English rows in train_with if there are none here"
+    raise MissingData(f"{path} is not there; {folder} holds {there}. {given}.")
 
 
 def _path(source: Source, language: str, split: str) -> Path:
@@ -228,7 +232,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     damage = (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError)
     what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
     try:
-        with _silent(bool(refusal)):
+        with _offline(bool(refusal)):
             if first is not None:
                 stream = load_dataset(where, config, split=split, streaming=True, **options)
                 features = stream.features or datasets.Features()
@@ -318,44 +322,30 @@ def _mirrored(folder: Path, source: Source) -> tuple[str, dict[str, Any]]:
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest
-    readme = path / "README.md"
-    given = readme.read_text(encoding="utf-8") if _configurations(path) and readme.is_file() else ""
-
-    def quoted(name: re.Match[str]) -> str:
-        text = isinstance(yaml.safe_load(name[2]), str)
-        return name[0] if text else f'{name[1]}"{name[2]}"'
-
-    # YAML reads a language "no" as false and a year as a number, and `datasets` then opens no
-    # configuration of the folder at all: a view of it has a README with such names in quotes.
-    header = re.sub(r"(?m)^([\s-]*config_name: *)(\S+) *$", quoted, given)
-    if header == given:
+    quoted = _stated(path)[1]
+    if not quoted:
         return str(path), {"cache_dir": str(cache)}
     view = cache / "view" / path.name
     view.mkdir(parents=True, exist_ok=True)
     for entry in path.iterdir():
-        if entry != readme and not (view / entry.name).exists():
+        if entry.name != "README.md" and not (view / entry.name).exists():
             (view / entry.name).symlink_to(entry)
-    write_atomic(view / "README.md", header.encode())
+    write_atomic(view / "README.md", quoted.encode())
     return str(view), {"cache_dir": str(cache)}
 
 
-def _configurations(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return configuration -> splits, as a README states them or the names of the files say."""
+def _stated(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Return configuration -> splits as a README states them, and its text where it needs quotes."""
     readme = folder / "README.md"
-    stated = _stated(readme, readme.stat().st_mtime_ns) if readme.is_file() else {}
-    if stated or not folder.is_dir():
-        return stated
-    try:
-        return {"default": tuple(map(str, get_data_patterns(str(folder))))}
-    except (OSError, datasets.exceptions.DatasetsError):
-        return {}
+    return _parsed(readme, readme.stat().st_mtime_ns) if readme.is_file() else ({}, "")
 
 
 @lru_cache(maxsize=128)
-def _stated(readme: Path, changed: int) -> dict[str, tuple[str, ...]]:
-    """Read configuration -> splits off a README; the base loader leaves every name the text it is."""
-    parts, found = readme.read_text(encoding="utf-8").split("---"), {}
+def _parsed(readme: Path, changed: int) -> tuple[dict[str, tuple[str, ...]], str]:
+    text, found = readme.read_text(encoding="utf-8"), {}
+    parts = text.split("---")
     try:
+        # The base loader leaves every name the text it is.
         facts = (yaml.load(parts[1], yaml.BaseLoader) if len(parts) > 2 else {}) or {}
         for config in facts.get("configs", []):
             files = config.get("data_files", [])
@@ -367,7 +357,11 @@ def _stated(readme: Path, changed: int) -> dict[str, tuple[str, ...]]:
     except (AttributeError, KeyError, TypeError) as error:
         needs = "its header needs configs, a list of config_name and data_files"
         raise BadRows(f"{readme}: {needs}") from error
-    return found
+    # YAML reads a language "no" as false and a year as a number, and `datasets` then opens no
+    # configuration of the folder at all: it is given a view of it with such names in quotes.
+    strange = [name for name in found if not isinstance(yaml.safe_load(name), str)]
+    bare = rf"(?m)^([\s-]*config_name: *)({'|'.join(map(re.escape, strange))}) *$"
+    return found, re.sub(bare, r'\1"\2"', text) if strange else ""
 
 
 # --- What `datasets` and the hub say, in words that help ------------------------------------------
@@ -399,18 +393,20 @@ def _refusal(source: Source) -> str:
     # It is asked once, without the client's half minute of retries: where it does not serve, the
     # client's cache is read at once.
     name, revision = asked = source.id, source.revision or "main"
+    hub, silent = hub_constants.ENDPOINT, f"cannot reach {name} on the hub"
     if asked in _SERVED:
         return ""
-    hub, silent = hub_constants.ENDPOINT, f"cannot reach {name} on the hub"
     if not hub_reachable():
-        reason = "HF_HUB_OFFLINE is set" if hub_constants.HF_HUB_OFFLINE else f"{hub} is silent"
-        return f"{silent} ({reason})"
-    url = f"{hub}/api/datasets/{name}/revision/{revision}"
+        offline = hub_constants.HF_HUB_OFFLINE
+        return f"{silent} ({'HF_HUB_OFFLINE is set' if offline else f'{hub} is silent'})"
     try:
-        reply = get_session().get(url, headers=build_hf_headers(), timeout=10)
+        HfApi().dataset_info(name, revision=revision, timeout=10)
+        _SERVED.add(asked)
+        return ""
+    except HfHubHTTPError as error:
+        code, kind = error.response.status_code, error.response.headers.get("X-Error-Code", "")
     except Exception as error:  # whatever the client's library calls a connection that fails
         return f"{silent} ({type(error).__name__}: {error})"
-    code, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
     if kind == "RevisionNotFound":
         return f"the hub's {name} has no revision {revision} (any more)"
     if kind == "GatedRepo" or code == 403:
@@ -423,24 +419,21 @@ def _refusal(source: Source) -> str:
         return f"the hub asks to wait before it serves {name} (429, too many requests)"
     if code >= 500:
         return f"the hub is out of order ({code}) and does not serve {name}; try later"
-    _SERVED.add(asked)
-    return ""
+    return f"the hub answers {code} for {name}"
 
 
 @contextmanager
-def _silent(offline: bool) -> Iterator[None]:
-    """Keep the bars of `datasets` out of chapters, and let it read its cache without the hub."""
-    before = hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    if offline:
-        hub_constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+def _offline(wanted: bool) -> Iterator[None]:
+    """Let `datasets` read its cache without asking the hub."""
+    places: Any = (hub_constants, datasets.config)
+    before = [place.HF_HUB_OFFLINE for place in places]
     try:
+        for place in places if wanted else ():
+            place.HF_HUB_OFFLINE = True
         yield
     finally:
-        hub_constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-        if shown:
-            datasets.enable_progress_bars()
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def check(names: Sequence[str] = ()) -> pd.DataFrame:
@@ -450,8 +443,8 @@ def check(names: Sequence[str] = ()) -> pd.DataFrame:
     lines = []
     for task in map(tasks.get, names or tasks.names()):
         on_hub = any(leaf.kind in ("hub", "files") for leaf in task.source.flat())
-        for language, split in product(task.languages, data.SPLITS):
-            if on_hub and task.source.serving(language, split):
+        for language, split in product(task.languages if on_hub else (), data.SPLITS):
+            if task.source.serving(language, split):
                 try:
                     found = data.first_rows(task, language, split)
                     outcome = (len(found), "ok", str(found[0])[:80])
@@ -468,9 +461,9 @@ def main(names: Sequence[str]) -> int:
         return 0
     os.environ.pop(ROOT_VARIABLE, None)  # the hub itself is asked, not a mirror
     table = check(names)
-    print(table.to_string(max_colwidth=100))
-    print(f"{(table['status'] == 'ok').sum()} of {len(table)} loaded")
-    return int((table["status"] != "ok").any())
+    loaded = table["status"] == "ok"
+    print(f"{table.to_string(max_colwidth=100)}\n{loaded.sum()} of {len(table)} loaded")
+    return int(not loaded.all())
 
 
 if __name__ == "__main__":

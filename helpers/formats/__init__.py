@@ -16,9 +16,8 @@ from helpers.formats.labels import Choice, Pair, Retrieval, Tagging
 from helpers.formats.span import Span
 from helpers.tasks import Task
 
-_FORMATS: dict[str, FormatBase] = {
-    format_.name: format_ for format_ in (Pair(), Choice(), Tagging(), Span(), Retrieval())
-}
+_ALL: tuple[FormatBase, ...] = (Pair(), Choice(), Tagging(), Span(), Retrieval())
+_FORMATS = {format_.name: format_ for format_ in _ALL}
 
 
 def get(name: str) -> FormatBase:
@@ -40,11 +39,10 @@ def task_scores(
             [[tags[i] for i in places] for tags, places in zip(side, known, strict=True) if places]
             for side in (predictions, gold)
         )
-    # A metric is told the label names, and MLQA's the language, where it takes them.
+    # A metric is told the label names where it takes them, and MLQA's, the only one, the language.
     metric = metrics.get(task.metric)
-    accepted = inspect.signature(metric.function).parameters
-    options: dict[str, Any] = {"labels": task.labels} if "labels" in accepted else {}
-    if task.metric == "mlqa":  # the only rule that differs by language
-        options["language"] = language
+    labels = "labels" in inspect.signature(metric.function).parameters
+    options: dict[str, Any] = {"labels": task.labels} if labels else {}
+    options |= {"language": language} if task.metric == "mlqa" else {}
     values = metrics.score(task.metric, predictions, gold, **options)
     return {metric.main: values[metric.main]} | values

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from statistics import mode
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,7 +99,6 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     """Put several encoded sets one after the other (all languages of one target)."""
     tokens = np.cumsum([0, *(len(part.tokens) for part in parts)])
     rows = np.cumsum([0, *(part.rows for part in parts)])
-    shifted = list(zip(parts, tokens[:-1], rows[:-1], strict=True))
 
     def fields(name: str) -> Arrays:
         every = [getattr(part, name) for part in parts]
@@ -107,8 +106,10 @@ def join(parts: Sequence[Encoded]) -> Encoded:
 
     return Encoded(
         tokens=np.concatenate([part.tokens for part in parts]),
-        starts=np.concatenate([[0], *(part.starts[1:] + before for part, before, _ in shifted)]),
-        example=np.concatenate([part.example + before for part, _, before in shifted]),
+        starts=np.concatenate(
+            [[0], *(part.starts[1:] + tokens[i] for i, part in enumerate(parts))]
+        ),
+        example=np.concatenate([part.example + rows[i] for i, part in enumerate(parts)]),
         per_sequence=fields("per_sequence"),
         per_token=fields("per_token"),
         rows=int(rows[-1]),
@@ -298,17 +299,11 @@ class FormatBase(ABC):
     def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the best predictions that do not read the input: the floor of a useful run."""
         gold = self.gold(task, rows)
-        return [most_frequent(gold)] * len(gold)
-
-
-def most_frequent(values: Sequence[Any]) -> Any:
-    """Return the value that occurs most often, the first of equals."""
-    return Counter(values).most_common(1)[0][0]
+        return [mode(gold)] * len(gold)
 
 
 # --- Texts to pieces ----------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """Special tokens that one tokenizer puts before, between and after its inputs."""
 
     before: tuple[int, ...]
@@ -323,9 +318,8 @@ class Template:
         content = np.flatnonzero(~special)
         gap = int(content[np.flatnonzero(np.diff(content) > 1)[0]])
         right = int(content[content > gap][0])
-        return cls(
-            tuple(ids[: content[0]]), tuple(ids[gap + 1 : right]), tuple(ids[content[-1] + 1 :])
-        )
+        parts = ids[: content[0]], ids[gap + 1 : right], ids[content[-1] + 1 :]
+        return cls(*map(tuple, parts))
 
     def single(self, first: Sequence[int]) -> list[int]:
         """Return one input with its special tokens."""
@@ -334,16 +328,6 @@ class Template:
     def pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
         """Return two inputs with their special tokens."""
         return [*self.before, *first, *self.between, *second, *self.after]
-
-    @property
-    def single_room(self) -> int:
-        """Number of special tokens around one input."""
-        return len(self.before) + len(self.after)
-
-    @property
-    def pair_room(self) -> int:
-        """Number of special tokens around two inputs."""
-        return self.single_room + len(self.between)
 
 
 def piece_ids(tokenizer: Any, texts: Sequence[str], chunk: int = 10_000) -> list[list[int]]:
@@ -359,7 +343,7 @@ def piece_ids(tokenizer: Any, texts: Sequence[str], chunk: int = 10_000) -> list
 def singles(encoder: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Return the pieces of each text with its special tokens, cut at the end."""
     template = Template.of(encoder.tokenizer)
-    room = max_length - template.single_room
+    room = max_length - len(template.single([]))
     return [template.single(ids[:room]) for ids in piece_ids(encoder.tokenizer, texts)]
 
 

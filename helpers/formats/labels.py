@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from statistics import mode
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,6 @@ from helpers.formats.encoded import (
     Template,
     cut_longest,
     join,
-    most_frequent,
     piece_ids,
     pool,
     singles,
@@ -42,12 +42,12 @@ class Pair(FormatBase):
         """Encode ``first`` and ``second``, the longer one cut first; no second text: one input."""
         # Special tokens stand around one text, and between and around two.
         template = Template.of(encoder.tokenizer)
+        alone = max_length - len(template.single([]))
+        both = max_length - len(template.pair([], []))
         first = piece_ids(encoder.tokenizer, [row["first"] for row in rows])
         second = piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
         sequences = [
-            template.pair(*cut_longest(a, b, max_length - template.pair_room))
-            if b
-            else template.single(a[: max_length - template.single_room])
+            template.pair(*cut_longest(a, b, both)) if b else template.single(a[:alone])
             for a, b in zip(first, second, strict=True)
         ]
         label = {"label": np.array([row["label"] for row in rows], np.int64)}
@@ -67,7 +67,7 @@ class Choice(FormatBase):
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode each choice after its context, whose beginning is cut when both are too long."""
         template = Template.of(encoder.tokenizer)
-        longest = max_length - template.pair_room
+        longest = max_length - len(template.pair([], []))
         contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
         choices = piece_ids(encoder.tokenizer, [one for row in rows for one in row["choices"]])
         # A sequence per choice; the row that each belongs to, and whether it is the right one.
@@ -119,20 +119,24 @@ class Tagging(FormatBase):
         """Encode words, splitting a sentence where its pieces exceed ``max_length``."""
         tokenizer = encoder.tokenizer
         template = Template.of(tokenizer)
-        room = max_length - template.single_room
+        room = max_length - len(template.single([]))
         # One by one, as in XTREME's preprocessing: a word's pieces do not depend on its neighbours.
         words = iter(piece_ids(tokenizer, [word for row in rows for word in row["tokens"]]))
         sequences, example, tags, places = [], [], [], []
         for number, row in enumerate(rows):
             pieces = [next(words)[:room] or [tokenizer.unk_token_id] for _ in row["tokens"]]
             labels = row.get("tags") or [IGNORE] * len(pieces)
-            # Each token gets its word's tag and place, or marks that say it is not a word's first.
             for begin, end in _chunks([len(p) for p in pieces], room):
                 body = [i for piece in pieces[begin:end] for i in piece]
                 sequences.append(template.single(body))
                 example.append(number)
-                tags.append(_spread(pieces[begin:end], labels[begin:end], template, IGNORE))
-                places.append(_spread(pieces[begin:end], range(begin, end), template, -1))
+                # Each token gets its word's tag and place, or marks that say it is no word's first.
+                sizes = np.array([len(piece) for piece in pieces[begin:end]])
+                first = len(template.before) + np.cumsum(sizes) - sizes
+                tag, place = np.full((2, len(sequences[-1])), [[IGNORE], [-1]])
+                tag[first], place[first] = labels[begin:end], range(begin, end)
+                tags.append(tag)
+                places.append(place)
         marks: dict[str, Any] = {"tag": tags, "word": places}
         return Encoded.build(sequences, example, per_token=marks, rows=len(rows))
 
@@ -154,7 +158,7 @@ class Tagging(FormatBase):
     def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the most frequent label for every word."""
         gold = self.gold(task, rows)
-        common = most_frequent([tag for tags in gold for tag in tags if tag != IGNORE] or [0])
+        common = mode([tag for tags in gold for tag in tags if tag != IGNORE] or [0])
         return [[common] * len(tags) for tags in gold]
 
 
@@ -167,16 +171,6 @@ def _chunks(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
             begin, used = place, 0
         used += size
     return [*chunks, (begin, len(sizes))] if len(sizes) > begin else chunks
-
-
-def _spread(
-    pieces: Sequence[Sequence[int]], values: Sequence[int], template: Template, rest: int
-) -> np.ndarray:
-    """Put each word's value on its first piece and ``rest`` everywhere else."""
-    lengths = [len(piece) for piece in pieces]
-    spread = np.full(template.single_room + sum(lengths), rest, np.int64)
-    spread[len(template.before) + np.cumsum(lengths) - lengths] = values
-    return spread
 
 
 class Retrieval(FormatBase):
@@ -280,9 +274,7 @@ class Masked(FormatBase):
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return each hidden piece's log probability, 0 elsewhere."""
         target = batch.fields["target"]
-        chosen = (
-            target != IGNORE
-        )  # scores of every token over a whole vocabulary would be gigabytes
+        chosen = target != IGNORE  # scores of all tokens over the vocabulary would be gigabytes
         scores = head(hidden[chosen]).log_softmax(-1)
         picked = scores.new_zeros(len(target))
         picked[chosen] = scores.gather(-1, target[chosen][:, None])[:, 0]

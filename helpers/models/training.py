@@ -57,10 +57,10 @@ class Tuned:
             del state[_table_name(self.encoder.model)]
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
-        owned = (
-            (task, *one) for task, head in self.heads.items() for one in head.state_dict().items()
-        )
-        if heads := {f"{task}/{name}": tensor for task, name, tensor in owned}:
+        heads: dict[str, Tensor] = {}
+        for task, head in self.heads.items():
+            heads |= {f"{task}/{name}": value for name, value in head.state_dict().items()}
+        if heads:
             save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
 
 
@@ -68,10 +68,8 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     """Return the encoder that :meth:`Tuned.save_encoder` wrote; ``base`` is left unchanged."""
     state, facts = load_tensors(folder / "encoder.safetensors")
     if facts.get("sha256") != base.sha256:
-        other = (
-            f"{folder} was trained from other weights ({facts.get('encoder')!r}) than {base.name!r}"
-        )
-        raise BadRecord(f"{other}: load the encoder it was trained from, or redo its run.")
+        other = f"{folder} was trained from other weights of {facts.get('encoder')!r}"
+        raise BadRecord(f"{other} than {base.name!r}: load those, or redo its run.")
     tuned = base.prune(np.zeros(0, np.int64))
     name = _table_name(tuned.model)
     table = state.pop(name, None)
@@ -161,10 +159,9 @@ def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: i
         tested, format_ = () if task.format == "retrieval" else dev, formats.get(task.format)
         encoded = prepared.add(task, format_, rows, tested, settings.max_length)
         if not len(encoded):
-            none = (
-                f"task {task.name!r}: none of its {len(train)} English training rows can be learnt"
-            )
-            raise BadRows(f"{none} from as a {task.format} row; left out: {dict(encoded.skipped)}.")
+            none = f"none of its {len(train)} English training rows can be learnt from"
+            left = f"left out: {dict(encoded.skipped)}"
+            raise BadRows(f"task {task.name!r}: {none} as a {task.format} row; {left}.")
         outcome.rows += len(train)
         outcome.sources[task.name] = train.source
         outcome.fingerprints[task.name] = train.fingerprint
@@ -296,9 +293,8 @@ class Run:
         model: Any = self.small.model
         pieces, heads = {"pieces": len(word_table(model).weight)}, dict[str, nn.Module]()
         for name, task in prepared.tasks.items():
-            task = replace(task, settings={**task.settings, **pieces})
-            make = prepared.formats[name].head
-            heads[name] = make(task, self.small.dimension, settings.dropout)
+            task = replace(task, settings=pieces)
+            heads[name] = prepared.formats[name].head(task, self.small.dimension, settings.dropout)
         # Packed attention has no dropout, so attention never drops.
         shares = {"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": 0.0}
         model.config.update(shares)

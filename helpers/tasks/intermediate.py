@@ -127,15 +127,12 @@ _CCG = Source("folder", "CCGBANK_ROOT", "ccgbank", splits=_OWN, licence="LDC use
 _paper("ccg", "tagging", _CCG, max_length=256, origin="wsj")
 _PMB = replace(_CCG, id="PMB_ROOT", config="pmb", licence="not stated in the release's index")
 _extra("ccg-pmb", "tagging", _PMB, origin="tatoeba pmb")
-_EWT = replace(
-    hub("extra/ud-english-ewt", "xpos", TRAIN_DEV, _SA),
-    unpublished=(
-        "It stands in for CCG supertagging: plan with 'ccg' (needs CCGBANK_ROOT) or the free "
-        "'ccg-pmb' (PMB_ROOT) in its place, or make it from UniversalDependencies/UD_English-EWT on "
-        "GitHub (commit 15d613d8): words and XPOS as columns tokens and tags of configuration xpos, "
-        "en_ewt-ud-dev as split train and -test as split validation"
-    ),
+_HOW = (
+    "It stands in for CCG supertagging: plan with 'ccg' (needs CCGBANK_ROOT) or 'ccg-pmb' (PMB_ROOT), or "
+    "make it from UniversalDependencies/UD_English-EWT on GitHub (commit 15d613d8): words and XPOS as "
+    "columns tokens and tags, configuration xpos, en_ewt-ud-dev as split train, -test as validation"
 )
+_EWT = replace(hub("extra/ud-english-ewt", "xpos", TRAIN_DEV, _SA), unpublished=_HOW)
 _extra("xpos-ewt", "tagging", _EWT, exclude="udpos", origin="ud-ewt")
 
 _COSMOS = hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985)

@@ -61,12 +61,8 @@ _PANX_SIZES = {
     (1000, 1000): "kk sw te",
     (100, 100): "jv my yo",
 }
-_WIKIANN_SIZES = {
-    (10000, 1000): "az",
-    (100, 100): "gu pa qu",
-    (10000, 10000): "lt",
-    (20000, 10000): "pl ro uk",
-}
+_WIKIANN_SIZES = {(10000, 1000): "az", (100, 100): "gu pa qu", (10000, 10000): "lt"}
+_WIKIANN_SIZES[20000, 10000] = "pl ro uk"
 _TATOEBA = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234, "th": 548}
 _MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
 _MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
@@ -89,7 +85,7 @@ def placeholder(row: Row, language: str) -> Row:
 
 def modern(row: Row, language: str) -> Row:
     """Leave Ancient Greek sentences out of Greek."""
-    tokens = row["tokens"] if "tokens" in row else row.get("words", ())
+    tokens = row.get("tokens", row.get("words", ()))
     if language == "el" and any(_POLYTONIC.search(token) for token in tokens):
         return row | {"_dropped": "polytonic letters: a sentence of an Ancient Greek treebank"}
     return row
@@ -110,9 +106,8 @@ def _candidate(name: str, text: str) -> Row:
 
 def bitext(row: Row, language: str) -> list[Row]:
     """Make the English sentence a query and its translation a candidate (both copies of Tatoeba)."""
-    columns = ("source_sentence", "target_sentence")
-    if columns[0] not in row:
-        columns = ("sentence1", "sentence2")
+    hub = "source_sentence" in row
+    columns = ("source_sentence", "target_sentence") if hub else ("sentence1", "sentence2")
     # In google/xtreme every sentence ends with a line break.
     foreign, english = (row[column].strip() for column in columns)
     name = f"{language}-{row['_number']}"
@@ -132,10 +127,10 @@ def bucc(row: Row, language: str) -> list[Row]:
     group, owner = list(range(len(foreign))), dict[int, int]()
     for one, other in row["gold"]:
         if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
+            sizes = f"up to {len(foreign)} foreign and {len(english)} English sentences"
+            cause = "this copy counts from 0, swaps the sides or is cut: use another one"
             raise BadRows(
-                f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, up to "
-                f"{len(foreign)} foreign and {len(english)} English sentences. This copy counts "
-                "from 0, swaps the sides or is cut: use another one."
+                f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, {sizes}; {cause}."
             )
         i, j = one - 1, other - 1
         gold.setdefault(i, []).append(f"en-{other}")
@@ -159,11 +154,8 @@ def answer_sentences(row: Row, language: str) -> list[Row]:
     context, asked = row["context"], row["qas"]
     rows = [_query(f"{language}-{qa['id']}", qa["question"], qa["id"]) for qa in asked]
     for number, (start, end) in enumerate(row["sentence_breaks"]):
-        answered = [
-            qa["id"]
-            for qa in asked
-            if any(start <= answer["answer_start"] < end for answer in qa["answers"])
-        ]
+        starts = ((qa["id"], answer["answer_start"]) for qa in asked for answer in qa["answers"])
+        answered = list(dict.fromkeys(name for name, place in starts if start <= place < end))
         # As in XTREME-R a candidate is a sentence and its context, line breaks removed; it answers
         # questions in whatever language they are asked.
         text = " ".join(f"{context[start:end]} {context}".split())
@@ -182,10 +174,8 @@ def _training_pair(row: Row) -> list[Row]:
     for begin, end in zip(breaks, breaks[1:], strict=False):
         if begin <= start < end:
             text = " ".join(f"{context[begin:end]} {context}".split())
-            return [
-                _query(f"q-{name}", row["question"], f"c-{name}"),
-                _candidate(f"c-{name}", text),
-            ]
+            query = _query(f"q-{name}", row["question"], f"c-{name}")
+            return [query, _candidate(f"c-{name}", text)]
     return [row | {"_dropped": "answer outside its passage"}]
 
 
@@ -222,11 +212,9 @@ def _counts(split: str, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
     """Return expected rows keyed ``language/split`` from train and evaluation sizes."""
-    counts: dict[str, int] = {}
-    for (train, held), codes in sizes.items():
-        for code in codes.split():
-            counts |= {f"{code}/train": train, f"{code}/dev": held, f"{code}/test": held}
-    return counts
+    each = ((c, train, held) for (train, held), codes in sizes.items() for c in codes.split())
+    splits = ((c, {"train": train, "dev": held, "test": held}) for c, train, held in each)
+    return {f"{c}/{split}": size for c, sizes in splits for split, size in sizes.items()}
 
 
 _XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010)
@@ -322,15 +310,12 @@ _CONFIGS = {code: f"{name}-eng" for code, name in _CODES.items()}
 _longer(TATOEBA, tuple(sorted(_CODES)), source=replace(_COPY, configs=_CONFIGS))
 
 _ID = "google-research-datasets/lareqa"
-_LAREQA = replace(
-    hub(_ID, "xquad-r/{language}.json", _TEST, "CC BY-SA 4.0"),
-    kind="files",
-    url=f"https://raw.githubusercontent.com/{_ID}/{REVISIONS[_ID]}/",
-)
+_LAREQA = hub(_ID, "xquad-r/{language}.json", _TEST, "CC BY-SA 4.0")
+_URL = f"https://raw.githubusercontent.com/{_ID}/{REVISIONS[_ID]}/"
+_LAREQA = replace(_LAREQA, kind="files", url=_URL)
 # The pool holds the sentences of all languages; a partial mirror may lack some of them.
-_POOL = tuple(
-    replace(_LAREQA, side="candidate", language=code, optional=True) for code in XQUAD_LANGUAGES
-)
+_SIDE = replace(_LAREQA, side="candidate", optional=True)
+_POOL = tuple(replace(_SIDE, language=code) for code in XQUAD_LANGUAGES)
 _SQUAD_PAIRS = replace(SQUAD1.source, languages=("en",))
 _SOURCE = replace(_LAREQA, parts=(replace(_LAREQA, side="query"), *_POOL, _SQUAD_PAIRS))
 _FACTS = {"languages": XQUAD_LANGUAGES, "adapt": answer_sentences, "metric": "map@20"}

@@ -91,8 +91,8 @@ def test_a_context_that_is_too_long_loses_its_beginning(tiny, context, choice, l
     row = {"context": " ".join(words[:context]), "choices": choices, "label": 0}
     before, after = piece_ids(tiny.tokenizer, [row["context"], row["choices"][0]])
     template = Template.of(tiny.tokenizer)
-    kept = after[: longest - template.pair_room]
-    room = longest - template.pair_room - len(kept)
+    kept = after[: longest - len(template.pair([], []))]
+    room = longest - len(template.pair([], [])) - len(kept)
     expected = template.pair(before[max(0, len(before) - room) :], kept)
     first, second = sequences(encode("choice", [row], tiny, longest))
     assert first == expected and len(first) <= longest and len(second) <= longest
