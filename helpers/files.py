@@ -17,14 +17,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from helpers.errors import BadRecord, HelpfulError, StoreFull
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 
@@ -88,21 +85,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write tensors by name and a few facts as a safetensors file, with ``<path>.sha256`` beside it."""
     from safetensors.torch import save
 
     cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    content = save(cpu, metadata={"facts": json.dumps(dict(facts or {}))})
+    content = save(cpu, metadata={"facts": json.dumps(dict(facts))})
     sum_file = path.with_name(path.name + ".sha256")
     sum_file.unlink(missing_ok=True)
     write_atomic(path, content)
     write_atomic(sum_file, hashlib.sha256(content).hexdigest().encode())
 
 
-def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read tensors and facts after checking their checksum, or raise BadRecord."""
     from safetensors import SafetensorError, safe_open
 
@@ -146,14 +141,7 @@ def versions() -> str:
 
 
 def history(file: str) -> list[tuple[str, str, str]]:
-    """Return the commits that changed a file of this project, oldest first; none without git.
-
-    Args:
-        file: path from the root of the project.
-
-    Returns:
-        Commit, time (ISO 8601 in UTC, to the second) and subject of each.
-    """
+    """Return commit, time (ISO 8601 in UTC) and subject of what changed a file, oldest first."""
     said = _git("log", "--reverse", "--format=%H%x09%ct%x09%s", "--", file)
     rows = [line.split("\t", 2) for line in said.splitlines()]
     return [(sha, utc(int(when)), subject) for sha, when, subject in rows]

@@ -106,9 +106,8 @@ def rows(
         task: a task or its name.
         language: code as XTREME writes it.
         split: ``"train"``, ``"dev"`` or ``"test"``.
-        limit: at most this many rows, drawn without replacement; a smaller limit of the same
-            seed draws a subset of a larger one. Of a retrieval task it draws queries and keeps
-            every candidate, so that the task stays as hard.
+        limit: at most this many rows, drawn without replacement; a smaller one of the same seed
+            draws a subset. Of a retrieval task it draws queries and keeps every candidate.
         seed: seed of that draw; nothing else depends on it.
 
     Returns:
@@ -205,10 +204,8 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     """Return the sources that serve a language and split, or say why there are none."""
     if language not in task.languages:
         error = tasks.unknown_language(f"language of task {task.name!r}", language, task.languages)
-        if language == "en" and split in ("train", "dev"):
-            own = "register its English rows as a task of their own, with languages=('en',)"
-            raise UnknownName(f"{error} It trains on English: {own}, named in its train_with.")
-        raise error
+        own = " It trains on the English rows of a task of their own, named in its train_with."
+        raise UnknownName(f"{error}{own * (language == 'en' and split in ('train', 'dev'))}")
     if serving := task.source.serving(language, split):
         return serving
     served = (s for s in task.source.flat() if not s.languages or language in s.languages)
@@ -382,9 +379,8 @@ def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
         if name in seen[side]:
             yield f"two rows are {side} {name!r}; ids of a side must differ."
         seen[side].add(name)
-    for side, there in seen.items():
-        if not there:
-            yield f"no row is a {side}; each set needs both sides."
+    for side in (side for side, there in seen.items() if not there):
+        yield f"no row is a {side}; each set needs both sides."
     asked = [(name, gold) for name, side, gold in every if side == "query"]
     for name, gold in asked:
         for right in gold:

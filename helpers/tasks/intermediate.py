@@ -1,8 +1,7 @@
 """The English intermediate tasks of the study, from the hub or a mirror of it, and their twins.
 
-Row counts and pinned revisions were read from the hub's own metadata; they are checked on the hub.
-A twin ``<name>-translated`` (condition ``translated``) trains on machine-translated rows and is
-judged on the task's English development rows; what it trains on is asked for as ``"en"``.
+Row counts and revisions are the hub's own. A twin ``<name>-translated`` trains on machine-translated rows,
+asked for as ``"en"``, and is judged on the task's English development rows.
 """
 
 from __future__ import annotations

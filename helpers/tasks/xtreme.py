@@ -1,7 +1,6 @@
 """The target tasks of XTREME and of XTREME-R, from the hub or a mirror of it.
 
-Where the hub's ``google/xtreme`` copy is damaged, another copy is read; the traps in data/tasks.yaml
-say which and why.
+Another copy is read where ``google/xtreme`` is damaged: the traps in data/tasks.yaml say which and why.
 """
 
 from __future__ import annotations

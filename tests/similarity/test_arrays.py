@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import tasks
+from helpers.formats.labels import Masked
 from helpers.models import Settings, training
 from helpers.similarity import inputs
 from helpers.similarity.catalogue import Undefined
@@ -223,9 +224,8 @@ def test_label_names_are_read_as_words(gather):
 
 
 def test_a_language_head_gives_losses(make, tiny, tmp_path):
-    from helpers.formats.labels import PieceHead
-
-    head = PieceHead(tiny.dimension, len(tiny.tokenizer))
+    task = replace(tasks.get("toy-slots"), settings={"pieces": len(tiny.tokenizer)})
+    head = Masked().head(task, tiny.dimension, 0.0)
     given = make(language_head=head)
     plain, tuned = (given.get(f"{which}.losses", dyad()) for which in ("plain", "tuned"))
     assert plain.count == tuned.count > 60

@@ -98,12 +98,12 @@ def test_a_file_of_another_kind_or_without_its_checksum_is_not_trusted(tmp_path,
     with pytest.raises(BadRecord, match="checksum is missing"):
         load_tensors(path)
     # A write that is cut off between content and checksum.
-    save_tensors(path, {"a": torch.zeros(1)})
+    save_tensors(path, {"a": torch.zeros(1)}, {})
     real = files.write_atomic
     monkeypatch.setattr(
         files, "write_atomic", lambda at, content: real(at, content) if at == path else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
-        save_tensors(path, {"a": torch.ones(1)})
+        save_tensors(path, {"a": torch.ones(1)}, {})
     with pytest.raises(BadRecord, match="missing"):
         load_tensors(path)
