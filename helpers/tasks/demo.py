@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import string
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -135,74 +135,47 @@ def _spell(text: str, language: str) -> str:
     return text.translate(str.maketrans(letters, letters[shift:] + letters[:shift]))
 
 
-_Reader = Callable[[str, str], Iterable[Row]]
-
-
-def _toy(role: Role, format: Format, **facts: Any) -> Callable[[_Reader], _Reader]:
-    """Register a made-up task; English is evaluated too, but where it is itself the query."""
-
-    def registered(rows: _Reader) -> _Reader:
-        def read(language: str, split: str) -> list[Row]:
-            return [{"id": str(i)} | row for i, row in enumerate(rows(language, split))]
-
-        name = rows.__name__.removeprefix("toy_")
-        source = Source("rows", name, splits={s: s for s in _SIZES}, read=read, licence="MIT")
-        languages = TOY_LANGUAGES[:1] if role == "intermediate" else TOY_LANGUAGES
-        facts["languages"] = languages[format == "retrieval" :]
-        shipped(f"toy-{name}", format, source, role=role, group="tiny", max_length=32, **facts)
-        return read
-
-    return registered
-
-
-@_toy("intermediate", "pair", labels=("different", "same"))
-def toy_same(language: str, split: str) -> Iterator[Row]:
-    """Give two sentences and whether they name the same thing."""
-    both = zip(_sentences("same", split), _sentences("other", split), strict=True)
-    for i, ((first, left), (second, right)) in enumerate(both):
-        text = second.replace(right[2], left[2]) if i % 2 else second
-        yield {"first": first, "second": text, "label": int(left[2] in text)}
-
-
-@_toy("intermediate", "choice", labels=("0", "1", "2"))
-def toy_choice(language: str, split: str) -> Iterator[Row]:
-    """Give a sentence and three places, one of which it named."""
-    for i, (text, (*_, place)) in enumerate(_sentences("choice", split)):
-        others = [other for other in PLACES if other != place][:2]
-        choices = [*others[: i % 3], place, *others[i % 3 :]]
-        yield {"context": text, "choices": choices, "label": i % 3}
-
-
-@_toy("intermediate", "span")
-def toy_span(language: str, split: str) -> Iterator[Row]:
-    """Give a sentence and the question which colour it names."""
-    for text, (_, colour, *_) in _sentences("span", split):
-        answers = {"text": [colour], "start": [text.index(colour)]}
-        yield {"context": text, "question": "which colour", "answers": answers}
-
-
-@_toy("target", "pair", labels=VERBS)
-def toy_intents(language: str, split: str) -> Iterator[Row]:
-    """Give sentences labelled by their verb."""
-    for text, (verb, *_) in _sentences("intents", split):
-        yield {"first": _spell(text, language), "label": VERBS.index(verb)}
-
-
 _TAGS = ("O", "B-colour", "I-colour", "B-place", "I-place")
+_TOYS: tuple[tuple[str, Role, Format, dict[str, Any]], ...] = (
+    ("same", "intermediate", "pair", {"labels": ("different", "same")}),
+    ("choice", "intermediate", "choice", {"labels": ("0", "1", "2")}),
+    ("span", "intermediate", "span", {}),
+    ("intents", "target", "pair", {"labels": VERBS}),
+    ("slots", "target", "tagging", {"labels": _TAGS, "metric": "span_f1"}),
+    ("messages", "target", "retrieval", {"chance": 1 / _SIZES["test"]}),
+)
 
 
-@_toy("target", "tagging", labels=_TAGS, metric="span_f1")
-def toy_slots(language: str, split: str) -> Iterator[Row]:
-    """Give sentences whose colour and place words carry a tag."""
-    for text, _ in _sentences("slots", split):
-        tags = [1 if w in COLOURS else 3 if w in PLACES else 0 for w in text.split()]
-        yield {"tokens": _spell(text, language).split(), "tags": tags}
+def toys(name: str, language: str, split: str) -> Iterator[Row]:
+    """Give the rows of a made-up task."""
+    drawn, others = _sentences(name, split), _sentences("other", split)
+    for i, (text, words) in enumerate(dict(drawn).items() if name == "messages" else drawn):
+        (verb, colour, thing, place), spelt, row = words, _spell(text, language), {"id": str(i)}
+        if name == "same":  # two sentences, and whether they name the same thing
+            second = others[i][0].replace(others[i][1][2], thing) if i % 2 else others[i][0]
+            yield row | {"first": text, "second": second, "label": int(thing in second)}
+        elif name == "choice":  # a sentence and three places, one of which it named
+            places = [other for other in PLACES if other != place][:2]
+            choices = [*places[: i % 3], place, *places[i % 3 :]]
+            yield row | {"context": text, "choices": choices, "label": i % 3}
+        elif name == "span":  # a sentence and the question which colour it names
+            answers = {"text": [colour], "start": [text.index(colour)]}
+            yield row | {"context": text, "question": "which colour", "answers": answers}
+        elif name == "intents":  # sentences labelled by their verb
+            yield row | {"first": spelt, "label": VERBS.index(verb)}
+        elif name == "slots":  # sentences whose colour and place words carry a tag
+            tags = [1 if w in COLOURS else 3 if w in PLACES else 0 for w in text.split()]
+            yield row | {"tokens": spelt.split(), "tags": tags}
+        else:  # English queries and their respelt twins as candidates
+            twin = f"{language}-{i}"
+            yield {"id": f"en-{i}", "side": "query", "text": text, "gold": [twin]}
+            yield {"id": twin, "side": "candidate", "text": spelt}
 
 
-@_toy("target", "retrieval", chance=1 / _SIZES["test"])
-def toy_messages(language: str, split: str) -> Iterator[Row]:
-    """Give English queries and their respelt twins as candidates."""
-    for i, text in enumerate(dict(_sentences("messages", split))):
-        twin = f"{language}-{i}"
-        yield {"id": f"en-{i}", "side": "query", "text": text, "gold": [twin]}
-        yield {"id": twin, "side": "candidate", "text": _spell(text, language)}
+for _name, _role, _format, _FACTS in _TOYS:
+    # English is evaluated too, but where it is itself the query.
+    _LANGUAGES = TOY_LANGUAGES[:1] if _role == "intermediate" else TOY_LANGUAGES
+    _FACTS |= {"languages": _LANGUAGES[_format == "retrieval" :], "role": _role, "group": "tiny"}
+    _read = partial(toys, _name)
+    _TOY = Source("rows", _name, splits={s: s for s in _SIZES}, read=_read, licence="MIT")
+    shipped(f"toy-{_name}", _format, _TOY, max_length=32, **_FACTS)
