@@ -104,7 +104,7 @@ _MARKED = re.compile(r"[%{}<>&\n\\]|https?:")
 
 
 def read_messages(requirement: str, language: str, split: str) -> list[Row]:
-    """Return Django's messages ``{id, english, translation, same}``; a third of them is ``"dev"``."""
+    """Return Django's messages as queries and translations as candidates; a third is ``"dev"``."""
     pool = [m for m in common_messages(requirement) if _in_dev(m) == (split == "dev")]
     pairs = messages(requirement, language)
     names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in pool}
@@ -112,10 +112,12 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
     alike = defaultdict(list)
     for message in pool:
         alike[pairs[message].casefold()].append(names[message])
-    return [
-        {"id": names[m], "english": m, "translation": pairs[m], "same": alike[pairs[m].casefold()]}
-        for m in pool
-    ]
+    rows: list[Row] = []
+    for m in pool:
+        gold = [f"{language}-{name}" for name in alike[pairs[m].casefold()]]
+        rows.append({"id": f"en-{names[m]}", "side": "query", "text": m, "gold": gold})
+        rows.append({"id": f"{language}-{names[m]}", "side": "candidate", "text": pairs[m]})
+    return rows
 
 
 @lru_cache(maxsize=4)

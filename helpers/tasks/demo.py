@@ -95,22 +95,13 @@ def slots(row: Row, language: str) -> Row:
     return row if known else row | {"_dropped": "slot outside the label set"}
 
 
-def message(row: Row, language: str) -> list[Row]:
-    """Make a message a query and its translation a candidate."""
-    gold = [f"{language}-{same}" for same in row["same"]]
-    candidate = {"id": f"{language}-{row['id']}", "side": "candidate", "text": row["translation"]}
-    query = {"id": f"en-{row['id']}", "side": "query", "text": row["english"], "gold": gold}
-    return [query, candidate]
-
-
 _FACTS = {"languages": COMMAND_LANGUAGES, "max_length": 64, "origin": "home-assistant"}
 _COLUMNS = {"first": "text", "label": "intent"}
 _target("intents", "pair", _COMMANDS, columns=_COLUMNS, labels=INTENTS, adapt=intent, **_FACTS)
 _FACTS |= {"columns": {"tags": "slots"}, "labels": SLOT_TAGS, "metric": "span_f1"}
 _target("slots", "tagging", _COMMANDS, adapt=slots, **_FACTS)
 _DJANGO = Source("package", DJANGO, splits={"dev": "dev", "test": "test"}, licence="BSD-3-Clause")
-_FACTS = {"languages": MESSAGE_LANGUAGES, "adapt": message, "origin": "django"}
-_target("messages", "retrieval", _DJANGO, **_FACTS)
+_target("messages", "retrieval", _DJANGO, languages=MESSAGE_LANGUAGES, origin="django")
 
 TOY_LANGUAGES = ("en", "qaa", "qab")
 VERBS = ("open", "close", "light", "stop")
@@ -176,6 +167,6 @@ for _name, _role, _format, _FACTS in _TOYS:
     # English is evaluated too, but where it is itself the query.
     _LANGUAGES = TOY_LANGUAGES[:1] if _role == "intermediate" else TOY_LANGUAGES
     _FACTS |= {"languages": _LANGUAGES[_format == "retrieval" :], "role": _role, "group": "tiny"}
-    _read = partial(toys, _name)
+    _read: Any = lambda language, split, name=_name: toys(name, language, split)  # noqa: E731
     _TOY = Source("rows", _name, splits={s: s for s in _SIZES}, read=_read, licence="MIT")
     shipped(f"toy-{_name}", _format, _TOY, max_length=32, **_FACTS)

@@ -265,21 +265,17 @@ _FACTS = {"languages": tuple(sorted(TATOEBA_CODES)), "adapt": bitext, "max_lengt
 TATOEBA = _target("tatoeba", "retrieval", _SOURCE, origin="tatoeba", **_FACTS)
 
 
-def _on_dev(task: Task) -> Task:
-    """Register a target that is evaluated on its development rows, and named so."""
-
-    def moved(source: Source, **facts: Any) -> Source:
-        return replace(source, splits={**source.splits, "test": source.splits["dev"]}, **facts)
-
-    source = moved(task.source, parts=tuple(map(moved, task.source.parts)), counts={})
-    trap = "Scored on the published development rows: not comparable with test scores."
-    about = replace(task.about, traps=(*task.about.traps, trap), examples={})
-    name = f"{task.name}-dev"
-    return register(replace(task, name=name, source=source, about=about, group="on-dev"))
-
-
+# Targets that are evaluated on their development rows, and named so.
 for _task in (PAWSX, PANX, MLQA):
-    _on_dev(_task)
+    _SOURCE, *_PARTS = (
+        replace(one, splits={**one.splits, "test": one.splits["dev"]})
+        for one in (_task.source, *_task.source.parts)
+    )
+    _SOURCE = replace(_SOURCE, parts=tuple(_PARTS), counts={})
+    _TRAP = "Scored on the published development rows: not comparable with test scores."
+    _ABOUT = replace(_task.about, traps=(*_task.about.traps, _TRAP), examples={})
+    _FACTS = {"name": f"{_task.name}-dev", "group": "on-dev", "about": _ABOUT}
+    register(replace(_task, source=_SOURCE, **_FACTS))
 
 
 # What XTREME-R adds: three tasks and longer language lists.
@@ -298,8 +294,8 @@ _longer(UDPOS, _LANGUAGES, source=zero_shot(_UDPOS, _LANGUAGES, _TEST), train_wi
 _SIZES = _panx_counts(_WIKIANN_SIZES)
 _WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
 _WIKIANN = replace(_WIKIANN, languages=tuple("az gu lt pa pl qu ro uk".split()))
-_NAME, _PARTS = "google/xtreme PAN-X + unimelb-nlp/wikiann", (*PANX.source.parts, _WIKIANN)
-_SOURCE = Source("hub", _NAME, licence="not stated", parts=_PARTS)
+_NAME, _BOTH = "google/xtreme PAN-X + unimelb-nlp/wikiann", (*PANX.source.parts, _WIKIANN)
+_SOURCE = Source("hub", _NAME, licence="not stated", parts=_BOTH)
 _LANGUAGES = (*PANX_LANGUAGES, *_WIKIANN.languages)
 PANX_XR = _longer(PANX, _LANGUAGES, source=_SOURCE, train_with="panx")
 _longer(XQUAD, (*XQUAD_LANGUAGES, "ro"))

@@ -41,7 +41,7 @@ def test_equal_translations_are_all_right(monkeypatch):
     monkeypatch.setattr(packages, "common_messages", lambda requirement: tuple(sorted(pairs)))
     monkeypatch.setattr(packages, "_in_dev", lambda message: False)
     rows = packages.read_messages("django==0", "de", "test")
-    assert [len(row["same"]) for row in rows] == [1, 2, 2]
+    assert [len(row["gold"]) for row in rows[::2]] == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
