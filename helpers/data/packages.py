@@ -413,11 +413,4 @@ def sampled(
                 if kind == "order" and parts:
                     yield Piece(" ")
 
-    # Neighbours outside of slots are one piece.
-    joined: list[Piece] = []
-    for piece in drawn(parse(template), 0):
-        if joined and joined[-1].slot == piece.slot == "":
-            joined[-1] = Piece(joined[-1].text + piece.text)
-        elif piece.text:
-            joined.append(piece)
-    return joined
+    return list(drawn(parse(template), 0))
