@@ -151,9 +151,9 @@ class Standard:
             return self._class(value, name, len(made.get("choices", self.labels)), notes)
         if name == "answers":
             return self._answers(value, made["context"], notes)
+        if name == "side" and value not in ("query", "candidate"):
+            raise _Misfit(f"side {value!r}", "'query' or 'candidate'")
         if name == "side":
-            if value not in ("query", "candidate"):
-                raise _Misfit(f"side {value!r}", "'query' or 'candidate'")
             return value
         if name == "gold":
             given = [] if value is None and made["side"] == "candidate" else value
@@ -173,22 +173,18 @@ class Standard:
 
     def _class(self, value: Any, name: str, size: int, notes: Count) -> int:
         """Return the id of a label or of a tag, among the first ``size`` labels."""
-        column, labels = "|".join(self.columns[name][0]), self.labels[:size]
-        alone, expected = name == "label", "a class id or name"
+        labels, alone, expected = self.labels[:size], name == "label", "a class id or name"
         # An id has the name that the source states, so that order cannot matter; names such as "0"
         # and "1" carry no meaning beyond the id itself.
         for option in self.columns[name][0]:
             names = self.raw.class_names.get(option, ())
-            known = (
-                isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names)
-            )
-            if known and not all(one.isdigit() for one in names):
+            if type(value) is int and 0 <= value < len(names) and not all(map(str.isdigit, names)):
                 value = names[value]
         if alone and (value is None or (isinstance(value, str) and not value.strip())):
             raise _Drop("no label")
         # By its name, or else by its number.
         if isinstance(value, str):
-            value = _text(value.strip() if alone else value, column)
+            value = _text(value.strip() if alone else value, name)
             if value in labels:
                 return labels.index(value)
             if not alone and not self.task.labels:
@@ -203,6 +199,7 @@ class Standard:
             if value in (-1, IGNORED):
                 return IGNORED
             expected = f"0 to {len(labels) - 1}"
+        column = "|".join(self.columns[name][0])
         raise _Misfit(f"{name.removesuffix('s')} {value!r} in column {column!r}", expected)
 
     def _answers(self, given: Any, context: str, notes: Count) -> Row:
@@ -223,9 +220,9 @@ class Standard:
         found, lost = [], []
         for text, start in zip(texts, starts, strict=True):
             place, note = find(context, text, int(start))
+            notes.update([note] if note else ())
             if place is not None:
                 found.append((text, place))
-                notes.update(filter(None, [note]))
             elif text.strip():
                 lost.append((text, -1))
         if texts and not found:

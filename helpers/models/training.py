@@ -68,7 +68,7 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     """Return the encoder that :meth:`Tuned.save_encoder` wrote; ``base`` is left unchanged."""
     state, facts = load_tensors(folder / "encoder.safetensors")
     if facts.get("sha256") != base.sha256:
-        other = f"{folder} was trained from other weights of {facts.get('encoder')!r}"
+        other = f"{folder} was trained from encoder {facts.get('encoder')!r} with other weights"
         raise BadRecord(f"{other} than {base.name!r}: load those, or redo its run.")
     tuned = base.prune(np.zeros(0, np.int64))
     name = _table_name(tuned.model)
