@@ -374,19 +374,17 @@ def _of_gold(task: Task, found: Rows) -> Iterator[str]:
 def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
     """Tell ids that come twice on a side, an empty side, and gold that is no candidate."""
     every = list(zip(*(found.column(name) for name in ("id", "side", "gold")), strict=True))
-    seen: dict[str, set[str]] = {"query": set(), "candidate": set()}
-    for name, side, _ in every:
-        if name in seen[side]:
-            yield f"two rows are {side} {name!r}; ids of a side must differ."
-        seen[side].add(name)
-    for side in (side for side, there in seen.items() if not there):
+    counts = Counter((side, name) for name, side, _ in every)
+    for side, name in (one for one, times in counts.items() if times > 1):
+        yield f"two rows are {side} {name!r}; ids of a side must differ."
+    for side in {"query", "candidate"} - {side for side, _ in counts}:
         yield f"no row is a {side}; each set needs both sides."
     asked = [(name, gold) for name, side, gold in every if side == "query"]
     for name, gold in asked:
-        for right in gold:
-            if right not in seen["candidate"]:
-                some = ", ".join(map(repr, sorted(seen["candidate"])[:3]))
-                yield f"gold {right!r} of query {name!r} is the id of no candidate, such as {some}."
+        for right in (right for right in gold if ("candidate", right) not in counts):
+            known = sorted(one for side, one in counts if side == "candidate")[:3]
+            some = ", ".join(map(repr, known))
+            yield f"gold {right!r} of query {name!r} is the id of no candidate, such as {some}."
         # Of two corpora to be mined most sentences have no translation on the other side.
         if not gold and task.metric != "pair_f1":
             yield f"query {name!r} has no gold; name its right candidates."

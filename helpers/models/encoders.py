@@ -24,19 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from huggingface_hub import HfApi, errors, snapshot_download
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import Regex, models
 from tokenizers import normalizers as norm
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    XLMRobertaTokenizer,
-)
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
@@ -49,12 +41,13 @@ logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
 # Hub encoders at the commits this project was written against; of others the commit is recorded.
-_BASE, _LARGE = (
-    "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
-    "c23d21b0620b635a76227c604d44e43a9f0ee389",
-)
-HUB = {"xlm-roberta-base": ("FacebookAI/xlm-roberta-base", _BASE)}
-HUB |= {"xlm-roberta-large": ("FacebookAI/xlm-roberta-large", _LARGE)}
+HUB = {
+    "xlm-roberta-base": ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"),
+    "xlm-roberta-large": (
+        "FacebookAI/xlm-roberta-large",
+        "c23d21b0620b635a76227c604d44e43a9f0ee389",
+    ),
+}
 # What is built here, without a hub or a folder, and what kind of encoder that is.
 LOCAL = {
     "bundled": "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "
@@ -92,8 +85,10 @@ class Encoder:
     """A pretrained encoder without a head, with its tokenizer."""
 
     name: str  # what ``load`` was asked for
-    model: PreTrainedModel  # its output is ``last_hidden_state``
-    tokenizer: PreTrainedTokenizerFast  # its ids are the encoder's ids before ``remap``
+    model: transformers.PreTrainedModel  # its output is ``last_hidden_state``
+    tokenizer: (
+        transformers.PreTrainedTokenizerFast
+    )  # its ids are the encoder's ids before ``remap``
     revision: str  # commit, package version or seed that fixes the weights
     sha256: str  # of the weights file; of random encoders: of their description
     freeze_embeddings: bool  # whether training leaves the word embeddings alone
@@ -209,10 +204,10 @@ def _local(name: str, seed: int) -> Encoder:
         tokenizer = _bundled_tokenizer()
     # The bundled table is longer than the list of pieces.
     sizes["vocab_size"] = len(flat["emb.word"]) // sizes["hidden_size"] if flat else len(tokenizer)
-    config = BertConfig(**sizes | {"attn_implementation": _ATTENTION})
+    config = transformers.BertConfig(**sizes | {"attn_implementation": _ATTENTION})
     with torch.random.fork_rng(devices=[]), no_init_weights() if flat else contextlib.nullcontext():
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False).eval()
+        model = transformers.BertModel(config, add_pooling_layer=False).eval()
     described = f"{name} seed={seed} {config.hidden_size}x{config.num_hidden_layers}"
     facts = (f"seed {seed}", hashlib.sha256(described.encode()).hexdigest())
     if flat:
@@ -283,11 +278,11 @@ def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def rebuild_tokenizer(
     vocabulary: list[tuple[str, float]], max_length: int = 512
-) -> PreTrainedTokenizerFast:
+) -> transformers.PreTrainedTokenizerFast:
     """Build XLM-R's tokenizer from its pieces, in the order of their ids, and their log probabilities."""
     # The ids equal those of the published ``tokenizer.json`` on text in composed form without white
     # space at its end (where that file adds an empty piece and sentencepiece does not).
-    plain = XLMRobertaTokenizer(vocab=vocabulary)
+    plain = transformers.XLMRobertaTokenizer(vocab=vocabulary)
     core = plain.backend_tokenizer
     if any(piece == "<0x00>" for piece, _ in vocabulary[:300]):
         core.model = models.Unigram(vocabulary, unk_id=3, byte_fallback=True)
@@ -295,7 +290,7 @@ def rebuild_tokenizer(
     show = [norm.Replace(hidden, shown) for shown, hidden in _KEPT]
     spaces = norm.Replace(Regex(" {2,}"), " ")
     core.normalizer = norm.Sequence([norm.NFC(), *hide, norm.Nmt(), norm.NFKC(), *show, spaces])
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core,
         model_max_length=max_length,
         model_input_names=plain.model_input_names,
@@ -304,13 +299,13 @@ def rebuild_tokenizer(
 
 
 @functools.cache
-def _bundled_tokenizer() -> PreTrainedTokenizerFast:
+def _bundled_tokenizer() -> transformers.PreTrainedTokenizerFast:
     config, vocabulary, _ = read_packed(_bundled_file(), weights=False)
     return rebuild_tokenizer(vocabulary, config["max_position_embeddings"])
 
 
 @functools.cache
-def _tiny_tokenizer() -> PreTrainedTokenizerFast:
+def _tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
     # Letters and short words, with and without a space before them, and bytes for all else.
     pieces = [*(chr(code) for code in range(0x21, 0x7F)), *_TINY_PIECES]
     spaced = [_META + piece for piece in pieces]
@@ -367,8 +362,8 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
                 raise ValueError(f"it holds no {wanted}")
         how: dict[str, Any] = {"use_safetensors": True, "attn_implementation": _ATTENTION}
         how |= {"dtype": torch.float32, "output_loading_info": True}
-        model, report = AutoModel.from_pretrained(folder, **safely, **how)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safely)
+        model, report = transformers.AutoModel.from_pretrained(folder, **safely, **how)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **safely)
         if lost := [key for key in report["missing_keys"] if "pooler" not in key]:
             raise ValueError(f"the weights file lacks {len(lost)} tensors, first {lost[:3]}")
         if getattr(model, "pooler", None) is not None:

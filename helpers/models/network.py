@@ -92,12 +92,11 @@ class Network(nn.Module):
             ids.view(-1)[back], mask.view(-1)[back] = batch.ids, 1
             inputs = {"input_ids": ids, "attention_mask": mask}
         output = self.model(**inputs, output_hidden_states=layer is not None)
-        if layer is None:
-            hidden = output.last_hidden_state
-        elif isinstance(layer, Sequence):
-            hidden = torch.stack([output.hidden_states[one] for one in layer], dim=2)
-        else:
-            hidden = output.hidden_states[layer]
+        hidden = output.last_hidden_state if layer is None else output.hidden_states
+        if isinstance(layer, Sequence):
+            hidden = torch.stack([hidden[one] for one in layer], dim=2)
+        elif layer is not None:
+            hidden = hidden[layer]
         hidden = hidden.flatten(0, 1)
         return hidden if back is None else hidden[back]
 
