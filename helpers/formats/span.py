@@ -147,9 +147,6 @@ def best_spans(
     offsets: np.ndarray,
     example_of_window: Sequence[int] | np.ndarray,
     contexts: Sequence[str],
-    n_best: int = N_BEST,
-    max_answer_tokens: int = MAX_ANSWER_PIECES,
-    *,
     lengths: np.ndarray | None = None,
     reference: bool = False,
 ) -> BestSpans:
@@ -163,16 +160,14 @@ def best_spans(
     place, example = _grid(offsets, lengths, -1), np.asarray(example_of_window, np.int64)
     shapes = begin.shape == end.shape and place.shape == (*begin.shape, 2)
     if not shapes or not np.array_equal(np.unique(example), np.arange(len(contexts))):
-        given = f"scores {begin.shape}, {end.shape} and offsets {place.shape} of {len(contexts)} contexts"
-        form = (
-            "expected (windows, length) twice, (windows, length, 2), and a window for each context"
-        )
-        raise BadRows(f"{given} do not fit: {form}.")
+        given = f"{begin.shape}, {end.shape} and offsets {place.shape} of {len(contexts)} contexts"
+        form = "(windows, length) twice, (windows, length, 2), and a window for each context"
+        raise BadRows(f"scores {given} do not fit: expected {form}.")
     if np.isnan(begin).any() or np.isnan(end).any():
         raise BadRows("a begin or end score is NaN: the model has diverged.")
     # The best stretch of each window, then the best of an example's windows; of equals the first.
     blocks = [
-        _of_windows(begin[part], end[part], place[part], n_best, max_answer_tokens, reference)
+        _of_windows(begin[part], end[part], place[part], reference)
         for part in (slice(i, i + WINDOWS) for i in range(0, len(begin), WINDOWS))
     ]
     of_windows = [np.concatenate(column) for column in zip(*blocks, strict=True)]
@@ -198,26 +193,24 @@ def _grid(values: np.ndarray, lengths: np.ndarray | None, fill: float) -> np.nda
 
 
 def _of_windows(
-    begin: np.ndarray,
-    end: np.ndarray,
-    place: np.ndarray,
-    n_best: int,
-    longest: int,
-    reference: bool,
+    begin: np.ndarray, end: np.ndarray, place: np.ndarray, reference: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first character, character after the last, and score of each window's best stretch."""
     inside, row = place[:, :, 0] >= 0, np.arange(len(begin))
     # The best begins and ends, then the sum of each pair that is a stretch: the end is not before
-    # the begin, and not too far on.
+    # the begin, and not too far on. Barred scores differ: many equal ones partition slowly.
+    barred = np.linspace(2 * LOWEST, 4 * LOWEST, begin.shape[1], dtype=np.float32)
     tokens, scores = [], []
     for side in (begin, end):
-        allowed = np.where(inside, side, _barred(side.shape[1]))
-        tokens.append(_largest(side if reference else allowed, n_best))
+        allowed = np.where(inside, side, barred)
+        tokens.append(_largest(side if reference else allowed, N_BEST))
         scores.append(allowed[row[:, None], tokens[-1]])
     (first, last), (first_score, last_score) = tokens, scores
     length = last[:, None, :] - first[:, :, None]
     sums = first_score[:, :, None] + last_score[:, None, :]
-    sums = np.where((length >= 0) & (length < longest), sums, -np.inf).reshape(len(row), -1)
+    sums = np.where((length >= 0) & (length < MAX_ANSWER_PIECES), sums, -np.inf).reshape(
+        len(row), -1
+    )
     best = sums.argmax(axis=1)
     i, j = np.divmod(best, last.shape[1])
     score = sums[row, best]
@@ -247,8 +240,3 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     columns = np.zeros((rows, k), np.int16 if width < 2**15 else np.int64)
     columns[row, rank] = column
     return columns
-
-
-def _barred(width: int) -> np.ndarray:
-    """Return scores below ``LOWEST``, no two alike: many equal ones would be slow to partition."""
-    return np.linspace(2 * LOWEST, 4 * LOWEST, width, dtype=np.float32)

@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 
 from helpers.errors import BadRows
 from helpers.formats import span as spans
-from helpers.formats.span import best_spans
+
+
+def best_spans(*rows, n_best=20, longest=30, **options):
+    """Find stretches by other limits than XTREME's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "N_BEST", n_best)
+        patch.setattr(spans, "MAX_ANSWER_PIECES", longest)
+        return spans.best_spans(*rows, **options)
 
 
 def slow(begin, end, offsets, example, contexts, n_best, longest, reference):
@@ -60,7 +67,7 @@ NUMBERS = [(0, 2**31), (1, 4), (6, 40), (1, 25), (1, 12)]
 def test_stretches_equal_those_of_the_loop(numbers, reference, ties):
     seed, questions, length, n_best, longest = numbers
     rows = windows(seed, questions, length, question=2, ties=ties)
-    found = best_spans(*rows, n_best=n_best, max_answer_tokens=longest, reference=reference)
+    found = best_spans(*rows, n_best=n_best, longest=longest, reference=reference)
     expected = slow(*rows, n_best, longest, reference)
     assert list(zip(found.starts, found.ends, found.scores, strict=True)) == expected
     assert found.texts == [
@@ -132,8 +139,8 @@ def test_a_stretch_in_two_windows_has_its_better_score():
 
 def test_answers_longer_than_allowed_are_left_out():
     rows = one_window("a b c", [(0, 1), (2, 3), (4, 5)], 0, 2)
-    assert best_spans(*rows, max_answer_tokens=3).texts == ["a b c"]
-    assert best_spans(*rows, max_answer_tokens=2).scores == [5.0]
+    assert best_spans(*rows, longest=3).texts == ["a b c"]
+    assert best_spans(*rows, longest=2).scores == [5.0]
 
 
 def test_the_null_score_is_the_smallest_over_windows():
