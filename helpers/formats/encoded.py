@@ -120,47 +120,37 @@ def join(parts: Sequence[Encoded]) -> Encoded:
 # --- Batches --------------------------------------------------------------------------------------
 def sorted_batches(encoded: Encoded, budget: int) -> list[np.ndarray]:
     """Cut all sequences, longest first, into batches of at most ``budget`` padded tokens."""
-    return _cut(encoded, _by_length(encoded, np.arange(len(encoded.units) - 1)), budget)
+    return _cut(encoded, np.arange(len(encoded.units) - 1), budget)
 
 
 def shuffled_batches(
-    encoded: Encoded,
-    budget: int,
-    generator: np.random.Generator,
-    pool: int = 50,
-    packed: bool = False,
+    encoded: Encoded, budget: int, generator: np.random.Generator, packed: bool = False
 ) -> list[np.ndarray]:
     """Cut shuffled units into batches of at most ``budget`` tokens; in padded ones padding counts."""
     units = len(encoded.units) - 1
     order = generator.permutation(units)
     if packed:
         return _cut(encoded, order, budget, packed=True)
-    # Sorted by length inside pools of some batches, then the batches are shuffled again: the order
-    # stays random while padding stays small.
+    # Sorted by length inside pools of some 50 batches, then the batches are shuffled again: the
+    # order stays random while padding stays small.
     mean_tokens = max(1.0, len(encoded.tokens) / max(1, units))
-    size = max(1, int(pool * budget / mean_tokens))
-    batches = [
-        batch
-        for begin in range(0, units, size)
-        for batch in _cut(encoded, _by_length(encoded, order[begin : begin + size]), budget)
-    ]
+    size = max(1, int(50 * budget / mean_tokens))
+    pools = (order[begin : begin + size] for begin in range(0, units, size))
+    batches = [batch for pool in pools for batch in _cut(encoded, pool, budget)]
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
     """Split one batch into parts of at most ``budget`` padded tokens, units kept whole."""
-    unit = np.unique(np.searchsorted(encoded.units, batch, side="right") - 1)
-    return _cut(encoded, _by_length(encoded, unit), budget)
-
-
-def _by_length(encoded: Encoded, units: np.ndarray) -> np.ndarray:
-    return units[np.argsort(-encoded.longest[units], kind="stable")]
+    return _cut(encoded, np.unique(np.searchsorted(encoded.units, batch, "right") - 1), budget)
 
 
 def _cut(
     encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False
 ) -> list[np.ndarray]:
-    """Cut units in their order so that tokens, or (longest first x sequences), stay in the budget."""
+    """Cut units into batches of tokens in the budget: packed as they come, or padded by length."""
+    if not packed:
+        units = units[np.argsort(-encoded.longest[units], kind="stable")]
     first = encoded.units
     sizes, tokens = np.diff(first)[units], np.diff(encoded.starts[first])[units]
     edges = np.concatenate([[0], np.cumsum(sizes)])

@@ -58,11 +58,9 @@ def test_sorted_batches_hold_every_sequence_once_within_the_budget(groups, toget
 
 
 @quick
-@given(
-    units, st.booleans(), st.integers(1, 60), st.integers(1, 4), st.booleans(), st.integers(0, 99)
-)
+@given(units, st.booleans(), st.integers(1, 60), st.booleans(), st.integers(0, 99))
 def test_shuffled_batches_hold_every_sequence_once_within_the_budget(
-    groups, together, budget, pool, packed, seed
+    groups, together, budget, packed, seed
 ):
     encoded = built(groups, together)
 
@@ -70,7 +68,7 @@ def test_shuffled_batches_hold_every_sequence_once_within_the_budget(
         return int(encoded.lengths[batch].sum())
 
     found, again = (
-        shuffled_batches(encoded, budget, np.random.default_rng(seed), pool, packed) for _ in "ab"
+        shuffled_batches(encoded, budget, np.random.default_rng(seed), packed) for _ in "ab"
     )
     assert_partition(encoded, found, budget, tokens if packed else padded_size)
     assert_units_whole(encoded, found)
