@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
@@ -27,8 +26,6 @@ from datasets.data_files import get_data_patterns
 from huggingface_hub import HfApi
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HfHubHTTPError
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from helpers.data import packages, tables
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
@@ -37,8 +34,6 @@ from helpers.tasks import Row, Source
 
 datasets.disable_progress_bars()  # they would stand in chapters
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
-# Share of the content groups of a published split that becomes our dev split.
-DEV_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -175,21 +170,18 @@ def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]
 
 def _divided(rows: Sequence[Row], source: Source, split: str) -> list[Row]:
     """Keep one side of a published split that is divided into our train and dev by content."""
+    told = [[str(row[column]) for column in source.divide] for row in rows]
     # Rows with equal values of any column belong together; the first of them says on which side.
-    links: list[tuple[int, int]] = []
-    for column in source.divide:
-        first: dict[str, int] = {}
-        links += [(i, first.setdefault(str(row[column]), i)) for i, row in enumerate(rows)]
-    pairs = np.array(links, dtype=int).reshape(-1, 2).T
-    linked = coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(rows), len(rows)))
-    groups = connected_components(linked, directed=False)[1]
-    _, firsts = np.unique(groups, return_index=True)
+    firsts, before = pd.Series(range(len(rows))), pd.Series(dtype=int)
+    while not firsts.equals(before):
+        before = firsts
+        for values in zip(*told, strict=True):
+            firsts = firsts.groupby(pd.Series(values)).transform("min")
     kept = []
-    for i, row in enumerate(rows):
-        leader = rows[int(firsts[groups[i]])]
-        key = json.dumps([str(leader[column]) for column in source.divide])
-        share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
-        if (share < DEV_SHARE) == (split == "dev"):
+    for row, first in zip(rows, firsts, strict=True):
+        digest = hashlib.sha256(json.dumps(told[first]).encode()).hexdigest()
+        # A fifth of the groups, by the hash of their content, is dev.
+        if (int(digest[:8], 16) / 16**8 < 0.2) == (split == "dev"):
             kept.append(row)
     return kept
 
