@@ -52,3 +52,22 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UnknownName:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
     return UnknownName(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}.")
+
+
+def refusal(error: Exception, name: str, revision: str, page: str) -> str:
+    """Say why the hub does not serve a repository, from what its client raised, and what helps."""
+    reply = getattr(error, "response", None)
+    if reply is None:
+        return f"cannot reach {name} on the hub ({type(error).__name__}: {str(error)[:200]})"
+    code, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
+    if kind == "RevisionNotFound":
+        return f"the hub's {name} has no revision {revision} (any more)"
+    if kind == "GatedRepo" or code == 403:
+        terms = f"accept its terms at {page} and log in with `hf auth login`"
+        return f"the hub refuses {name} ({code}): {terms}"
+    if code in (401, 404):
+        private = "its name is wrong, or it is private and needs `hf auth login`"
+        return f"the hub has no {name} for you ({code}): {private}"
+    if code == 429:
+        return f"the hub asks to wait before it serves {name} (429, too many requests)"
+    return f"the hub is out of order ({code}) and does not serve {name}; try later"

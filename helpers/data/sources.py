@@ -25,8 +25,8 @@ import yaml
 from datasets.data_files import get_data_patterns
 from huggingface_hub import HfApi
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import HfHubHTTPError
 
+from helpers import errors
 from helpers.data import packages, tables
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
 from helpers.files import write_atomic
@@ -385,33 +385,18 @@ def _refusal(source: Source) -> str:
     # It is asked once, without the client's half minute of retries: where it does not serve, the
     # client's cache is read at once.
     name, revision = asked = source.id, source.revision or "main"
-    hub, silent = hub_constants.ENDPOINT, f"cannot reach {name} on the hub"
+    hub = hub_constants.ENDPOINT
     if asked in _SERVED:
         return ""
     if not hub_reachable():
-        offline = hub_constants.HF_HUB_OFFLINE
-        return f"{silent} ({'HF_HUB_OFFLINE is set' if offline else f'{hub} is silent'})"
+        reason = "HF_HUB_OFFLINE is set" if hub_constants.HF_HUB_OFFLINE else f"{hub} is silent"
+        return f"cannot reach {name} on the hub ({reason})"
     try:
         HfApi().dataset_info(name, revision=revision, timeout=10)
         _SERVED.add(asked)
         return ""
-    except HfHubHTTPError as error:
-        code, kind = error.response.status_code, error.response.headers.get("X-Error-Code", "")
-    except Exception as error:  # whatever the client's library calls a connection that fails
-        return f"{silent} ({type(error).__name__}: {error})"
-    if kind == "RevisionNotFound":
-        return f"the hub's {name} has no revision {revision} (any more)"
-    if kind == "GatedRepo" or code == 403:
-        terms = f"accept its terms at {hub}/datasets/{name} and log in with `hf auth login`"
-        return f"the hub refuses {name} ({code}): {terms}"
-    if code in (401, 404):
-        private = "its name is wrong, or it is private and needs `hf auth login`"
-        return f"the hub has no {name} for you ({code}): {private}"
-    if code == 429:
-        return f"the hub asks to wait before it serves {name} (429, too many requests)"
-    if code >= 500:
-        return f"the hub is out of order ({code}) and does not serve {name}; try later"
-    return f"the hub answers {code} for {name}"
+    except Exception as error:  # the hub's client lets the errors of several libraries through
+        return errors.refusal(error, name, revision, f"{hub}/datasets/{name}")
 
 
 @contextmanager

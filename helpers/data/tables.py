@@ -66,22 +66,17 @@ def _parsed(file: Path, text: str, what: str) -> Any:
         raise BadRows(f"{file}: {what} is no JSON ({error}); is it whole? {text[:80]!r}") from error
 
 
-def _json_lines(file: Path) -> Iterator[Row]:
-    """Yield the objects of a file with one JSON object a line; blank lines are passed over."""
+def _json(file: Path, by_line: bool) -> Iterator[Row]:
+    """Yield the objects of a list or, one a line, of a file whose blank lines are passed over."""
     with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream):
-            if line.strip():
-                row = _parsed(file, line, f"row {number}")
-                if not isinstance(row, dict):
-                    raise BadRows(f"{file}: row {number} is {line[:80]!r}; expected a JSON object")
-                yield row
-
-
-def _json(file: Path) -> list[Row]:
-    content = _parsed(file, file.read_text(encoding="utf-8-sig"), "its content")
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise BadRows(f"{file}: expected a list of JSON objects, one a row")
-    return content
+        lines = ((f"row {n}", line) for n, line in enumerate(stream) if line.strip())
+        for what, text in lines if by_line else [("its content", stream.read())]:
+            found = _parsed(file, text, what)
+            rows = [found] if by_line else found
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                expected = "a JSON object" if by_line else "a list of JSON objects, one a row"
+                raise BadRows(f"{file}: {what} is {text[:80]!r}; expected {expected}")
+            yield from rows
 
 
 def _separated(file: Path, **form: Any) -> Iterator[Row]:
@@ -99,13 +94,9 @@ def _separated(file: Path, **form: Any) -> Iterator[Row]:
                 if len(values) == len(header):
                     yield dict(zip(header, values, strict=True))
                 elif values:
-                    wrong = (
-                        f"{file}, line {lines.line_num}: {len(values)} values, but the first line"
-                    )
-                    quote = (
-                        "A value with a separator or a line break must stand in quotes, in a .csv."
-                    )
-                    raise BadRows(f"{wrong} names {len(header)} columns ({header[:8]}). {quote}")
+                    held = f"{len(values)} values, but the first line names {len(header)} columns"
+                    quote = "a value with a separator or a line break needs quotes, in a .csv"
+                    raise BadRows(f"{file}, line {lines.line_num}: {held} {header[:8]}; {quote}")
                 begin = lines.line_num + 1
         except csv.Error as error:
             wrong = f"{file}, line {lines.line_num}: {error}; the row begins in line {begin}"
@@ -126,8 +117,8 @@ READERS: dict[str, Callable[[Path], Iterator[Row] | list[Row]]] = {
     # In a TSV quotes are text like any other, because published sets are written so.
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".jsonl": _json_lines,
-    ".json": _json,
+    ".jsonl": partial(_json, by_line=True),
+    ".json": partial(_json, by_line=False),
     ".parquet": _parquet,
 }
 

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import HfApi, errors, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import Regex, models
 from tokenizers import normalizers as norm
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
+from helpers import errors
 from helpers.errors import BadEncoder, MissingData, unknown
 from helpers.files import sha256_file
 from helpers.models import BUNDLED
@@ -330,25 +331,16 @@ def snapshot(identifier: str, revision: str) -> Path:
         folder = Path(snapshot_download(identifier, local_files_only=True, **what))
         if all(any(folder.glob(name)) for name in ("config.json", "*.safetensors")):
             return folder
-    status = refusal.response.status_code if isinstance(refusal, errors.HfHubHTTPError) else 0
-    if status == 404:
+    if getattr(getattr(refusal, "response", None), "status_code", 0) == 404:
         name = f"{identifier}@{revision or 'main'}"
         raise unknown("encoder on the hub", name, [*LOCAL, *HUB]) from refusal
-    reason, first = (
-        f"{type(refusal).__name__}: {str(refusal).splitlines()[0]}",
-        "connect and try again",
-    )
-    if status in (401, 403):
-        reason = f"it answers {status}: there is no such encoder, or it is private or gated"
-        first = (
-            f"check the name, accept its terms at https://huggingface.co/{identifier} and log in"
-        )
-        first += " with `hf auth login`"
+    page = f"{constants.ENDPOINT}/{identifier}"
+    why = errors.refusal(refusal, identifier, revision, page)
     pin = f" --revision {revision}" if revision else ""
     raise MissingData(
-        f"cannot get the encoder {identifier} from the hub ({reason}), and it is not whole in the local "
-        f"cache. Three ways to get it: (1) {first}; (2) on a connected machine run `hf download "
-        f"{identifier}{pin} --local-dir DIR`, copy DIR here and pass its path; (3) use 'bundled'."
+        f"{why}; and it is not whole in the local cache. Three ways to get the encoder: (1) connect and "
+        f"try again; (2) on a connected machine run `hf download {identifier}{pin} --local-dir DIR`, "
+        "copy DIR here and pass its path; (3) use 'bundled', which pip alone brings."
     ) from refusal
 
 

@@ -222,10 +222,10 @@ def test_a_cache_that_holds_only_a_part_does_not_pass_for_the_whole(on_hub):
     ("answer", "error", "said"),
     [
         ((404, "RepoNotFound"), UnknownName, "unknown encoder on the hub 'me/tiny@main'"),
-        ((401, "RepoNotFound"), MissingData, "private or gated.*check the name.*hf auth login"),
-        ((403, "GatedRepo"), MissingData, "accept its terms at https://huggingface.co/me/tiny"),
-        ((403, ""), MissingData, "answers 403"),
-        ((500, ""), MissingData, "Server Error.*connect and try again"),
+        ((401, "RepoNotFound"), MissingData, "its name is wrong, or it is private.*hf auth login"),
+        ((403, "GatedRepo"), MissingData, "accept its terms at http.*/me/tiny and log in"),
+        ((403, ""), MissingData, r"refuses me/tiny \(403\)"),
+        ((500, ""), MissingData, r"out of order \(500\).*connect and try again"),
     ],
 )
 def test_the_hub_is_quoted_when_it_says_no(on_hub, answer, error, said):
