@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -225,22 +226,6 @@ def pool(hidden: Tensor, batch: Batch, how: str) -> Tensor:
 
 
 # --- What a format is -----------------------------------------------------------------------------
-class Head(nn.Module):
-    """Dropout and one linear layer on top of the encoder."""
-
-    def __init__(self, width: int, outputs: int, dropout: float = 0.0) -> None:
-        """Make a head from ``width`` features to ``outputs`` scores."""
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(width, outputs)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return scores of shape ``(..., outputs)`` in 32-bit floats."""
-        return self.out(self.dropout(features)).float()
-
-
 class FormatBase(ABC):
     """How tasks of one format are encoded, learnt, predicted and decoded; here: one label each."""
 
@@ -255,8 +240,11 @@ class FormatBase(ABC):
         """Tokenise standard rows."""
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
-        """Make the untrained head of a task."""
-        return Head(width, self.scores or len(task.labels), dropout)
+        """Make the untrained head of a task: dropout and one linear layer."""
+        out = nn.Linear(width, self.scores or len(task.labels))
+        nn.init.normal_(out.weight, std=0.02)
+        nn.init.zeros_(out.bias)
+        return nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), out=out))
 
     def features(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return what the head reads: one vector per sequence."""
@@ -265,7 +253,8 @@ class FormatBase(ABC):
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed loss of a batch, a scalar: here the cross-entropy of the labels."""
         scores, right = head(self.features(hidden, batch, pooling)), batch.fields[self.field]
-        return functional.cross_entropy(scores, right, ignore_index=IGNORE, reduction="sum")
+        how: dict[str, Any] = {"ignore_index": IGNORE, "reduction": "sum"}
+        return functional.cross_entropy(scores.float(), right, **how)
 
     def weight(self, encoded: Encoded, index: np.ndarray) -> float:
         """Return the number of terms in the loss of these sequences, known without the device."""

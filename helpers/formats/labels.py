@@ -94,7 +94,7 @@ class Choice(FormatBase):
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return the score of each choice."""
-        return {"score": head(pool(hidden, batch, pooling)).squeeze(-1)}
+        return {"score": head(pool(hidden, batch, pooling)).float().squeeze(-1)}
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return the rank of the best choice of each row."""

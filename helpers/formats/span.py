@@ -83,7 +83,7 @@ class Span(FormatBase):
 
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed mean of begin and end cross-entropy over the tokens of a window."""
-        scores = head(hidden).masked_fill(~batch.fields["allowed"][:, None], -torch.inf)
+        scores = head(hidden).float().masked_fill(~batch.fields["allowed"][:, None], -torch.inf)
         padded = scores.new_full((len(batch.lengths), int(batch.lengths.max()), 2), -torch.inf)
         place = torch.arange(len(scores), device=scores.device) - batch.starts[batch.sequence]
         padded = padded.index_put((batch.sequence, place), scores)
@@ -95,7 +95,7 @@ class Span(FormatBase):
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return begin and end scores of each token, 0 outside the passage."""
-        scores = head(hidden)
+        scores = head(hidden).float()
         return {"begin_score": scores[:, 0], "end_score": scores[:, 1]}
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:

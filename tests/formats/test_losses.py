@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from helpers import formats
 from helpers.formats import Batch, pool
-from helpers.formats.encoded import IGNORE, Encoded, Head
+from helpers.formats.encoded import IGNORE, Encoded
 from helpers.formats.labels import Masked, segment_logsumexp
 from helpers.models.network import Network
 from helpers.tasks import Source, Task
@@ -219,9 +219,14 @@ def test_a_batch_gathers_fields_of_sequences_and_tokens(tiny):
     assert batch.rows == len(set(case.encoded.example[index]))
 
 
-def test_head_starts_small_and_answers_in_32_bits():
+def test_a_head_starts_small_and_losses_and_scores_have_32_bits(tiny):
     torch.manual_seed(0)
-    head = Head(400, 30).requires_grad_(False)
-    assert float(head.out.weight.std()) == pytest.approx(0.02, rel=0.1)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        assert head(torch.ones(2, 400)).dtype == torch.float32
+    thirty = Task("x", "target", "pair", Source("rows", "x"), labels=tuple(map(str, range(30))))
+    head = formats.get("pair").head(thirty, 400, 0.0)
+    assert float(head.out.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    for name in LOSSES.keys() - {"retrieval"}:
+        case = Case(name, tiny)
+        batch = Batch.collate(case.encoded, case.index)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            loss = case.network(batch, name, "mean")
+        assert loss.dtype == torch.float32, name
