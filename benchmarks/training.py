@@ -24,8 +24,7 @@ from benchmarks import harness
 from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
 from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
 from helpers import metrics
-from helpers.formats import Encoded, task_scores
-from helpers.formats.encoded import IGNORE
+from helpers.formats import IGNORE, Encoded, task_scores
 from helpers.models import network, training
 from helpers.models.network import Network
 from helpers.models.training import Prepared

@@ -12,8 +12,7 @@ from helpers import formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
 from helpers.errors import BadRows, HelpfulError, MissingData, unknown
-from helpers.formats import Encoded, task_scores
-from helpers.formats.encoded import join
+from helpers.formats import Encoded, join, task_scores
 from helpers.metrics import mining
 from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission as score_submission

@@ -17,8 +17,7 @@ from helpers.evaluation import (
     predict,
     retrieval_scores,
 )
-from helpers.formats import task_scores
-from helpers.formats.encoded import IGNORE
+from helpers.formats import IGNORE, task_scores
 from helpers.metrics.mining import in_first_half
 from helpers.models import encoders
 from helpers.models import network as networks

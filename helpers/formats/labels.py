@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.formats.encoded import (
+from helpers.formats import (
     IGNORE,
     Arrays,
     Batch,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.errors import BadRows
-from helpers.formats.encoded import (
+from helpers.formats import (
     Arrays,
     Batch,
     Encoded,

@@ -16,8 +16,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from helpers.errors import HelpfulError, unknown
-from helpers.formats import Batch, Encoded, FormatBase
-from helpers.formats.encoded import sorted_batches, split, token_index
+from helpers.formats import Batch, Encoded, FormatBase, sorted_batches, split, token_index
 from helpers.models import PRECISIONS
 
 PACKED = "packed"

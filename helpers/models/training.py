@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from helpers import formats, metrics, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError
 from helpers.files import load_tensors, save_tensors
-from helpers.formats import Batch, Encoded, FormatBase
-from helpers.formats.encoded import shuffled_batches, split
+from helpers.formats import Batch, Encoded, FormatBase, shuffled_batches, split
 from helpers.formats.labels import Masked
 from helpers.models import Outcome, Settings, network
 from helpers.models.encoders import Encoder, word_table

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from helpers import formats, tasks
 from helpers.errors import BadRows
-from helpers.formats import Batch, Encoded, FormatBase, pool
-from helpers.formats.encoded import IGNORE, piece_ids, sorted_batches
+from helpers.formats import IGNORE, Batch, Encoded, FormatBase, piece_ids, pool, sorted_batches
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network, best_device
 from helpers.similarity import features, readers

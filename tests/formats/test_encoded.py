@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.formats.encoded import (
+from helpers.formats import (
     Encoded,
     join,
     shuffled_batches,

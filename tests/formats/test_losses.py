@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional
 
 from helpers import formats
-from helpers.formats import Batch, pool
-from helpers.formats.encoded import IGNORE, Encoded
+from helpers.formats import IGNORE, Batch, Encoded, pool
 from helpers.formats.labels import Masked, segment_logsumexp
 from helpers.models.network import Network
 from helpers.tasks import Source, Task

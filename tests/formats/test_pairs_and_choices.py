@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from helpers import formats
 from helpers.errors import UnknownName
-from helpers.formats.encoded import Template, piece_ids
+from helpers.formats import Template, piece_ids
 from helpers.tasks import Source, Task
 
 LONG = "the red door and the green lamp " * 12

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from helpers import formats
-from helpers.formats.encoded import IGNORE
+from helpers.formats import IGNORE
 from helpers.formats.labels import MASKED_SHARE, Masked
 from helpers.tasks import Source, Task
 

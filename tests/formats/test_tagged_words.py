@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import formats
-from helpers.formats.encoded import IGNORE, join, piece_ids
+from helpers.formats import IGNORE, join, piece_ids
 from helpers.tasks import Source, Task
 
 TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))

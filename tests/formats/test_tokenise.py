@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.formats.encoded import Template, cut_longest, piece_ids, pieces_with_offsets
+from helpers.formats import Template, cut_longest, piece_ids, pieces_with_offsets
 
 pieces = st.lists(st.integers(0, 9), max_size=20)
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from benchmarks.workloads import Workload, prepared
-from helpers.formats import Batch
-from helpers.formats.encoded import sorted_batches
+from helpers.formats import Batch, sorted_batches
 from helpers.models import Settings, training
 from helpers.models.network import Network
 

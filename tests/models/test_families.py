@@ -29,7 +29,7 @@ from transformers import (
 
 from helpers.errors import BadEncoder
 from helpers.evaluation import evaluate
-from helpers.formats.encoded import pieces_with_offsets
+from helpers.formats import pieces_with_offsets
 from helpers.models import encoders
 from helpers.models.training import fine_tune
 from tests.models import toys
