@@ -60,14 +60,11 @@ def refusal(error: Exception, name: str, revision: str, page: str) -> str:
     if reply is None:
         return f"cannot reach {name} on the hub ({type(error).__name__}: {str(error)[:200]})"
     code, kind = reply.status_code, reply.headers.get("X-Error-Code", "")
-    if kind == "RevisionNotFound":
-        return f"the hub's {name} has no revision {revision} (any more)"
-    if kind == "GatedRepo" or code == 403:
-        terms = f"accept its terms at {page} and log in with `hf auth login`"
-        return f"the hub refuses {name} ({code}): {terms}"
-    if code in (401, 404):
-        private = "its name is wrong, or it is private and needs `hf auth login`"
-        return f"the hub has no {name} for you ({code}): {private}"
-    if code == 429:
-        return f"the hub asks to wait before it serves {name} (429, too many requests)"
-    return f"the hub is out of order ({code}) and does not serve {name}; try later"
+    login = "log in with `hf auth login`"
+    terms = f"refuses {name} ({code}): accept its terms at {page} and {login}"
+    private = f"has no {name} for you ({code}): its name is wrong, or it is private: {login}"
+    said = {"GatedRepo": terms, 403: terms, 401: private, 404: private}
+    said |= {"RevisionNotFound": f"has no revision {revision} of {name} (any more)"}
+    said |= {429: f"asks to wait before it serves {name} (429, too many requests)"}
+    broken = f"is out of order ({code}) and does not serve {name}; try later"
+    return f"the hub {said.get(kind) or said.get(code, broken)}"

@@ -308,22 +308,18 @@ def _options(
 
 def _sentence(language: str, intent: str, template: str, pieces: Sequence[Piece]) -> Sentence:
     """Spell a sentence and cut it into tokens, each with the slot that it lies in."""
-    # Runs of white space are one space, and each character knows the piece of its slot.
-    text, owner = "", []
-    for number, piece in enumerate(pieces):
-        for character in piece.text:
-            character = " " if character.isspace() else character
-            if character != " " or text[-1:] not in ("", " "):
-                text += character
-                owner.append(number if piece.slot else -1)
-    text = text.rstrip(" ")
-    tokens, tags, last = [], [], -1
+    # Runs of white space are one space, wherever pieces meet.
+    text, spans = "", list[tuple[int, int, str]]()
+    for piece in pieces:
+        begin, added = len(text), re.sub(r"\s+", " ", piece.text)
+        text += added.removeprefix(" ") if text[-1:] in ("", " ") else added
+        spans += [(begin, len(text), piece.slot)] if piece.slot else []
+    text, tokens, tags, last = text.rstrip(" "), [], [], None
     for match in (_CHARACTER if language in ("zh", "th") else _WORD).finditer(text):
-        inside = [i for i in owner[match.start() : match.end()] if i >= 0]
-        current = inside[0] if inside else -1
+        inside = (one for one in spans if one[0] < match.end() and match.start() < one[1])
+        current = next(inside, None)
         tokens.append(match.group())
-        mark = "I" if current == last else "B"
-        tags.append(f"{mark}-{pieces[current].slot}" if inside else "O")
+        tags.append(f"{'I' if current == last else 'B'}-{current[2]}" if current else "O")
         last = current
     shape = "".join(f"{{{p.slot}}}" if p.slot else p.text for p in pieces)
     shape = " ".join(shape.casefold().split())

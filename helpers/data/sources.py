@@ -119,10 +119,8 @@ def _function(source: Source, language: str, split: str) -> Raw:
         return Raw(found, origin, class_names(found.features))
     # A frame or a mapping would give the names of its columns as rows.
     if not isinstance(found, Iterable) or isinstance(found, str | Mapping) or hasattr(found, "loc"):
-        raise BadRows(
-            f"{origin}: its function gave a {type(found).__name__} for {language!r}, {split!r}; "
-            "expected a list of dictionaries (of a data frame: frame.to_dict('records'))."
-        )
+        wrong = f"{origin}: its function gave a {type(found).__name__} for {language!r}, {split!r}"
+        raise BadRows(f"{wrong}; expected a list of dictionaries, as by frame.to_dict('records').")
     return Raw(list(found), origin)
 
 
