@@ -63,7 +63,7 @@ def refusal(error: Exception, name: str, revision: str, page: str) -> str:
     login = "log in with `hf auth login`"
     terms = f"refuses {name} ({code}): accept its terms at {page} and {login}"
     private = f"has no {name} for you ({code}): its name is wrong, or it is private: {login}"
-    said = {"GatedRepo": terms, 403: terms, 401: private, 404: private}
+    said: dict[str | int, str] = {"GatedRepo": terms, 403: terms, 401: private, 404: private}
     said |= {"RevisionNotFound": f"has no revision {revision} of {name} (any more)"}
     said |= {429: f"asks to wait before it serves {name} (429, too many requests)"}
     broken = f"is out of order ({code}) and does not serve {name}; try later"

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -28,35 +27,28 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all, or raise StoreFull or HelpfulError and leave the old one."""
-    name = ""
+    name = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_mask())  # a temporary file starts out readable by its owner alone
         os.replace(name, path)
         sync_folder(path.parent)
     except OSError as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            name.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "Free some space" if full else "Make its folder writable"
-        said = (
-            f"could not write {path}: {error.strerror or error}. {advice} or choose another folder"
+        wrong = f"could not write {path}: {error.strerror or error}"
+        text = (
+            f"{wrong}. {advice} or choose another folder (the store is where TRANSFER_STORE says)"
         )
-        text = f"{said} (the store's is in TRANSFER_STORE); what was already stored is untouched."
-        raise (StoreFull if full else HelpfulError)(text) from error
-
-
-@functools.cache
-def _mask() -> int:
-    """Return the permissions that this process leaves off new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise (StoreFull if full else HelpfulError)(
+            f"{text}; what was stored is untouched."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
