@@ -42,13 +42,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             name.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "Free some space" if full else "Make its folder writable"
-        wrong = f"could not write {path}: {error.strerror or error}"
-        text = (
-            f"{wrong}. {advice} or choose another folder (the store is where TRANSFER_STORE says)"
-        )
-        raise (StoreFull if full else HelpfulError)(
-            f"{text}; what was stored is untouched."
-        ) from error
+        wrong = f"could not write {path}: {error.strerror or error}; what was stored is untouched"
+        text = f"{wrong}. {advice} or choose another folder (the store's in TRANSFER_STORE)."
+        raise (StoreFull if full else HelpfulError)(text) from error
 
 
 def sync_folder(folder: Path) -> None:
