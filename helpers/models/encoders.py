@@ -252,12 +252,9 @@ def read_packed(
         for _ in range(values("i")[0] if weights else 0):
             name = stream.read(values("H")[0]).decode()
             _, size, start, length = values("BIQQ")
-            # The directory says where the tensor lies; the next entry follows this one.
-            here = stream.tell()
-            stream.seek(start)
-            raw = np.frombuffer(stream.read(length), np.uint8)
-            stream.seek(here)
-            flat[name] = raw.view("<f4").copy() if length == 4 * size else dequantise(raw)
+            # The directory says where the tensor lies.
+            raw = np.fromfile(file, np.uint8, length, offset=start)
+            flat[name] = raw.view("<f4") if length == 4 * size else dequantise(raw)
     return config, list(zip(pieces, scores, strict=True)), flat
 
 
