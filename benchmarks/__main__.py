@@ -20,31 +20,28 @@ LONG = ("processes", "similarity", "tatoeba")
 
 
 class Job(NamedTuple):
-    """One benchmark: ``call`` of a module here, its arguments, and the rows a processor writes."""
+    """One benchmark: what is called of a module here, and the rows a processor writes."""
 
     call: str
     rows: list[str]
-    arguments: tuple[str, ...] = ()
 
 
-def _jobs() -> dict[str, Job]:
-    jobs, spent = {}, []
-    for name in ("pair", "tagging", "span"):
-        share = "train_matmul_share_of_peak" + f"_{name}" * (name != "pair")
-        stages, arms = ("train", "evaluate"), ("stock", "tuned")
-        rows = [f"{stage}_{name}_vs_{arm}_trainer" for stage in stages for arm in arms]
-        jobs[name] = Job("training.compare", [*rows, share], (name,))
-        parts = ("matmul", "attention", "elementwise", "optimiser", "rest")
-        spent += [f"train_{name}_time_in_{part}" for part in parts] + [f"train_{name}_matmul_rate"]
-    jobs["profile"] = Job("training.profiles", spent)
-    for line in filter(None, _OTHERS.splitlines()):
-        name, call, *rows = line.split()
-        jobs[name] = Job(call, rows)
-    return jobs
-
-
-# A line for each of the others: its name, what is called, and its rows.
-_OTHERS = """
+# A line for each: its name, what is called, and its rows.
+_TABLE = """
+pair training.pair train_pair_vs_stock_trainer train_pair_vs_tuned_trainer \
+evaluate_pair_vs_stock_trainer evaluate_pair_vs_tuned_trainer train_matmul_share_of_peak
+tagging training.tagging train_tagging_vs_stock_trainer train_tagging_vs_tuned_trainer \
+evaluate_tagging_vs_stock_trainer evaluate_tagging_vs_tuned_trainer \
+train_matmul_share_of_peak_tagging
+span training.span train_span_vs_stock_trainer train_span_vs_tuned_trainer \
+evaluate_span_vs_stock_trainer evaluate_span_vs_tuned_trainer train_matmul_share_of_peak_span
+profile training.profiles train_pair_matmul_rate train_tagging_matmul_rate train_span_matmul_rate \
+train_pair_time_in_matmul train_pair_time_in_attention train_pair_time_in_elementwise \
+train_pair_time_in_optimiser train_pair_time_in_rest \
+train_tagging_time_in_matmul train_tagging_time_in_attention train_tagging_time_in_elementwise \
+train_tagging_time_in_optimiser train_tagging_time_in_rest \
+train_span_time_in_matmul train_span_time_in_attention train_span_time_in_elementwise \
+train_span_time_in_optimiser train_span_time_in_rest
 neighbour training.beside train_pair_beside_a_neighbour_vs_tuned_trainer
 memory training.memory train_large_32x128_peak_memory
 grid studies.grid grid_vs_cells_from_scratch
@@ -63,7 +60,7 @@ logme_2000_rows_384_columns_30_classes logme_2000_rows_1024_columns_3_classes \
 logme_500_rows_1024_columns_17_classes
 similarity similarity.table similarity_9x12_dyads_seconds
 """
-JOBS = _jobs()
+JOBS = {n: Job(call, rows) for n, call, *rows in map(str.split, _TABLE.strip().splitlines())}
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -75,15 +72,6 @@ def chosen(names: Sequence[str]) -> list[str]:
         raise SystemExit(f"unknown: {', '.join(unknown)}; there are {there}.")
     usual = [name for name in JOBS if name not in LONG]
     return list(dict.fromkeys(writers.get(name, name) for name in names)) or usual
-
-
-def here(name: str) -> None:
-    """Run one benchmark in this process, store its rows and show them."""
-    rows = harness.call(JOBS[name].call, *JOBS[name].arguments)
-    harness.store(rows)
-    for row in rows:
-        against = f", {row.ratio:.2f} x {row.reference}" if row.reference else ""
-        print(f"{row.name}: {row.value:.4g} {row.unit}{against}  {row.note}")
 
 
 def main() -> int:
@@ -99,13 +87,16 @@ def main() -> int:
     failed = []
     for name in chosen(options.names):
         if options.here:
-            here(name)
+            rows = harness.call(JOBS[name].call)
+            harness.store(rows)
+            for row in rows:
+                against = f", {row.ratio:.2f} x {row.reference}" if row.reference else ""
+                print(f"{row.name}: {row.value:.4g} {row.unit}{against}  {row.note}")
             continue
-        print(f"\n== {name}", flush=True)
         began = time.monotonic()
         if subprocess.run([sys.executable, "-m", "benchmarks", "--here", name]).returncode:
             failed.append(name)
-        print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+        print(f"== {name}: {time.monotonic() - began:.0f} s\n", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

@@ -118,18 +118,17 @@ def neighbour() -> Iterator[None]:
 
 def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
     """Put measurements into the table, each in place of the older one of its name and device."""
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    table = (
+        pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*Measurement.__annotations__])
+    )
     for row in measurements:
         # What was not measured never replaces a figure, nor stands beside one of the same kind of
         # device; it goes when there is a figure.
-        if len(table):
-            kinds = table["device"].str.split().str[0]  # cpu or cuda
-            alike = (table["name"] == row.name) & (kinds == row.device.split()[0])
-            if math.isnan(row.value) and alike.any():
-                continue
-            same = table["device"] == row.device
-            table = table[~(alike & (same | table["value"].isna()))]
-        table = pd.concat([table, pd.DataFrame([asdict(row)])])
+        kinds = table["device"].str.split().str[0]  # cpu or cuda
+        alike = (table["name"] == row.name) & (kinds == row.device.split()[0])
+        if not (math.isnan(row.value) and alike.any()):
+            old = alike & ((table["device"] == row.device) | table["value"].isna())
+            table = pd.concat([table[~old], pd.DataFrame([asdict(row)])])
     table = table.sort_values(["name", "device"])
     write_atomic(path, table.to_csv(index=False).encode())
     return table

@@ -47,25 +47,27 @@ def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Measu
     ascii_marks = set(string.punctuation)
     all_marks = {chr(i) for i in range(0x110000) if unicodedata.category(chr(i))[0] == "P"}
 
-    def stock_spans() -> list[float]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [seqeval.metrics.f1_score(golds, given)]
-
     def both(score: dict[str, float]) -> list[float]:
         return [score["exact_match"], score["f1"]]
 
-    jobs: list[tuple[str, int, str, Callable[[], Any], Callable[[], Any]]] = [
-        ("span_f1", sentences, "seqeval 1.2.2",
-         lambda: [span_f1(given, golds, "seqeval-1.2.2")["f1"]], stock_spans),
-        ("squad", answers, "published script",
-         lambda: both(squad(said, right)), lambda: stock_answers(said, right, ascii_marks)),
-        ("mlqa_en", answers, "published script", lambda: both(mlqa(said, right, "en")),
-         lambda: stock_answers(said, right, ascii_marks | all_marks)),
-    ]  # fmt: skip
+    ways: dict[str, tuple[int, str, Callable[[], Any], Callable[[], Any]]] = {
+        "span_f1": (
+            sentences, "seqeval 1.2.2", lambda: span_f1(given, golds, "seqeval-1.2.2")["f1"],
+            lambda: seqeval.metrics.f1_score(golds, given),
+        ),
+        "squad": (
+            answers, "published script", lambda: both(squad(said, right)),
+            lambda: stock_answers(said, right, ascii_marks),
+        ),
+        "mlqa_en": (
+            answers, "published script", lambda: both(mlqa(said, right, "en")),
+            lambda: stock_answers(said, right, ascii_marks | all_marks),
+        ),
+    }  # fmt: skip
     rows = []
-    for name, count, reference, ours, stock in jobs:
-        seconds, found = turns({"ours": ours, "stock": stock}, REPEATS, time.process_time)
+    for name, (count, reference, ours, stock) in ways.items():
+        with warnings.catch_warnings(action="ignore"):  # seqeval's, of odd tags
+            seconds, found = turns({"ours": ours, "stock": stock}, REPEATS, time.process_time)
         assert np.allclose(found["ours"], found["stock"], rtol=0, atol=1e-12), "the ways disagree"
         rate = {side: count / min(spent) for side, spent in seconds.items()}
         facts = {"rows": count, "threads": 1, "note": "CPU time"}
@@ -170,16 +172,14 @@ def span_loop(
                     facts |= {"offsets": (place[i][0], place[j][1]), "score": starts[i] + ends[j]}
                     candidates.append(facts)
         ranked = sorted(candidates, key=lambda one: one["score"], reverse=True)[:N_BEST]
-        for one in ranked:
-            first, last = one.pop("offsets")
-            one["text"] = context[first:last]
         scores = np.array([one.pop("score") for one in ranked])
         powers = np.exp(scores - np.max(scores, initial=-np.inf))
         for one, probability in zip(ranked, powers / powers.sum(), strict=True):
+            one["text"] = context[slice(*one.pop("offsets"))]
             one["probability"] = probability
-        answers.append(ranked[0]["text"] if ranked else "")
-        for one in ranked:  # what the script writes as its n-best list
+            # what the script writes as its n-best list
             one |= {k: float(v) for k, v in one.items() if isinstance(v, np.floating)}
+        answers.append(ranked[0]["text"] if ranked else "")
     return answers
 
 
@@ -257,14 +257,13 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     parts = ("bare_products", "mined", "bare_products")
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
     search = apart("scoring.pool", pool_rows)
-    size, bare = f"mining_{rows // 1000}k", "one bare product of all pairs"
-    facts: dict[str, Any] = {"rows": rows, "threads": int(ours["threads"])}
-    of_pool = facts | {"rows": pool_rows}
+    size, facts = f"mining_{rows // 1000}k", {"rows": rows, "threads": int(ours["threads"])}
+    of_pool: dict[str, Any] = facts | {"rows": pool_rows}
     found = []
     for clock, suffix in (("wall", ""), ("cpu", "_cpu")):
         name, note = f"{size}{suffix}_vs_bare_matmul", f"both directions, width {WIDTH}"
-        product = (before[clock] + after[clock]) / 2
-        found.append(compared(name, ours[clock], "s", bare, product, note=note, **facts))
+        bare = ("one bare product of all pairs", (before[clock] + after[clock]) / 2)
+        found.append(compared(name, ours[clock], "s", *bare, note=note, **facts))
     whole = "whole process"
     pages = f"{whole}, with the pages of the pool that are in memory"
     note = f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk"

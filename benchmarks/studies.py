@@ -29,7 +29,7 @@ from helpers.study.plan import Plan
 from helpers.study.store import Record, Store, missing
 
 PROFILE = "demo"
-SIZE: dict[str, Any] = {"intermediates": ["mrpc-val"]}
+INTERMEDIATES = ["mrpc-val"]
 # A target of the study has about this many languages; their scores are most of a record.
 LANGUAGES = 25
 
@@ -70,7 +70,7 @@ def _both(
 ) -> list[Measurement]:
     """Time a plan both ways; its data are read and its layers chosen before the clock starts."""
     with tempfile.TemporaryDirectory() as folder:
-        plan = study.plan(PROFILE, **SIZE, store=Store(Path(folder) / "whole"))
+        plan = study.plan(PROFILE, INTERMEDIATES, store=Store(Path(folder) / "whole"))
         ours, theirs = ways(plan, Path(folder) / "whole", Path(folder) / "other")
     note = f"profile {PROFILE}; equal scores in both ways"
     facts: dict[str, Any] = {"threads": cores(), "rows": len(plan), "note": note}
@@ -79,10 +79,8 @@ def _both(
 
 def as_plan(folder: Path, engine: str = "local") -> float:
     """Run a study in one process of its own and return the seconds."""
-    arguments = ["helpers.study", "--profile", PROFILE, "--engine", engine]
-    for option, names in SIZE.items():
-        arguments += [f"--{option}", *names]
-    return _timed(arguments, folder)
+    size = ["--intermediates", *INTERMEDIATES]
+    return _timed(["helpers.study", "--profile", PROFILE, "--engine", engine, *size], folder)
 
 
 def _timed(arguments: list[str], folder: Path) -> float:
@@ -96,12 +94,8 @@ def _timed(arguments: list[str], folder: Path) -> float:
 def _equal(whole: Path, *folders: Path) -> None:
     """Refuse unless both ways gave the same scores."""
     columns = ["run", "language", "seed", "value", "status"]
-    one, other = (
-        pd.concat([Store(folder).scores() for folder in side])[columns].sort_values(
-            ["run", "language", "seed"], ignore_index=True
-        )
-        for side in ([whole], folders)
-    )
+    sides = (pd.concat([Store(f).scores() for f in side]) for side in ([whole], folders))
+    one, other = (side[columns].sort_values(columns[:3], ignore_index=True) for side in sides)
     # A process with fewer threads adds up in another order, so the last digits may differ.
     pd.testing.assert_frame_equal(one, other, atol=1e-6)
 
@@ -144,8 +138,7 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     attempt = Outcome("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
     spec = plan.job(done["run"].iloc[-1]).spec
     names = ("run", "core", "stage", "condition", "intermediate", "target")
-    for values in zip(*(done[name] for name in names), strict=True):
-        facts: dict[str, Any] = dict(zip(names, values, strict=True))
+    for facts in done[[*names]].to_dict("records"):
         record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **facts)
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,23 +8,24 @@ processor that it is run once; the others take turns, and medians are stored.
 
 from __future__ import annotations
 
+import copy
 import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks import harness
 from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
 from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
 from helpers import metrics
-from helpers.formats import IGNORE, Encoded, task_scores
+from helpers.formats import Encoded, task_scores
 from helpers.models import network, training
 from helpers.models.network import Network
 from helpers.models.training import Prepared
@@ -45,20 +46,24 @@ def compare(workload: str, repeats: int = 2) -> list[Measurement]:
                 print(error)
     found = {arm: medians(several) for arm, several in runs.items() if several}
     ours, rows = found.pop("ours"), []
+    facts = _facts(ours)
     for arm, other in found.items():
         note = f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory "
         note += f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
         for stage, said in (("train", note), ("evaluate", "predicting the training rows")):
-            name, reference = f"{stage}_{workload}_vs_{arm}_trainer", f"transformers.Trainer, {arm}"
-            pair = (ours[stage], "tokens/s", reference, other[stage])
-            rows.append(compared(name, *pair, **_facts(ours), note=said))
+            pair = (ours[stage], "tokens/s", f"transformers.Trainer, {arm}", other[stage])
+            name = f"{stage}_{workload}_vs_{arm}_trainer"
+            rows.append(compared(name, *pair, note=said, **facts))
     share = ours["share_of_peak"]
     name = "train_matmul_share_of_peak" + f"_{workload}" * (workload != "pair")
-    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **_facts(ours)))
+    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **facts))
     if not torch.cuda.is_available():
         absent = f"train_{workload}_vs_tuned_trainer"
         rows.append(not_measured(absent, "tokens/s", "cuda", NO_GPU))
     return rows
+
+
+pair, tagging, span = (partial(compare, name) for name in CPU)
 
 
 def medians(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -119,16 +124,16 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
     peak = matmul_peak(device, precision)
     torch.manual_seed(seed)
     found = train(arm, ready, work, seed)
-    passes = found.pop("tokens", settings.epochs * len(encoded.tokens)) / len(encoded.tokens)
-    flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
+    tokens = found.pop("tokens", settings.epochs * len(encoded.tokens))
+    flops = matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
     # A shared machine's speed drifts: its peak is the best seen just before and just after.
     peak = max(peak, matmul_peak(device, precision))
     seconds, predicting = found.pop("seconds"), found.pop("predicting")
     return found | {
-        "train": passes * len(encoded.tokens) / seconds,
+        "train": tokens / seconds,
         "evaluate": len(encoded.tokens) / predicting,
         "peak": peak,
-        "share_of_peak": flops / seconds / peak,
+        "share_of_peak": tokens / len(encoded.tokens) * flops / seconds / peak,
         "rows": encoded.rows,
         "device": network.describe(device),
     }
@@ -194,44 +199,31 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 
 def trainer(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, Any]:
     """Train and predict with transformers.Trainer, as it comes or tuned by its arguments."""
-    from transformers import Trainer, TrainingArguments
+    import transformers
 
-    ((name, encoded),), device = ready.train.items(), network.best_device()
+    (task,), (encoded,) = ready.tasks.values(), ready.train.values()
+    device, settings = network.best_device(), work.settings
     # Twice as many run out of memory on 80 GB: Trainer pads and keeps the whole word table.
-    tokens = min(work.settings.batch_tokens, 16_384)
+    tokens = min(settings.batch_tokens, 16_384)
     rows_per_step = max(1, round(tokens / encoded.lengths.mean()))
-    tuned: dict[str, Any] = {
+    tuned = {
         "bf16": network.resolve_precision("auto", device) == "bf16",
         "per_device_train_batch_size": rows_per_step,
         "per_device_eval_batch_size": 4 * rows_per_step,
         "train_sampling_strategy": "group_by_length",
-        "length_column_name": "length",
         "dataloader_num_workers": 4 if device.type == "cuda" else 0,
         "optim": "adamw_torch_fused",
     }
-    kind = ready.tasks[name].format
-    items, model = trainer_items(ready, encoded, kind), trainer_model(ready, arm)
-    pad = ready.encoder.model.config.pad_token_id or 0
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        joined = {}
-        for key in rows[0].keys() - {"length"}:
-            parts, fill = (
-                [torch.tensor(row[key]) for row in rows],
-                IGNORE if key == "labels" else pad,
-            )
-            joined[key] = pad_sequence(parts, True, fill) if parts[0].ndim else torch.stack(parts)
-        lengths = torch.tensor([row["length"] for row in rows])
-        joined["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        return joined
-
+    how: dict[str, Any] = {"num_train_epochs": settings.epochs, "seed": seed}
+    how |= {"learning_rate": settings.learning_rate, "use_cpu": device.type == "cpu"}
+    how |= {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True}
+    how |= tuned if arm == "tuned" else {}
+    padded = "ForTokenClassification" if task.format == "tagging" else "WithPadding"
+    collator = getattr(transformers, f"DataCollator{padded}")(ready.encoder.tokenizer)
+    items, model = trainer_items(ready, encoded), trainer_model(ready, arm)
     with tempfile.TemporaryDirectory() as folder:
-        how: dict[str, Any] = {"num_train_epochs": work.settings.epochs, "seed": seed}
-        how |= {"learning_rate": work.settings.learning_rate, "use_cpu": device.type == "cpu"}
-        how |= {"save_strategy": "no", "logging_strategy": "no", "report_to": []}
-        how |= {"disable_tqdm": True, "remove_unused_columns": False}
-        arguments = TrainingArguments(folder, **how | (tuned if arm == "tuned" else {}))
-        stock: Any = Trainer(model, arguments, train_dataset=items, data_collator=collate)
+        arguments = transformers.TrainingArguments(folder, **how)
+        stock: Any = transformers.Trainer(model, arguments, collator, items)
         model.to(device)
         _synchronise()
         begin = time.perf_counter()
@@ -239,29 +231,20 @@ def trainer(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, A
         _synchronise()
         found: dict[str, Any] = {"seconds": time.perf_counter() - begin}
         found |= {"peak_memory_mb": network.peak_memory_mb(device)}
-        found |= {"dev": trainer_dev(model, ready, device)}
+        found |= {"dev": trainer_dev(stock, ready)}
         return found | {"predicting": _least(lambda: stock.predict(items))}
 
 
-def whole_ids(ready: Prepared, encoded: Encoded) -> list[np.ndarray]:
-    """Return each sequence's piece ids in the whole table: Trainer has no pruned one."""
+def trainer_items(ready: Prepared, encoded: Encoded) -> Any:
+    """Return tokenised rows as a Trainer wants them, with ids of the whole table: it has no pruned one."""
     kept: Any = ready.pruned.kept
-    return np.split(kept[encoded.tokens], encoded.starts[1:-1])
-
-
-def trainer_items(ready: Prepared, encoded: Encoded, kind: str) -> Any:
-    """Return the tokenised rows as a Trainer wants them: one dictionary per sequence."""
-    columns: dict[str, Any] = {n: values.tolist() for n, values in encoded.per_sequence.items()}
-    if kind == "tagging":
-        tags = np.split(encoded.per_token["tag"], encoded.starts[1:-1])
-        columns["label"] = [part.tolist() for part in tags]
+    columns = {"input_ids": np.split(kept[encoded.tokens], encoded.starts[1:-1])}
     names = {"label": "labels", "begin": "start_positions", "end": "end_positions"}
-    columns = {names[name]: values for name, values in columns.items()}
-    return [
-        {"input_ids": ids.tolist(), "length": len(ids)}
-        | {name: values[place] for name, values in columns.items()}
-        for place, ids in enumerate(whole_ids(ready, encoded))
-    ]
+    columns |= {names[k]: v for k, v in encoded.per_sequence.items() if k in names}
+    if "tag" in encoded.per_token:
+        columns["labels"] = np.split(encoded.per_token["tag"], encoded.starts[1:-1])
+    rows = zip(*columns.values(), strict=True)
+    return [{k: v.tolist() for k, v in zip(columns, row, strict=True)} for row in rows]
 
 
 def trainer_model(ready: Prepared, arm: str) -> Any:
@@ -271,13 +254,12 @@ def trainer_model(ready: Prepared, arm: str) -> Any:
     (task,), source = ready.tasks.values(), ready.encoder
     heads = {"pair": "SequenceClassification", "tagging": "TokenClassification"}
     head = heads.get(task.format, "QuestionAnswering")
-    family = type(source.model).__name__.removesuffix("Model")
-    config = type(source.model.config)(**source.model.config.to_dict())
+    config = copy.deepcopy(source.model.config)
     config.num_labels = 2 if task.format == "span" else len(task.labels)
-    config._attn_implementation = "sdpa"
     if arm == "tuned":
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    model = getattr(transformers, f"{family}For{head}")(config)
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    model = auto.from_config(config, attn_implementation="sdpa")
     base = getattr(model, model.base_model_prefix)
     base.load_state_dict(source.model.state_dict(), strict=False)
     if arm == "tuned" and source.freeze_embeddings:
@@ -285,26 +267,23 @@ def trainer_model(ready: Prepared, arm: str) -> Any:
     return model
 
 
-@torch.inference_mode()
-def trainer_dev(model: Any, ready: Prepared, device: torch.device) -> float:
+def trainer_dev(stock: Any, ready: Prepared) -> float:
     """Score a Trainer's model on the English dev rows, decoded as this project decodes."""
     if not ready.dev:
         return float("nan")
     ((name, (rows, encoded)),) = ready.dev.items()
     task, format_ = ready.tasks[name], ready.formats[name]
-    raw: dict[str, list[np.ndarray]] = {}
-    model.eval()
-    for ids in whole_ids(ready, encoded):
-        output = model(input_ids=torch.tensor(ids[None], device=device))
-        if task.format == "span":
-            found = {"begin_score": output.start_logits[0], "end_score": output.end_logits[0]}
-        else:
-            best = output.logits.argmax(-1)
-            found = {"tag": best[0]} if task.format == "tagging" else {"label": best}
-        for key, value in found.items():
-            raw.setdefault(key, []).append(value.cpu().numpy())
-    joined = {key: np.concatenate(parts) for key, parts in raw.items()}
-    values = task_scores(task, rows, format_.decode(task, rows, encoded, joined))
+    found = stock.predict(trainer_items(ready, encoded)).predictions
+
+    def tokens(padded: np.ndarray) -> np.ndarray:
+        return np.concatenate([row[:n] for row, n in zip(padded, encoded.lengths, strict=True)])
+
+    if task.format == "span":
+        raw = {"begin_score": tokens(found[0]), "end_score": tokens(found[1])}
+    else:
+        best = found.argmax(-1)
+        raw = {"tag": tokens(best)} if task.format == "tagging" else {"label": best}
+    values = task_scores(task, rows, format_.decode(task, rows, encoded, raw))
     return values[metrics.main(task.metric)]
 
 
@@ -325,36 +304,33 @@ NOTES = {
 }
 
 
-def profiles() -> list[Measurement]:
-    return [row for work in CPU.values() for row in profile(work)]
-
-
-def profile(work: Workload) -> list[Measurement]:
+def profiles(works: Iterable[Workload] = CPU.values()) -> list[Measurement]:
     """Return which share of the time of training goes into which kind of operation."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiler
+    from torch.profiler import ProfilerActivity, profile
 
-    ready, cpu = prepared(work), torch.device("cpu")
-    ready.dev.clear()  # training alone
-    (encoded,) = ready.train.values()
-    peak = matmul_peak(cpu, network.resolve_precision("auto", cpu))
-    with profiler(activities=[ProfilerActivity.CPU]) as seen:
-        outcome = training.Run(ready, work.settings, 0).train().outcome
-    spent = dict.fromkeys(PARTS, 0.0)
-    for event in seen.key_averages():
-        for part, names in PARTS.items():
-            if event.key.startswith(names):
-                spent[part] += event.self_cpu_time_total / 1e6 / outcome.seconds
-                break
-    spent["rest"] = 1 - sum(spent.values())
-    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
-    rows = []
-    for part, share in spent.items():
-        name, note = f"train_{work.name}_time_in_{part}", NOTES.get(part, "")
-        rows.append(Measurement(name, share, "share", note=note, **facts))
-    passes = outcome.tokens / len(encoded.tokens)
-    flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
-    rate = flops / ((spent["matmul"] + spent["attention"]) * outcome.seconds) / peak
-    facts["note"] = "while matrix products and attention run"
-    name = f"train_{work.name}_matmul_rate"
-    return [*rows, Measurement(name, rate, "share", PRODUCT, peak, rate, **facts)]
+    cpu, rows = torch.device("cpu"), []
+    for work in works:
+        ready = prepared(work)
+        ready.dev.clear()  # training alone
+        (encoded,) = ready.train.values()
+        peak = matmul_peak(cpu, network.resolve_precision("auto", cpu))
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            outcome = training.Run(ready, work.settings, 0).train().outcome
+        spent = dict.fromkeys(PARTS, 0.0)
+        for event in seen.key_averages():
+            for part, names in PARTS.items():
+                if event.key.startswith(names):
+                    spent[part] += event.self_cpu_time_total / 1e6 / outcome.seconds
+                    break
+        spent["rest"] = 1 - sum(spent.values())
+        facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
+        for part, share in spent.items():
+            name, note = f"train_{work.name}_time_in_{part}", NOTES.get(part, "")
+            rows.append(Measurement(name, share, "share", note=note, **facts))
+        passes = outcome.tokens / len(encoded.tokens)
+        flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
+        rate = flops / ((spent["matmul"] + spent["attention"]) * outcome.seconds) / peak
+        facts["note"] = "while matrix products and attention run"
+        name = f"train_{work.name}_matmul_rate"
+        rows.append(Measurement(name, rate, "share", PRODUCT, peak, rate, **facts))
+    return rows

@@ -95,24 +95,24 @@ def prepared(work: Workload, seed: int = 0) -> Prepared:
 
 def generated_spans(train_rows: int, dev_rows: int) -> tuple[Task, list[Any], list[Any]]:
     """Return passages of simple sentences and questions that one of them answers."""
-    task = Task("generated-span", "target", "span", Source("rows", "generated"), metric="squad")
+    facts: dict[str, Any] = {"metric": "squad", "max_length": 384}
+    task = Task("generated-span", "target", "span", Source("rows", "generated"), **facts)
     generator, known, rows = np.random.default_rng(3), PLACES.split(), []
-    pairs = [(c, t) for c in COLOURS.split() for t in THINGS.split()]
+    things = [f"{c} {t}" for c in COLOURS.split() for t in THINGS.split()]
     for number in range(train_rows + dev_rows):
         count = int(generator.integers(4, 24))
-        chosen = [pairs[i] for i in generator.choice(len(pairs), count, replace=False)]
+        chosen = [things[i] for i in generator.choice(len(things), count, replace=False)]
         places = [known[i] for i in generator.integers(0, len(known), count)]
         passage, starts = "", []
-        for (colour, thing), place in zip(chosen, places, strict=True):
-            sentence = f"The {colour} {thing} is kept in the "
-            starts.append(len(passage) + len(sentence))
-            passage += f"{sentence}{place}. "
+        for thing, place in zip(chosen, places, strict=True):
+            passage += f"The {thing} is kept in the "
+            starts.append(len(passage))
+            passage += f"{place}. "
         asked = int(generator.integers(0, count))
-        question = f"Where is the {chosen[asked][0]} {chosen[asked][1]} kept?"
         answers = {"text": [places[asked]], "start": [starts[asked]]}
-        row = {"id": str(number), "context": passage, "question": question}
-        rows.append(row | {"answers": answers})
-    return replace(task, max_length=384), rows[:train_rows], rows[train_rows:]
+        row = {"id": str(number), "context": passage, "answers": answers}
+        rows.append(row | {"question": f"Where is the {chosen[asked]} kept?"})
+    return task, rows[:train_rows], rows[train_rows:]
 
 
 def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
@@ -131,15 +131,14 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     label = generator.integers(0, len(labels), rows)
     begin = np.array([generator.integers(1, n) for n in lengths])
     tags = [generator.integers(0, 17, n) for n in lengths]
+    allowed = [np.ones(n, bool) for n in lengths]
     # What each format has of sequences, and of tokens.
-    of_sequences: dict[str, Any] = {
-        "pair": {"label": label},
-        "span": {"begin": begin, "end": begin},
+    parts: dict[str, Any] = {
+        "pair": {"per_sequence": {"label": label}},
+        "tagging": {"per_token": {"tag": tags}},
+        "span": {"per_sequence": {"begin": begin, "end": begin}, "per_token": {"allowed": allowed}},
     }
-    of_tokens: dict[str, Any] = {"tagging": {"tag": tags}}
-    of_tokens |= {"span": {"allowed": [np.ones(n, bool) for n in lengths]}}
-    parts = {"per_sequence": of_sequences.get(kind), "per_token": of_tokens.get(kind)}
-    encoded = Encoded.build(sequences, range(rows), rows=rows, **parts)
+    encoded = Encoded.build(sequences, range(rows), rows=rows, **parts[kind])
     ready = Prepared(encoder)
     ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
     ready.train[task.name] = encoded

@@ -64,9 +64,7 @@ def split_parameters(text: str) -> dict[str, str]:
     """Split ``"permutations=999 examples=en,de"`` into names and texts."""
     pairs = [part.partition("=") for part in shlex.split(text)]
     if not all(name and mark for name, mark, _ in pairs):
-        raise HelpfulError(
-            f'parameters are written as "permutations=999 examples=en,de", not {text!r}.'
-        )
+        raise HelpfulError(f'parameters are written as "seeds=2 examples=en,de", not {text!r}.')
     return {name: value for name, _, value in pairs}
 
 
@@ -82,10 +80,9 @@ def _read(name: str, text: str, default: Any) -> Any:
             return tuple(part for part in text.split(",") if part)
         return text
     except (KeyError, ValueError):
-        raise HelpfulError(
-            f"parameter {name}={text!r} cannot be read as {type(default).__name__} "
-            f"(its default is {default!r})."
-        ) from None
+        kind = type(default).__name__
+        said = f"parameter {name}={text!r} cannot be read as {kind} (its default is {default!r})."
+        raise HelpfulError(said) from None
 
 
 def begin() -> None:
@@ -193,11 +190,8 @@ def table(
 
 def folded(parts: Mapping[str, Page]) -> Page:
     """Return pages that a reader unfolds by clicking on their names; no script, no server."""
-    shown = (
-        f'<details class="folded"><summary>{html.escape(name)}</summary>{part.source}</details>'
-        for name, part in parts.items()
-    )
-    return Page("".join(shown))
+    part = '<details class="folded"><summary>{}</summary>{}</details>'
+    return Page("".join(part.format(html.escape(k), v.source) for k, v in parts.items()))
 
 
 def commits(file: str) -> Page:
@@ -206,10 +200,8 @@ def commits(file: str) -> Page:
     if not found:
         return Page(f"<p>The history of {html.escape(file)} is not at hand here.</p>")
     link = f'<a href="{address}/commit/{{0}}">{{0:.10}}</a>' if address else "<code>{0:.10}</code>"
-    items = "".join(
-        f"<li>{link.format(sha)}, {when}: {html.escape(subject)}</li>"
-        for sha, when, subject in found
-    )
+    item = f"<li>{link}, {{1}}: {{2}}</li>"
+    items = "".join(item.format(sha, when, html.escape(subject)) for sha, when, subject in found)
     return Page(f'<ul class="commits">{items}</ul>')
 
 
@@ -227,22 +219,18 @@ def provenance(
     if scores is not None and len(scores):
         columns = ["target", "language", "split", "data_source", "data_hash"]
         sources = scores.loc[scores["data_source"].astype(bool), columns]
-        sources = sources.drop_duplicates().sort_values(columns, ignore_index=True)
+        sources = sources.drop_duplicates().sort_values(columns)
         facts |= _of_scores(scores, sources)
         link = download(sources, "data-sources.csv").source
     elif similarities is not None and len(similarities):
         done = similarities[similarities["status"] == "done"]
-        dyads = len(similarities[["intermediate", "target"]].drop_duplicates())
-        facts |= {
-            "encoder": _listed(similarities["encoder"]),
-            "similarities": f"{len(done):,} values of {done['measure'].nunique()} measures on "
-            f"{dyads} dyads; {len(similarities) - len(done):,} with another status",
-            "compute": f"{duration(done['seconds'].sum())} beyond reading with the encoder",
-        }
-    rows = "".join(
-        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-        for key, value in facts.items()
-    )
+        dyads = similarities.groupby(["intermediate", "target"]).ngroups
+        values = f"{len(done):,} values of {done['measure'].nunique()} measures on {dyads} dyads"
+        other = f"{len(similarities) - len(done):,} with another status"
+        facts |= {"encoder": _listed(similarities["encoder"]), "similarities": f"{values}; {other}"}
+        facts["compute"] = f"{duration(done['seconds'].sum())} beyond reading with the encoder"
+    row = "<tr><th>{}</th><td>{}</td></tr>"
+    rows = "".join(row.format(*map(html.escape, fact)) for fact in facts.items())
     return Page(f'<table class="provenance"><tbody>{rows}</tbody></table>{link}')
 
 
@@ -250,14 +238,15 @@ def _of_scores(scores: pd.DataFrame, sources: pd.DataFrame) -> dict[str, str]:
     """Sum up the origin columns of a score table, and the sets of rows it was scored on."""
     runs, ok = scores.drop_duplicates("run"), int(scores["status"].eq("done").sum())
     # One checksum for all sets of rows, whatever their order.
-    digest = hashlib.sha256("\n".join(sorted(set(sources["data_hash"].astype(str)))).encode())
+    sets = sorted(set(sources["data_hash"].astype(str)))
+    digest = hashlib.sha256("\n".join(sets).encode()).hexdigest()[:16]
+    rows = f"{len(sets):,} sets of rows, sha256 {digest}"
+    counted = f"{len(scores):,} of {len(runs):,} runs; {ok:,} done"
     facts = {
         "encoder": _listed(scores["encoder"]),
-        "scores": f"{len(scores):,} of {len(runs):,} runs; {ok:,} done, "
-        f"{len(scores) - ok:,} with another status",
+        "scores": f"{counted}, {len(scores) - ok:,} with another status",
         "seeds": _listed(scores["seed"]),
-        "data": f"{_listed(sources['data_source'])}; {sources['data_hash'].nunique():,} sets of rows, "
-        f"sha256 {digest.hexdigest()[:16]}",
+        "data": f"{_listed(sources['data_source'])}; {rows}",
         "run by code": _listed(scores["commit"]),
         "run with": _listed(scores["versions"]),
         "device": _listed(scores["device"]),

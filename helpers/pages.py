@@ -6,7 +6,9 @@
     python -m helpers.pages build                  build the book, strictly, where anything changed
 
 A chapter is a MyST Markdown file with a jupytext header; it is the one that is edited, reviewed and
-built. The notebook beside it serves JupyterLab, Colab, Binder and GitHub.
+built. The notebook beside it serves JupyterLab, Colab, Binder and GitHub. ``_config.yml`` names this file
+as a Sphinx extension, too, which adds to the theme: formulas without a script, links between chapters,
+launch buttons that are true.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbclient
 import nbformat
 import yaml
+from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupytext.config import load_jupytext_config
+from latex2mathml.converter import convert
 from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
@@ -57,14 +62,11 @@ def chapters(folder: Path | None = None) -> list[Path]:
 
 def find(name: str, folder: Path | None = None) -> Path:
     """Return the chapter whose name is, starts with or ends with ``name``."""
-    files = {file.stem: file for file in chapters(folder)}
-    stem = Path(name).stem
-    if stem in files:
-        return files[stem]
+    files, stem = {file.stem: file for file in chapters(folder)}, Path(name).stem
     near = [s for s in files if stem and (s.startswith(stem) or s.endswith(stem))]
-    if len(near) != 1:
+    if stem not in files and len(near) != 1:
         raise unknown("chapter", name, files)
-    return files[near[0]]
+    return files.get(stem) or files[near[0]]
 
 
 def notebook(chapter: Path) -> nbformat.NotebookNode:
@@ -100,10 +102,7 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
 
     A notebook keeps the checksum of the text that both had when they last agreed: whether it was edited
     since does not depend on a clock. One that was edited is refused where its chapter says something else.
-
-    Args:
-        folder: where the chapters are.
-        clear: whether to take out the outputs that a session left, as a commit needs it.
+    ``clear`` takes out the outputs that a session left, as a commit needs it.
     """
     written = []
     for chapter in chapters(folder):
@@ -128,9 +127,8 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
         elif _cells(mine) != before.get("paired"):
             edited = "both" if common != before else f"{twin.name} alone"
             raise HelpfulError(
-                f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. "
-                f"To keep the notebook's version run: jupytext --to md:myst {twin}; to keep the "
-                f"chapter's, delete {twin.name}. Then run this again."
+                f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. Keep "
+                f"the notebook's version with: jupytext --to md:myst {twin}, the chapter's by deleting it."
             )
         content = (nbformat.writes(made, version=4) + "\n").encode()
         if not twin.is_file() or twin.read_bytes() != content:
@@ -143,14 +141,14 @@ def _text(file: Path) -> str:
     """Return a file's text; what hides a chapter's header or is no text of anybody is refused."""
     text = file.read_text("utf-8")
     if text.startswith("\ufeff"):
-        raise HelpfulError(
-            f"{file.name} begins with a byte order mark (BOM), which hides its header. Save it as "
-            "UTF-8 without one and run this again."
-        )
+        said = f"{file.name} begins with a byte order mark (BOM), which hides its header"
+        raise HelpfulError(f"{said}. Save it as UTF-8 without one and run this again.")
     if mark := CONFLICT.search(text):
+        said = (
+            f"{file.name}, line {text.count(chr(10), 0, mark.start()) + 1}: a conflict mark of git"
+        )
         raise HelpfulError(
-            f"{file.name}, line {text.count(chr(10), 0, mark.start()) + 1}: a conflict mark of git. "
-            "Resolve it (a notebook can be deleted, it is written from its chapter) and run this again."
+            f"{said}. Resolve it, or delete a notebook: its chapter writes it again."
         )
     return text
 
@@ -178,13 +176,7 @@ def settings_of(chapter: Path) -> list[str]:
 
 
 def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -> Path:
-    """Run one chapter; return the executed notebook in ``_build/chapters``, a page of that name beside it.
-
-    Args:
-        name: the chapter, such as ``"03"`` or ``"03_gains"``.
-        parameters: settings such as ``"permutations=999"``.
-        folder: where the chapters are.
-    """
+    """Run one chapter; return the executed notebook in ``_build/chapters``, a page of that name beside it."""
     from nbconvert import HTMLExporter
 
     chapter = find(name, folder)
@@ -212,14 +204,10 @@ def execute(
     made: nbformat.NotebookNode, folder: Path, environment: Mapping[str, str] | None = None
 ) -> str:
     """Execute a notebook in place, in its folder; return the error of the cell that failed, or "" ."""
-    client = nbclient.NotebookClient(
-        made,
-        timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": folder}},
-        record_timing=False,  # or a cell would no longer be what the cache knows
-        extra_arguments=["--IPKernelApp.log_level=40"],
-    )
+    # With timing recorded, a cell would no longer be what the cache knows.
+    how: dict[str, Any] = {"timeout": None, "kernel_name": "python3", "record_timing": False}
+    how |= {"extra_arguments": ["--IPKernelApp.log_level=40"]}
+    client = nbclient.NotebookClient(made, resources={"metadata": {"path": folder}}, **how)
     # Kernels choose the backend of figures themselves.
     mine = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     try:
@@ -231,11 +219,8 @@ def execute(
 
 
 def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
-    """Execute every chapter that a cache of myst-nb does not know by its code, several at once.
-
-    jupyter-cache's own parallel executor knows no bound on processes and no environment per kernel.
-    Return the names of those that were executed; failures are raised together at the end.
-    """
+    """Execute every chapter that a cache of myst-nb does not know by its code, several at once; name them."""
+    # jupyter-cache's own parallel executor knows no bound on processes and no environment per kernel.
     # The cache knows a chapter by its code cells: other prose alone executes nothing.
     cache, missing = get_cache(folder), {}
     for file in files:
@@ -273,14 +258,9 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
 
     Every chapter is executed, from stored results. Nothing happens where neither text, code, data nor
     results changed; a change in a page alone builds that page, and executes it where its code changed.
-
-    Args:
-        root: folder with ``_config.yml``.
-        force: build every page in any case.
     """
     root = root or ROOT
-    front = root / "_build" / "html" / "index.html"
-    stamp = root / "_build" / "html" / ".built-from.json"
+    front, stamp = (root / "_build" / "html" / name for name in ("index.html", ".built-from.json"))
     now = {"shared": _digest(root, SHARED), "text": _digest(root, ("book",))}
     before = json.loads(stamp.read_text("utf-8")) if stamp.is_file() and front.is_file() else {}
     if before == now and not force:
@@ -321,11 +301,59 @@ def _digest(root: Path, places: Sequence[str]) -> str:
     return total.hexdigest()
 
 
+# The Sphinx extension.
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Tell Sphinx what this extension does."""
+    app.add_config_value("runs_on_binder", [], "html")
+    app.add_config_value("has_address", False, "html")
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
+    app.connect("source-read", _chapters_as_pages)
+    app.connect("config-inited", _no_links_without_an_address, priority=900)
+    app.connect("html-page-context", _launch_where_it_runs, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _chapters_as_pages(app: Any, page: str, source: list[str]) -> None:
+    """Take links between chapters, which lead JupyterLab and GitHub to notebooks, to their pages."""
+    source[0] = re.sub(r"\]\((\w+)\.ipynb\b", r"](\1.md", source[0])
+
+
+def _formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula as MathML, which browsers draw offline and screen readers read."""
+    block = isinstance(node, nodes.math_block)
+    formula = convert(node.astext(), display="block" if block else "inline")
+    writer.body.append(f'<div class="math">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
+def _no_links_without_an_address(app: Any, config: Any) -> None:
+    """Leave out every button that would lead to a repository that is nowhere."""
+    options = config.html_theme_options
+    config.has_address = bool(options.get("repository_url"))
+    if not config.has_address:
+        # The theme offers the notebook as a file only where it can work out links, which go below.
+        options["repository_url"] = "https://github.com/none/none"
+    options |= dict.fromkeys(("use_repository_button", "use_issues_button"), config.has_address)
+
+
+def _launch_where_it_runs(app: Any, page: str, template: str, context: Any, tree: Any) -> None:
+    """Offer Binder, which has no torch, on the pages that run there."""
+    # Jupyter Book names the scripts of Thebe, which no page uses, twice: an error in every console.
+    files = context.get("script_files", [])
+    context["script_files"] = [f for f in files if "thebe" not in str(f).lower()]
+    groups = context.get("header_buttons", [])
+    for group in [group for group in groups if group.get("label") == "launch-buttons"]:
+        if not app.config.has_address:
+            groups.remove(group)
+        elif page not in app.config.runs_on_binder:
+            group["buttons"] = [one for one in group["buttons"] if one["text"] != "Binder"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.pages", formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m helpers.pages")
     actions = parser.add_subparsers(dest="action", required=True)
     pairer = actions.add_parser("pair", help="write the notebook beside every chapter")
     pairer.add_argument("--clear", action="store_true", help="take out outputs of a session")
@@ -349,14 +377,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shown = run(options.name, options.parameters).with_suffix(".html")
         else:
             shown = build(force=options.force)
+        print(f"{shown}  ({book.duration(time.perf_counter() - start)})")
+        return 0
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the pages that were there stay, and the same command goes on.")
         return 130
-    print(f"{shown}  ({book.duration(time.perf_counter() - start)})")
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +19,6 @@ from helpers.study import profiles
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, read_export
 from helpers.tasks import Row, Task
-
-if TYPE_CHECKING:
-    from helpers.models.encoders import Encoder
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 FOLDER, SIMILARITY = DATA / "results", DATA / "similarity"
@@ -60,10 +58,8 @@ def load(profile: str, *, mode: str = "missing", progress: bool | None = None) -
 def stages(profile: str) -> pd.DataFrame:
     """Return the English development scores of a profile's intermediate stages, as `load` left them."""
     file = FOLDER / f"{profile}.parquet"
-    if file.exists():
-        found = read_export(file)
-    else:
-        found = Store().scores(study.plan(profile).runs["run"], stage="intermediate")
+    ran = () if file.exists() else study.plan(profile).runs["run"]
+    found = read_export(file) if file.exists() else Store().scores(ran, stage="intermediate")
     # Stages of several tasks at once have a score for each, and no floor.
     own = (found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())
     return found[own].reset_index(drop=True)
@@ -116,16 +112,13 @@ def similarities(
         raise unknown("profile", profile, PROFILES)
     from helpers import similarity
 
-    own = similarity.added() if added else []
-    file = SIMILARITY / f"{profile}.csv"
+    own, file = similarity.added() if added else [], SIMILARITY / f"{profile}.csv"
     if not file.exists() or mode == "always":
         return _measured(profile, dict.fromkeys([*measures, *own]), mode, progress)
     table = similarity.read(file)
-    if not own:
-        return table
     # A measure of the reader's own replaces a committed one of its name.
-    kept = table[~table["measure"].isin(own)]
-    return pd.concat([kept, _measured(profile, own, mode, progress)], ignore_index=True)
+    mine = [_measured(profile, own, mode, progress)] if own else []
+    return pd.concat([table[~table["measure"].isin(own)], *mine], ignore_index=True)
 
 
 def _options(profile: str) -> Any:
@@ -143,28 +136,14 @@ def _measured(
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import similarity
     from helpers.models import encoders
-
-    chosen = PROFILES[profile]
-    encoder = encoders.load(chosen.encoder)
-    return similarity.measure(
-        (chosen.intermediates, chosen.targets),
-        list(measures),
-        encoder,
-        checkpoints=checkpoints(encoder),
-        options=_options(profile),
-        mode=mode,  # type: ignore[arg-type]
-        progress=not book.building() if progress is None else progress,
-    )
-
-
-def checkpoints(encoder: Encoder) -> Any:
-    """Return the stages in the store that were tuned from an encoder, or None: measures then say so."""
     from helpers.similarity.readers import from_store
 
-    try:
-        return from_store(encoder)
-    except MissingData:
-        return None
+    chosen = PROFILES[profile]
+    encoder, asked = encoders.load(chosen.encoder), {"options": _options(profile), "mode": mode}
+    with contextlib.suppress(MissingData):  # no stage was tuned from it: measures then say so
+        asked["checkpoints"] = from_store(encoder)
+    asked["progress"] = not book.building() if progress is None else progress
+    return similarity.measure((chosen.intermediates, chosen.targets), [*measures], encoder, **asked)
 
 
 def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataFrame:
@@ -201,10 +180,8 @@ def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataF
     raw = table[table["target"] == own].rename(columns={"value": measure})
     new = gains.add_formats(raw[["intermediate", "target", measure]])
     # Similarity is on one scale, that of the known dyads.
-    new, known = (
-        part.assign(**{measure: (part[measure] - values.mean()) / values.std()})
-        for part in (new, known)
-    )
+    for part in (new, known):
+        part[measure] = (part[measure] - values.mean()) / values.std()
     try:
         found = prediction.predict_gain(new, known, "gain", [measure], confirmatory.RANDOM)
     except BadFit as error:
@@ -245,20 +222,14 @@ def summary(names: Iterable[str]) -> pd.DataFrame:
     """Return facts of the named tasks, one row each: role, format, how many languages, metric, chance,
     rows and licence.
     """
-    rows = [
-        {
-            "task": task.name,
-            "role": task.role,
-            "format": task.format,
-            "languages": len(task.languages),
-            "metric": task.metric,
-            "chance": f"{100 * task.chance:.0f} %" if task.chance else "",
-            "rows": size(task),
-            "licence": _joined(source.licence for source in task.source.flat()),
-        }
-        for task in map(tasks.get, names)
-    ]
-    return pd.DataFrame(rows)
+    columns = ["task", "role", "format", "languages", "metric", "chance", "rows", "licence"]
+    rows = []
+    for task in map(tasks.get, names):
+        chance = f"{100 * task.chance:.0f} %" if task.chance else ""
+        licence = _joined(source.licence for source in task.source.flat())
+        facts = (task.name, task.role, task.format, len(task.languages), task.metric)
+        rows.append([*facts, chance, size(task), licence])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def size(task: Task) -> str:
@@ -309,12 +280,11 @@ def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFr
     """
     words = {"identity_pair": "rows", "same_source": "source", "same_format": "format"}
     dyads = []
-    for pair in itertools.product(intermediates, targets):
-        flags = tasks.relation(*pair)
-        formats = [tasks.get(name).format for name in pair]
+    for first, then in itertools.product(intermediates, targets):
+        flags, row = tasks.relation(first, then), {"intermediate": first, "target": then}
+        row["intermediate_format"] = tasks.get(first).format
+        row["target_format"] = tasks.get(then).format
         shares = next((word for flag, word in words.items() if flags[flag]), "nothing")
-        names = ("intermediate", "target", "intermediate_format", "target_format")
-        row = dict(zip(names, [*pair, *formats], strict=True))
         dyads.append({**row, **flags, "shares": shares})
     return pd.DataFrame(dyads)
 
@@ -343,11 +313,8 @@ def _card(task: Task, languages: Sequence[str]) -> str:
         "licence": _joined(source.licence or "not stated" for source in leaves),
     }
     body = "".join(f"<dt>{key}</dt><dd>{_safe(text)}</dd>" for key, text in lines.items())
-    rows = "".join(
-        f'<div class="example" lang="{_safe(code)}" dir="auto"><b>{_safe(code)}</b> '
-        f"{_row(task, row)}</div>"
-        for code, row in shown.items()
-    )
+    line = '<div class="example" lang="{0}" dir="auto"><b>{0}</b> {1}</div>'
+    rows = "".join(line.format(_safe(code), _row(task, row)) for code, row in shown.items())
     body += f"<dt>example</dt><dd>{rows}<small>{origin}</small></dd>" if rows else ""
     traps = "".join(f"<li>{_safe(trap)}</li>" for trap in task.about.traps)
     body += f"<dt>traps</dt><dd><ul>{traps}</ul></dd>" if traps else ""

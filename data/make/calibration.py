@@ -4,6 +4,7 @@
 
 Simulated tables with a known slope are analysed as the specification says, and in the ways it is
 compared with. Batches are seeded by their own names, so that a run continues where it was stopped.
+The worlds that tables are drawn from are described in ``data/calibration/<study>.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +23,19 @@ import pandas as pd
 import scipy
 
 from helpers.files import commit, write_atomic
-from helpers.stats import calibration, confirmatory, gains, permutation, reml
-from helpers.stats.calibration import (
-    COUNTED,
-    FINAL,
-    KEY,
-    OTHER,
-    RELABELLINGS,
-    SEED,
-    SLOPES,
-    Answers,
-    ols,
-)  # fmt: skip
-from helpers.stats.confirmatory import DYAD, RANDOM, TASKS
+from helpers.stats import calibration, confirmatory, gains
+from helpers.stats.calibration import FINAL, Answers, ols, relabelled, slope_of
+from helpers.stats.confirmatory import TASKS
 
 FOLDER = Path(__file__).resolve().parents[1] / "calibration"
 BATCH = 50
 COMPARED = 4  # batches in which the methods that are not ours run too
 
 Draw = Callable[[np.random.Generator], pd.DataFrame]
-Analyse = Callable[[pd.DataFrame, int], Answers]
+Cell = tuple[str, float, Draw, Callable[[pd.DataFrame, int], Answers]]
 
-# Formats of a grid like that of the study: 9 intermediates, 10 targets, 4 x 5 formats.
+# Formats of nine intermediates and ten targets, and the languages of those targets in XTREME-R.
 PAPER = ((0, 0, 0, 1, 1, 2, 2, 2, 3), (0, 2, 3, 3, 1, 1, 1, 4, 4, 4))
-WIDE = (tuple(k % 4 for k in range(20)), PAPER[1])
-DEMO = ((0, 0, 0, 0, 1, 1, 1), (1, 2, 3))
-SMALLEST = ((0, 0, 1, 1), (1, 2, 3))
-# Number of languages per XTREME-R target, 202 cells in all.
 XTREME_R = (15, 11, 38, 48, 11, 7, 9, 41, 11, 11)
 
 
@@ -57,85 +45,34 @@ class Scenario:
 
     name: str
     about: str  # what makes it hard, in one sentence
-    formats: tuple[Sequence[int], Sequence[int]] = PAPER  # of each intermediate, of each target
+    formats: tuple[Sequence[int], Sequence[int]]  # of each intermediate, of each target
     # How similarity arises: "independent" cells, sums of "nodes" and noise, low-rank "interactions"
     # (the residual has its own), format "blocks" and noise, or "confounded" with the main effect of
     # the intermediates ("confounded by target": of the targets).
-    similarity: str = "blocks"
-    block: float = 1.0  # standard deviation of the residual's format blocks
-    node: float = 1.0  # and of intermediate and target effects
-    missing: tuple[tuple[int, int], ...] = ()  # cells without an outcome, as identity pairs have
+    similarity: str
+    block: float  # standard deviation of the residual's format blocks
+    node: float  # and of intermediate and target effects
+    missing: Sequence[tuple[int, int]]  # cells without an outcome, as identity pairs have
     # Seed noise per target: a dyad averages 3 runs, and 6 baseline runs are shared within a target.
-    noise: tuple[float, ...] = ()
-    collapses: float = 0.0  # share of dyads that lose 10 standard deviations
+    noise: Sequence[float]
+    collapses: float  # share of dyads that lose 10 standard deviations
     # Standard deviation of the slope between intermediates, targets and target formats.
-    slopes: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    slopes: Sequence[float] = (0.0, 0.0, 0.0)
     leverage: float = 0.0  # of the log of a target's own spread, of similarity and residual alike
-    scales: tuple[float, ...] = ()  # per target, of all its gains: points of one are not another's
+    scales: Sequence[float] = ()  # per target, of all its gains: points of one are not another's
     within: bool = False  # whether gains are standardised within their target before the analysis
 
 
-_FREE: dict[str, Any] = {"similarity": "independent", "block": 0}
-_MISSING = ((0, 0), (1, 0), (3, 4), (3, 5), (4, 4), (4, 5))
-_NOISE = (0.3, 0.4, 0.5, 0.7, 0.8, 1.7, 2.1, 3.9, 4.2, 5.9)
+def described(study: str) -> dict[str, Any]:
+    """Return what is written beside a stored table: how it was made, and its worlds."""
+    return json.loads((FOLDER / f"{study}.json").read_text(encoding="utf-8"))
 
 
-def _worlds(described: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Scenario]:
-    return {name: Scenario(name, about, **facts) for name, (about, facts) in described.items()}
+def worlds(study: str) -> dict[str, Scenario]:
+    return {facts["name"]: Scenario(**facts) for facts in described(study)["scenarios"]}
 
 
-SCENARIOS = _worlds({
-    "independent": ("Nothing but tasks and noise.", _FREE),
-    "nodes": ("Some tasks are similar to all others.", {"similarity": "nodes", "block": 0}),
-    "interactions": (
-        "Similarity and gain each have low-rank structure, unrelated to one another.",
-        {"similarity": "interactions", "block": 0},
-    ),
-    "blocks none": ("Similarity follows the formats; gains do not.", {"block": 0}),
-    "blocks half": ("Both follow the formats, gains moderately.", {"block": 0.5}),
-    "blocks": ("Both follow the formats, independently of one another.", {}),
-    "blocks, pairs missing": ("As blocks, without six identity pairs.", {"missing": _MISSING}),
-    "blocks, noisy targets": (
-        "As blocks; seed noise differs twentyfold between targets and baselines are shared.",
-        {"noise": _NOISE},
-    ),
-    "blocks, collapses": ("As blocks; 4.5 % of dyads collapse.", {"collapses": 0.045}),
-    "confounded": (
-        "Intermediates that are similar to everything also help everywhere.",
-        {"similarity": "confounded", "block": 0},
-    ),
-    "20 x 10, none": ("Twenty intermediates.", {"formats": WIDE, "block": 0}),
-    "20 x 10, half": ("Twenty intermediates, moderate blocks.", {"formats": WIDE, "block": 0.5}),
-    "20 x 10": ("Twenty intermediates, strong blocks.", {"formats": WIDE}),
-    "7 x 3": ("The size of the demo study with all its intermediates.", {"formats": DEMO}),
-    "4 x 3": ("The size of the demo study by default.", {"formats": SMALLEST}),
-})  # fmt: skip
-# Worlds that an outside review missed, analysed as the specification says and with slopes that differ.
-OTHERS = _worlds({
-    "confounded by target": (
-        "Targets that are similar to everything also gain everywhere.",
-        {"similarity": "confounded by target", "block": 0},
-    ),
-    "slopes by target": ("The slope differs between targets.", _FREE | {"slopes": (0, 0.5, 0)}),
-    "slopes by intermediate": (
-        "The slope differs between intermediates.", _FREE | {"slopes": (0.5, 0, 0)},
-    ),
-    "slopes by format": (
-        "The slope differs between target formats.", _FREE | {"slopes": (0, 0, 0.5)},
-    ),
-    "leverage": ("Targets with more varied similarity are noisier.", _FREE | {"leverage": 1.0}),
-})  # fmt: skip
-# The next study: ten intermediates, seven trained targets whose gains vary on scales of their own.
-_NEXT: dict[str, Any] = {
-    "formats": ((0, 0, 0, 1, 1, 2, 2, 2, 2, 3), (0, 0, 3, 3, 1, 1, 1)),
-    "block": 0.5,
-    "missing": ((0, 0), (1, 0), (3, 4), (4, 4), (3, 5), (4, 5)),
-    "scales": (1.0, 2.5, 0.5, 1.5, 0.7, 0.7, 1.0),
-}
-NEXT = _worlds({
-    "10 x 7, points": ("Gains of one target vary five times as much as those of another.", _NEXT),
-    "10 x 7, within": ("The same, each target in its own spread.", _NEXT | {"within": True}),
-})  # fmt: skip
+SCENARIOS = worlds("decision") | worlds("scaled")
 
 
 def standard(values: np.ndarray) -> np.ndarray:
@@ -175,9 +112,8 @@ def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarra
     if s.similarity == "interactions":
         gain += low_rank() / np.sqrt(2)
     if s.noise:
-        sd = np.asarray(s.noise)
-        gain += sd / np.sqrt(3) * rng.normal(size=size)
-        gain -= sd / np.sqrt(6) * rng.normal(size=(1, size[1]))
+        gain += np.divide(s.noise, np.sqrt(3)) * rng.normal(size=size)
+        gain -= np.divide(s.noise, np.sqrt(6)) * rng.normal(size=(1, size[1]))
     if s.collapses:
         gain -= 10.0 * (rng.random(size) < s.collapses)
     if any(s.slopes):
@@ -187,8 +123,8 @@ def draw(s: Scenario, slope: float, rng: np.random.Generator) -> tuple[np.ndarra
         gain += by_format * rng.normal(size=columns.max() + 1)[columns] * similarity
     if s.scales:
         gain *= s.scales
-    for cell in s.missing:
-        gain[cell] = np.nan
+    for i, t in s.missing:
+        gain[i, t] = np.nan
     return similarity, gain
 
 
@@ -245,48 +181,32 @@ def language_rows(
 
 def ours(data: pd.DataFrame, seed: int) -> Answers:
     """Return the specified analysis, its companion, and the other small-sample method."""
-    full = data.dropna(subset=["gain"])
-    other = {OTHER: lambda: _reml(full, method="satterthwaite")}
-    return {**calibration.specified(data, seed), **other}
+    other = partial(slope_of, data.dropna(subset=["gain"]), method="satterthwaite")
+    return {**calibration.specified(data, seed), calibration.OTHER: other}
 
 
 def sloped(data: pd.DataFrame, seed: int) -> Answers:
-    """Return those, and the model whose slope may differ between tasks."""
-    full, random = data.dropna(subset=["gain"]), confirmatory.sloped("similarity")
-    return {**calibration.specified(data, seed), SLOPES: lambda: _reml(full, random=random)}
+    """Return the specified analysis, and the model whose slope may differ between tasks."""
+    random = confirmatory.sloped("similarity")
+    loose = partial(slope_of, data.dropna(subset=["gain"]), random=random)
+    return {**calibration.specified(data, seed), calibration.SLOPES: loose}
 
 
 def every(data: pd.DataFrame, seed: int) -> Answers:
     """Return the specified analysis and the ones it is compared with."""
     full = data.dropna(subset=["gain"])
-
-    def free() -> pd.Series:
-        found = permutation.qap(data, "gain", "similarity", *DYAD, None, RELABELLINGS, seed)
-        return pd.Series({"estimate": found.estimate, "p": found.p})
-
-    def least_squares(**how: Sequence[str]) -> Callable[[], pd.Series]:
-        return lambda: ols(full, "gain", "similarity", **how)
-
+    least_squares = partial(ols, full, "gain", "similarity")
+    indicator = ["similarity", "same_format"]
     return {
         **ours(data, seed),
-        "REML, blocks, same-format indicator": lambda: _reml(full, ["similarity", "same_format"]),
-        "REML without blocks": lambda: _reml(full, random=TASKS),
-        "permutation, free": free,
-        "two-way fixed effects": least_squares(effects=TASKS),
-        "OLS": least_squares(),
-        "OLS, clustered by target": least_squares(clusters=["target"]),
-        "OLS, clustered both ways": least_squares(clusters=TASKS),
+        "REML, blocks, same-format indicator": partial(slope_of, full, fixed=indicator),
+        "REML without blocks": partial(slope_of, full, random=TASKS),
+        "permutation, free": partial(relabelled, data, None, seed),
+        "two-way fixed effects": partial(least_squares, TASKS),
+        "OLS": least_squares,
+        "OLS, clustered by target": partial(least_squares, clusters=["target"]),
+        "OLS, clustered both ways": partial(least_squares, clusters=TASKS),
     }
-
-
-def _reml(
-    data: pd.DataFrame,
-    fixed: Sequence[str] = ("similarity",),
-    random: Sequence[str] = RANDOM,
-    outcome: str = "gain",
-    method: reml.Method = "kenward-roger",
-) -> pd.Series:
-    return reml.crossed_reml(data, outcome, fixed, random, method=method)["similarity"]
 
 
 def by_language(data: pd.DataFrame, seed: int) -> Answers:
@@ -294,16 +214,13 @@ def by_language(data: pd.DataFrame, seed: int) -> Answers:
     means = data.groupby([*TASKS, "block", "similarity"], as_index=False).agg(gain=("gain", "mean"))
     cells = data.assign(dyad=data["intermediate"] + data["target"])
     cells["cell"] = data["target"] + data["language"]
-
-    def on_rows(*how: Sequence[str]) -> Callable[[], pd.Series]:
-        return lambda: ols(cells, "gain", "similarity", *how)
-
+    on_rows = partial(ols, cells, "gain", "similarity")
     return {
-        "dyad means, " + FINAL: lambda: _reml(means),
-        "rows, OLS": on_rows(),
-        "rows, two-way fixed effects": on_rows(TASKS),
-        "rows, clustered by target x language": on_rows(TASKS, ["cell"]),
-        "rows, clustered by dyad": on_rows(TASKS, ["dyad"]),
+        "dyad means, " + FINAL: partial(slope_of, means),
+        "rows, OLS": on_rows,
+        "rows, two-way fixed effects": partial(on_rows, TASKS),
+        "rows, clustered by target x language": partial(on_rows, TASKS, ["cell"]),
+        "rows, clustered by dyad": partial(on_rows, TASKS, ["dyad"]),
     }
 
 
@@ -314,17 +231,16 @@ def by_distance(data: pd.DataFrame, seed: int) -> Answers:
     def by_dyad() -> pd.Series:
         keep = ["similarity", "block"]
         slopes = confirmatory.distance_slopes(data, "gain", "distance", keep)
-        return _reml(slopes, outcome="slope")
+        return slope_of(slopes, outcome="slope")
 
     effects = [*TASKS, "distance", "similarity"]
     return {
         "dyad slopes, " + FINAL: by_dyad,
-        "rows, two-way fixed effects": lambda: ols(rows, "gain", "product", effects),
+        "rows, two-way fixed effects": partial(ols, rows, "gain", "product", effects),
     }
 
 
 # The stored studies: scenario names, slopes, how to draw, how to answer.
-Cell = tuple[str, float, Draw, Analyse]
 
 
 def dyad_tables(scenario: Scenario, slope: float) -> Draw:
@@ -333,30 +249,30 @@ def dyad_tables(scenario: Scenario, slope: float) -> Draw:
 
 
 def dyad_cells() -> list[Cell]:
-    """Return the cells of ``dyads.csv``: every scenario at 0 and 0.4, some at more slopes."""
+    """Return every scenario at 0 and 0.4, some at more slopes."""
     more = "independent|blocks none|blocks half|blocks|20 x 10, none|20 x 10, half|20 x 10|7 x 3"
-    slopes = [(name, slope, every) for name in SCENARIOS for slope in (0.0, 0.4)]
-    slopes += [(name, slope, ours) for name in more.split("|") for slope in (0.2, 0.6, 0.8)]
-    return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in slopes]
+    asked = [(name, slope, every) for name in worlds("dyads") for slope in (0.0, 0.4)]
+    asked += [(name, slope, ours) for name in more.split("|") for slope in (0.2, 0.6, 0.8)]
+    return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in asked]
 
 
 def decision_cells() -> list[Cell]:
-    """Return the cells of ``decision.csv``: four sizes of study at five slopes, and the other worlds."""
-    sizes = [SCENARIOS[name] for name in ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")]
+    """Return four sizes of study at five slopes, and the worlds that an outside review missed."""
+    sizes = ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")
+    others = [name for name in worlds("decision") if name not in worlds("dyads")]
     asked = [(s, b, calibration.specified) for s in sizes for b in (0.0, 0.2, 0.4, 0.6, 0.8)]
-    asked += [(s, b, sloped) for s in OTHERS.values() for b in (0.0, 0.4)]
-    return [(s.name, b, dyad_tables(s, b), answer) for s, b, answer in asked]
+    asked += [(s, b, sloped) for s in others for b in (0.0, 0.4)]
+    return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in asked]
 
 
 def scaled_cells() -> list[Cell]:
-    """Return the cells of ``scaled.csv``: the next study, in points and within targets."""
-    slopes = (0.0, 0.2, 0.4, 0.6)
-    every = [(s, b) for s in NEXT.values() for b in slopes]
-    return [(s.name, b, dyad_tables(s, b), calibration.specified) for s, b in every]
+    """Return the next study, in points and within targets."""
+    asked = [(s, b) for s in worlds("scaled").values() for b in (0.0, 0.2, 0.4, 0.6)]
+    return [(s.name, b, dyad_tables(s, b), calibration.specified) for s, b in asked]
 
 
 def language_cells() -> list[Cell]:
-    """Return the cells of ``languages.csv``: rows per language, 9 x 202."""
+    """Return rows per language, 9 x 202."""
 
     def rows(slope: float, change: float) -> Draw:
         return lambda rng: language_rows(rng, slope, change)
@@ -375,19 +291,23 @@ STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
 
 def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     """Make or extend a stored table of counts, replicates rounded up to whole batches."""
-    described = {"dyads": SCENARIOS, "decision": SCENARIOS | OTHERS, "scaled": NEXT}
     used = {module.__name__: module.__version__ for module in (np, scipy, pd)}
     about = {
         **{"command": f"python -m data.make.calibration --study {study}", "commit": commit()},
-        **{"seed": SEED, "batch": BATCH, "batches_with_all_methods": COMPARED},
-        "relabellings": RELABELLINGS,
-        "scenarios": [asdict(s) for s in described.get(study, {}).values()] or "rows",
+        **{"seed": calibration.SEED, "batch": BATCH, "batches_with_all_methods": COMPARED},
+        "relabellings": calibration.RELABELLINGS,
+        "scenarios": described(study)["scenarios"],
         "versions": {"python": platform.python_version(), **used},
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
-    write_atomic(folder / f"{study}.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    text = "{\n" + ",\n".join(lines).replace('}, {"name"', '},\n  {"name"') + "\n}\n"
+    write_atomic(folder / f"{study}.json", text.encode())
     path = folder / f"{study}.csv"
-    counts = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, *COUNTED])
+    counts = (
+        pd.read_csv(path)
+        if path.exists()
+        else pd.DataFrame(columns=[*calibration.KEY, *calibration.COUNTED])
+    )
     done = set(map(tuple, counts[["scenario", "slope", "batch"]].to_numpy()))
     for number in range(-(-replicates // BATCH)):
         for name, slope, drawn, answer in STUDIES[study]():
@@ -400,16 +320,10 @@ def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     return calibration.load(folder, study)
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m data.make.calibration", description=__doc__)
     parser.add_argument("--study", choices=sorted(STUDIES), default="dyads")
     parser.add_argument("--replicates", type=int, default=1000)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
-    counts = run(chosen.folder, chosen.study, chosen.replicates)
+    asked = parser.parse_args()
+    counts = run(FOLDER, asked.study, asked.replicates)
     print(calibration.summary(counts).to_string(index=False, float_format="%.3f"))
-
-
-if __name__ == "__main__":
-    main()

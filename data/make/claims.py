@@ -43,42 +43,38 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
     scores = gains.usable(scores)[0]
     table = gains.gains(scores)
     single = gains.exclude(gains.dyads(table))
-    by_target = {i: g.set_index("target")["gain"] for i, g in single.groupby("intermediate")}
-    by_task = {t: g.set_index("intermediate")["gain"] for t, g in single.groupby("target")}
-    best = max(by_target.values(), key=lambda gained: gained.mean())
+    wide = single.pivot(index="target", columns="intermediate", values="gain")
+    best = wide[wide.mean().idxmax()].dropna()
 
-    def against(condition: str) -> pd.Series | None:
+    def against(condition: str) -> pd.Series:
         """Return, per target, the best single intermediate less another condition."""
-        rows = table[
-            (table["condition"] == condition) & ~table["english"] & ~table["identity_pair"]
-        ]
-        if rows.empty:
-            return None
+        rows = table[(table["condition"] == condition) & ~table["english"]]
+        rows = gains.exclude(rows)
         means = rows.groupby(["target", "intermediate", "language"])["gain"].mean()
         return (best - means.groupby("target").mean()).dropna()
 
-    trained = set(gains.trained_targets(single)["target"])
-    read = single[~single["target"].isin(trained)].groupby("intermediate")["gain"].mean()
-    rest = single[single["target"].isin(trained)].groupby("intermediate")["gain"].mean()
-    multi, noise = against("multitask"), _baseline_noise(scores)
+    trained = wide.index.isin(gains.trained_targets(single)["target"])
+    noise = _baseline_noise(scores)
     # Baselines that all values of a sample share; none where the study has no such target.
     shared = {"4 tydiqa": noise[noise.index == "tydiqa"], "4 xnli": noise[noise.index == "xnli"]}
-    of_mean = noise[noise.index.isin(trained)]
+    of_mean = noise[noise.index.isin(wide.index[trained])]
     shared["3"] = of_mean.assign(variance=of_mean["variance"] / len(of_mean) ** 2)
-    samples = {f"1 {name}": by_target.get(name) for name in ("squad1", "mnli", "hellaswag")}
+    tasks = ("squad1", "mnli", "hellaswag")
+    samples = {f"1 {name}": wide.get(name, pd.Series(dtype=float)) for name in tasks}
+    by_task = wide.T.reindex(columns=["tydiqa", "xnli"])
     samples |= {
-        "2": None if multi is None else -multi,
-        "3": (read - rest).dropna(),
-        "4 tydiqa": by_task.get("tydiqa"),
-        "4 xnli": None if "xnli" not in by_task else -by_task["xnli"],
+        "2": -against("multitask"),
+        "3": wide[~trained].mean() - wide[trained].mean(),
+        "4 tydiqa": by_task["tydiqa"],
+        "4 xnli": -by_task["xnli"],
         # chosen on the scores that are reported, which flatters: a failure to gain counts, no gain does
-        "5": single.groupby("target")["gain"].max(),
+        "5": wide.max(axis=1),
         "6 mlm": against("mlm"),
         "6 translated": against("translated"),
     }
     rows = [
         {"claim": name, "text": text, "theirs": theirs, "source": PAPER}
-        | _judged(samples[name], shared.get(name))
+        | _judged(samples[name].dropna(), shared.get(name))
         for name, (text, theirs) in STATED.items()
     ]
     rows += [{"claim": name, "text": text, "outcome": "a fact"} for name, text in FACTS.items()]
@@ -93,10 +89,10 @@ def _baseline_noise(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"variance": by.var() / by.size(), "df": by.size() - 1})
 
 
-def _judged(sample: pd.Series | None, shared: pd.DataFrame | None = None) -> dict[str, object]:
+def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, object]:
     """Return mean, 95 % interval, and whether the claim's sign is shown, refuted or open."""
     rule = "agrees if the interval is above zero, disagrees if below"
-    if sample is None or len(sample) < 2:
+    if len(sample) < 2:
         return {"n": 0, "rule": rule, "outcome": "not tested"}
     own = float(np.var(sample.to_numpy(float), ddof=1)) / len(sample)
     parts = pd.DataFrame({"variance": [own], "df": [len(sample) - 1]})
@@ -111,13 +107,7 @@ def _judged(sample: pd.Series | None, shared: pd.DataFrame | None = None) -> dic
     return found | {"rule": rule, "outcome": outcome}
 
 
-def main() -> None:
-    """Judge the stored study."""
+if __name__ == "__main__":
     found = claims(results.load("pilot"))
     print(found.drop(columns=["text", "source", "rule"]).to_string(float_format="%.2f"))
-    text = found.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    write_atomic(OUTPUT, text.encode())
-
-
-if __name__ == "__main__":
-    main()
+    write_atomic(OUTPUT, found.to_csv(index=False, float_format="%.4g").encode())

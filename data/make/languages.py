@@ -6,15 +6,15 @@ Neither package is a dependency of this project: install them in a throw-away en
     /tmp/uriel/bin/pip install --no-deps lang2vec==1.1.2
     /tmp/uriel/bin/python data/make/languages.py
 
-This file imports nothing else of the project, so that environment needs nothing else either. Both
-packages are read as plain files. Their own functions are not called: lang2vec 1.1.2 does not import
-with current setuptools, and URIEL+'s script distance calls Bulgarian and German equally far from
+This file imports nothing else of the project, so that environment needs nothing else either. What is
+coded by hand, language, name, glottocode and script, is read from the table itself; the rest is made
+anew. Both packages are read as plain files. Their own functions are not called: lang2vec 1.1.2 does not
+import with current setuptools, and URIEL+'s script distance calls Bulgarian and German equally far from
 English.
 """
 
 import importlib.util
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,6 @@ from numpy.typing import NDArray
 
 DATA = Path(__file__).parents[1]
 SIZES = "litmus_xlmr_language_features.csv"
-# Code, name, ISO 15924 script of the benchmarks' text, coded by hand, and the glottocode where
-# URIEL's macro-language has none.
-LANGUAGES = """
-af Afrikaans Latn, ar Arabic Arab stan1318, az Azerbaijani Latn nort2697, bg Bulgarian Cyrl, bn
-Bengali Beng, de German Latn, el Greek Grek, en English Latn, es Spanish Latn, et Estonian Latn
-esto1258, eu Basque Latn, fa Persian Arab west2369, fi Finnish Latn, fr French Latn, gu Gujarati
-Gujr, he Hebrew Hebr, hi Hindi Deva, ht Haitian_Creole Latn, hu Hungarian Latn, id Indonesian
-Latn, it Italian Latn, ja Japanese Jpan, jv Javanese Latn, ka Georgian Geor, kk Kazakh Cyrl, ko
-Korean Kore, lt Lithuanian Latn, ml Malayalam Mlym, mr Marathi Deva, ms Malay Latn stan1306, my
-Burmese Mymr, nl Dutch Latn, pa Punjabi Guru, pl Polish Latn, pt Portuguese Latn, qu Quechua Latn
-cusc1236, ro Romanian Latn, ru Russian Cyrl, sw Swahili Latn swah1253, ta Tamil Taml, te Telugu
-Telu, th Thai Thai, tl Tagalog Latn, tr Turkish Latn, uk Ukrainian Cyrl, ur Urdu Arab, vi
-Vietnamese Latn, wo Wolof Latn, yo Yoruba Latn, zh Chinese Hans mand1415
-"""
 # The levels of Glottolog's lineage that are called branches here: the first one that occurs.
 BRANCHES = (
     "Germanic,Romance,Slavic,Eastern Baltic,Greek,Indo-Aryan,Iranian,Semitic,Finnic,Hungaric,Oghuz,"
@@ -67,20 +53,17 @@ def table(path: Path, key: str) -> pd.DataFrame:
 def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
     """Return what is known of each language by itself."""
     isos = json.loads((lang2vec / "data" / "letter_codes.json").read_text(encoding="utf-8"))
-    tables = urielplus / "database" / "urielplus_csvs"
-    glottocodes = table(tables / "uriel_glottocode_map.csv", "iso_code")["glottocode"]
-    places = table(tables / "lang_fam_geo.csv", "language_id")
+    geo = urielplus / "database" / "urielplus_csvs" / "lang_fam_geo.csv"
+    places = table(geo, "language_id")
     gib = table(DATA / "published" / SIZES, "language")["xlmr_pretraining_gib"]
     rows = []
-    for language, name, script, *own in (one.split() for one in LANGUAGES.split(",")):
-        iso = isos[language]
-        glottocode = own[0] if own else glottocodes[iso]
-        place, size = places.loc[glottocode], gib.get(language, "")
+    for language, hand in table(DATA / "languages.csv", "language").iterrows():
+        place, size = places.loc[hand["glottocode"]], gib.get(language, "")
         lineage = [level for level in place["lineage"].split(", ") if level]
         family = lineage[0] if lineage else place["language_name"]
-        row: dict[str, Any] = {"language": language, "name": name.replace("_", " ")}
-        row |= {"iso639_3": iso, "glottocode": glottocode}
-        row |= {"script": script, "same_script": int(script == "Latn")}
+        row: dict[str, Any] = {"language": language, "name": hand["name"]}
+        row |= {"iso639_3": isos[language], "glottocode": hand["glottocode"]}
+        row |= {"script": hand["script"], "same_script": int(hand["script"] == "Latn")}
         branch = next((level for level in lineage if level in BRANCHES), family)
         row |= {"family": family, "branch": branch, "isolate": int(not lineage)}
         row["latitude"] = round(float(str(place["latitude"])), 4)
@@ -129,11 +112,9 @@ def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 
 def kilometres(a: pd.Series, b: pd.Series) -> int:
     """Return the great-circle distance on a sphere of 6,371 km."""
-    here, there = (math.radians(row["latitude"]) for row in (a, b))
-    turn = math.radians(a["longitude"] - b["longitude"])
-    half = math.sin((here - there) / 2) ** 2
-    half += math.cos(here) * math.cos(there) * math.sin(turn / 2) ** 2
-    return round(2 * 6371.0 * math.asin(math.sqrt(half)))
+    here, there, turn = np.radians([a["latitude"], b["latitude"], a["longitude"] - b["longitude"]])
+    half = np.sin((here - there) / 2) ** 2 + np.cos(here) * np.cos(there) * np.sin(turn / 2) ** 2
+    return round(2 * 6371.0 * np.arcsin(np.sqrt(half)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from helpers import evaluation, study, tasks
 from helpers.errors import MissingData
 from helpers.files import commit, write_atomic
 from helpers.study.arm import pretrained, tuned_encoder
-from helpers.study.profiles import PROFILES, get
+from helpers.study.profiles import PROFILES
 from helpers.study.store import Store
 
 OUTPUT = Path(__file__).parents[1] / "results" / "layers.csv"
@@ -25,11 +25,9 @@ KEY = ["profile", "intermediate", "seed", "target", "language"]
 
 def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], Path | None]:
     """Return where the encoder after each intermediate stage is that is in the store; "": the plain one."""
-    stages = plan.runs[
-        (plan.runs["stage"] == "intermediate") & (plan.runs["condition"] == "single")
-    ]
-    arms = zip(stages["intermediate"], stages["seed"], stages["run"], strict=True)
-    there = {(str(name), int(seed)): store.checkpoint(str(run)) for name, seed, run in arms}
+    stages = plan.runs.query("stage == 'intermediate' and condition == 'single'")
+    arms = stages[["intermediate", "seed", "run"]].itertuples(index=False, name=None)
+    there = {(name, seed): store.checkpoint(run) for name, seed, run in arms}
     return {("", 0): None} | {arm: folder for arm, folder in there.items() if folder}
 
 
@@ -58,8 +56,7 @@ def layers(
     return pd.concat([part for part in (known, pd.DataFrame(rows)) if len(part)] or [known])
 
 
-def main() -> None:
-    """Read what the store has and store the table."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.layers", description=__doc__)
     parser.add_argument("profile", choices=[*PROFILES, *regime.REGIMES])
     parser.add_argument("--targets", nargs="+", default=["tatoeba", "bucc2018", "messages"])
@@ -67,13 +64,9 @@ def main() -> None:
     asked, known = parser.parse_args(), pd.DataFrame(columns=KEY)
     if OUTPUT.exists():
         known = pd.read_csv(OUTPUT, keep_default_na=False)
-    of_regime = asked.profile in regime.REGIMES
-    profile = regime.profile(asked.profile) if of_regime else get(asked.profile)
-    intermediates = regime.INTERMEDIATES if of_regime else None
+    profile, intermediates = PROFILES.get(asked.profile), None
+    if profile is None:
+        profile, intermediates = regime.profile(asked.profile), regime.INTERMEDIATES
     plan = study.plan(profile, intermediates, asked.targets, languages=["available"])
     found = layers(plan, Store(), asked.targets, asked.languages, known)
-    write_atomic(OUTPUT, found.to_csv(index=False, lineterminator="\n").encode())
-
-
-if __name__ == "__main__":
-    main()
+    write_atomic(OUTPUT, found.to_csv(index=False).encode())

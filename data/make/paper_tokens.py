@@ -22,7 +22,7 @@ from helpers import tasks
 from helpers.errors import HelpfulError
 from helpers.files import write_atomic
 from helpers.study import profiles
-from helpers.study.plan import Survey, survey
+from helpers.study.plan import survey
 from helpers.study.plan import tokens as plan_tokens
 from helpers.study.store import Store
 from helpers.tasks import Task
@@ -41,11 +41,22 @@ def stated_rows(task: Task, language: str, split: str) -> float:
     return total or math.nan
 
 
+def each_row(store: Store, task: Task, wanted: list[tuple[str, str]], longest: int) -> float:
+    """Return the mean tokens of a row, as a plan estimates them, of the first rows at hand."""
+    for language, split in wanted:
+        try:
+            found = survey(store, task, language, split)
+            return plan_tokens(task, found._replace(rows=1), 0, longest)
+        except HelpfulError:
+            continue
+    return math.nan
+
+
 def training(task: Task, stage: str, store: Store) -> dict[str, Any]:
     """Return rows and tokens of one epoch of a task in a stage."""
     settings = profiles.PAPER.settings(task, stage, "single")
     source = tasks.get(task.train_with) if task.train_with else task
-    each = _each(task, _survey(store, source, "en", "train"), settings.max_length)
+    each = each_row(store, source, [("en", "train")], settings.max_length)
     rows = stated_rows(source, "en", "train")
     facts = {"task": task.name, "format": task.format, "stage": stage, "epochs": settings.epochs}
     return facts | {"rows": rows, "tokens": rows * each}
@@ -56,29 +67,16 @@ def testing(target: Task, store: Store) -> dict[str, Any]:
     rows, lengths = [], []
     for language in target.languages:
         split = "test" if target.source.serving(language, "test") else "dev"
-        found = _survey(store, target, language, split) or _survey(store, target, "en", "dev")
         rows.append(stated_rows(target, language, split))
-        lengths.append(_each(target, found, target.max_length))
+        wanted = [(language, split), ("en", "dev")]
+        lengths.append(each_row(store, target, wanted, target.max_length))
     # A language of which no row is at hand counts as the mean of the others.
     each = pd.Series(lengths).fillna(np.nanmean(lengths))
     facts = {"task": target.name, "format": target.format, "stage": "evaluation", "epochs": 1}
     return facts | {"rows": sum(rows), "tokens": float((each * rows).sum(skipna=False))}
 
 
-def _survey(store: Store, task: Task, language: str, split: str) -> Survey | None:
-    try:
-        return survey(store, task, language, split)
-    except HelpfulError:
-        return None
-
-
-def _each(task: Task, rows: Survey | None, longest: int) -> float:
-    """Return the mean tokens of a row, as a plan estimates them."""
-    return math.nan if rows is None else plan_tokens(task, rows._replace(rows=1), 0, longest)
-
-
-def main() -> None:
-    """Measure and store."""
+if __name__ == "__main__":
     paper = profiles.PAPER
     with tempfile.TemporaryDirectory() as folder:
         store = Store(sys.argv[1] if sys.argv[1:] else folder)
@@ -89,7 +87,3 @@ def main() -> None:
     table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
     write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
     print(table.to_string())
-
-
-if __name__ == "__main__":
-    main()

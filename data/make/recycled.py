@@ -5,7 +5,7 @@
 The table is IBM's, see ``helpers.stats.calibration.TABLE``; a copy with another checksum is refused.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -30,15 +30,7 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, names=["which"]).reset_index()
 
 
-def main() -> None:
-    """Compare and store."""
-    parser = argparse.ArgumentParser("python -m data.make.recycled", description=__doc__)
-    parser.add_argument("table", type=Path)
-    found = compared(calibration.read_recycled(parser.parse_args().table))
-    print(found.to_string(index=False, float_format="%.3f"))
-    text = found.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomic(OUTPUT, text.encode())
-
-
 if __name__ == "__main__":
-    main()
+    found = compared(calibration.read_recycled(sys.argv[1]))
+    print(found.to_string(index=False, float_format="%.3f"))
+    write_atomic(OUTPUT, found.to_csv(index=False, float_format="%.6g").encode())

@@ -50,8 +50,7 @@ def profile(regime: str) -> Profile:
     )
 
 
-def main() -> None:
-    """Run regimes, one after the other, and store the scores of all that are done."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.regime", description=__doc__)
     parser.add_argument("regimes", nargs="+", choices=REGIMES)
     for regime in parser.parse_args().regimes:
@@ -61,8 +60,4 @@ def main() -> None:
         if OUTPUT.exists():
             others = pd.read_csv(OUTPUT).query("regime != @regime")
             scores = pd.concat([others, scores])
-        write_atomic(OUTPUT, scores.to_csv(index=False, lineterminator="\n").encode())
-
-
-if __name__ == "__main__":
-    main()
+        write_atomic(OUTPUT, scores.to_csv(index=False).encode())

@@ -29,16 +29,10 @@ def fingerprint(whole: pd.DataFrame) -> str:
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def main(profile: str) -> None:
-    """Store the counts with what they were made from."""
-    whole = prepared(profile)
+if __name__ == "__main__":
+    profile, whole = sys.argv[1], prepared(sys.argv[1])
     counts = [
         calibration.permuted_tables(whole, confirmatory.PRIMARY, n).assign(size=n) for n in SIZES
     ]
     out = pd.concat(counts).assign(gains=fingerprint(whole))
-    content = out.to_csv(index=False, lineterminator="\n").encode()
-    write_atomic(results.FOLDER / f"{profile}-relabelled.csv", content)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    write_atomic(results.FOLDER / f"{profile}-relabelled.csv", out.to_csv(index=False).encode())

@@ -46,8 +46,7 @@ def keep(plan: study.Plan, store: Store, folder: Path) -> Path:
     return store.export(folder / plan.profile, sorted(runs))
 
 
-def main() -> None:
-    """Go on with a profile, and keep what is finished however it ends."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.scores", description=__doc__)
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--conditions", nargs="+", default=["none", "single"])
@@ -60,7 +59,3 @@ def main() -> None:
         study.run(plan, engine="processes")
     finally:
         print(keep(plan, store, results.FOLDER))
-
-
-if __name__ == "__main__":
-    main()

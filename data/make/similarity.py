@@ -11,7 +11,6 @@ Writes ``data/similarity/<name>.csv``.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,26 +28,9 @@ from helpers.study.profiles import Profile
 OUTPUT = Path(__file__).parents[1] / "similarity"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; see the module's text."""
-    options = _parser().parse_args(arguments)
-    profile = profiles.get(options.profile)
-    table = measured(profile, options)
-    if not (table["status"] == "done").any():
-        # A committed table must not give way to one that says nothing.
-        reasons = [str(reason) for reason in table["reason"] if reason]
-        why = reasons[0] if reasons else "no measure was asked for"
-        raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
-    shuffled = "shuffled" if options.shuffle_labels else ""
-    name = options.name or "-".join(filter(None, [profile.name, options.encoder, shuffled]))
-    file = to_csv(table, options.output / f"{name}.csv")
-    print(f"{file}: {table['status'].value_counts().to_dict()}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("python data/make/similarity.py", description=about)
+    parser = argparse.ArgumentParser("python data/make/similarity.py")
     parser.add_argument("profile", choices=list(profiles.PROFILES))
     parser.add_argument("--families", nargs="+", choices=similarity.FAMILIES, default=())
     parser.add_argument("--measures", nargs="+", default=())
@@ -57,19 +39,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", default="", help="instead of the profile's own")
     parser.add_argument("--train", action="store_true", help="fine-tune what is not in the store")
     parser.add_argument("--early", action="store_true", help="a short run per dyad; a ceiling")
-    parser.add_argument("--sentence-encoder", default="", help="for sentence_embedding")
+    parser.add_argument("--sentence-encoder", help="for sentence_embedding")
     parser.add_argument("--shuffle-labels", action="store_true", help="control")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--name", default="", help="of the files; by default the profile's")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--folder", type=Path, default=None, help="where values are kept")
-    return parser
+    parser.add_argument("--folder", type=Path, default=default_place(), help="keeps values")
+    options = parser.parse_args(arguments)
+    table = measured(profiles.get(options.profile), options)
+    if not (table["status"] == "done").any():
+        # A committed table must not give way to one that says nothing.
+        why = next(filter(None, table["reason"].astype(str)), "no measure was asked for")
+        raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
+    parts = [options.profile, options.encoder, "shuffled" * options.shuffle_labels]
+    file = to_csv(table, options.output / f"{options.name or '-'.join(filter(None, parts))}.csv")
+    print(f"{file}: {table['status'].value_counts().to_dict()}")
 
 
 def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
     """Return the table of a profile, as the options ask."""
     encoder = encoders.load(options.encoder or profile.encoder)
-    folder = options.folder or default_place()
     chosen = [name for family in options.families for name in similarity.names(family)]
     chosen += [name for name in options.measures if name not in chosen]
 
@@ -79,32 +68,36 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
             return profile.settings(task, "intermediate", "single")
         return profile.settings(task, "target", "none")
 
-    checkpoints: Any = _or_none(readers.from_store, encoder)
+    def if_there(load: Any) -> Any:
+        """What may be missing: measures then say what they lack."""
+        try:
+            return load(encoder)
+        except MissingData:
+            return None
+
+    checkpoints = if_there(readers.from_store)
     if options.train:
         stored = checkpoints or {}
-        trained = readers.Trained(encoder, settings, folder / "checkpoints")
+        trained = readers.Trained(encoder, settings, options.folder / "checkpoints")
         checkpoints = lambda task, seed: stored.get((task, seed)) or trained(task, seed)  # noqa: E731
     # The first target that pairs English sentences with translations.
     retrieval = [t for t in map(tasks.get, profile.targets) if t.format == "retrieval"]
     bitexts = [task.name for task in retrieval if "en" not in task.languages]
-    how: dict[str, Any] = {"checkpoints": checkpoints, "parallel": bitexts[0] if bitexts else None}
-    how |= {"languages": options.languages, "seeds": options.seeds, "folder": folder}
-    how |= {"options": Options.sized(options.rows, options.shuffle_labels)}
-    how |= {"sentence_encoder": options.sentence_encoder or None}
-    how |= {"language_head": _or_none(readers.language_head, encoder)}
-    how |= {"early": readers.Early() if options.early else None}
     return similarity.measure(
-        (profile.intermediates, profile.targets), chosen or None, encoder, **how
+        (profile.intermediates, profile.targets),
+        chosen or None,
+        encoder,
+        checkpoints=checkpoints,
+        parallel=bitexts[0] if bitexts else None,
+        languages=options.languages,
+        seeds=options.seeds,
+        folder=options.folder,
+        options=Options.sized(options.rows, options.shuffle_labels),
+        sentence_encoder=options.sentence_encoder,
+        language_head=if_there(readers.language_head),
+        early=readers.Early() if options.early else None,
     )
 
 
-def _or_none(load: Any, encoder: encoders.Encoder) -> Any:
-    """What may be missing: measures then say what they lack."""
-    try:
-        return load(encoder)
-    except MissingData:
-        return None
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,7 +21,7 @@ import pandas as pd
 
 from helpers import data, evaluation, metrics, tasks
 from helpers.data import sources
-from helpers.files import provenance
+from helpers.files import provenance, write_atomic
 from helpers.metrics import mining
 from helpers.models import Settings, encoders
 from helpers.models.training import Tuned, fine_tune
@@ -40,20 +40,15 @@ Row = dict[str, Any]
 Scores = dict[tuple[str, str], float]  # value by rule and metric
 Measured = Iterator[tuple[str, int, str, Scores]]  # language, number of rows, reader, scores
 
-
-def languages_of(task: str) -> list[str]:
-    return [code for code, split in data.at_hand(task) if split == "test"]
-
-
-@functools.cache
-def _encoder() -> encoders.Encoder:
-    return encoders.load("bundled")
+# The layer is chosen on messages, as the book does for tasks without development rows.
+_encoder = functools.cache(lambda: encoders.load("bundled"))
+_layer = functools.cache(lambda: evaluation.choose_layer(_encoder(), tasks.get("messages")))
 
 
 @functools.cache
-def _layer() -> int:
-    """Return the layer chosen on messages, as the book does for tasks without development rows."""
-    return evaluation.choose_layer(_encoder(), tasks.get("messages"))
+def _tagger(name: str) -> Tuned:
+    settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
+    return fine_tune(_encoder(), [tasks.get(name)], settings, 0)
 
 
 def _vectors(name: str, language: str, split: str, layer: int) -> np.ndarray:
@@ -62,15 +57,13 @@ def _vectors(name: str, language: str, split: str, layer: int) -> np.ndarray:
     return np.asarray(part.predictions)
 
 
-def pos(name: str) -> Measured:
+def pos(name: str, language: str) -> Measured:
     """UD POS in every language at hand: one model, three readings of its tags."""
     task = tasks.get(name)
-    settings = Settings(epochs=2, learning_rate=3e-4, batch_tokens=512, train_rows=1500)
-    tuned = fine_tune(_encoder(), [task], settings, 0)
-    for part in evaluation.predict(tuned, task, languages_of(name), rows=SENTENCES):
-        sides = [row["tags"] for row in part.rows], part.predictions
-        gold, given = ([[task.labels[int(t)] for t in one] for one in side] for side in sides)
-        yield part.language, len(gold), READER_UD, pos_readings(given, gold)
+    (part,) = evaluation.predict(_tagger(name), task, [language], rows=SENTENCES)
+    sides = [row["tags"] for row in part.rows], part.predictions
+    gold, given = ([[task.labels[int(t)] for t in one] for one in side] for side in sides)
+    yield language, len(gold), READER_UD, pos_readings(given, gold)
 
 
 def pos_readings(given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Scores:
@@ -78,22 +71,21 @@ def pos_readings(given: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) 
     return {(v, "f1"): metrics.span_f1(given, gold, v)["f1"] for v in metrics.VARIANTS}
 
 
-def bucc(name: str) -> Measured:
+def bucc(name: str, language: str) -> Measured:
     """BUCC: mined from whole corpora, against what is easier to get and easier to do."""
-    for language in languages_of(name):
-        sides = {split: data.rows(name, language, split) for split in ("dev", "test")}
-        gold = {split: gold_pairs(found) for split, found in sides.items()}
-        for layer in (LOWER, _layer()):
-            vectors = {split: _vectors(name, language, split, layer) for split in sides}
-            scores: Scores = {}
-            for pool, only in (("whole corpora", {}), ("gold pairs only", gold)):
-                pairs = {s: mined(sides[s], vectors[s], only.get(s)) for s in sides}
-                for tuned_on in ("dev", "test"):
-                    threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on]).value
-                    kept = mining.apply_threshold(pairs["test"], threshold)
-                    rule = f"{pool}, threshold tuned on {tuned_on}"
-                    scores[rule, "f1"] = metrics.pair_f1(kept, gold["test"])["f1"]
-            yield language, len(gold["test"]), f"bundled encoder, layer {layer}", scores
+    sides = {split: data.rows(name, language, split) for split in ("dev", "test")}
+    gold = {split: gold_pairs(found) for split, found in sides.items()}
+    for layer in (LOWER, _layer()):
+        vectors = {split: _vectors(name, language, split, layer) for split in sides}
+        scores: Scores = {}
+        for pool, only in (("whole corpora", {}), ("gold pairs only", gold)):
+            pairs = {s: mined(sides[s], vectors[s], only.get(s)) for s in sides}
+            for tuned_on in ("dev", "test"):
+                threshold = mining.tune_threshold(pairs[tuned_on], gold[tuned_on]).value
+                kept = mining.apply_threshold(pairs["test"], threshold)
+                rule = f"{pool}, threshold tuned on {tuned_on}"
+                scores[rule, "f1"] = metrics.pair_f1(kept, gold["test"])["f1"]
+        yield language, len(gold["test"]), f"bundled encoder, layer {layer}", scores
 
 
 def gold_pairs(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -112,9 +104,9 @@ def mined(
     return mining.mine_texts(*(vectors[side.index.to_numpy()] for side in sides), *columns)
 
 
-def tatoeba(name: str) -> Measured:
+def tatoeba(name: str, language: str) -> Measured:
     """Tatoeba: English asks, the foreign side asks, and equal sentences count as equal."""
-    for language in TATOEBA:
+    if language in TATOEBA:
         found = data.rows(name, language, "test")
         scores = directions(found, _vectors(name, language, "test", _layer()))
         yield language, len(found.side("query")), f"bundled encoder, layer {_layer()}", scores
@@ -139,12 +131,11 @@ def directions(rows: Iterable[Row], vectors: np.ndarray) -> Scores:
     return {(rule, "accuracy"): right.mean() for rule, right in hits.items()}
 
 
-def offsets(name: str) -> Measured:
+def offsets(name: str, language: str) -> Measured:
     """XQuAD: a perfect reader, scored against answers cut out at the published offsets."""
-    for language in languages_of(name):
-        (source,) = tasks.get(name).source.serving(language, "test")
-        raw = list(sources.load(source, language, "test").rows)
-        yield language, len(raw), "perfect reader", perfect_reader(raw)
+    (source,) = tasks.get(name).source.serving(language, "test")
+    raw = list(sources.load(source, language, "test").rows)
+    yield language, len(raw), "perfect reader", perfect_reader(raw)
 
 
 def perfect_reader(raw: Sequence[Row]) -> Scores:
@@ -159,11 +150,10 @@ def perfect_reader(raw: Sequence[Row]) -> Scores:
     return scores
 
 
-def one_more(name: str) -> Measured:
+def one_more(name: str, language: str) -> Measured:
     """XQuAD: a reader who takes one word too many, under two rules of comparing answers."""
-    for language in languages_of(name):
-        found = data.rows(name, language, "test")
-        yield language, len(found), "right answer and one more", greedy_reader(found, language)
+    found = data.rows(name, language, "test")
+    yield language, len(found), "right answer and one more", greedy_reader(found, language)
 
 
 def greedy_reader(rows: Iterable[Row], language: str) -> Scores:
@@ -189,17 +179,20 @@ def longer(context: str, answer: str, start: int, language: str) -> str:
     return context[before.start() if before else start : end]
 
 
-def xcopa(name: str) -> Measured:
+def xcopa(name: str, language: str) -> Measured:
     """XCOPA: the share of rows whose published question contradicts the other languages."""
-    for language in languages_of(name):
-        found = data.rows(name, language, "test")
-        wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
-        score = {("published question", "wrong questions"): wrong / len(found)}
-        yield language, len(found), "none", score
+    found = data.rows(name, language, "test")
+    wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
+    yield (
+        language,
+        len(found),
+        "none",
+        {("published question", "wrong questions"): wrong / len(found)},
+    )
 
 
 # Task, what is measured, and the rule of the official code.
-TRAPS: dict[str, tuple[str, Callable[[str], Measured], str]] = {
+TRAPS: dict[str, tuple[str, Callable[[str, str], Measured], str]] = {
     "pos_reading": ("udpos", pos, "seqeval-0.0.12"),
     "bucc_pool": ("bucc2018", bucc, "whole corpora, threshold tuned on dev"),
     "tatoeba_direction": ("tatoeba", tatoeba, "English asks"),
@@ -229,14 +222,14 @@ def store(fresh: pd.DataFrame, path: Path = PATH) -> None:
         old = pd.read_csv(path)
         fresh = pd.concat([old[~old["trap"].isin(fresh["trap"].unique())], fresh])
     fresh = fresh.sort_values("trap", key=lambda trap: trap.map(list(TRAPS).index), kind="stable")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.to_csv(path, index=False, lineterminator="\n")
+    write_atomic(path, fresh.to_csv(index=False).encode())
 
 
 if __name__ == "__main__":
     for trap in sys.argv[1:] or TRAPS:
         task, measure, _ = TRAPS[trap]
-        table = table_of(trap, measure(task))
+        here = [language for language, split in data.at_hand(tasks.get(task)) if split == "test"]
+        table = table_of(trap, (row for language in here for row in measure(task, language)))
         store(table)
         shown = table.groupby(["rule", "metric"], sort=False)["value"]
         print(shown.agg(["mean", "size"]), "\n")

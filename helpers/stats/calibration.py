@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,36 +73,33 @@ def batch(
     rows = []
     for _ in range(size):
         data, seed = draw(rng), int(rng.integers(2**31))
-        said: dict[str, pd.Series | None] = {}
+        said: dict[str, Any] = {}
         for method, ask in answer(data, seed).items():
             try:
                 said[method] = ask()
             except BadFit:
-                said[method] = None
+                said[method] = None  # a refusal is counted, not hidden
         if COMPANION in said:
             # the decision of the specification: supported only if both reject
             model, companion = said[FINAL], said[COMPANION]
             said[DECISION] = None
             if model is not None and companion is not None:
                 p = max(model["p"], companion["p"])
-                said[DECISION] = pd.Series({"estimate": model["estimate"], "p": p})
-        rows += [{"method": method, **_counted(found, slope)} for method, found in said.items()]
-    counts = pd.DataFrame(rows).groupby("method", sort=False).sum().reset_index()
+                said[DECISION] = {"estimate": model["estimate"], "p": p}
+        for method, found in said.items():
+            count = {"method": method, "replicates": 1, "refused": found is None}
+            if found is not None:
+                estimate, rejected = found["estimate"], int(found["p"] < 0.05)
+                wrong = int(rejected and np.sign(estimate) == -np.sign(slope) != 0)
+                count |= {"rejected": rejected, "wrong_sign": wrong}
+                count |= {"sum_estimate": estimate, "sum_square": estimate**2}
+                if "low" in found:
+                    covered = int(found["low"] <= slope <= found["high"])
+                    count |= {"intervals": 1, "covered": covered, "sum_se": found["se"]}
+            rows.append(count)
+    counts = pd.DataFrame(rows, columns=["method", *COUNTED]).fillna(0.0)
+    counts = counts.groupby("method", sort=False).sum().reset_index()
     return counts.assign(scenario=name, slope=slope, batch=number)[[*KEY, *COUNTED]]
-
-
-def _counted(found: pd.Series | None, slope: float) -> dict[str, float]:
-    """Return what one answer adds to the counts; no answer was a refusal."""
-    out: dict[str, Any] = {**dict.fromkeys(COUNTED, 0.0), "replicates": 1, "refused": found is None}
-    if found is not None:
-        estimate = found["estimate"]
-        out["rejected"] = int(found["p"] < 0.05)
-        out["wrong_sign"] = int(out["rejected"] and np.sign(estimate) == -np.sign(slope) != 0)
-        out |= {"sum_estimate": estimate, "sum_square": estimate**2}
-        if "low" in found:
-            covered = int(found["low"] <= slope <= found["high"])
-            out |= {"intervals": 1, "covered": covered, "sum_se": found["se"]}
-    return out
 
 
 def summary(counts: pd.DataFrame) -> pd.DataFrame:
@@ -158,48 +156,48 @@ def detectable(power: pd.DataFrame, method: str = DECISION, aim: float = 0.8) ->
     return pd.DataFrame(rows)
 
 
+def slope_of(
+    data: pd.DataFrame,
+    fixed: Sequence[str] = ("similarity",),
+    random: Sequence[str] = RANDOM,
+    outcome: str = "gain",
+    method: reml.Method = "kenward-roger",
+) -> pd.Series:
+    """Return what a mixed model says of the slope on similarity."""
+    return reml.crossed_reml(data, outcome, fixed, random, method=method)["similarity"]
+
+
+def relabelled(data: pd.DataFrame, within: tuple[str, str] | None, seed: int) -> pd.Series:
+    """Return what relabelling the tasks says of that slope."""
+    found = permutation.qap(data, "gain", "similarity", *DYAD, within, RELABELLINGS, seed)
+    return pd.Series({"estimate": found.estimate, "p": found.p})
+
+
 def specified(data: pd.DataFrame, seed: int) -> Answers:
     """Return how the specified model and its companion are asked about a table."""
-
-    def model() -> pd.Series:
-        full = data.dropna(subset=["gain"])
-        return reml.crossed_reml(full, "gain", ["similarity"], RANDOM)["similarity"]
-
-    def companion() -> pd.Series:
-        found = permutation.qap(data, "gain", "similarity", *DYAD, FORMATS, RELABELLINGS, seed)
-        return pd.Series({"estimate": found.estimate, "p": found.p})
-
-    return {FINAL: model, COMPANION: companion}
+    model = partial(slope_of, data.dropna(subset=["gain"]))
+    return {FINAL: model, COMPANION: partial(relabelled, data, FORMATS, seed)}
 
 
 def permuted_tables(
     data: pd.DataFrame, similarity: str, replicates: int = 1000, seed: int = SEED
 ) -> pd.DataFrame:
-    """Measure type I error on a real dyad table whose similarity has been relabelled.
+    """Count type I errors on a real dyad table whose similarity has been relabelled, for `summary`.
 
     Gains keep their collapses, outliers and format blocks, and similarity its values and formats, but
     formats change places with their tasks, and tasks within formats. (Relabelling within formats alone
-    would leave a true effect between formats in place.)
-
-    Args:
-        data, similarity: real dyad table with ``gain``, ``block`` and both formats; measure to relabel.
-        replicates, seed: relabelled tables to analyse.
-
-    Returns:
-        Counts (scenario ``"relabelled"``), for `summary`. With few formats some relabellings are nearly
-        the original, so a true effect shows in the rate.
+    would leave a true effect between formats in place.) With few formats some relabellings are nearly the
+    original, so that a true effect shows in the rate.
     """
     table = permutation.grid(data, "gain", [similarity], *DYAD, FORMATS)
     rng, groups = np.random.default_rng(seed), (table.row_groups, table.column_groups)
     orders = [np.concatenate([_moved(rng, g) for g in groups]) for _ in range(replicates)]
     every = np.full(table.outcome.shape, True)
     moved = permutation.relabel(table.predictors[0], np.array(orders), every)
-    cells = pd.MultiIndex.from_product([table.rows, table.columns], names=TASKS).to_frame(
-        index=False
-    )
+    cells = pd.MultiIndex.from_product([table.rows, table.columns], names=TASKS)
     rest = data.drop(columns=["similarity", similarity], errors="ignore")
     rest = rest.assign(**rest[TASKS].astype(str))
-    tables = iter(cells.assign(similarity=values).merge(rest, on=TASKS) for values in moved)
+    tables = (pd.Series(v, cells, name="similarity").reset_index().merge(rest) for v in moved)
 
     def draw(rng: np.random.Generator) -> pd.DataFrame:
         return design.standardise(next(tables).dropna(subset=["similarity"]), ["similarity"])
@@ -232,8 +230,8 @@ def ols(
     at = names.index(predictor)
     if not (variance := fit.cov_params()[at, at]) > 0:
         raise BadFit(
-            f"the variance of {predictor!r} is not positive: with few clusters the two-way formula "
-            "can give that; use a mixed model."
+            f"the variance of {predictor!r} is {variance:g}, not positive, as the two-way formula can "
+            "give with few clusters; use a mixed model."
         )
     df = getattr(fit, "df_resid_inference", fit.df_resid)
     return reml.t_table([predictor], fit.params[[at]], np.sqrt([variance]), np.array([df])).iloc[0]
@@ -243,12 +241,10 @@ def ols(
 
 
 def read_recycled(path: str | Path) -> pd.DataFrame:
-    """Read a copy of IBM's table, as gains over the plain encoder.
+    """Read a copy of IBM's table: a row per fully tested model and target, with the gain in points.
 
-    Returns:
-        One row per fully tested model and target: intermediate (model name), target, gain (points),
-        intermediate_family, target_family ("" if the name tells none, or two), block, same_family,
-        identity_pair: the model's name holds that of the target, whose rows it was trained on.
+    Families are "" where a model's name tells none, or two. An identity pair is a model whose name holds
+    that of the target, whose rows it was trained on.
     """
     file = Path(path)
     if not file.is_file():
@@ -258,16 +254,9 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
     wide = pd.read_csv(file).drop_duplicates("model_name").set_index("model_name")
     scores = wide[list(TARGETS)].dropna()
     gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
-    long = pd.Series(
-        gained.rename_axis(index="intermediate", columns="target").stack(), name="gain"
-    )
-    return add_families(long.reset_index())
-
-
-def add_families(table: pd.DataFrame) -> pd.DataFrame:
-    """Add families of models and targets, their block, and whether they agree."""
-    own = {m: family_of(str(m)) for m in table["intermediate"].unique()}
-    out = table.assign(intermediate_family=table["intermediate"].map(own))
+    out = gained.rename_axis(index="intermediate", columns="target").stack().rename("gain")
+    out = out.reset_index()
+    out["intermediate_family"] = out["intermediate"].map({m: family_of(m) for m in gained.index})
     out["target_family"] = out["target"].map(TARGETS)
     out["block"] = out["intermediate_family"] + " x " + out["target_family"]
     out["same_family"] = (out["intermediate_family"] == out["target_family"]).astype(float)
@@ -290,14 +279,10 @@ def family_of(model: str) -> str:
 
 
 def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.DataFrame:
-    """Estimate the effect of a shared family in ways that differ in what they take as independent.
+    """Estimate the effect of a shared family (points) in ways that differ in what counts as independent.
 
-    Args:
-        table: rows that `read_recycled` returned; models without a family are left out.
-        n, seed: relabellings of families, on the means of model family x target family.
-
-    Returns:
-        Indexed by method: estimate (points), se, df, low, high, p, and rows.
+    Models without a family are left out; families are relabelled ``n`` times, over the means of model
+    family x target family.
     """
     used = table[table["intermediate_family"] != ""]
     if used.empty:

@@ -66,11 +66,11 @@ def departures(
         A word for each departure, to the sentence that says it; empty if there is none.
     """
     rest, lost = gains.usable(scores)
-    out = {"targets without a baseline": " ".join(lost)}
+    out, said = dict[str, str](), "which the specification calls illustrative"
     if profile in ILLUSTRATIVE:
-        out = {
-            "profile": f"The profile is {profile}, which the specification calls illustrative."
-        } | out
+        out["profile"] = f"The profile is {profile}, {said}."
+    if lost:
+        out["targets without a baseline"] = " ".join(lost)
     done = rest[rest["status"] == "done"]
     base = done[done["condition"] == "none"]
     trained = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
@@ -82,17 +82,25 @@ def departures(
     planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
     if len(counts) < planned:
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
-    short = []
-    for target, seen in done.groupby("target")["language"]:
-        known = str(target) in tasks.names()
-        asked = set(tasks.get(str(target)).languages if known else ()) - {"en"}
-        asked -= set(absent.get(str(target), ()))
+    known, short = {name: tasks.get(name) for name in tasks.names()}, []
+    for target, seen in done[done["target"].isin(known)].groupby("target")["language"]:
+        asked = {*known[target].languages} - {"en", *absent.get(target, ())}
         if not asked <= set(seen):
             short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
     if short:
         out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
-        out |= _of_similarity(similarity[similarity["target"].isin(set(rest["target"]))])
+        own = similarity[similarity["target"].isin(rest["target"])].query("measure == @PRIMARY")
+        if (size := own["n"].max()) < ROWS:
+            out["rows of text"] = f"Similarity was measured on {size:,} rows a task, not {ROWS:,}."
+        # a bitext that nothing trains lends the English side of what it is tested on
+        read = [known[t] for t in own["target"].unique() if t in known]
+        bare = [t for t in read if not t.train_with and not t.source.serving("en", "train")]
+        if bare:
+            which = f"The similarity of {', '.join(t.name for t in bare)}"
+            out["text of targets"] = (
+                f"{which} comes from English sentences that are no training rows."
+            )
     there = " ".join(controls["measure"]) if controls is not None and len(controls) else ""
     if lacking := [what for what, sign in CONTROLS.items() if sign not in there]:
         out["controls"] = f"Controls were not measured: {', '.join(lacking)}."
@@ -102,20 +110,6 @@ def departures(
             out["plan changed after the scores"] = said
     if dirty := [name for name in commits if name.endswith("+changes")]:
         out["uncommitted code"] = f"Scores come from uncommitted code: {', '.join(dirty)}."
-    return {name: said for name, said in out.items() if said}
-
-
-def _of_similarity(similarity: pd.DataFrame) -> dict[str, str]:
-    """Say where the primary similarity was not measured on so many English training rows."""
-    own, out = similarity[similarity["measure"] == PRIMARY], {}
-    if (size := own["n"].max()) < ROWS:
-        out["rows of text"] = f"Similarity was measured on {size:,} rows a task, not {ROWS:,}."
-    known = [tasks.get(t) for t in own["target"].unique() if t in tasks.names()]
-    # a bitext that nothing trains lends the English side of what it is tested on
-    bare = [t.name for t in known if not t.train_with and not t.source.serving("en", "train")]
-    if bare:
-        which = f"The similarity of {', '.join(bare)}"
-        out["text of targets"] = f"{which} comes from English sentences that are no training rows."
     return out
 
 
@@ -166,7 +160,6 @@ def confirm(
     """
     scaled = prepared(dyads, PRIMARY)
     used = scaled.dropna(subset=[outcome])
-
     test = partial(_answer, used, scaled, outcome, n=n, seed=seed)
     asked: dict[str, tuple[str, Callable[[], tuple[pd.Series, Fit]]]] = {
         "H1": ("slope above zero", partial(test, []))
@@ -188,8 +181,8 @@ def confirm(
     table = pd.DataFrame(answers).T.rename_axis("hypothesis")
     table["verdict"] = _verdicts(table)
     if departs:
-        said = f"withheld: the study departs from its specification ({', '.join(departs)})"
-        table["verdict"] = said
+        why = f"the study departs from its specification ({', '.join(departs)})"
+        table["verdict"] = f"withheld: {why}"
     elif controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
@@ -200,11 +193,7 @@ def confirm(
 
 
 def prepared(dyads: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Blank the gains of identity pairs and standardise similarity over the dyads analysed.
-
-    Args:
-        dyads, measure: dyad table of one encoder; similarity, dyads without it are left out.
-    """
+    """Blank the gains of identity pairs and standardise a similarity over the dyads analysed; others go."""
     if measure not in dyads.columns:
         raise BadRows(f"the dyad table has no similarity {measure!r}; add it with gains.dyads.")
     if "encoder" in dyads and dyads["encoder"].nunique() > 1:
@@ -277,9 +266,8 @@ def equivalence(fit: Fit, term: str, bound: float) -> pd.Series:
     above = float(stats.t.sf((estimate + bound) / se, df))
     p = max(above, float(stats.t.cdf((estimate - bound) / se, df)))
     half = float(stats.t.ppf(1 - LEVEL, df)) * se
-    names = ["estimate", "low", "high", "bound", "p", "equivalent"]
-    values = [estimate, estimate - half, estimate + half, bound, p, p < LEVEL]
-    return pd.Series(dict(zip(names, values, strict=True)))
+    ends = {"estimate": estimate, "low": estimate - half, "high": estimate + half}
+    return pd.Series({**ends, "bound": bound, "p": p, "equivalent": p < LEVEL})
 
 
 # Languages.
@@ -317,23 +305,16 @@ def distance_slopes(
     out = parts.groupby(by, as_index=False).sum()
     out = out[(out["languages"] >= LEAST) & (out["xx"] > 1e-12)]
     if out.empty:
-        raise BadFit(
-            f"no dyad has {LEAST} languages that differ in {covariate!r}; add languages, or leave "
-            "the interaction out."
-        )
+        said = f"no dyad has {LEAST} languages that differ in {covariate!r}"
+        raise BadFit(f"{said}; add languages, or leave the interaction out.")
     out["slope"] = out["xy"] / out["xx"]
     return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
 
 
 def by_language(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
-    """Return the similarity slope of each language, partially pooled.
+    """Return each language's slope on similarity, partially pooled, with the se of its prediction error.
 
-    Args:
-        data, predictor: one row per dyad and language with ``gain``; similarity, to be standardised.
-
-    Returns:
-        Indexed by language, ordered by slope: slope (the common one plus the predicted deviation), se
-        (of the prediction error), deviation.
+    Of one row per dyad and language; a slope is the common one plus the predicted deviation.
     """
     rows, term = design.standardise(data, [predictor]), f"{predictor}|language"
     effects = [*RANDOM, "intermediate:target", "language", "target:language", term]

@@ -68,9 +68,8 @@ def require(data: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str] =
         known = np.isfinite(numbers(data, column)) if column in numeric else data[column].notna()
         if missing := int((~known).sum()):
             raise BadFit(
-                f"{missing} of {len(data)} rows have no usable value of {column!r}, and nothing is "
-                f"imputed: leave them out on purpose, data.dropna(subset=[{column!r}]), and say so, "
-                "or complete the runs that are missing."
+                f"{missing} of {len(data)} rows have no usable value of {column!r}: complete the runs, "
+                f"or leave them out on purpose, data.dropna(subset=[{column!r}]), and say so."
             )
 
 
@@ -91,7 +90,7 @@ def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, list[str]]
         if pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             raise BadFit(
                 f"{column!r} holds numbers written as text, such as {values[0]!r}: convert it with "
-                f"pandas.to_numeric(data[{column!r}]), or give its categories names."
+                "pandas.to_numeric, or give its categories names."
             )
     return levels
 
@@ -106,10 +105,10 @@ def expand(
         if column in levels:
             text, known = data[column].astype(str), levels[column]
             if len(known) < 2:
-                raise BadFit(
-                    f"{column!r} has the single value {known[0]!r}, so it has no effect to "
-                    "estimate; remove it from the fixed effects or add rows that differ in it."
+                said = (
+                    f"{column!r} has the single value {known[0]!r} and so no effect: leave it out."
                 )
+                raise BadFit(said)
             if new := sorted(set(text) - set(known)):
                 raise BadFit(
                     f"{column!r} has the value {new[0]!r}, which the fit has not seen (it knows "
@@ -134,14 +133,11 @@ def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, 
             basis = np.column_stack([basis, rest / norm])
             continue
         if position == 1 or np.ptp(column) <= 1e-12 * max(1.0, np.abs(column).max()):
-            raise BadFit(
-                f"{name!r} is constant over the {column.size} rows, so its effect cannot be "
-                "estimated; remove it, or check how it was computed."
-            )
+            raise BadFit(f"{name!r} is constant over the {column.size} rows; leave it out.")
         others = ", ".join(repr(n) for n, _ in columns[1:position])
         raise BadFit(
             f"{name!r} is a linear combination of {others}: their effects cannot be told apart; "
-            "keep one of them, or combine them into one measure."
+            "keep one of them."
         )
     return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
 

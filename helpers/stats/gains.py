@@ -33,37 +33,25 @@ def converged(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     A run has half converged when its English score is more than a quarter of the way from the median
     of its target's baselines down to guessing. An arm without another run keeps all of its own: not
-    learning is then what came of it.
-
-    Args:
-        scores: tidy score table; targets without English scores, or that train nothing, stay whole.
-
-    Returns:
-        The scores that are left, and a row per target with the English median of its baselines, the
-        least that counts as converged (both 0 to 1), runs, those that half converged and those left out.
+    learning is then what came of it. Targets without English scores, or that train nothing, stay whole.
+    With the scores comes a row per target: that median, the least that counts as converged (0 to 1), runs.
     """
+    by = ["encoder", "target"]
     english = trained_targets(clean(scores).query("language == 'en'"))
-    base = english[english["condition"] == "none"].groupby(["encoder", "target"])["value"].median()
-    english = english.join(base.rename("median"), on=["encoder", "target"])
-    english["least"] = english["median"] - (english["median"] - _chance(english["target"])) / 4
+    base = english[english["condition"] == "none"].groupby(by)["value"].median()
+    english = english.join(base.rename("median"), on=by)
+    guess = _fact(english["target"], "chance", 0.0)
+    english["least"] = english["median"] - (english["median"] - guess) / 4
     english["half"] = english["value"] < english["least"]
     alone = english.groupby([*ARM, "target"])["half"].transform("all")
-    out = english["half"] & ~alone
-    table = (
-        english.assign(out=out)
-        .groupby(["encoder", "target"], as_index=False)
-        .agg(
-            median=("median", "first"),
-            least=("least", "first"),
-            runs=("run", "size"),
-            half_converged=("half", "sum"),
-            left_out=("out", "sum"),
-        )
-    )
+    english["out"] = english["half"] & ~alone
+    groups = english.groupby(by)
+    table = groups[["median", "least"]].first().assign(runs=groups.size())
+    table[["half_converged", "left_out"]] = groups[["half", "out"]].sum()
     # a run id with its seed: the first attempt of a repeated run has the same id
-    lost = pd.MultiIndex.from_frame(english.loc[out, ["run", "seed"]])
+    lost = pd.MultiIndex.from_frame(english.loc[english["out"], ["run", "seed"]])
     kept = ~pd.MultiIndex.from_frame(scores[["run", "seed"]]).isin(lost)
-    return scores[kept].reset_index(drop=True), table
+    return scores[kept].reset_index(drop=True), table.reset_index()
 
 
 def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = False) -> pd.DataFrame:
@@ -87,7 +75,7 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
     """
     rows = clean(scores, collapsed=collapsed)
     # chance-corrected logits, kept finite by 0.5 / n at both ends
-    guess = _chance(rows["target"])
+    guess = _fact(rows["target"], "chance", 0.0).astype(float)
     edge = np.minimum(0.5 / rows["n"].clip(lower=1).astype(float), 0.5)
     above = ((rows["value"] - guess) / (1 - guess)).clip(lower=edge, upper=1 - edge)
     rows["logit"] = np.log(above / (1 - above))
@@ -106,10 +94,8 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
     bare = table.loc[table["baseline"].isna(), cell].drop_duplicates()
     if len(bare):
         some = "; ".join(" ".join(map(str, c)) for c in bare.head(5).itertuples(index=False))
-        raise BadRows(
-            f"{len(bare)} cells have scores but no baseline (condition 'none'): {some}. Run those "
-            "baselines, or leave these scores out."
-        )
+        said = f"{len(bare)} cells have scores but no baseline (condition 'none')"
+        raise BadRows(f"{said}: {some}. Run those baselines, or leave these scores out.")
     out = table.rename(columns={"value": "score"})
     difference, room = out["score"] - out["baseline"], 1 - out["baseline"]
     out["gain"] = 100 * difference
@@ -126,14 +112,10 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
 
 def _baselines(base: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     """Return mean baseline per target and language, and seed spread per target."""
-    table = base.groupby(cell, as_index=False).agg(
-        baseline=("value", "mean"),
-        baseline_logit=("logit", "mean"),
-        baseline_seeds=("seed", "size"),
-        variance=("value", "var"),
-    )
-    pooled = table.groupby(cell[:2])["variance"].transform("mean")
-    return table.drop(columns="variance").assign(baseline_sd=100 * np.sqrt(pooled))
+    by = base.groupby(cell)
+    table = by[["value", "logit"]].mean().set_axis(["baseline", "baseline_logit"], axis=1)
+    pooled = by["value"].var().groupby(level=cell[:2]).transform("mean")
+    return table.assign(baseline_seeds=by.size(), baseline_sd=100 * np.sqrt(pooled)).reset_index()
 
 
 def clean(scores: pd.DataFrame, *, collapsed: bool = False) -> pd.DataFrame:
@@ -164,10 +146,8 @@ def _metric(target: str, present: set[str]) -> str:
     chosen = tasks.get(target).metric if target in tasks.names() else ""
     if chosen in present or len(present) == 1:
         return chosen if chosen in present else min(present)
-    raise BadRows(
-        f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}: register the task "
-        "with its main metric, or keep the rows of one metric."
-    )
+    said = f"target {target!r} has the metrics {sorted(present)}, not {chosen!r}"
+    raise BadRows(f"{said}: register the task with its main metric, or keep one metric's rows.")
 
 
 def untrained(rows: pd.DataFrame) -> pd.Series:
@@ -192,7 +172,6 @@ def dyads(
     table: pd.DataFrame,
     *,
     condition: str = "single",
-    english: bool = False,
     similarity: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Average gains into one row per dyad: seeds within a language first, then languages.
@@ -202,7 +181,7 @@ def dyads(
 
     Args:
         table: what `gains` returned.
-        condition, english: rows of this condition count, and whether English does.
+        condition: rows of this condition count; English does not.
         similarity: measures per dyad, a column each or long (``measure``, ``value``) as
             `helpers.similarity.measure` returns it; of its languages English is used.
 
@@ -213,19 +192,13 @@ def dyads(
     Raises:
         BadRows: no row is left, a task's format is unknown, or a similarity is given twice.
     """
-    rows = table[table["condition"] == condition]
-    rows = rows if english else rows[rows["language"] != "en"]
+    rows = table[(table["condition"] == condition) & (table["language"] != "en")]
     if rows.empty:
-        have, kind = (
-            ", ".join(sorted(table["condition"].unique())),
-            "" if english else "non-English ",
-        )
-        raise BadRows(f"no {kind}gain of condition {condition!r} (have: {have}).")
+        have = ", ".join(sorted(table["condition"].unique()))
+        raise BadRows(f"no non-English gain of condition {condition!r} (have: {have}).")
     full = _everywhere(rows, "intermediate")
     if not full.any():
-        raise BadRows(
-            "no language is there for every intermediate of any target; complete the runs."
-        )
+        raise BadRows("no language is there for every intermediate of any target; run the plan.")
     dropped = rows[~full].groupby(["encoder", "target"])["language"].nunique()
     rows = rows[full]
     means = [*SCALES, "score", "baseline", *(["headroom"] if "headroom" in rows else [])]
@@ -311,11 +284,6 @@ def _fact(targets: pd.Series, name: str, unknown: object) -> pd.Series:
     return targets.map(facts)
 
 
-def _chance(targets: pd.Series) -> pd.Series:
-    """Return what guessing scores on each row's target, 0 to 1."""
-    return _fact(targets, "chance", 0.0).astype(float)
-
-
 def exclude(table: pd.DataFrame) -> pd.DataFrame:
     """Return a dyad table without identity pairs, as the specification wants it."""
     return table[~table["identity_pair"]].reset_index(drop=True)
@@ -356,10 +324,8 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     short = runs[runs["size"] < runs.join(languages, on=by)["languages"]]
     if len(short):
         _, target, _, intermediate, _ = short.index[0]
-        raise BadRows(
-            f"seeds of {intermediate!r} on {target!r} differ in their languages; complete the runs, "
-            "or leave those seeds out."
-        )
+        said = f"seeds of {intermediate!r} on {target!r} differ in their languages"
+        raise BadRows(f"{said}; complete the runs, or leave those seeds out.")
     each = (100 * runs["mean"]).groupby(level=arm).agg(["mean", "var", "size"])
     squares = (each["var"].fillna(0) * (each["size"] - 1)).groupby(level=by).sum()
     freedom = (each["size"] - 1).groupby(level=by).sum().rename("freedom")
@@ -399,9 +365,8 @@ def reliability(spread: pd.DataFrame) -> pd.DataFrame:
         dyads), reliability: the share of the variance of gains that is not seed noise, the baseline
         they share aside. At or below 0 seeds alone spread gains as far; missing where no arm ran twice.
     """
-    by = spread.assign(
-        noise=spread["own_noise"] ** 2, seed=spread["own_noise"] ** 2 * spread["seeds"]
-    ).groupby("target")
+    noise = spread["own_noise"] ** 2
+    by = spread.assign(noise=noise, seed=noise * spread["seeds"]).groupby("target")
     out = by.agg(dyads=("gain", "size"), seed_sd=("seed", "mean"), gain_sd=("gain", "std"))
     out["seed_sd"] = np.sqrt(out["seed_sd"])
     return out.assign(reliability=1 - by["noise"].mean() / out["gain_sd"] ** 2)

@@ -115,14 +115,9 @@ def run(
         for label in itertools.compress(fits, ~moves)
     ]
     if not moves.any():
-        raise BadFit(
-            "relabelling within formats changes nothing; more tasks per format are needed."
-        )
-    return _report(table[moves], null[moves], exact, notes)
-
-
-def _report(table: pd.DataFrame, null: np.ndarray, exact: bool, notes: list[str]) -> Multiverse:
-    """Test each specification, and median and share of positive ones jointly."""
+        raise BadFit("relabelling within formats changes nothing; add tasks to some format.")
+    # each specification, and median and share of positive ones jointly
+    table, null = table[moves], null[moves]
     observed = table["r"].to_numpy()
     p = permutation.p_values(null, observed, exact)
     table = table.assign(p=p, p_bh=stats.false_discovery_control(p))
@@ -153,22 +148,16 @@ def all_measures(
     n: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Fit the primary model once per measure and adjust for their number.
+    """Fit the primary model once per measure, standardised, and adjust for their number.
 
-    Args:
-        data: dyad table; rows where a measure is undefined leave that measure's model.
-        measures: similarity columns; each is standardised over the dyads it is defined for.
-        reliability: per measure, once task effects are removed, for the disattenuated slope.
-        n, seed: relabellings of the permutation companion.
-
-    Returns:
-        Indexed by measure: dyads, slope, se, df, low, high, p, p_bh, p_permutation, p_min_p (both
-        adjusted over the measures), reliability, slope_disattenuated (Spearman 1904), note.
+    Besides dyads, slope, se, df, low, high and p there are p_bh (Benjamini and Hochberg), p_permutation
+    and p_min_p, and the slope_disattenuated by a measure's reliability (Spearman 1904); a note says why
+    a measure has none.
     """
     rows: dict[str, dict[str, object]] = {}
+    for measure in set(measures) - set(data.columns):
+        raise unknown("measure", measure, map(str, data.columns))
     for measure in measures:
-        if measure not in data.columns:
-            raise unknown("measure", measure, map(str, data.columns))
         try:
             fit = _slope(data, measure)
             rows[measure] = {**fit[measure], "note": " ".join(fit.design.notes)}

@@ -20,7 +20,6 @@ import pandas as pd
 from helpers.errors import BadFit, unknown
 from helpers.stats import design
 
-EFFECTS = ("rows", "columns", "blocks")
 BOTH = ("rows", "columns")
 CELLS_AT_ONCE = 3_000_000  # numbers held per batch of permutations: about 24 MB
 LEAST_CELLS = 20  # of a measure, to be in a family of measures
@@ -59,52 +58,48 @@ def grid(
     given: Sequence[str] = (),
 ) -> Grid:
     """Arrange a dyad table as arrays; a row without outcome still lends its predictors to permutations."""
-    tasks = [rows, columns]
+    tasks, values = [rows, columns], [outcome, *predictors, *given]
     design.require(data, [*tasks, *(within or ())])
-    for column in [outcome, *predictors, *given]:
-        if column not in data.columns:
-            raise unknown("column", column, map(str, data.columns))
+    for column in set(values) - set(data.columns):
+        raise unknown("column", column, map(str, data.columns))
     if (twice := data.duplicated(tasks)).any():
         pair = " x ".join(data.loc[twice, tasks].iloc[0].astype(str))
         raise BadFit(
             f"{pair} appears more than once: average languages and seeds first (gains.dyads), and "
             "test one encoder and condition at a time."
         )
-    keyed = data.assign(**{task: data[task].astype(str) for task in tasks})
-    wide = keyed.set_index(tasks)[[outcome, *predictors, *given]].astype(float).unstack()
+    keyed = data.assign(**data[tasks].astype(str))
+    wide = keyed.set_index(tasks)[values].astype(float).unstack()
     names = [np.sort(keyed[task].unique()) for task in tasks]
     arrays = wide.to_numpy().reshape(names[0].size, -1, names[1].size).transpose(1, 0, 2).copy()
     groups = [np.zeros(n.size, int) for n in names]
     for k, format in enumerate(within or ()):
-        formats = (
-            keyed[[tasks[k], format]].astype(str).drop_duplicates().set_index(tasks[k])[format]
-        )
-        if (more := formats.index.duplicated()).any():
-            task = formats.index[more][0]
+        formats = keyed[[tasks[k], format]].astype(str).drop_duplicates()
+        if (more := formats[tasks[k]].duplicated()).any():
+            task = formats.loc[more, tasks[k]].iloc[0]
             raise BadFit(f"{task!r} has more than one value of {format!r}; a task has one format.")
-        groups[k] = np.asarray(pd.factorize(formats.reindex(names[k]), sort=True)[0])
+        formats = formats.sort_values(tasks[k])  # as the names are
+        groups[k] = np.asarray(pd.factorize(formats[format], sort=True)[0])
     last = 1 + len(predictors)
-    tables = (arrays[0], arrays[1:last], arrays[last:])
-    return Grid(names[0], names[1], *tables, groups[0], groups[1])
+    return Grid(*names, arrays[0], arrays[1:last], arrays[last:], *groups)
 
 
 def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.ndarray:
     """Return an orthonormal basis (cells, rank) of the effects to remove; mean and given always."""
     i, j = np.nonzero(used)
     blocks = table.row_groups[i] * (table.column_groups.max() + 1) + table.column_groups[j]
-    by = dict(zip(EFFECTS, (i, j, blocks), strict=True))
-    parts = [np.ones((i.size, 1))]
+    by, parts = {"rows": i, "columns": j, "blocks": blocks}, [np.ones((i.size, 1))]
     for effect in effects:
         if effect not in by:
-            raise unknown("effect", effect, EFFECTS)
+            raise unknown("effect", effect, by)
         parts.append((by[effect][:, None] == np.unique(by[effect])).astype(float))
     parts += [z[i, j][:, None] for z in table.given]
     u, s, _ = np.linalg.svd(np.hstack(parts), full_matrices=False)
     return u[:, s > 1e-9 * s[0]]
 
 
-def relabellings(table: Grid, n: int, seed: int) -> tuple[Iterator[np.ndarray], int, bool]:
-    """Return batches (batch, rows + columns) of all or ``n`` random relabellings, number, and if all."""
+def relabellings(table: Grid, n: int, seed: int) -> tuple[Iterator[np.ndarray], bool]:
+    """Return batches (batch, rows + columns) of all or ``n`` random relabellings, and whether of all."""
     if n < 1:
         raise BadFit(f"n must be at least 1 permutation; it is {n}.")
     groups = (table.row_groups, table.column_groups)
@@ -113,10 +108,10 @@ def relabellings(table: Grid, n: int, seed: int) -> tuple[Iterator[np.ndarray], 
     if count <= n:
         every = itertools.product(*(list(_within(g)) for g in groups))
         orders = np.array([np.concatenate(pair) for pair in every])
-        return (orders[k : k + batch] for k in range(0, count, batch)), count, True
+        return (orders[k : k + batch] for k in range(0, count, batch)), True
     rng = np.random.default_rng(seed)
     sizes = (min(batch, n - k) for k in range(0, n, batch))
-    return (random_orders(table, size, rng) for size in sizes), n, False
+    return (random_orders(table, size, rng) for size in sizes), False
 
 
 def _within(groups: np.ndarray) -> Iterator[np.ndarray]:
@@ -185,18 +180,14 @@ def regression(
     y, x, raw = table.outcome[used], predictor[used], table.predictors[measure][used]
     df = y.size - basis.shape[1] - 1
     if df < 1:
-        raise BadFit(
-            f"{y.size} cells cannot carry {basis.shape[1]} effects and a slope: add intermediates "
-            "or targets, or remove fewer effects."
-        )
+        said = f"{y.size} cells cannot carry {basis.shape[1]} effects and a slope"
+        raise BadFit(f"{said}: add intermediates or targets, or remove fewer effects.")
     rest = y - basis @ (basis.T @ y)
     if rest @ rest <= 1e-20 * max(y @ y, 1e-300):
         raise BadFit("nothing of the outcome is left once the effects are removed.")
     if np.linalg.norm(x - basis @ (basis.T @ x)) <= 1e-8 * max(float(np.linalg.norm(raw)), 1e-300):
-        raise BadFit(
-            f"{name!r} does not vary once {', '.join(effects) or 'the mean'} and covariates are"
-            " removed, so its slope cannot be tested; remove fewer effects or leave it out."
-        )
+        gone = f"{', '.join(effects) or 'the mean'} and covariates are removed"
+        raise BadFit(f"{name!r} does not vary once {gone}; remove fewer effects or leave it out.")
     return Regression(used, basis, rest, predictor, df)
 
 
@@ -217,14 +208,12 @@ def relabelled(
     table: Grid, fits: Sequence[Regression], n: int, seed: int
 ) -> tuple[np.ndarray, bool]:
     """Return slope, t and partial correlation (3, fits, relabellings), the same for all, and if exact."""
-    batches, total, exact = relabellings(table, n, seed)
-    null, start = np.empty((3, len(fits), total)), 0
-    for orders in batches:
-        stop = start + len(orders)
-        for k, fit in enumerate(fits):
-            null[:, k, start:stop] = fit.of(relabel(fit.predictor, orders, fit.used))
-        start = stop
-    return null, exact
+    batches, exact = relabellings(table, n, seed)
+    null = [
+        np.stack([fit.of(relabel(fit.predictor, orders, fit.used)) for fit in fits], axis=1)
+        for orders in batches
+    ]
+    return np.concatenate(null, axis=2), exact
 
 
 def p_values(null: np.ndarray, observed: np.ndarray, exact: bool) -> np.ndarray:
@@ -251,10 +240,10 @@ def _tested(
     found["cells"] = [int(fit.used.sum()) for fit in fits.values()]
     fixed = np.ptp(null[0], axis=1) <= 1e-10 * np.maximum(found["estimate"].abs(), 1e-300)
     if fixed.all():
-        raise BadFit(
-            f"relabelling within the given groups leaves the slope of {found.index[-1]!r} unchanged: "
-            "it is fixed by the groups (or each group has one task). Test it with within=None."
+        said = (
+            f"relabelling within the given groups leaves the slope of {found.index[-1]!r} unchanged"
         )
+        raise BadFit(f"{said}: it is fixed by the groups. Test it with within=None.")
     found["p"] = p_values(null[1], found["t"].to_numpy(), exact)
     found.loc[fixed, ["estimate", "t", "p"]] = np.nan
     return found, null[:, ~fixed.to_numpy()], exact
@@ -313,14 +302,11 @@ def min_p(
     n: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Test many similarities at once as `qap` does, with p-values adjusted by the smallest of them.
+    """Test many similarities at once as `qap` does: estimate, t, cells, p and p_min_p by measure.
 
-    All are relabelled alike, so the adjustment knows how measures go together (Westfall & Young 1993,
-    single-step minP); each is judged by its own null, whose spread differs where measures lack cells.
-
-    Returns:
-        Indexed by measure: estimate, t, cells, p, p_min_p (family-wise; none below ``LEAST_CELLS``);
-        missing for a measure that cannot be tested: without a value, or fixed by the groups.
+    All are relabelled alike, so the family-wise p_min_p knows how measures go together (Westfall & Young
+    1993, single-step minP); each is judged by its own null. One without a value, or fixed by the groups,
+    has none of them; one with less than ``LEAST_CELLS`` is not in the family.
     """
     table = grid(data, outcome, predictors, rows, columns, within)
     found, null, exact = _tested(table, predictors, n, seed, BOTH)

@@ -117,17 +117,13 @@ def leave_out(
     data = data.reset_index(drop=True)
     levels = sorted(data[unit].astype(str).unique())
     if len(levels) < 3:
-        raise BadFit(
-            f"{unit!r} has {len(levels)} levels; leaving one out needs at least 3. Choose another "
-            "unit."
-        )
+        raise BadFit(f"{unit!r} has {len(levels)} levels; leaving one out needs at least 3.")
     parts, notes = [], []
     for level in levels:
         here = data[unit].astype(str) == level
         train, test = data[~here], data[here]
         try:
-            full = reml.crossed_reml(train, outcome, fixed, random)
-            plain = reml.crossed_reml(train, outcome, baseline, random)
+            full, plain = (reml.crossed_reml(train, outcome, f, random) for f in (fixed, baseline))
         except BadFit as error:
             said = f"without {unit} {level} the rest does not carry the model: {error}"
             raise BadFit(said) from None
@@ -138,26 +134,21 @@ def leave_out(
         notes += [f"without {unit} {level}: {note}" for note in full.design.notes]
     table = pd.concat(parts).sort_index()
     rest, plain_rest = (table["observed"] - table[c] for c in ("predicted", "baseline"))
+    # ranks within each target of at least 3 rows that differ
+    pair = ["predicted", "observed"]
+    parts = [part[pair] for _, part in table.groupby("target")] if "target" in table else []
+    parts = [part for part in parts if len(part) >= 3 and (part.nunique() > 1).all()]
+    ranks = [float(stats.spearmanr(part).statistic) for part in parts]
     values = {
         "r2": 1 - float((rest**2).sum() / (plain_rest**2).sum()),
         "rmse": float(np.sqrt((rest**2).mean())),
         "rmse_baseline": float(np.sqrt((plain_rest**2).mean())),
-        "spearman": float(np.mean(_ranks(table) or [np.nan])),
+        "spearman": float(np.mean(ranks or [np.nan])),
         "coverage": float(table["observed"].between(table["low"], table["high"]).mean()),
         "units": len(levels),
         "rows": len(table),
     }
     return LeftOut(table, pd.Series(values), tuple(dict.fromkeys(notes)))
-
-
-def _ranks(table: pd.DataFrame) -> list[float]:
-    """Return the rank correlation within each target of at least 3 rows that differ."""
-    parts = [part for _, part in table.groupby("target")] if "target" in table else []
-    return [
-        float(stats.spearmanr(part["predicted"], part["observed"]).statistic)
-        for part in parts
-        if len(part) >= 3 and (part[["predicted", "observed"]].nunique() > 1).all()
-    ]
 
 
 def expected_best(observed: np.ndarray, score: np.ndarray, k: int) -> float:
@@ -217,16 +208,12 @@ def ndcg(observed: Sequence[float], score: Sequence[float], above_worst: bool = 
 
 
 def predict_gain(
-    new: pd.DataFrame,
-    data: pd.DataFrame,
-    outcome: str,
-    fixed: Sequence[str],
-    random: Sequence[str],
+    new: pd.DataFrame, data: pd.DataFrame, outcome: str, fixed: Sequence[str], random: Sequence[str]
 ) -> pd.DataFrame:
     """Rank ``new`` candidates for a target nobody has run, by the model of a dyad table, best first.
 
-    Added are rank, predicted, se, df, low, high (95 %), ``best`` (probability of being the best of the
-    candidates, by simulation) and ``helps`` (of a gain above zero).
+    Added are what a forecast has, ``best`` (the probability of being the best of the candidates, by
+    simulation) and ``helps`` (of a gain above zero).
     """
     found = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
     table = found.table().set_index(new.index)

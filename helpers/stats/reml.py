@@ -118,29 +118,18 @@ def crossed_reml(
     with BLAS.limit(limits=1, user_api="blas"):
         peak = maximise(cross, reml)
         covariance, df, spread = _precision(cross, peak, method, reml)
+    se, df = np.sqrt(np.diag(covariance)), np.clip(df, 1.0, cross.rows - len(named.names))
+    table = t_table(named.names, peak.state.beta, se, df)
     names = [*(term.name for term in named.terms), RESIDUAL]
     variances = pd.Series(peak.variances, index=names, name="variance")
     boundary = tuple(n for n in names[:-1] if variances[n] <= 1e-8 * variances.sum())
-    zero = [
+    zero = (
         f"the variance of {name!r} is estimated at zero: this table shows no spread of it beyond "
         "the other effects (not proof that there is none)."
         for name in boundary
-    ]
-    return Fit(
-        table=t_table(
-            named.names, peak.state.beta, np.sqrt(np.diag(covariance)),
-            np.clip(df, 1.0, cross.rows - len(named.names)),
-        ),
-        variances=variances,
-        loglik=peak.loglik,
-        reml=reml,
-        boundary=boundary,
-        notes=(*named.notes, *zero),
-        design=named,
-        cross=cross,
-        peak=peak,
-        spread=spread,
-    )  # fmt: skip
+    )
+    notes, arrays = (*named.notes, *zero), (named, cross, peak, spread)
+    return Fit(table, variances, peak.loglik, reml, boundary, notes, *arrays)
 
 
 def t_table(
@@ -159,9 +148,7 @@ def compare(full: Fit, reduced: Fit) -> float:
     """Return the p-value of the likelihood-ratio test of two models nested in their fixed effects."""
     df = len(full.table) - len(reduced.table)
     if full.rows != reduced.rows or df < 1 or full.reml or reduced.reml:
-        raise BadFit(
-            "compare(full, reduced) needs nested models of the same rows, larger first, with reml=False."
-        )
+        raise BadFit("compare needs nested models of the same rows, larger first, with reml=False.")
     return float(stats.chi2.sf(max(2 * (full.loglik - reduced.loglik), 0.0), df))
 
 
@@ -180,7 +167,7 @@ class Cross:
     yy: float
     starts: np.ndarray
     rows: int
-    jacobian: float = 0.0
+    jacobian: float
 
     def per_level(self, values: np.ndarray) -> np.ndarray:
         """Repeat one value per effect for each of its levels."""
@@ -340,8 +327,8 @@ def maximise(cross: Cross, reml: bool = True) -> Peak:
     total /= max(cross.degrees(reml), 1)
     if total <= 1e-14 * cross.yy / cross.rows:
         raise BadFit(
-            "the fixed effects fit every row exactly, so there is no error to judge them by: "
-            "use fewer effects or more rows."
+            "the fixed effects fit every row exactly, so nothing is left to judge them by: use fewer "
+            "effects or more rows."
         )
     good: list[Peak] = []
     for begin in _starts(cross, total):

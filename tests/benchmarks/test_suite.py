@@ -142,7 +142,7 @@ def test_the_rows_of_training(monkeypatch):
 
 def test_where_the_time_goes_adds_up():
     work = Workload("pair", "tiny", "toy-intents", Settings(epochs=1, train_rows=24, max_length=32))
-    found = [training.profile(replace(work, name=name)) for name in CPU]
+    found = [training.profiles([replace(work, name=name)]) for name in CPU]
     assert names(row for rows in found for row in rows) == promised("profile")
     for rows in found:
         shares = [row.value for row in rows if "_time_in_" in row.name]

@@ -13,10 +13,10 @@ FEATURES = ["S_A", "S_B", "P_A", "INV_A"]
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
     """Two packages in the layout of lang2vec and urielplus, for three languages."""
-    monkeypatch.setattr(
-        build_languages,
-        "LANGUAGES",
-        "en English Latn, eu Basque Latn, zh Chinese Hans mand",
+    monkeypatch.setattr(build_languages, "DATA", tmp_path)
+    (tmp_path / "languages.csv").write_text(
+        "language,name,glottocode,script\n"
+        "en,English,stan,Latn\neu,Basque,basq,Latn\nzh,Chinese,mand,Hans\n"
     )
     monkeypatch.setattr(build_languages, "FEWEST_SHARED", 2)
     lang2vec, uriel = tmp_path / "lang2vec" / "data", tmp_path / "urielplus" / "database"
@@ -35,7 +35,6 @@ def packages(tmp_path, monkeypatch):
     save("feature_averages.npz", [[0, 1, -1, 1], [1, 0, 1, -1], [-1, 1, 1, 1]], FEATURES)
     save("family_features.npz", [[0, 1], [1, 0], [0, 0]], ["F_Indo-European", "F_Sinitic"])
     csvs = uriel / "urielplus_csvs"
-    (csvs / "uriel_glottocode_map.csv").write_text("iso_code,glottocode\neng,stan\neus,basq\n")
     (csvs / "lang_fam_geo.csv").write_text(
         "language_id,language_name,latitude,longitude,lineage\n"
         'stan,English,0.0,0.0,"Indo-European, Classical, Germanic, West Germanic"\n'
@@ -45,7 +44,6 @@ def packages(tmp_path, monkeypatch):
     sizes = tmp_path / "published" / build_languages.SIZES
     sizes.parent.mkdir()
     sizes.write_text("language,xlmr_pretraining_gib\nen,300.8\nzh,63.5\n")
-    monkeypatch.setattr(build_languages, "DATA", tmp_path)
     found = build_languages.languages(tmp_path / "lang2vec", tmp_path / "urielplus")
     build_languages.add_distances(found, lang2vec)
     # As the file has them: what is missing is empty.
@@ -57,7 +55,7 @@ def test_rows_by_hand(packages):
     assert [r["language"] for r in (english, basque, chinese)] == ["en", "eu", "zh"]
     assert (english["family"], english["branch"]) == ("Indo-European", "Germanic")
     assert (basque["family"], basque["branch"], basque["isolate"]) == ("Basque", "Basque", 1)
-    # The macro-language takes its glottocode from the table in the module.
+    # The macro-language takes the glottocode that the table gives it.
     assert (chinese["glottocode"], chinese["branch"]) == ("mand", "Sinitic")
     assert chinese["longitude"] == -10.0
     assert basque["geographic_km"] == round(6371 * np.pi / 2)

@@ -171,8 +171,6 @@ def test_dyads_average_seeds_then_languages():
     assert (row["seeds"], row["languages"]) == (3, 2)
     assert row["block"] == "pair x pair"
     assert row["same_format"] == 1
-    with_english = g.dyads(found, english=True)
-    assert with_english["languages"].tolist() == [3] * 4
 
 
 def test_dyads_use_the_languages_that_all_intermediates_have():
