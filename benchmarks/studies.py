@@ -7,6 +7,7 @@ once. Both ways do the same cells with the same seeds here, on one device, and g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,45 +37,40 @@ LANGUAGES = 25
 
 def grid() -> list[Measurement]:
     """Run the same cells as a plan, and each in a process and a store of its own."""
-
-    def ways(plan: Plan, whole: Path, cells: Path) -> tuple[float, float]:
-        seconds, apart = as_plan(whole), 0.0
-        targets = plan.runs[plan.runs["stage"] == "target"]
-        for number, target in enumerate(targets.itertuples()):
-            here = plan.runs["run"].isin([target.run, target.parent])
-            own = replace(plan, runs=plan.runs[here])
-            path = own.save(cells / str(number) / "plans")
-            command = ["helpers.study.arm", "--plan", str(path), *own.arms]
-            apart += _timed(command, cells / str(number))
-        _equal(whole, *sorted(cells.iterdir()))
-        return seconds, apart
-
-    return _both("grid_vs_cells_from_scratch", "every cell in a process of its own", ways)
+    with planned() as (plan, whole, other):
+        ours, theirs = as_plan(whole), 0.0
+        for target in plan.runs.query("stage == 'target'").itertuples():
+            own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
+            place = other / str(target.run)
+            command = ["helpers.study.arm", "--plan", str(own.save(place / "plans")), *own.arms]
+            theirs += _timed(command, place)
+        _equal(whole, *sorted(other.iterdir()))
+    times = (ours, "s", "every cell in a process of its own", theirs)
+    return [compared("grid_vs_cells_from_scratch", *times, **_facts(plan))]
 
 
 def processes() -> list[Measurement]:
     """Run the same plan in one process with all threads, and in several."""
-
-    def ways(plan: Plan, whole: Path, other: Path) -> tuple[float, float]:
+    with planned() as (plan, whole, other):
         one = as_plan(whole)
         shutil.copytree(whole / "known", other / "known")
         several = as_plan(other, "processes")
         _equal(whole, other)
-        return several, one
+    times = (several, "s", "one process with all threads", one)
+    return [compared("grid_in_processes_vs_one_process", *times, **_facts(plan))]
 
-    return _both("grid_in_processes_vs_one_process", "one process with all threads", ways)
+
+@contextlib.contextmanager
+def planned() -> Iterator[tuple[Plan, Path, Path]]:
+    """Lend a plan and two stores; its data are read and its layers chosen before the clock starts."""
+    with tempfile.TemporaryDirectory() as name:
+        whole, other = Path(name) / "whole", Path(name) / "other"
+        yield study.plan(PROFILE, INTERMEDIATES, store=Store(whole)), whole, other
 
 
-def _both(
-    name: str, reference: str, ways: Callable[[Plan, Path, Path], tuple[float, float]]
-) -> list[Measurement]:
-    """Time a plan both ways; its data are read and its layers chosen before the clock starts."""
-    with tempfile.TemporaryDirectory() as folder:
-        plan = study.plan(PROFILE, INTERMEDIATES, store=Store(Path(folder) / "whole"))
-        ours, theirs = ways(plan, Path(folder) / "whole", Path(folder) / "other")
+def _facts(plan: Plan) -> dict[str, Any]:
     note = f"profile {PROFILE}; equal scores in both ways"
-    facts: dict[str, Any] = {"threads": cores(), "rows": len(plan), "note": note}
-    return [compared(name, ours, "s", reference, theirs, **facts)]
+    return {"threads": cores(), "rows": len(plan), "note": note}
 
 
 def as_plan(folder: Path, engine: str = "local") -> float:

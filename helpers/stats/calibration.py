@@ -135,12 +135,12 @@ def summary(counts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def detectable(power: pd.DataFrame, method: str = DECISION, aim: float = 0.8) -> pd.DataFrame:
-    """Return the slope each scenario detects with the power aimed at, by interpolation.
+def detectable(power: pd.DataFrame, method: str = DECISION) -> pd.DataFrame:
+    """Return the slope each scenario detects with a power of 80 %, by interpolation.
 
     Args:
         power: what `summary` returned, with several slopes per scenario.
-        method, aim: whose power, and how much.
+        method: whose power.
 
     Returns:
         scenario, slope (dyad SD per SD of similarity; NaN where no slope simulated reaches the power).
@@ -148,11 +148,9 @@ def detectable(power: pd.DataFrame, method: str = DECISION, aim: float = 0.8) ->
     rows = []
     for name, part in power[power["method"] == method].groupby("scenario", sort=False):
         part = part.sort_values("slope")
-        reached = part["rejected"].cummax().to_numpy()
-        slope = np.nan
-        if len(part) > 1 and reached[-1] >= aim:
-            slope = float(np.interp(aim, reached, part["slope"].to_numpy()))
-        rows.append({"scenario": name, "slope": slope})
+        reached = part["rejected"].cummax()
+        slope = np.interp(0.8, reached, part["slope"], right=np.nan)
+        rows.append({"scenario": name, "slope": slope if len(part) > 1 else np.nan})
     return pd.DataFrame(rows)
 
 

@@ -80,7 +80,7 @@ class LeftOut:
     """Predictions of units the model had not seen.
 
     Attributes:
-        table: the rows with observed, predicted, baseline (without similarity), se, df, low, high.
+        table: the rows with observed, predicted, baseline (no fixed effect), se, df, low, high.
         scores: r2 (share of the baseline's squared error that is gone), rmse, rmse_baseline, spearman
             (mean within target), coverage (inside the 95 % interval), units, rows.
         notes: plain sentences, such as effects a training part could not estimate.
@@ -92,13 +92,7 @@ class LeftOut:
 
 
 def leave_out(
-    data: pd.DataFrame,
-    outcome: str,
-    fixed: Sequence[str],
-    random: Sequence[str],
-    unit: str,
-    *,
-    baseline: Sequence[str] = (),
+    data: pd.DataFrame, outcome: str, fixed: Sequence[str], random: Sequence[str], unit: str
 ) -> LeftOut:
     """Predict each unit from a model fitted without any of its rows.
 
@@ -108,7 +102,6 @@ def leave_out(
         fixed, random: effects of the model; a level not seen in training is predicted at zero.
         unit: column whose levels are left out one at a time: an intermediate, a target, a format,
             a block, a language family.
-        baseline: fixed effects of the model to compare with.
 
     Raises:
         BadFit: a unit cannot be left out because the rest does not carry the model.
@@ -123,12 +116,12 @@ def leave_out(
         here = data[unit].astype(str) == level
         train, test = data[~here], data[here]
         try:
-            full, plain = (reml.crossed_reml(train, outcome, f, random) for f in (fixed, baseline))
+            full, plain = (reml.crossed_reml(train, outcome, f, random) for f in (fixed, []))
         except BadFit as error:
             said = f"without {unit} {level} the rest does not carry the model: {error}"
             raise BadFit(said) from None
         found = forecast(full, test, fixed).table().set_index(test.index)
-        found["baseline"] = forecast(plain, test, baseline).mean
+        found["baseline"] = forecast(plain, test, []).mean
         rest = test.assign(observed=test[outcome]).drop(columns=found.columns, errors="ignore")
         parts.append(pd.concat([rest, found], axis=1))
         notes += [f"without {unit} {level}: {note}" for note in full.design.notes]
