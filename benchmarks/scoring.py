@@ -257,8 +257,9 @@ def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]
     parts = ("bare_products", "mined", "bare_products")
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
     search = apart("scoring.pool", pool_rows)
-    size, facts = f"mining_{rows // 1000}k", {"rows": rows, "threads": int(ours["threads"])}
-    of_pool: dict[str, Any] = facts | {"rows": pool_rows}
+    size = f"mining_{rows // 1000}k"
+    facts: dict[str, Any] = {"rows": rows, "threads": int(ours["threads"])}
+    of_pool = facts | {"rows": pool_rows}
     found = []
     for clock, suffix in (("wall", ""), ("cpu", "_cpu")):
         name, note = f"{size}{suffix}_vs_bare_matmul", f"both directions, width {WIDTH}"

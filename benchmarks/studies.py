@@ -134,7 +134,8 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     attempt = Outcome("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
     spec = plan.job(done["run"].iloc[-1]).spec
     names = ("run", "core", "stage", "condition", "intermediate", "target")
-    for facts in done[[*names]].to_dict("records"):
+    for values in done[[*names]].itertuples(index=False):
+        facts: dict[str, Any] = values._asdict()
         record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **facts)
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)

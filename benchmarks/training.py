@@ -238,7 +238,7 @@ def trainer(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, A
 def trainer_items(ready: Prepared, encoded: Encoded) -> Any:
     """Return tokenised rows as a Trainer wants them, with ids of the whole table: it has no pruned one."""
     kept: Any = ready.pruned.kept
-    columns = {"input_ids": np.split(kept[encoded.tokens], encoded.starts[1:-1])}
+    columns: dict[str, Any] = {"input_ids": np.split(kept[encoded.tokens], encoded.starts[1:-1])}
     names = {"label": "labels", "begin": "start_positions", "end": "end_positions"}
     columns |= {names[k]: v for k, v in encoded.per_sequence.items() if k in names}
     if "tag" in encoded.per_token:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from helpers.book import COLOURS, Page
@@ -40,17 +41,13 @@ def style(table: pd.DataFrame, group: str) -> dict[str, Any]:
     Looks are those of ``data/display.csv`` where it knows the groups, one after another elsewhere.
     """
     # Readers' names, not keys: several keys may be one data set.
-    known = display().drop_duplicates("name").set_index("name")
+    known = display().drop_duplicates("name").set_index("name")[["colour", "marker"]]
     there = list(dict.fromkeys(table[group]))
     order = [*(n for n in known.index if n in there), *(n for n in there if n not in known.index)]
-    fixed = known.reindex(order)[["colour", "marker"]].fillna("").to_numpy()
-    looks = [
-        (colour or COLOURS[k % len(COLOURS)], marker or MARKERS[k % len(MARKERS)])
-        for k, (colour, marker) in enumerate(fixed)
-    ]
-    palette, markers = (dict(zip(order, side, strict=True)) for side in zip(*looks, strict=True))
+    own = {"colour": np.resize(COLOURS, len(order)), "marker": np.resize(MARKERS, len(order))}
+    looks = known.replace("", np.nan).reindex(order).fillna(pd.DataFrame(own, order)).to_dict()
     groups = {"hue": group, "style": group, "hue_order": order, "style_order": order}
-    return groups | {"palette": palette, "markers": markers}
+    return groups | {"palette": looks["colour"], "markers": looks["marker"]}
 
 
 def explorer(scores: pd.DataFrame, dyads: pd.DataFrame) -> Page:

@@ -81,16 +81,14 @@ def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
     file = FOLDER / f"{profile}-floors.csv"
     if file.exists():
         return read_csv(file)
-    rows: dict[str, Any] = {}
-    for name, condition in found[["intermediate", "condition"]].drop_duplicates().to_numpy():
-        task = tasks.get(name)
+    rows, stages = [], found[["intermediate", "condition"]].drop_duplicates("intermediate")
+    for name, condition in stages.to_numpy():
+        task, value = tasks.get(name), math.nan
         limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
-        try:
+        with contextlib.suppress(MissingData):
             value = evaluation.floor(task, rows=limit or None)
-        except MissingData:
-            value = math.nan
-        rows.setdefault(name, (name, task.metric, value))
-    return pd.DataFrame(rows.values(), columns=["intermediate", "metric", "floor"])
+        rows.append((name, task.metric, value))
+    return pd.DataFrame(rows, columns=["intermediate", "metric", "floor"])
 
 
 def similarities(

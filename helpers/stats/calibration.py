@@ -252,8 +252,8 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
     wide = pd.read_csv(file).drop_duplicates("model_name").set_index("model_name")
     scores = wide[list(TARGETS)].dropna()
     gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
-    out = gained.rename_axis(index="intermediate", columns="target").stack().rename("gain")
-    out = out.reset_index()
+    gained = gained.rename_axis(index="intermediate", columns="target")
+    out = pd.Series(gained.stack(), name="gain").reset_index()
     out["intermediate_family"] = out["intermediate"].map({m: family_of(m) for m in gained.index})
     out["target_family"] = out["target"].map(TARGETS)
     out["block"] = out["intermediate_family"] + " x " + out["target_family"]

@@ -84,7 +84,7 @@ def departures(
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
     known, short = {name: tasks.get(name) for name in tasks.names()}, []
     for target, seen in done[done["target"].isin(known)].groupby("target")["language"]:
-        asked = {*known[target].languages} - {"en", *absent.get(target, ())}
+        asked = {*known[str(target)].languages} - {"en", *absent.get(str(target), ())}
         if not asked <= set(seen):
             short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
     if short:

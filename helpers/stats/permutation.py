@@ -81,7 +81,8 @@ def grid(
         formats = formats.sort_values(tasks[k])  # as the names are
         groups[k] = np.asarray(pd.factorize(formats[format], sort=True)[0])
     last = 1 + len(predictors)
-    return Grid(*names, arrays[0], arrays[1:last], arrays[last:], *groups)
+    tables = (arrays[0], arrays[1:last], arrays[last:])
+    return Grid(names[0], names[1], *tables, groups[0], groups[1])
 
 
 def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.ndarray:
