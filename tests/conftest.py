@@ -18,6 +18,7 @@ from helpers import tasks
 from helpers.data import packages
 from helpers.data.sources import ROOT_VARIABLE
 from helpers.similarity import catalogue
+from helpers.study.store import Store
 from helpers.tasks import demo
 from tests import hub as loopback
 from tests.fixtures.generate import generate
@@ -39,9 +40,7 @@ if os.environ.get("TEST_PRECISION") == "bf16":
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--shuffle", type=int, help="run modules, and tests in them, in a random order"
-    )
+    parser.addoption("--shuffle", type=int, help="run modules and their tests in a random order")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -58,6 +57,11 @@ def forget(monkeypatch):
     """Forget the tasks and measures that a test registers: the order of tests changes nothing."""
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     monkeypatch.setattr(catalogue, "_MEASURES", dict(catalogue._MEASURES))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +82,6 @@ def generated_mirror(tmp_path_factory):
 
 @pytest.fixture
 def mirror(generated_mirror, data_cache, monkeypatch):
-    """Let tasks read the generated mirror."""
     monkeypatch.setenv(ROOT_VARIABLE, str(generated_mirror))
     return generated_mirror
 

@@ -15,9 +15,8 @@ from threading import Thread
 from urllib.parse import parse_qs, unquote, urlparse
 
 HEAD = "0123456789abcdef0123456789abcdef01234567"  # what every branch resolves to
-API = re.compile(
-    r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?"
-)
+ACTION = r"(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?"
+API = re.compile(r"/api/(datasets|models)/([^/]+/[^/]+)" + ACTION)
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 with socket.socket() as _probe:
     _probe.bind(("127.0.0.1", 0))

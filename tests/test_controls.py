@@ -14,9 +14,8 @@ def pairs(*texts, labels=(0, 1, 2)):
     return [{"id": first, "first": first, "second": "", "label": label} for first, label in found]
 
 
-TRAIN = pairs(
-    "turn on the lamp in Nairobi", "what is the weather in Lisbon", "play the song Yesterday"
-)
+LAMP, RAIN = "turn on the lamp in Nairobi", "what is the weather in Lisbon"
+TRAIN = pairs(LAMP, RAIN, "play the song Yesterday")
 NAMES = ("warm", "cold")
 
 

@@ -1,5 +1,3 @@
-"""Predicting and scoring a target in all its languages, and retrieval from vectors."""
-
 import math
 from dataclasses import replace
 
@@ -35,24 +33,22 @@ def tiny():
     return encoders.load("tiny")
 
 
-def read(format_, missing=()):
-    def rows(language, split):
+def task(format_, missing=(), change=list, **facts):
+    """A target in four languages, some missing; a change is made to its German rows."""
+
+    def read(language, split):
         if language in missing:
             raise MissingData(f"no rows in {language!r}; fetch them")
         # Each language has another number of rows, of other lengths.
         count = toys.SIZES[split] - 3 * LANGUAGES.index(language)
-        return toys.rows(format_, language, split, count)
+        found = toys.rows(format_, language, split, count)
+        return change(found) if language == "de" else found
 
-    return rows
-
-
-def task(format_, missing=(), **facts):
-    return toys.task(format_, read=read(format_, missing), languages=LANGUAGES, **facts)
+    return toys.task(format_, read=read, languages=LANGUAGES, **facts)
 
 
 @pytest.fixture(scope="module")
 def tuned(tiny):
-    """One encoder with a head for every format."""
     with torch.random.fork_rng(devices=[]):
         every = [task(format_) for format_ in toys.MAKERS]
         return fine_tune(tiny, every, replace(QUICK, epochs=3), 0)
@@ -76,40 +72,26 @@ def test_all_languages_at_once_equal_one_after_the_other(format_, tuned):
 
 @pytest.mark.parametrize("format_", ["pair", "retrieval"])
 def test_a_language_without_data_fails_and_the_others_are_scored(format_, tuned):
-    whole = evaluate(tuned, task(format_))
-    part = evaluate(tuned, task(format_, missing=("de",)))
-    assert part[:-1] == [entry for entry in whole if entry["language"] != "de"]
-    lost = part[-1]
+    part, gone = evaluate(tuned, task(format_)), task(format_, missing=("de",))
+    *kept, lost = evaluate(tuned, gone)
+    assert kept == [entry for entry in part if entry["language"] != "de"]
     assert lost["language"] == "de" and lost["status"] == "failed: no rows in 'de'; fetch them"
-    assert math.isnan(lost["value"]) and lost["n"] == 0
-    assert lost["metric"] == task(format_).metric
-    kept = predict(tuned, task(format_, missing=("de",)))
-    assert [part.language for part in kept] == ["en", "fr", "sw"]
+    assert math.isnan(lost["value"]) and lost["n"] == 0 and lost["metric"] == gone.metric
+    assert [part.language for part in predict(tuned, gone)] == ["en", "fr", "sw"]
 
 
-def broken(format_, change):
-    """A target whose German rows are changed before they are read."""
-    plain = read(format_)
-
-    def rows(language, split):
-        found = plain(language, split)
-        return change(found) if language == "de" else found
-
-    return toys.task(format_, read=rows, languages=LANGUAGES)
-
-
-def every(rows, name, value):
-    return [row | {name: value} for row in rows]
+def every(name, value):
+    return lambda rows: [row | {name: value} for row in rows]
 
 
 BAD = {
-    "labels of another set": ("pair", lambda rows: every(rows, "label", 7)),
-    "labels hidden": ("pair", lambda rows: every(rows, "label", -1)),
+    "labels of another set": ("pair", every("label", 7)),
+    "labels hidden": ("pair", every("label", -1)),
     "tags hidden": ("tagging", lambda rows: [r | {"tags": [-1] * len(r["tags"])} for r in rows]),
-    "answers hidden": ("span", lambda rows: every(rows, "answers", {"text": [], "start": []})),
-    "half a pair of surrogates": ("pair", lambda rows: every(rows, "first", "x\udc00")),
+    "answers hidden": ("span", every("answers", {"text": [], "start": []})),
+    "half a pair of surrogates": ("pair", every("first", "x\udc00")),
     "no rows": ("choice", lambda rows: []),
-    "gold that is no candidate": ("retrieval", lambda rows: every(rows, "gold", ["?"])),
+    "gold that is no candidate": ("retrieval", every("gold", ["?"])),
     "no candidates": ("retrieval", lambda rows: [row for row in rows if row["side"] == "query"]),
 }
 
@@ -117,7 +99,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_rows_of_one_language_fail_alone_and_say_so(name, tuned):
     format_, change = BAD[name]
-    found = evaluate(tuned, broken(format_, change))
+    found = evaluate(tuned, task(format_, change=change))
     assert found[:-1] == [one for one in evaluate(tuned, task(format_)) if one["language"] != "de"]
     lost = found[-1]
     assert lost["language"] == "de" and math.isnan(lost["value"]) and lost["n"] == 0
@@ -143,31 +125,25 @@ def test_what_cannot_be_encoded_decoded_or_scored_fails_alone_too(stage, tuned, 
     assert found[-1]["language"] == "de" and "a row that cannot be" in found[-1]["status"]
 
 
-def test_no_language_at_all_and_an_unknown_one(tuned):
+def test_no_language_at_all_and_what_is_refused(tuned, tiny):
     assert evaluate(tuned, task("pair"), []) == [] == predict(tuned, task("pair"), [])
     lost = evaluate(tuned, task("pair", missing=LANGUAGES))
     assert [entry["language"] for entry in lost] == list(LANGUAGES)
-    with pytest.raises(UnknownName, match=r"'ed'.*'de'.*de, en, fr, sw"):
-        evaluate(tuned, task("pair"), ["en", "ed"])
+    tasks.register(task("pair"), replace=True)
+    given, stranger = {"name": "other", "train_with": "learn-pair"}, task("pair", name="stranger")
+    same = "give both the same labels in the same order"
+    for asked, said in (
+        ((tuned, task("pair"), ["en", "ed"]), r"'ed'.*'de'.*de, en, fr, sw"),
+        ((tuned, stranger), "no head for target 'stranger'.*learn-pair"),
+        ((Tuned(tiny), stranger), "has heads for nothing"),
+        ((tuned, task("pair", labels=("c", "b", "a"), **given)), same),
+        ((tuned, task("pair", labels=("a", "b", "d"), **given)), same),
+    ):
+        with pytest.raises(HelpfulError, match=said):
+            evaluate(*asked)
 
 
-def test_an_encoder_without_the_head_is_refused(tuned, tiny):
-    stranger = task("pair", name="stranger")
-    with pytest.raises(HelpfulError, match="no head for target 'stranger'.*learn-pair"):
-        evaluate(tuned, stranger)
-    with pytest.raises(HelpfulError, match="has heads for nothing"):
-        evaluate(Tuned(tiny), stranger)
-
-
-def test_other_labels_than_those_of_training_are_refused(tuned):
-    for labels in (("c", "b", "a"), ("a", "b", "d")):
-        tasks.register(task("pair"), replace=True)
-        target = task("pair", name="other-labels", labels=labels, train_with="learn-pair")
-        with pytest.raises(HelpfulError, match="give both the same labels in the same order"):
-            evaluate(tuned, target)
-
-
-def test_rows_are_limited_to_the_same_ones(tuned):
+def test_rows_are_limited_to_the_same_ones_and_those_of_development_can_be_scored(tuned):
     target = task("pair")
     (one,), (same,) = (predict(tuned, target, ["en"], rows=6) for _ in "ab")
     assert [r["id"] for r in one.rows] == [r["id"] for r in same.rows]
@@ -175,18 +151,12 @@ def test_rows_are_limited_to_the_same_ones(tuned):
     (found,) = predict(tuned, target, ["en"])
     every = {r["id"]: p for r, p in zip(found.rows, found.predictions, strict=True)}
     assert one.predictions == [every[row["id"]] for row in one.rows]
-
-
-def test_development_rows_can_be_scored(tuned):
-    target = task("pair")
     (entry,) = evaluate(tuned, target, ["en"], split="dev")
     assert entry["split"] == "dev" and entry["n"] == toys.SIZES["dev"]
     assert entry["value"] == pytest.approx(tuned.outcome.dev["learn-pair"])
     with pytest.raises(UnknownName, match="'test'"):
         evaluate(tuned, target, ["en"], split="tests")
-
-
-def test_the_floor_is_what_a_run_reports(tuned):
+    # The floor is what a run reports.
     for format_ in ("pair", "choice", "tagging", "span"):
         assert floor(task(format_)) == tuned.outcome.floor[f"learn-{format_}"]
 
@@ -211,7 +181,7 @@ def test_a_target_without_answers_is_decoded_by_its_own_rule(tuned):
     assert predict(quiet, task("span"), ["en"], rows=1)[0].predictions != [""]
 
 
-def test_texts_that_languages_share_are_read_once(tuned, monkeypatch):
+def test_texts_that_languages_share_are_read_once_without_training_too(tuned, monkeypatch, tiny):
     shared = toys.rows("retrieval", "en", "test", 10)
 
     def same_candidates(language, split):
@@ -220,8 +190,7 @@ def test_texts_that_languages_share_are_read_once(tuned, monkeypatch):
         return [*queries, *[row for row in shared if row["side"] == "candidate"]]
 
     target = toys.task("retrieval", read=same_candidates, languages=LANGUAGES)
-    seen = []
-    states = Network.states
+    seen, states = [], Network.states
 
     def counted(self, batch, layer=None):
         seen.append(len(batch.lengths))
@@ -234,9 +203,6 @@ def test_texts_that_languages_share_are_read_once(tuned, monkeypatch):
     for part in together:
         (alone,) = predict(tuned, target, [part.language])
         np.testing.assert_allclose(part.predictions, alone.predictions, atol=1e-5)
-
-
-def test_retrieval_needs_no_training_but_uses_it(tuned, tiny):
     plain = evaluate(Tuned(tiny), task("retrieval"))
     assert [entry["status"] for entry in plain] == ["done"] * 4
     assert min(entry["value"] for entry in plain) > 0.5  # queries and candidates share words
@@ -244,23 +210,22 @@ def test_retrieval_needs_no_training_but_uses_it(tuned, tiny):
     assert not np.allclose(one.predictions, other.predictions, atol=0.1)
 
 
-def test_layers_change_what_retrieval_reads(tiny):
-    values = [
-        [p.predictions for p in predict(Tuned(tiny), task("retrieval"), ["en"], layer=layer)]
-        for layer in (0, 1, 2, None)
-    ]
-    assert not np.allclose(values[0], values[1]) and not np.allclose(values[1], values[2])
-    np.testing.assert_allclose(values[2], values[3], atol=1e-6)
-
-
 def test_one_pass_scores_every_layer_and_the_best_is_chosen(tiny, monkeypatch):
     target, plain = task("retrieval"), Tuned(tiny)
+    none, one, two, top = (
+        [part.predictions for part in predict(plain, target, ["en"], layer=layer)]
+        for layer in (0, 1, 2, None)
+    )
+    assert not np.allclose(none, one) and not np.allclose(one, two)
+    np.testing.assert_allclose(two, top, atol=1e-6)
     values = {
         layer: evaluate(plain, target, ["fr"], split="dev", layer=layer)[0]["value"]
         for layer in (1, 2)
     }
     found = layer_scores(tiny, target, "fr")
     assert found == pytest.approx(values) and list(found) == [1, 2]
+    with pytest.raises(MissingData, match="no layer can be chosen for 'learn-retrieval'.*fetch"):
+        choose_layer(tiny, task("retrieval", missing=("de",)))
     for scores, best in (({1: 0.7, 2: 0.5}, 1), ({1: 0.7, 2: 0.7}, 2)):  # of equals the highest
         monkeypatch.setattr(evaluation, "layer_scores", lambda *_, scores=scores: scores)
         assert choose_layer(tiny, target) == best
@@ -279,14 +244,8 @@ def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):
     assert tiny.model.config.num_hidden_layers == 2
 
 
-def test_no_layer_is_chosen_without_development_rows(tiny):
-    with pytest.raises(MissingData, match="no layer can be chosen for 'learn-retrieval'.*fetch"):
-        choose_layer(tiny, task("retrieval", missing=("de",)))
-
-
 @pytest.fixture
 def longest(monkeypatch):
-    """Longest sequence of every set that is evaluated."""
     seen = []
 
     def outputs(network, name, encoded, real=Network.outputs, **options):
@@ -297,28 +256,25 @@ def longest(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("shorter", ["settings", "task"])
-def test_rows_are_cut_as_they_were_in_training(shorter, tiny, longest):
+@pytest.mark.parametrize(("settings", "longest_of_task"), [(12, 32), (32, 12)])
+def test_rows_are_cut_as_they_were_in_training(settings, longest_of_task, tiny, longest):
     """An encoder is not asked about places in a text that it never saw in training."""
-    limit = {"settings": 12, "task": 32}[shorter]
-    target = toys.task("pair", read=long_pairs, max_length=44 - limit)
-    tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1, max_length=limit), 0)
+    words = " ".join(toys.FILLERS * 2)
+
+    def read(language, split):
+        return [row | {"second": words} for row in toys.rows("pair", language, split)]
+
+    target = toys.task("pair", read=read, max_length=longest_of_task)
+    tuned = fine_tune(tiny, [target], replace(QUICK, epochs=1, max_length=settings), 0)
     found = evaluate(tuned, target, split="dev", rows=tuned.settings.dev_rows)
     assert set(longest) == {12}
     assert found[0]["value"] == tuned.outcome.dev[target.name]
 
 
-def long_pairs(language, split):
-    words = " ".join(toys.FILLERS * 2)
-    return [row | {"second": words} for row in toys.rows("pair", language, split)]
-
-
 def test_retrieval_without_training_reads_as_much_as_its_task_says(tiny, longest):
-    text = " ".join(["people"] * 40)
-    rows = [
-        {"id": "q", "side": "query", "text": text, "gold": ["c"]},
-        {"id": "c", "side": "candidate", "text": text + " now", "gold": []},
-    ]
+    texts = [" ".join(["people"] * 40) + end for end in ("", " now")]
+    facts = [("q", "query", texts[0], ["c"]), ("c", "candidate", texts[1], [])]
+    rows = [dict(zip(("id", "side", "text", "gold"), fact, strict=True)) for fact in facts]
     target = toys.task("retrieval", read=lambda language, split: rows, max_length=64)
     evaluate(Tuned(tiny, settings=replace(QUICK, max_length=16)), target)
     assert longest == [43]
@@ -343,38 +299,43 @@ def uneven(row, place):
     return row | {name: row[name] + " now" * more}
 
 
-def encoded(encoder, task, split="train"):
-    rows = [uneven(row, place) for place, row in enumerate(toys.rows(task.format, "en", split))]
+def encoded(encoder, task):
+    rows = [uneven(row, place) for place, row in enumerate(toys.rows(task.format, "en", "train"))]
     return formats.get(task.format).encode(task, rows, encoder, 32, False)
 
 
-def run(encoder, task, budget):
-    return network(encoder, task).outputs(task.name, encoded(encoder, task), budget=budget)
+def run(encoder, task, budget, precision="fp32"):
+    made = network(encoder, task, precision).train(budget == 500)
+    found = made.outputs(task.name, encoded(encoder, task), budget=budget)
+    assert made.training is (budget == 500)  # the mode is put back
+    return found
 
 
-def assert_alike(one, other):
+def assert_alike(one, other, atol=1e-5):
     assert one.keys() == other.keys()
     for name, values in one.items():
-        np.testing.assert_allclose(values, other[name], atol=1e-5)
+        np.testing.assert_allclose(values, other[name], atol=atol)
 
 
 @pytest.mark.parametrize("format_", toys.MAKERS)
-def test_outputs_come_back_in_order_whatever_the_batches(format_, tiny):
-    task = toys.task(format_)
-    one_by_one, few, all_at_once = (run(tiny, task, budget) for budget in (1, 100, 10**6))
+def test_outputs_come_back_in_order_whatever_the_batches_and_the_precision(format_, tiny):
+    task, whole = toys.task(format_), encoded(tiny, toys.task(format_))
+    one_by_one, few, all_at_once = (run(tiny, task, budget) for budget in (1, 500, 10**6))
     assert_alike(one_by_one, few)
     assert_alike(one_by_one, all_at_once)
-    whole = encoded(tiny, task)
-    for values in one_by_one.values():
-        assert len(values) in (len(whole), len(whole.tokens))
+    assert all(len(values) in (len(whole), len(whole.tokens)) for values in few.values())
+    if format_ == "retrieval":
+        half = run(tiny, task, 500, "bf16")
+        assert_alike(half, few, atol=0.1)
+        assert half["vector"].dtype == np.float32
 
 
 def test_outputs_held_back_for_a_gpu_are_put_in_place_too(tiny, monkeypatch):
     task = toys.task("tagging")
-    expected = run(tiny, task, 60)
-    collate, made = formats.Batch.collate, network(tiny, task)
+    expected, made = run(tiny, task, 60), network(tiny, task)
     made.device = torch.device("meta")  # anything that is not the processor
     monkeypatch.setattr(networks, "_HELD", 3)
+    collate = formats.Batch.collate
     monkeypatch.setattr(formats.Batch, "collate", lambda e, i, device: collate(e, i))
     monkeypatch.setattr(Network, "autocast", lambda self: torch.no_grad())
     assert_alike(made.outputs(task.name, encoded(tiny, task), budget=60), expected)
@@ -401,35 +362,6 @@ def test_a_full_memory_halves_the_batch_and_changes_nothing(format_, error, tiny
         run(tiny, task, 500)
 
 
-@pytest.mark.parametrize("mode", [True, False])
-def test_training_mode_is_put_back(tiny, mode):
-    task = toys.task("pair")
-    made = network(tiny, task).train(mode)
-    made.outputs(task.name, encoded(tiny, task), budget=500)
-    assert made.training is mode
-
-
-def test_half_precision_outputs_are_plain_arrays(tiny):
-    task = toys.task("retrieval")
-    full = run(tiny, task, 500)["vector"]
-    half = network(tiny, task, "bf16").outputs(task.name, encoded(tiny, task))["vector"]
-    assert half.dtype == np.float32
-    np.testing.assert_allclose(half, full, atol=0.1)
-
-
-def test_scores_put_the_main_metric_first_and_leave_unknown_tags_out():
-    task = toys.task("tagging")
-    rows = [
-        {"tokens": ["a", "b", "c"], "tags": [1, IGNORE, 0]},
-        {"tokens": ["d"], "tags": [IGNORE]},
-    ]
-    scores = task_scores(task, rows, [[1, 3, 0], [2]])
-    assert next(iter(scores)) == "f1" and scores["f1"] == 1.0
-    assert task_scores(replace(task, metric="token_accuracy"), rows, [[1, 3, 1], [2]]) == {
-        "token_accuracy": 0.5
-    }
-
-
 def planted(count, noise=0.0):
     """Queries and candidates whose right pairs point the same way, in mixed order."""
     chance = np.random.default_rng(0)
@@ -453,19 +385,14 @@ def scores(metric, rows, vectors):
 
 @pytest.mark.parametrize("metric", ["accuracy", "map@20", "mrr@20", "map", "pair_f1"])
 def test_planted_pairs_are_found(metric):
-    rows, vectors = planted(60, noise=0.05)
-    values = scores(metric, rows, vectors)
+    values = scores(metric, *planted(60, noise=0.05))
     assert next(iter(values.values())) == pytest.approx(1.0)
 
 
-def test_accuracy_counts_queries_whose_nearest_is_right():
+def test_accuracy_and_ranks_of_several_right_candidates():
     vectors = np.array([[1, 0], [0, 1], [1, 1], [0.9, 0.1], [0.1, 0.9]], np.float32)
     rows = named({"q0": ["c0"], "q1": ["c0", "c1"], "q2": ["c9"], "c0": [], "c1": []})
     assert scores("accuracy", rows, vectors) == {"accuracy": pytest.approx(2 / 3)}
-
-
-def test_ranks_of_several_right_candidates():
-    """Hand-computed: right candidates at ranks 1 and 3, and at rank 2."""
     angles = {"q0": 0, "c0": 5, "c1": 10, "c2": 20, "q1": 90, "c3": 85, "c4": 80}
     rows = named(dict.fromkeys(angles, []) | {"q0": ["c0", "c2"], "q1": ["c4"]})
     radians = np.radians(list(angles.values()))
@@ -474,6 +401,13 @@ def test_ranks_of_several_right_candidates():
     assert scores("map@20", rows, vectors)["map"] == pytest.approx((first + 1 / 2) / 2)
     assert scores("mrr@20", rows, vectors)["mrr"] == pytest.approx((1 + 1 / 2) / 2)
     assert scores("map@1", rows, vectors)["map"] == pytest.approx((1 + 0) / 2)
+    # The main metric comes first, and unknown tags are left out.
+    task = toys.task("tagging")
+    rows = [{"tokens": list("abc"), "tags": [1, IGNORE, 0]}, {"tokens": ["d"], "tags": [IGNORE]}]
+    found = task_scores(task, rows, [[1, 3, 0], [2]])
+    assert next(iter(found)) == "f1" and found["f1"] == 1.0
+    found = task_scores(replace(task, metric="token_accuracy"), rows, [[1, 3, 1], [2]])
+    assert found == {"token_accuracy": 0.5}
 
 
 def test_mined_pairs_are_scored_on_the_half_that_did_not_tune():
@@ -496,7 +430,6 @@ def test_mined_pairs_are_scored_on_the_half_that_did_not_tune():
 def test_a_side_without_texts_is_named(metric, side):
     rows, vectors = planted(3)
     kept = [place for place, row in enumerate(rows) if row["side"] != side]
-    with pytest.raises(
-        BadRows, match=f"no {'queries' if side == 'query' else 'candidates'} among 3"
-    ):
+    said = f"no {'queries' if side == 'query' else 'candidates'} among 3"
+    with pytest.raises(BadRows, match=said):
         scores(metric, [rows[place] for place in kept], vectors[kept])

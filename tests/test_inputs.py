@@ -7,9 +7,6 @@ right value is ``refused(...)`` with what the message says. A section has its ma
 import io
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,17 +20,15 @@ from helpers.errors import HelpfulError
 from helpers.metrics.mining import mine_texts
 from helpers.metrics.submissions import rules, score_submission, write_labels, write_submission
 from helpers.tasks import Source, Task
+from tests.book.conftest import make_project
 from tests.metrics.test_submissions import SQUAD, one_task, squad_labels
 
 
-class refused(tuple[str, ...]):
+class refused(tuple):
     """Stand for the right answer to an input that has none: what the error must say."""
 
     def __new__(cls, *says):
         return super().__new__(cls, says)
-
-
-Case = tuple[Callable[[Path], Any], Any]
 
 
 # Submissions: the first language as given, the others perfect; the value of that language.
@@ -57,12 +52,12 @@ def respelled(name, write):
     return submission(name, gold, "".join(f"{line}\n" for line in lines))
 
 
-def following(one):
-    return str(int(one) + 1)
-
-
 def turned(sign):
     return lambda one: sign.join(one.split(sign)[::-1])
+
+
+def following(one):
+    return str(int(one) + 1)
 
 
 LABELS = {
@@ -401,12 +396,9 @@ TABLES = {
 # Placeholder gold
 def retrieved(**change):
     """Read two queries and two candidates, some facts of the rows changed by their id."""
-    pool = {
-        name: {"id": name, "side": "query", "text": "t", "gold": [f"c{name[1]}"]}
-        for name in "q1 q2".split()
-    }
-    pool |= {name: {"id": name, "side": "candidate", "text": "t"} for name in "c1 c2".split()}
-    given = [row | change.get(name, {}) for name, row in pool.items()]
+    pool = [{"id": f"q{n}", "side": "query", "text": "t", "gold": [f"c{n}"]} for n in (1, 2)]
+    pool += [{"id": f"c{n}", "side": "candidate", "text": "t"} for n in (1, 2)]
+    given = [row | change.get(row["id"], {}) for row in pool]
     return rows("retrieval", show=len)([row for row in given if not row.get("gone")])
 
 
@@ -470,15 +462,12 @@ def configured(name, language):
         path = folder / "me" / "set"
         path.mkdir(parents=True)
         (path / "x.csv").write_text("first,label\na,no\nb,yes\n")
-        header = "".join(
-            f"- config_name: {code}\n  data_files:\n  - split: train\n    path: x.csv\n"
-            for code in ("en", name)
-        )
+        held = "\n  data_files:\n  - split: train\n    path: x.csv\n"
+        header = "".join(f"- config_name: {code}{held}" for code in ("en", name))
         (path / "README.md").write_text(f"---\nconfigs:\n{header}---\n")
         source = Source("hub", "me/set", config="{language}")
-        task = Task(
-            "own", "target", "pair", source, labels=("no", "yes"), languages=("en", language)
-        )
+        facts = {"labels": ("no", "yes"), "languages": ("en", language)}
+        task = Task("own", "target", "pair", source, **facts)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRANSFER_DATA_ROOT", str(folder))
             patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
@@ -489,18 +478,15 @@ def configured(name, language):
 
 
 CONFIGURATIONS = {
-    f"configuration {name}": (
-        configured(name, name.strip("'")),
-        ([("en", "train"), (name.strip("'"), "train")], 2, 2),
-    )
+    f"configuration {name}": (configured(name, code), ([("en", "train"), (code, "train")], 2, 2))
     for name in ("no", "'no'", "on", "2018", "2018-01-01", "1.50", "null")
+    for code in [name.strip("'")]
 }
 
 
 # Chapters and their notebooks
 def paired(chapter=("", ""), notebook=("", "")):
     """Pair the example chapter, edit one or both sides, and pair again; the files written then."""
-    from tests.book.conftest import make_project
 
     def pair(folder):
         pages_of = make_project(folder / "project") / "book"
@@ -513,12 +499,9 @@ def paired(chapter=("", ""), notebook=("", "")):
 
 
 MARKED = "<<<<<<< HEAD\nHas a\n=======\nDoes a\n>>>>>>> other"
-NONE = ("", "")
-HAS, HAD = ("Does a", "Has a"), ("Does a", "Had a")
+NONE, HAS, HAD = ("", ""), ("Does a", "Has a"), ("Does a", "Had a")
 CHAPTERS = {
-    "a chapter that was edited": (paired(HAS), 1),
     "both edited": (paired(HAS, HAD), refused("both changed", "md:myst", "delete 01_sample.ipynb")),
-    "a notebook that was edited": (paired(notebook=HAS), refused("01_sample.ipynb alone changed")),
     "a chapter with a BOM": (paired(("---", "\ufeff---")), refused("01_sample.md", "BOM")),
     "a conflict in a chapter": (paired(("Does a", MARKED)), refused("01_sample.md, line", "git")),
     "marked notebook": (paired(NONE, ("{", "<<<<<<< H\n{")), refused("01_sample.ipynb, line 1")),

@@ -16,20 +16,15 @@ from benchmarks.workloads import CPU, Workload
 from helpers.models import Settings
 
 # Names that other pages rely on.
-PROMISED = {
-    "train_pair_vs_stock_trainer",
-    "train_pair_vs_tuned_trainer",
-    "train_tagging_vs_stock_trainer",
-    "train_span_vs_stock_trainer",
-    "train_matmul_share_of_peak",
-    "evaluate_span_vs_reference_loop",
-    "mining_100k_vs_bare_matmul",
-    "grid_vs_cells_from_scratch",
-    "plan_100k_runs_seconds",
-}
+PROMISED = """
+train_pair_vs_stock_trainer train_pair_vs_tuned_trainer train_tagging_vs_stock_trainer
+train_span_vs_stock_trainer train_matmul_share_of_peak evaluate_span_vs_reference_loop
+mining_100k_vs_bare_matmul grid_vs_cells_from_scratch plan_100k_runs_seconds
+"""
 COLUMNS = "name value unit reference reference_value ratio device threads rows date".split()
 ARM = {"train": 2.0, "evaluate": 4.0, "share_of_peak": 0.5, "peak": 6.0, "rows": 6}
 ARM |= {"peak_memory_mb": 5.0, "dev": 0.5, "device": "cpu"}
+SMALL = Settings(epochs=1, train_rows=24, max_length=32)
 
 
 def names(rows):
@@ -40,19 +35,12 @@ def promised(job):
     return sorted(suite.JOBS[job].rows)
 
 
-def test_every_promised_row_has_a_benchmark():
+def test_every_promised_and_every_stored_row_has_a_benchmark_that_it_names():
     rows = [row for job in suite.JOBS.values() for row in job.rows]
-    assert set(rows) >= PROMISED and len(rows) == len(set(rows))
+    assert set(rows) >= {*PROMISED.split(), *pd.read_csv(harness.PATH)["name"]}
+    assert len(rows) == len(set(rows))
     for module, function in (job.call.split(".") for job in suite.JOBS.values()):
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
-
-
-def test_every_stored_row_has_a_benchmark():
-    stored = set(pd.read_csv(harness.PATH)["name"])
-    assert stored <= {row for job in suite.JOBS.values() for row in job.rows}
-
-
-def test_a_row_names_its_benchmark():
     asked = ["train_span_vs_stock_trainer", "plans", "train_matmul_share_of_peak_span"]
     assert suite.chosen(asked) == ["span", "plans"]
     assert {*suite.chosen([]), *suite.LONG} == set(suite.JOBS)
@@ -63,30 +51,23 @@ def test_a_row_names_its_benchmark():
 
 def stored(path):
     found = pd.read_csv(path)
-    return {(name, device): value for name, device, value in found[COLUMNS[:1] + ["device", "value"]].values}  # fmt: skip
+    return dict(zip(zip(found["name"], found["device"], strict=True), found["value"], strict=True))
 
 
-def test_a_new_figure_replaces_the_old_one_of_its_device_alone(tmp_path):
-    path = tmp_path / "benchmarks.csv"
+def test_a_new_figure_replaces_the_old_one_of_its_device_and_none_is_hidden(tmp_path):
+    path, absent = tmp_path / "benchmarks.csv", not_measured("a", "s", "cuda", "no GPU")
     harness.store([Measurement("a", 1, "s", device="cuda X"), Measurement("b", 1, "s")], path)
-    found = harness.store([Measurement("a", 2, "s"), Measurement("b", 3, "s")], path)
+    found = harness.store([Measurement("a", 2, "s"), Measurement("b", 3, "s"), absent], path)
     here = harness.machine()
     assert stored(path) == {("a", "cuda X"): 1, ("a", here): 2, ("b", here): 3}
     assert list(found.columns)[: len(COLUMNS)] == COLUMNS
-
-
-def test_what_was_not_measured_never_hides_a_figure(tmp_path):
-    path = tmp_path / "benchmarks.csv"
-    absent = not_measured("a", "s", "cuda", "no GPU")
-    harness.store([Measurement("a", 1, "s", device="cpu X"), absent], path)
-    found = harness.store([absent], path)  # once is enough
+    path.unlink()
+    for _ in range(2):  # what was not measured is said once
+        found = harness.store([Measurement("a", 1, "s", device="cpu X"), absent], path)
     assert len(found) == 2 and found["note"].str.startswith("not measured").sum() == 1
     harness.store([Measurement("a", 4, "s", device="cuda X")], path)
-    harness.store([absent], path)
     assert stored(path) == {("a", "cpu X"): 1, ("a", "cuda X"): 4}
-
-
-def test_sides_take_turns_and_a_rate_is_better_the_higher():
+    # Sides take turns, and a rate is better the higher.
     said, clock = [], iter(range(100))
     sides = {"a": lambda: said.append("a") or 1, "b": lambda: said.append("b") or 2}
     seconds, results = harness.turns(sides, 2, lambda: next(clock))
@@ -96,17 +77,13 @@ def test_sides_take_turns_and_a_rate_is_better_the_higher():
     assert harness.compared("x", 2.0, "tokens/s", "other", 4.0).ratio == 0.5
 
 
-def test_a_fresh_process_answers_or_says_why():
+def test_a_fresh_process_answers_or_says_why_and_a_neighbour_works_until_it_is_left(monkeypatch):
     assert harness.apart("harness.machine") == harness.machine()
     with pytest.raises(RuntimeError, match="unknown.*nothing"):
         harness.apart("__main__.chosen", ["nothing"])
-
-
-def test_a_neighbour_works_until_it_is_left(monkeypatch):
     started, popen = [], harness.subprocess.Popen
-    monkeypatch.setattr(
-        harness.subprocess, "Popen", lambda *a: started.append(popen(*a)) or started[-1]
-    )
+    kept = lambda *given: started.append(popen(*given)) or started[-1]  # noqa: E731
+    monkeypatch.setattr(harness.subprocess, "Popen", kept)
     with harness.neighbour():
         (process,) = started
         assert process.poll() is None
@@ -122,8 +99,7 @@ def small_peak(monkeypatch):
 @pytest.mark.parametrize("arm", training.ARMS)
 @pytest.mark.parametrize("task", ["toy-intents", "toy-slots"])
 def test_the_arms_of_training(arm, task):
-    work = Workload("tiny", "tiny", task, Settings(epochs=1, train_rows=24, max_length=32))
-    found = training.run_arm(arm, work, 0)
+    found = training.run_arm(arm, Workload("tiny", "tiny", task, SMALL), 0)
     for name in ("train", "evaluate", "peak", "peak_memory_mb"):
         assert math.isfinite(found[name]) and found[name] > 0
     assert 0 <= found["dev"] <= 1 and 0 < found["share_of_peak"] < 1
@@ -138,23 +114,20 @@ def test_the_rows_of_training(monkeypatch):
     assert {row.ratio for row in rows} == {1.0, 0.5}
     (row,) = training.beside()
     assert [row.name] == suite.JOBS["neighbour"].rows and row.ratio == 1.0
-
-
-def test_where_the_time_goes_adds_up():
-    work = Workload("pair", "tiny", "toy-intents", Settings(epochs=1, train_rows=24, max_length=32))
-    found = [training.profiles([replace(work, name=name)]) for name in CPU]
-    assert names(row for rows in found for row in rows) == promised("profile")
-    for rows in found:
-        shares = [row.value for row in rows if "_time_in_" in row.name]
-        assert sum(shares) == pytest.approx(1)
-        assert all(row.value > 0 for row in rows)
-
-
-def test_memory_is_measured_on_a_gpu_only(monkeypatch):
+    # Memory is measured on a GPU only.
     monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
     (row,) = training.memory()
     assert [row.name] == suite.JOBS["memory"].rows
     assert math.isnan(row.value) and row.note.startswith("not measured")
+
+
+def test_where_the_time_goes_adds_up():
+    work = Workload("pair", "tiny", "toy-intents", SMALL)
+    found = [training.profiles([replace(work, name=name)]) for name in CPU]
+    assert names(row for rows in found for row in rows) == promised("profile")
+    for rows in found:
+        assert sum(row.value for row in rows if "_time_in_" in row.name) == pytest.approx(1)
+        assert all(row.value > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +145,10 @@ def test_a_small_one_writes_its_rows(job, measure):
     assert all(row.value > 0 and not row.ratio <= 0 for row in rows)
 
 
-def test_logme_agrees_with_its_authors():
+def test_logme_agrees_with_its_authors_and_fixed_layers_are_those_of_two_depths(monkeypatch):
     assert [row.rows for row in similarity.logme(2000, 1)] == [2000, 2000, 2000, 500]
-
-
-def test_mining(monkeypatch):
+    assert [scoring.xtreme_layer(depth) for depth in (12, 24, 2)] == [8, 14, 1]
+    # Mining
     for part in (scoring.bare_products, scoring.mined, scoring.pool):
         part(2000)
     facts = {"wall": 1.0, "cpu": 2.0, "memory": 3.0, "threads": 1}
@@ -184,7 +156,7 @@ def test_mining(monkeypatch):
     assert names(scoring.mining(100_000, 2000)) == promised("mining")
 
 
-def test_tatoeba_is_measured_with_its_products():
+def test_tatoeba_is_measured_with_its_products_if_its_rows_are_there(monkeypatch, tmp_path):
     rows = scoring.tatoeba("tiny", "messages", ["de", "fr"])
     assert names(rows) == promised("tatoeba")
     middle, last = rows
@@ -192,14 +164,7 @@ def test_tatoeba_is_measured_with_its_products():
     assert last.rows == middle.rows > 0 and 0 < last.ratio < 1
     # A second layer costs as much as the first; the peak differs a little from run to run.
     assert 1 < last.reference_value / middle.reference_value < 4
-
-
-def test_tatoeba_without_its_rows_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     rows = scoring.tatoeba("tiny", "tatoeba", ["af"])
     assert all(math.isnan(row.value) and row.note.startswith("not measured") for row in rows)
     assert names(rows) == promised("tatoeba")
-
-
-def test_xtreme_reads_fixed_layers_of_two_depths():
-    assert [scoring.xtreme_layer(depth) for depth in (12, 24, 2)] == [8, 14, 1]

@@ -1,5 +1,3 @@
-"""Settings, numbers for captions, tables and origin of a chapter."""
-
 import base64
 import re
 
@@ -54,28 +52,18 @@ def test_wrong_settings_are_named(monkeypatch, text, error, expected):
     assert vars(book.parameters(seeds=2)) == {"seeds": 1}
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "expected"),
-    [(-0.5, 1, "−0.5"), (-0.0001, 1, "0.0"), (1234567.8, 0, "1,234,568"), (1.25, 2, "1.25")],
-)
-def test_numbers_are_written_for_readers(value, digits, expected):
-    assert book.number(value, digits) == expected
+def test_numbers_are_written_for_readers():
+    numbers = ((-0.5, 1), (-0.0001, 1), (1234567.8, 0), (1.25, 2))
+    shown = [book.number(value, digits) for value, digits in numbers]
+    assert shown == ["−0.5", "0.0", "1,234,568", "1.25"]
+    shown = [book.duration(seconds) for seconds in (4, 89, 90, 5399, 5400)]
+    assert shown == ["4 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
 @given(st.floats(-1e6, 1e6), st.integers(0, 4))
 def test_a_written_number_reads_back_as_itself(value, digits):
     text = book.number(value, digits).replace(book.MINUS, "-").replace(",", "")
     assert abs(float(text) - value) <= 0.5 * 10**-digits + 1e-9
-
-
-def test_a_figure_goes_to_another_page_and_colab_has_none(monkeypatch):
-    kept, figure = {}, book.Page("<p>1</p>")
-    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
-    book.glue("hero", figure)
-    assert kept == {"hero": figure}
-    monkeypatch.delattr("myst_nb.glue")
-    book.glue("other", figure)
-    assert list(kept) == ["hero"]
 
 
 def test_tables_show_some_rows_and_save_all():
@@ -91,25 +79,29 @@ def test_tables_show_some_rows_and_save_all():
     assert list(empty.columns) == ["x"]
 
 
-def test_folded_parts_unfold_without_a_script_and_pictures_have_a_text():
+def test_folded_parts_unfold_without_a_script_and_pictures_have_a_text(monkeypatch):
     shown = book.folded({"a < b": book.Page("<p>1</p>"), "c": book.Page("<p>2</p>")}).source
     assert shown.count("<details") == 2 and "<script" not in shown
     assert "<summary>a &lt; b</summary><p>1</p>" in shown
     drawn = book.picture(plt.figure(), 'a "dot"')._repr_html_()
     plt.close("all")
     assert 'alt="a &quot;dot&quot;"' in drawn and "data:image/svg+xml;base64," in drawn
+    # A figure goes to another page; Colab has none.
+    kept, figure = {}, book.Page("<p>1</p>")
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
+    book.glue("hero", figure)
+    assert kept == {"hero": figure}
+    monkeypatch.delattr("myst_nb.glue")
+    book.glue("other", figure)
+    assert list(kept) == ["hero"]
 
 
 def test_provenance_says_where_numbers_come_from():
     row = dict.fromkeys(SCORE_COLUMNS, "")
     row |= {"run": "a", "encoder": "bundled", "value": 0.5, "seconds": 100.0, "seed": 0}
     row |= {"peak_memory_mb": 1500.0, "utc": "2026-01-02T03:04:05Z", "status": "done"}
-    row |= {
-        "data_source": "package x==1",
-        "data_hash": "ab" * 32,
-        "target": "t",
-        "commit": "c0ffee",
-    }
+    row |= {"data_source": "package x==1", "data_hash": "ab" * 32, "commit": "c0ffee"}
+    row["target"] = "t"
     other = row | {"run": "b", "seed": 1, "seconds": 50.0, "status": "collapsed"}
     shown = book.provenance(pd.DataFrame([row, row | {"language": "de"}, other])).source
     for part in ("bundled", "3 of 2 runs; 2 done, 1 with another status", "0, 1", "c0ffee"):
@@ -124,11 +116,6 @@ def test_provenance_says_where_numbers_come_from():
     assert "2 values of 1 measures on 2 dyads; 1 with another status" in shown
     assert "4 s beyond reading with the encoder" in shown
     assert "versions" in book.provenance().source
-
-
-def test_durations():
-    shown = [book.duration(seconds) for seconds in (4, 89, 90, 5399, 5400)]
-    assert shown == ["4 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
 def test_commits_of_a_file_are_listed_in_order_with_links(monkeypatch):

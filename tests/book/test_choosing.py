@@ -1,5 +1,3 @@
-"""A target of one's own is ranked from a study, by the model of the study."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,7 +78,7 @@ def test_a_study_too_small_says_so(study, monkeypatch):
     assert "does not vary over 4 dyads" in rank().attrs["note"]
 
 
-def test_refusals(own, monkeypatch, tmp_path):
+def test_refusals_and_a_live_measurement(own, monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
     for target, profile in (("nobody's", "tiny"), ("own", "tinny")):
         with pytest.raises(UnknownName):
@@ -90,9 +88,5 @@ def test_refusals(own, monkeypatch, tmp_path):
     lacking = "logme of toy-same and own is undefined: there is no enc"
     with pytest.raises(HelpfulError, match=lacking):
         results._beside(profiles.get("tiny"), ["own"], "logme")
-
-
-def test_live_from_rows_in_memory(own, monkeypatch, tmp_path):
-    monkeypatch.setenv("TRANSFER_STORE", str(tmp_path))
-    table = results._beside(profiles.get("tiny"), ["own"], PRIMARY)
+    table = results._beside(profiles.get("tiny"), ["own"], PRIMARY)  # live, from rows in memory
     assert table["value"].between(-1, 1).all() and len(table) == 2

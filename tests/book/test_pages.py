@@ -1,12 +1,9 @@
-"""Pairs, single chapters, and what a strict build refuses."""
-
 import json
 import os
 import time
 
 import nbformat
 import pytest
-from jupyter_cache import get_cache
 
 from helpers import book, pages
 from helpers.errors import HelpfulError, UnknownName
@@ -20,20 +17,19 @@ def chapter_of(project):
     return project / "book" / "01_sample.md"
 
 
-@pytest.mark.parametrize("name", ["01", "01_sample", "sample", "book/01_sample.md"])
-def test_chapters_are_found_by_number_and_name(project, name):
-    assert pages.find(name, project / "book") == chapter_of(project)
+def test_chapters_are_found_by_number_and_name(project, capsys):
+    for name in ("01", "01_sample", "sample", "book/01_sample.md"):
+        assert pages.find(name, project / "book") == chapter_of(project)
     assert pages.chapters(project / "book") == [chapter_of(project)]  # only files with code
     assert pages.settings_of(chapter_of(project)) == ["languages", "seeds"]
+    for name in ("", "02", "sampel"):
+        with pytest.raises(UnknownName, match="01_sample"):
+            pages.find(name, project / "book")
+    assert pages.main(["run", "no-such-chapter"]) == 1
+    assert "unknown chapter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["", "02", "sampel"])
-def test_unknown_chapters_list_the_known(project, name):
-    with pytest.raises(UnknownName, match="01_sample"):
-        pages.find(name, project / "book")
-
-
-def test_pairing_is_stable_and_without_outputs(project):
+def test_pairing_is_stable_without_outputs_and_a_changed_cell_or_tag_is_a_difference(project):
     (twin,) = pages.pair(project / "book")
     first = twin.read_bytes()
     notebook = json.loads(first)
@@ -44,10 +40,6 @@ def test_pairing_is_stable_and_without_outputs(project):
     twin.unlink()
     pages.pair(project / "book")
     assert twin.read_bytes() == first
-
-
-def test_a_changed_cell_or_tag_is_a_difference(project):
-    (twin,) = pages.pair(project / "book")
     chapter = chapter_of(project)
     for old, new in (("seeds=3", "seeds=4"), ("[parameters]", "[parameter]"), ("Does a", "Has a")):
         text = EXAMPLE.read_text("utf-8")
@@ -59,7 +51,6 @@ def test_a_changed_cell_or_tag_is_a_difference(project):
 
 
 def edited(twin, by=-1, source="\n# mine", outputs=()):
-    """Change a notebook as a session would."""
     notebook = nbformat.read(twin, as_version=4)
     notebook.cells[by].source += source
     if outputs:
@@ -85,11 +76,16 @@ def test_an_edit_in_the_notebook_is_not_overwritten_whatever_the_clock_says(proj
     assert pages.pair(project / "book") == [twin]
 
 
-def test_an_edit_in_the_chapter_alone_is_written_to_an_older_or_newer_notebook(project):
+def test_an_edit_or_an_address_is_written_to_an_older_or_newer_notebook(project, monkeypatch):
     (twin,) = pages.pair(project / "book")
     os.utime(twin, (time.time() + 60, time.time() + 60))
     chapter_of(project).write_text(EXAMPLE.read_text("utf-8").replace("Does a", "Has a"), "utf-8")
     assert pages.pair(project / "book") == [twin] and "Has a" in twin.read_text("utf-8")
+    assert "--depth 1 ADDRESS transfer-book" in chapter_of(project).read_text("utf-8")
+    monkeypatch.setattr(pages, "address", lambda: "https://github.com/me/my.book")
+    assert pages.pair(project / "book") == [twin]
+    for file in (twin, chapter_of(project)):
+        assert "--depth 1 https://github.com/me/my.book transfer-book" in file.read_text("utf-8")
 
 
 def test_outputs_of_a_session_stay_until_the_text_changes(project):
@@ -110,32 +106,23 @@ def test_outputs_of_a_session_stay_until_the_text_changes(project):
     assert twin.read_bytes() == clean
 
 
-def test_one_chapter_runs_with_other_settings(project, monkeypatch):
+def test_one_chapter_runs_with_other_settings_and_a_failing_one_says_so(project, monkeypatch):
     monkeypatch.setattr(pages, "ROOT", project)
+    with pytest.raises(UnknownName, match="Did you mean 'seeds'"):  # before anything runs
+        pages.run("01", ["seed=2"], project / "book")
     made = pages.run("01", ["seeds=2", "languages=de,sw"], project / "book")
-    outputs = "".join(
-        str(output) for cell in nbformat.read(made, as_version=4).cells for output in cell.get("outputs", [])
-    )  # fmt: skip
-    assert "sample.csv (4 rows" in outputs
+    cells = nbformat.read(made, as_version=4).cells
+    outputs = [str(output) for cell in cells for output in cell.get("outputs", [])]
+    assert any("sample.csv (4 rows" in output for output in outputs)
     page = made.with_suffix(".html").read_text("utf-8")
     assert "Run with seeds=2 languages=de,sw." in page and "mean is" in page
-
-
-def test_what_is_unknown_is_refused_before_anything_runs(project, capsys):
-    with pytest.raises(UnknownName, match="Did you mean 'seeds'"):
-        pages.run("01", ["seed=2"], project / "book")
-    assert pages.main(["run", "no-such-chapter"]) == 1
-    assert "unknown chapter" in capsys.readouterr().err
-
-
-def test_a_failing_chapter_says_what_failed(tmp_path, monkeypatch):
+    made.with_suffix(".html").unlink()
     text = EXAMPLE.read_text("utf-8").replace("random = np.random", "1 / 0\nrandom = np.random")
-    project = make_project(tmp_path / "p", text)
-    monkeypatch.setattr(pages, "ROOT", project)
+    chapter_of(project).write_text(text, "utf-8")
     with pytest.raises(HelpfulError, match="ZeroDivisionError"):
         pages.run("01", [], project / "book")
-    made = project / "_build" / "chapters"
-    assert [file.name for file in sorted(made.glob("*.html"))] == ["01_sample-failed.html"]
+    failed = (project / "_build" / "chapters").glob("*.html")
+    assert [file.name for file in failed] == ["01_sample-failed.html"]
 
 
 HEADER = EXAMPLE.read_text("utf-8").partition("# Measure")[0] + "# Slim\n\n"
@@ -158,15 +145,6 @@ def test_a_strict_build_refuses_a_failing_cell_and_names_every_broken_reference(
         pages.build(project)
     said = "".join(capfd.readouterr())
     assert [fault for fault, warning in FAULTS.items() if warning not in said] == [], said
-
-
-def test_the_configured_address_is_where_colab_fetches_the_project(project, monkeypatch):
-    (twin,) = pages.pair(project / "book")
-    assert "--depth 1 ADDRESS transfer-book" in chapter_of(project).read_text("utf-8")
-    monkeypatch.setattr(pages, "address", lambda: "https://github.com/me/my.book")
-    assert pages.pair(project / "book") == [twin]
-    for file in (twin, chapter_of(project)):
-        assert "--depth 1 https://github.com/me/my.book transfer-book" in file.read_text("utf-8")
 
 
 # Chapters that are executed side by side before a build.
@@ -197,16 +175,18 @@ def test_chapters_run_side_by_side(tmp_path):
     assert pages.execute_missing(files, tmp_path / "cache") == ["01_one", "02_two"]
 
 
-def test_only_changed_code_is_executed_again(tmp_path):
-    count = "with open('count', 'a') as file:\n    _ = file.write('x')"
-    cache = tmp_path / "cache"
-    file = chapter(tmp_path, "01_one", count)
-    assert pages.execute_missing([file], cache) == ["01_one"]
-    assert pages.execute_missing([chapter(tmp_path, "01_one", count, "More prose.")], cache) == []
-    assert pages.execute_missing([chapter(tmp_path, "01_one", f"{count}\n1 + 1")], cache) == [
-        "01_one"
-    ]
-    assert (tmp_path / "count").read_text() == "xx"
+def test_only_changed_code_is_executed_again_by_kernels_that_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MPLBACKEND", "pdf")
+    names, cache = [book.BUILDING, "OMP_NUM_THREADS", "MPLBACKEND"], tmp_path / "cache"
+    code = f"import os\nwith open('said', 'a') as file:\n    print(*map(os.getenv, {names}), file=file)"
+    assert pages.execute_missing([chapter(tmp_path, "01_one", code)], cache) == ["01_one"]
+    assert pages.execute_missing([chapter(tmp_path, "01_one", code, "More prose.")], cache) == []
+    again = pages.execute_missing([chapter(tmp_path, "01_one", f"{code}\n1 + 1")], cache)
+    assert again == ["01_one"]
+    said = [line.split() for line in (tmp_path / "said").read_text().splitlines()]
+    assert [line[:2] for line in said] == [["1", str(cores())]] * 2  # a book is built, they know
+    assert "pdf" not in {line[2] for line in said}
 
 
 def test_a_failure_keeps_what_the_others_did(tmp_path, capsys):
@@ -219,19 +199,3 @@ def test_a_failure_keeps_what_the_others_did(tmp_path, capsys):
     assert pages.execute_missing([good], cache) == []
     with pytest.raises(HelpfulError, match="02_bad"):  # a failure is not remembered as done
         pages.execute_missing([bad], cache)
-
-
-def test_kernels_share_the_cores_and_know_that_a_book_is_built(tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    code = f"""import os, pathlib
-said = os.environ["{book.BUILDING}"], os.environ["OMP_NUM_THREADS"], os.environ.get("MPLBACKEND")
-_ = pathlib.Path("said").write_text(repr(said))"""
-    monkeypatch.setenv("MPLBACKEND", "pdf")
-    pages.execute_missing([chapter(tmp_path, "01_one", code)], tmp_path / "cache")
-    alone = eval((tmp_path / "said").read_text())
-    assert alone[:2] == ("1", str(cores())) and alone[2] != "pdf"
-
-
-def test_a_build_takes_what_was_executed(built):
-    records = get_cache(built / "_build" / "executed").list_cache_records()
-    assert [record.uri.rpartition("/")[2] for record in records] == ["01_sample.md"]

@@ -1,5 +1,3 @@
-"""Tasks and languages have names, and looks that can be told apart without colour."""
-
 import pandas as pd
 
 from helpers import plots, tasks

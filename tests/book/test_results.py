@@ -1,4 +1,4 @@
-"""Chapters read committed tables where there are any, and measure otherwise."""
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,21 +16,15 @@ def measured(tmp_path, monkeypatch):
     return results.similarities("tiny", MEASURES, progress=False)
 
 
-def test_similarities_are_measured_over_the_dyads_of_a_profile(measured):
+def test_what_was_measured_is_not_measured_again_nor_where_a_table_is_committed(measured, tmp_path):
     assert list(measured.columns) == list(similarity.COLUMNS)
-    assert len(measured) == 2 * 3 * len(MEASURES)
+    assert len(measured) == 2 * 3 * len(MEASURES)  # over the dyads of a profile
     assert set(measured["status"]) == {"done", "undefined"}  # retrieval has no labels to count
-
-
-def test_what_was_measured_is_not_measured_again_and_measures_say_what_they_lack(measured):
     again = results.similarities("tiny", MEASURES, mode="stored", progress=False)
     pd.testing.assert_frame_equal(again, measured)
     table = results.similarities("tiny", ["logme"], progress=False)
     assert table["reason"].str.contains("no encoder fine-tuned on toy-same").any()
     assert table["value"].isna().all()
-
-
-def test_a_committed_table_is_read_as_it_was_written(measured, tmp_path):
     marked = measured.assign(value=0.25)
     marked.to_csv(tmp_path / "tiny.csv", index=False)
     read = results.similarities("tiny", progress=False)
@@ -48,9 +42,7 @@ def mine():
     return similarity.register(similarity.Measure("mine", "custom", needs, lengths))
 
 
-def test_a_readers_measure_joins_a_committed_table_and_a_live_one(
-    measured, tmp_path, mine, monkeypatch
-):
+def test_a_readers_measure_joins_a_committed_table(measured, tmp_path, mine, monkeypatch):
     live = results.similarities("tiny", MEASURES, progress=False)
     assert set(live["measure"]) == {*MEASURES, "mine"}
     measured.to_csv(tmp_path / "tiny.csv", index=False)
@@ -66,32 +58,26 @@ def test_a_readers_measure_joins_a_committed_table_and_a_live_one(
 def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_path):
     measured.to_csv(tmp_path / "tiny.csv", index=False)
     known = similarity.get("token_similarity")
-    other = similarity.Measure(known.name, "text", known.needs, lambda a, b: 0.125)
-    similarity.register(other, replace=True)
-    try:
-        table = results.similarities("tiny", progress=False)
-    finally:
-        similarity.register(known, replace=True)
+    similarity.register(replace(known, function=lambda a, b: 0.125), replace=True)
+    table = results.similarities("tiny", progress=False)
     values = table.loc[table["measure"] == known.name, "value"]
     assert len(values) == 6 and set(values) == {0.125}
+    similarity.register(known, replace=True)
     assert similarity.added() == []
 
 
-def test_a_table_that_lacks_columns_and_unknown_profiles_are_refused(measured, tmp_path):
-    measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
-    with pytest.raises(BadRecord, match="lacks the columns family"):
-        results.similarities("tiny")
-    with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
-        results.similarities("tinny")
-
-
-def test_names_that_other_programs_take_for_missing_stay_names(measured, tmp_path):
+def test_names_that_others_take_for_missing_stay_names_and_no_table_is_refused(measured, tmp_path):
     odd = {"intermediate": "null", "target": "None", "language": "nan", "measure": "NA"}
     written = measured.assign(**odd, value=[None, *measured["value"][1:]])
     written.to_csv(tmp_path / "tiny.csv", index=False)
     read = results.similarities("tiny", progress=False)
     assert {name: set(read[name]) for name in odd} == {k: {v} for k, v in odd.items()}
     assert read["value"].isna()[0] and pd.api.types.is_float_dtype(read["value"])
+    measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
+    with pytest.raises(BadRecord, match="lacks the columns family"):
+        results.similarities("tiny")
+    with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
+        results.similarities("tinny")
 
 
 def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch):

@@ -1,5 +1,3 @@
-"""Folders that users own: CCGbank, the Parallel Meaning Bank, translations, plain text."""
-
 import json
 
 import pytest
@@ -13,16 +11,17 @@ from tests.fixtures.generate import ccgbank, meaning_bank
 def test_ccgbank_sections_and_brackets(tmp_path, monkeypatch):
     ccgbank(tmp_path)
     monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
-    train = data.rows("ccg", "en", "train")
+    train, dev, test = (data.rows("ccg", "en", split) for split in ("train", "dev", "test"))
     assert train[0]["tokens"] == ["Kim", "sleeps", "("]
     assert [train.labels[tag] for tag in train[0]["tags"]] == ["NP", "S[dcl]\\NP", "-LRB-"]
     assert train[0]["id"] == "wsj_0201.1"
-    dev = data.rows("ccg", "en", "dev")
-    assert dev[0]["tokens"][1] == "naps"
+    assert [rows[0]["tokens"][1] for rows in (dev, test)] == ["naps", "dozes"]
     assert dev[0]["tags"][1] == -100, "a category unknown to train is ignored"
     assert dev.notes == {"tag not in the training rows: ignored": 1}
-    assert data.rows("ccg", "en", "test")[0]["tokens"][1] == "dozes"
     assert data.with_labels("ccg").labels == train.labels
+    next(tmp_path.glob("AUTO/02/*.auto")).write_text("ID=x\n(<T S[dcl] 0 2> nothing)\n")
+    with pytest.raises(BadRows, match=r"wsj_0201.auto, line 2: no leaf"):
+        data.rows("ccg")
 
 
 def test_meaning_bank_parts_and_silent_tokens(tmp_path, monkeypatch):
@@ -31,6 +30,9 @@ def test_meaning_bank_parts_and_silent_tokens(tmp_path, monkeypatch):
     rows = {split: data.rows("ccg-pmb", "en", split) for split in ("train", "dev", "test")}
     assert [rows[split][0]["id"] for split in rows] == ["p02-d0004", "p00-d0004", "p01-d0004"]
     assert rows["train"][0]["tokens"] == ["New York", "sleeps"]
+    next(tmp_path.glob("data/en/gold/p02/*/en.drs.xml")).write_text("<xdrs>")
+    with pytest.raises(BadRows, match="is not valid XML"):
+        data.rows("ccg-pmb")
 
 
 @pytest.mark.parametrize(
@@ -45,19 +47,6 @@ def test_absent_folders_say_how_to_get_them(variable, task, hint, monkeypatch):
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(MissingData, match=hint):
         data.rows(task)
-
-
-def test_files_that_are_no_supertags_are_refused(tmp_path, monkeypatch):
-    ccgbank(tmp_path)
-    next(tmp_path.glob("AUTO/02/*.auto")).write_text("ID=x\n(<T S[dcl] 0 2> nothing)\n")
-    monkeypatch.setenv("CCGBANK_ROOT", str(tmp_path))
-    with pytest.raises(BadRows, match=r"wsj_0201.auto, line 2: no leaf"):
-        data.rows("ccg")
-    meaning_bank(tmp_path)
-    next(tmp_path.glob("data/en/gold/p02/*/en.drs.xml")).write_text("<xdrs>")
-    monkeypatch.setenv("PMB_ROOT", str(tmp_path))
-    with pytest.raises(BadRows, match="is not valid XML"):
-        data.rows("ccg-pmb")
 
 
 def test_translations_of_any_intermediate_come_from_a_folder(mirror, tmp_path, monkeypatch):
@@ -84,8 +73,7 @@ def test_text_comes_from_a_folder_of_lines_or_tables(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setenv(TEXT_VARIABLE, str(tmp_path))
     assert data.texts("sw") == ("moja", "mbili")
-    assert data.texts("de") == ("eins", "zwei")
-    assert data.texts("fr") == ('"un', "deux")
+    assert data.texts("de") == ("eins", "zwei") and data.texts("fr") == ('"un', "deux")
     assert len(data.texts("sw", limit=1)) == 1
     assert data.texts("sw").fingerprint != data.texts("de").fingerprint
     with pytest.raises(MissingData, match="expected ja.txt"):
@@ -98,8 +86,7 @@ def test_wikipedia_paragraphs_leave_out_headings_and_repeats(mirror, monkeypatch
     monkeypatch.delenv(TEXT_VARIABLE, raising=False)
     found = data.texts("sw")
     assert found.source == f"mirror {mirror}/wikimedia/wikipedia"
-    assert "Historia" not in found
-    assert len(found) == len(set(found)) == 4
+    assert "Historia" not in found and len(found) == len(set(found)) == 4
     assert len(data.texts("sw", limit=2)) == 2
     with pytest.raises(MissingData, match="TEXT_ROOT.*django"):
         data.texts("qu")

@@ -1,5 +1,3 @@
-"""Loading, limits, errors and memory mapping."""
-
 import contextlib
 import hashlib
 import json
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import data, tasks
+from helpers import data, results, tasks
 from helpers.data import sources
 from helpers.data.standard import find
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
@@ -42,10 +40,8 @@ def test_unknown_names_list_the_nearest(asked, message):
 
 def test_an_adapter_may_drop_a_row_and_give_a_reason():
     def adapt(row, language):
-        number = int(str(row["id"]))
-        if number == 0:
-            return None
-        return row | {"_dropped": "odd"} if number % 2 else row
+        number = int(row["id"])
+        return None if not number else row | {"_dropped": "odd"} if number % 2 else row
 
     rows = data.rows(made(PAIRS, adapt=adapt, labels=("no",)))
     assert rows.dropped == {"left out by the task's adapt": 1, "odd": 50}
@@ -55,11 +51,10 @@ def test_an_adapter_may_drop_a_row_and_give_a_reason():
 def test_names_decide_label_ids_whatever_their_order_and_unknown_ones_are_refused(mirror):
     mnli = tasks.get("mnli")
     turned = replace(mnli, labels=("contradiction", "entailment", "neutral"))
-    names = {row["id"]: mnli.labels[row["label"]] for row in data.rows(mnli)}
-    assert names == {row["id"]: turned.labels[row["label"]] for row in data.rows(turned)}
-    wrong = replace(mnli, labels=("yes", "maybe", "no"))
+    named = lambda task: {row["id"]: task.labels[row["label"]] for row in data.rows(task)}  # noqa: E731
+    assert named(mnli) == named(turned)
     with pytest.raises(BadRows, match="label 'entailment' in column 'label'; expected one of yes"):
-        data.rows(wrong)
+        data.rows(replace(mnli, labels=("yes", "maybe", "no")))
 
 
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(0, 5))
@@ -68,8 +63,7 @@ def test_a_smaller_limit_draws_a_subset_in_source_order(one, other, seed):
     few, many = sorted((one, other))
     small = [row["id"] for row in data.rows(task, limit=few, seed=seed)]
     large = [row["id"] for row in data.rows(task, limit=many, seed=seed)]
-    assert set(small) <= set(large)
-    assert len(small) == min(few, 100)
+    assert set(small) <= set(large) and len(small) == min(few, 100)
     assert small == sorted(small, key=int)
     with pytest.raises(BadRows, match="limit 0"):
         data.rows(task, limit=0)
@@ -87,28 +81,23 @@ def test_limits_and_fingerprints_depend_on_the_seed_and_on_nothing_else():
     assert data.rows(task).fingerprint == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_a_limit_on_retrieval_keeps_every_candidate(mirror):
-    rows = data.rows("mewslix", "en", "train", limit=2)
-    assert len(rows.side("query")) == 2
-    assert len(rows.side("candidate")) == 4
-
-
-ALL = ["anli_plus", "squad2", "hellaswag", "xpos-ewt", "tydiqa", "pawsx"]
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", ["anli_plus", "squad2", "hellaswag", "xpos-ewt", "tydiqa", "pawsx"]
+)
 def test_memory_mapped_rows_equal_rows_in_memory(name, mirror, monkeypatch):
     listed = data.rows(name, "en", "train")
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     mapped = data.rows(name, "en", "train")
     assert list(mapped) == list(listed)
     assert [mapped[i] for i in range(len(mapped))] == list(listed)
-    assert (mapped.dropped, mapped.notes) == (listed.dropped, listed.notes)
-    assert mapped.fingerprint == listed.fingerprint
+    for fact in ("dropped", "notes", "fingerprint"):
+        assert getattr(mapped, fact) == getattr(listed, fact)
     assert mapped._data.cache_files, "large sets lie in files, not in memory"
 
 
-def test_memory_mapped_retrieval_has_sides_and_limits(mirror, monkeypatch):
+def test_a_limit_on_retrieval_keeps_every_candidate(mirror, monkeypatch):
+    rows = data.rows("mewslix", "en", "train", limit=2)
+    assert (len(rows.side("query")), len(rows.side("candidate"))) == (2, 4)
     listed = data.rows("mewslix", "de", "test")
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     mapped = data.rows("mewslix", "de", "test", limit=1)
@@ -121,9 +110,9 @@ def test_changed_facts_are_not_answered_from_the_cache(mirror, monkeypatch):
     task = tasks.get("qqp")
     swapped = replace(task, columns={"first": "question2", "second": "question1"})
     assert data.rows(swapped)[0]["first"] == data.rows(task)[0]["second"]
-    loud = replace(task, adapt=lambda row, language: row | {"question1": "LOUD"})
-    quiet = replace(task, adapt=lambda row, language: row | {"question1": "quiet"})
-    assert [data.rows(one)[0]["first"] for one in (loud, quiet)] == ["LOUD", "quiet"]
+    for word in ("LOUD", "quiet"):
+        other = replace(task, adapt=lambda row, language, word=word: row | {"question1": word})
+        assert data.rows(other)[0]["first"] == word
 
 
 WAYS = r"\(1\).*\(2\).*hf download nyu-mll/glue.*bcdcba79d.*\(3\).*demo"
@@ -153,13 +142,10 @@ def test_a_folder_named_like_the_id_is_never_read_in_place_of_the_hub(tmp_path, 
         data.rows("mnli")
 
 
-def test_a_replaced_or_damaged_file_is_never_answered_from_the_cache(
-    generated_mirror, data_cache, tmp_path, monkeypatch
-):
+def test_a_damaged_file_is_never_answered_from_the_cache(mirror, tmp_path, monkeypatch):
     """`datasets` itself gives the old rows here: its cache goes by names alone."""
-    monkeypatch.setenv(sources.ROOT_VARIABLE, str(generated_mirror))
     before = data.rows("qqp").fingerprint
-    shutil.copytree(generated_mirror / "nyu-mll", tmp_path / "nyu-mll")
+    shutil.copytree(mirror / "nyu-mll", tmp_path / "nyu-mll")
     folder = tmp_path / "nyu-mll/glue/qqp"
     train = next(folder.glob("train-*"))
     shutil.copy(next(folder.glob("validation-*")), train)
@@ -181,13 +167,7 @@ def test_divided_splits_share_no_content():
         assert not {row[column] for row in train} & {row[column] for row in dev}
 
 
-def test_first_rows_agree_with_all_rows(mirror):
-    for name, language, split in (("xnli", "de", "test"), ("tydiqa", "ko", "test")):
-        everything = list(data.rows(name, language, split))
-        assert list(data.first_rows(name, language, split, 1)) == everything[:1]
-
-
-def test_rows_at_hand_are_those_that_load(mirror):
+def test_rows_at_hand_are_those_that_load_and_first_rows_are_the_first(mirror):
     for task in map(tasks.get, ("xnli", "panx", "lareqa", "xcopa")):
         loads = []
         for place in ((code, split) for code in task.languages for split in data.SPLITS):
@@ -195,11 +175,8 @@ def test_rows_at_hand_are_those_that_load(mirror):
                 data.rows(task, *place)
                 loads.append(place)
         assert data.at_hand(task) == loads
-
-
-def test_examples_are_first_rows_in_the_language_itself(mirror):
-    from helpers import results
-
+    for asked in (("xnli", "de", "test"), ("tydiqa", "ko", "test")):
+        assert list(data.first_rows(*asked, 1)) == list(data.rows(*asked))[:1]
     found = results.examples(tasks.get("xnli"), ("en", "de", "sw"))
     assert list(found) == ["en", "de", "sw"] and found["de"]["first"] == "Er ging."
     assert results.examples(tasks.get("tatoeba"), ("de",))["de"]["text"] == "Hallo."
@@ -216,10 +193,8 @@ def test_answers_are_found_at_the_place_nearest_to_the_stated_one(context, begin
         return
     place, _ = find(context, text, begin + shift)
     assert place is not None and context.startswith(text, place)
-    nearest = min(
-        abs(i - begin - shift) for i in range(len(context)) if context.startswith(text, i)
-    )
-    assert abs(place - begin - shift) == nearest
+    places = [i for i in range(len(context)) if context.startswith(text, i)]
+    assert abs(place - begin - shift) == min(abs(i - begin - shift) for i in places)
 
 
 def test_one_and_several_batches_map_alike(tmp_path, data_cache, monkeypatch):

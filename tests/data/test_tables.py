@@ -1,5 +1,3 @@
-"""Tasks of a user's own, from CSV, TSV, JSON and Parquet files, with the mistakes people make."""
-
 import json
 from dataclasses import replace
 
@@ -92,18 +90,14 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path, ending):
 
 
 def test_one_file_may_hold_all_languages_if_adapt_tells_them(tmp_path):
-    write(tmp_path / "train.csv", "text,kind,code\na,refund,en\nb,delivery,de\n")
-    task = replace(own(tmp_path, config="{split}.csv"), name="mixed")
+    write(tmp_path / "train-en.csv", "text,kind,code\na,refund,en\nb,delivery,de\n")
+    with pytest.raises(MissingData, match=r"valid-de\.csv is not there; .* holds train-en\.csv"):
+        data.rows(own(tmp_path, config="{split}-{language}.csv"), "de", "dev")
+    task = replace(own(tmp_path, config="{split}-en.csv"), name="mixed")
     with pytest.raises(HelpfulError, match="gives the same rows in each of en, de"):
         tasks.register(task)
     told = replace(task, adapt=lambda row, language: row | {"_language": row["code"]})
     assert [row["first"] for row in data.rows(told, "en")] == ["a"]
-
-
-def test_an_absent_table_says_what_is_there(tmp_path):
-    write(tmp_path / "train-en.csv", "text,kind\na,refund\n")
-    with pytest.raises(MissingData, match=r"valid-de\.csv is not there; .* holds train-en\.csv"):
-        data.rows(own(tmp_path, config="{split}-{language}.csv"), "de", "dev")
 
 
 @pytest.mark.parametrize(
@@ -119,19 +113,17 @@ def labelled(rows, format="pair"):
     return Task("own", "intermediate", format, Source("rows", "mine", read=lambda *_: rows))
 
 
-@pytest.mark.parametrize("format_", ["choice", "pair"])
-def test_labels_that_cannot_be_read_off_must_be_stated(format_):
-    rows = [{"context": "x", "choices": ["y", "z"], "label": value} for value in "BA"]
-    rows = [{"first": "x", "kind": "a"}] if format_ == "pair" else rows
-    with pytest.raises(BadRows, match=r"states no labels.* state labels=\(...\)"):
-        data.rows(labelled(rows, format_))
-
-
-def test_labels_read_off_change_with_the_users_rows():
+def test_labels_that_cannot_be_read_off_must_be_stated_and_others_follow_the_rows():
+    choices = [{"context": "x", "choices": ["y", "z"], "label": value} for value in "BA"]
+    for format_, rows in (("choice", choices), ("pair", [{"first": "x", "kind": "a"}])):
+        with pytest.raises(BadRows, match=r"states no labels.* state labels=\(...\)"):
+            data.rows(labelled(rows, format_))
     rows = [{"first": "x", "label": "a"}]
     for label in "ab":
         rows[0]["label"] = label
         assert data.with_labels(labelled(rows)).labels == (label,)
+    with pytest.raises(UnknownName, match=r"divide=\(column,\)"):  # a split without rows
+        data.rows(labelled([]), "en", "dev")
 
 
 def test_a_hub_folder_without_a_header_is_seen_by_its_file_names(tmp_path, data_cache, monkeypatch):
@@ -144,8 +136,3 @@ def test_a_hub_folder_without_a_header_is_seen_by_its_file_names(tmp_path, data_
         write(tmp_path / "me" / "set" / "README.md", f"---\nconfigs: {header}\n---\n")
         with pytest.raises(BadRows, match=message):
             data.at_hand(task)
-
-
-def test_a_split_without_rows_says_how_to_make_one():
-    with pytest.raises(UnknownName, match=r"divide=\(column,\)"):
-        data.rows(labelled([]), "en", "dev")

@@ -1,12 +1,6 @@
 import pytest
 
-from helpers.study.store import Store
 from tests.engines import fake
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,6 @@ def attempt(job, start, state, seed, stop, step):
 
 
 def fraction(job, seed, origin):
-    """The score of a job, between 0.2 and 1."""
     text = f"{job.intermediate}|{job.target}|{job.condition}|{seed}|{origin}"
     return 0.2 + 0.8 * int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 0xFFFFFF
 

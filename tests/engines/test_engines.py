@@ -21,11 +21,8 @@ from tests.engines import fake
 from tests.engines.fake import wait_for
 
 COLUMNS = ["run", "language", "seed", "value", "status"]
-lacks = engines.problems("snakemake")
-MARKS = {"snakemake": pytest.mark.skipif(bool(lacks), reason="Snakemake is not installed")}
-ENGINES = [
-    pytest.param(name, marks=MARKS.get(name, ())) for name in ("local", "processes", "snakemake")
-]
+lacks = pytest.mark.skipif(bool(engines.problems("snakemake")), reason="Snakemake is not installed")
+ENGINES = ["local", "processes", pytest.param("snakemake", marks=lacks)]
 
 DRIVER = """
 import sys
@@ -63,9 +60,7 @@ def gone(pid):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_run_is_done_once_with_the_scores_of_one_process(
-    engine, store, expected, monkeypatch, tmp_path
-):
+def test_every_run_is_done_once_as_in_one_process(engine, store, expected, monkeypatch, tmp_path):
     plan = fake.make_plan(intermediates=2, targets=2)
     options = {"engine": engine, "workers": 2, "progress": False}
     if engine == "processes":  # The first process could do all before the other has started.
@@ -89,9 +84,7 @@ def test_every_run_is_done_once_with_the_scores_of_one_process(
 
 
 @pytest.mark.parametrize("engine", ENGINES[:2])
-def test_a_failed_run_is_recorded_tried_once_and_tried_again_by_the_next_call(
-    engine, store, monkeypatch
-):
+def test_a_failed_run_is_recorded_and_tried_again_by_the_next_call(engine, store, monkeypatch):
     plan = fake.make_plan()
     options = {"store": store, "engine": engine, "workers": 2, "progress": False}
     monkeypatch.setenv("FAKE_FAIL", "t1")
@@ -112,9 +105,7 @@ def test_a_failed_run_is_recorded_tried_once_and_tried_again_by_the_next_call(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_killed_driver_takes_its_workers_along_and_the_next_goes_on(
-    engine, store, expected, monkeypatch
-):
+def test_a_killed_driver_takes_its_workers_along(engine, store, expected, monkeypatch):
     monkeypatch.setenv("FAKE_STEP", "0.1")
     driver = start(store, engine)
     wait_for(lambda: len(fake.ended()) >= 2)
@@ -202,16 +193,14 @@ def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time():
         assert process.wait(15) == 143
 
 
-def test_a_worker_that_dies_is_told_of(store, monkeypatch):
-    monkeypatch.setenv("FAKE_DIE", "1")
-    with pytest.raises(HelpfulError, match="a worker process died.*use fewer workers"):
-        study.run(fake.make_plan(), store=store, engine="processes", workers=1, progress=False)
+def test_a_worker_that_dies_or_is_killed_makes_nobody_wait_for_ever(store, monkeypatch):
+    options = {"store": store, "engine": "processes", "workers": 2, "progress": False}
+    said = "a worker process died.*use fewer workers"
+    with monkeypatch.context() as patch, pytest.raises(HelpfulError, match=said):
+        patch.setenv("FAKE_DIE", "1")
+        patch.setenv("FAKE_TRACE", os.devnull)
+        study.run(fake.make_plan(), **options)
     assert store.runs() == set()
-
-
-def test_a_worker_that_is_killed_while_it_waits_for_work_makes_nobody_wait_for_ever(
-    store, monkeypatch
-):
     monkeypatch.setenv("FAKE_STEP", "0.3")
     plan, look = fake.make_plan(intermediates=1, targets=1), engines.Progress.look
 
@@ -224,7 +213,6 @@ def test_a_worker_that_is_killed_while_it_waits_for_work_makes_nobody_wait_for_e
             idle[0].kill()  # It holds the lock of the queue, at which it waits.
 
     monkeypatch.setattr(engines.Progress, "look", kill_one)
-    options = {"store": store, "engine": "processes", "workers": 2, "progress": False}
     with pytest.raises(HelpfulError, match="a worker process died"):
         study.run(plan, **options)
     assert not multiprocessing.active_children() and len(store.runs()) >= 2

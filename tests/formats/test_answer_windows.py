@@ -22,23 +22,22 @@ def row(context, answer, question="where", start=None):
     return {"id": "0", "context": context, "question": question, "answers": answers}
 
 
-def right_scores(encoded):
-    """Scores of a head that is certain of the labelled begin and end of each window."""
-    begin, end = np.zeros((2, len(encoded.tokens)), np.float32)
-    begin[encoded.starts[:-1] + encoded.per_sequence["begin"]] = 9
-    end[encoded.starts[:-1] + encoded.per_sequence["end"]] = 9
-    return {"begin_score": begin, "end_score": end}
+def encode(rows, encoder, longest=32, task=PLAIN, train=True):
+    return SPAN.encode(task, rows, encoder, longest, train)
+
+
+def decode(task, rows, encoded):
+    """What a head says that is certain of the labelled begin and end of each window."""
+    scores = np.zeros((2, len(encoded.tokens)), np.float32)
+    for side, name in enumerate(("begin", "end")):
+        scores[side, encoded.starts[:-1] + encoded.per_sequence[name]] = 9
+    return SPAN.decode(task, rows, encoded, {"begin_score": scores[0], "end_score": scores[1]})
 
 
 def seen(encoded):
     """Characters of the passage that each window holds: offsets of its pieces."""
     windows = np.split(encoded.per_token["offset"], encoded.starts[1:-1])
     return [offsets[offsets[:, 0] >= 0] for offsets in windows]
-
-
-def round_trip(rows, encoder, longest=64, task=PLAIN):
-    encoded = SPAN.encode(task, rows, encoder, longest, True)
-    return SPAN.decode(task, rows, encoded, right_scores(encoded))
 
 
 def decomposed(text):
@@ -63,9 +62,9 @@ PASSAGES = {
 @pytest.mark.parametrize(("passage", "answer"), PASSAGES.values(), ids=PASSAGES)
 def test_answers_come_back_as_they_stand_in_the_passage(either, passage, answer):
     # Where pieces are larger than the answer, it comes back with the rest of its piece.
-    (found,) = round_trip([row(passage, answer)], either)
+    encoded = encode([row(passage, answer)], either, 64)
+    (found,) = decode(PLAIN, [row(passage, answer)], encoded)
     assert answer in found
-    encoded = SPAN.encode(PLAIN, [row(passage, answer)], either, 64, True)
     offsets = encoded.per_token["offset"]
     begin, end = (int(encoded.per_sequence[side][0]) for side in ("begin", "end"))
     # No smaller stretch of pieces would hold it.
@@ -90,27 +89,22 @@ def test_every_answer_is_found_in_whatever_window_it_falls(tiny, data):
     last = data.draw(st.integers(first, min(count - 1, first + 6)))
     words[first] = "first"  # so that the answer occurs once
     passage, answer = " ".join(words), " ".join(words[first : last + 1])
-    longest = data.draw(st.integers(40, 80))
-    found = round_trip([row(passage, answer, "who")], tiny, longest)
-    assert found == [answer]
+    rows = [row(passage, answer, "who")]
+    assert decode(PLAIN, rows, encode(rows, tiny, data.draw(st.integers(40, 80)))) == [answer]
 
 
 def test_windows_overlap_and_cover_the_passage(tiny, monkeypatch):
     monkeypatch.setattr(span, "STRIDE", 10)
     passage = " ".join(WORDS * 6)
-    encoded = SPAN.encode(PLAIN, [row(passage, "find", "who")], tiny, 32, True)
+    encoded = encode([row(passage, "find", "who")], tiny)
     assert len(encoded) > 3 and encoded.lengths.max() == 32
     offsets = seen(encoded)
     for this, following in zip(offsets, offsets[1:], strict=False):
         np.testing.assert_array_equal(this[10:], following[: len(this) - 10])
     assert offsets[0][0, 0] == 0 and offsets[-1][-1, 1] == len(passage)
-
-
-def test_a_passage_that_fits_has_one_window_and_one_piece_more_has_two(tiny):
-    for pieces, windows in ((40, 1), (41, 2)):
+    for pieces, count in ((40, 1), (41, 2)):  # one piece more than fits
         passage = " ".join(["people"] * pieces)
-        encoded = SPAN.encode(PLAIN, [row(passage, "people", "who")], tiny, 45, True)
-        assert len(encoded) == windows, (pieces, windows)
+        assert len(encode([row(passage, "people", "who")], tiny, 45)) == count
 
 
 def test_a_window_that_holds_only_part_of_the_answer_has_none(tiny, monkeypatch):
@@ -118,7 +112,7 @@ def test_a_window_that_holds_only_part_of_the_answer_has_none(tiny, monkeypatch)
     words = ["the"] * 60
     words[19:23] = ["people", "find", "their", "way"]
     asked = row(" ".join(words), "people find their way", "who")
-    encoded = SPAN.encode(PLAIN, [asked], tiny, 25, True)
+    encoded = encode([asked], tiny, 25)
     begin, end = encoded.per_sequence["begin"], encoded.per_sequence["end"]
     texts = [" ".join(words)[place[0, 0] : place[-1, 1]] for place in seen(encoded)]
     holds = ["people find their way" in text for text in texts]
@@ -133,33 +127,30 @@ def test_answers_that_are_not_in_their_passage_are_skipped_and_counted(tiny):
         row("the red door", "lamp", start=-1),
         row("a", "", start=0),
     ]
-    encoded = SPAN.encode(PLAIN, rows, tiny, 32, True)
+    encoded = encode(rows, tiny)
     assert encoded.skipped == {"answer not found in its passage": 2}
     assert encoded.example.tolist() == [0] and encoded.rows == 3
     # In evaluation nothing is skipped: a question without a window has no answer to be scored.
-    assert SPAN.encode(PLAIN, rows, tiny, 32, False).example.tolist() == [0, 1, 2]
+    assert encode(rows, tiny, train=False).example.tolist() == [0, 1, 2]
 
 
 def test_questions_without_an_answer_point_at_the_first_token(tiny):
     rows = [row("the red door", None), row("the red door", "red")]
-    encoded = SPAN.encode(WITH_NULL, rows, tiny, 32, True)
+    encoded = encode(rows, tiny, task=WITH_NULL)
     assert encoded.per_sequence["begin"][0] == encoded.per_sequence["end"][0] == 0
-    assert SPAN.decode(WITH_NULL, rows, encoded, right_scores(encoded)) == ["", "red"]
+    assert decode(WITH_NULL, rows, encoded) == ["", "red"]
     # SQuAD 1.1 always has an answer, so the best stretch is given whatever the first token says.
-    found = SPAN.decode(PLAIN, rows, encoded, right_scores(encoded))
+    found = decode(PLAIN, rows, encoded)
     assert found[0] != "" and found[1] == "red"
     assert SPAN.gold(WITH_NULL, rows) == [[], ["red"]]
     assert SPAN.constant(WITH_NULL, rows) == ["", ""]
 
 
 def test_only_the_passage_and_the_first_token_can_be_chosen(tiny):
-    encoded = SPAN.encode(PLAIN, [row("the other words", "words", "who opened it")], tiny, 32, True)
+    encoded = encode([row("the other words", "words", "who opened it")], tiny)
     offsets, allowed = encoded.per_token["offset"], encoded.per_token["allowed"]
     assert allowed[0] and (allowed[1:] == (offsets[1:, 0] >= 0)).all()
     assert allowed.sum() == 1 + 3
-
-
-def test_long_questions_leave_room_for_the_passage(tiny):
-    question = "who opened the door " * 60
-    (found,) = round_trip([row("the red door", "red door", question)], tiny, 40)
-    assert found == "red door"
+    # Long questions leave room for the passage.
+    rows = [row("the red door", "red door", "who opened the door " * 60)]
+    assert decode(PLAIN, rows, encode(rows, tiny, 40)) == ["red door"]

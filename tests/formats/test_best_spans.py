@@ -22,10 +22,8 @@ def slow(begin, end, offsets, example, contexts, n_best, longest, reference):
         best = (-1, -1, -np.inf)
         for window in np.flatnonzero(np.asarray(example) == number):
             inside = offsets[window][:, 0] >= 0
-            one, other = (
-                s[window] if reference else np.where(inside, s[window], -np.inf)
-                for s in (begin, end)
-            )
+            seen = inside | reference
+            one, other = (np.where(seen, s[window], -np.inf) for s in (begin, end))
             firsts = sorted(np.argsort(-one, kind="stable")[:n_best])
             lasts = sorted(np.argsort(-other, kind="stable")[:n_best])
             for i in firsts:
@@ -50,8 +48,7 @@ def windows(seed, questions, length, question, ties=False):
             place = np.full((length, 2), -1, np.int32)
             place[question + 1 : question + 1 + len(here)] = np.stack([2 * here, 2 * here + 2], 1)
             scores = chance.standard_normal((2, length)).astype(np.float32)
-            if ties:
-                scores = np.round(scores)
+            scores = np.round(scores) if ties else scores
             begin.append(scores[0])
             end.append(scores[1])
             offsets.append(place)
@@ -70,32 +67,27 @@ def test_stretches_equal_those_of_the_loop(numbers, reference, ties):
     found = best_spans(*rows, n_best=n_best, longest=longest, reference=reference)
     expected = slow(*rows, n_best, longest, reference)
     assert list(zip(found.starts, found.ends, found.scores, strict=True)) == expected
-    assert found.texts == [
-        c[max(a, 0) : max(b, 0)] for c, (a, b, _) in zip(rows[4], expected, strict=True)
-    ]
+    texts = [c[max(a, 0) : max(b, 0)] for c, (a, b, _) in zip(rows[4], expected, strict=True)]
+    assert found.texts == texts
 
 
-def test_blocks_of_windows_do_not_change_the_result(monkeypatch):
-    rows = windows(1, 20, 30, 2)
+def test_blocks_and_packing_of_windows_do_not_change_the_result(monkeypatch):
+    begin, end, offsets, example, contexts = rows = windows(1, 20, 30, 2)
     whole = best_spans(*rows)
+    kept = [int(np.flatnonzero(one[:, 0] >= 0).max()) + 1 for one in offsets]
+    cut = lambda array: np.concatenate([a[:n] for a, n in zip(array, kept, strict=True)])  # noqa: E731
+    packed = map(cut, (begin, end, offsets))
+    found = best_spans(*packed, example, contexts, lengths=np.array(kept))
+    assert found.texts == whole.texts
+    np.testing.assert_array_equal(found.scores, whole.scores)
     monkeypatch.setattr(spans, "WINDOWS", 3)
     parts = best_spans(*rows)
     assert parts.texts == whole.texts
     for one, other in zip(parts[1:], whole[1:], strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_packed_and_padded_windows_agree():
-    begin, end, offsets, example, contexts = windows(2, 6, 20, 2)
-    kept = [int(np.flatnonzero(one[:, 0] >= 0).max()) + 1 for one in offsets]
-    packed = [
-        np.concatenate([a[:n] for a, n in zip(array, kept, strict=True)])
-        for array in (begin, end, offsets)
-    ]
-    whole = best_spans(begin, end, offsets, example, contexts)
-    found = best_spans(*packed, example, contexts, lengths=np.array(kept))
-    assert found.texts == whole.texts
-    np.testing.assert_array_equal(found.scores, whole.scores)
+    for number in range(20):  # the null score is the smallest over windows
+        own = example == number
+        assert whole.null_scores[number] == pytest.approx((begin[own, 0] + end[own, 0]).min())
 
 
 def one_window(context, words, begin_at, end_at, bonus=5.0):
@@ -106,57 +98,40 @@ def one_window(context, words, begin_at, end_at, bonus=5.0):
     return scores[:1], scores[1:], place[None], [0], [context]
 
 
-def test_the_space_that_a_tokeniser_counts_to_a_word_is_trimmed():
+LETTERS = "a b c", [(0, 1), (2, 3), (4, 5)]
+
+
+def test_offsets_are_of_the_original_string_and_a_space_before_a_word_is_trimmed():
     found = best_spans(*one_window("in  Paris now", [(0, 2), (2, 9), (9, 13)], 1, 1))
-    assert found.texts == ["Paris"]
-    assert (found.starts[0], found.ends[0]) == (2, 9)
-
-
-def test_offsets_are_of_the_original_string_in_any_script():
+    assert found.texts == ["Paris"] and (found.starts[0], found.ends[0]) == (2, 9)
     context = "עיר הבירה היא ירושלים"
     found = best_spans(*one_window(context, [(0, 3), (3, 9), (9, 13), (13, 21)], 3, 3))
     assert found.texts == ["ירושלים"]
+    # Answers longer than allowed are left out.
+    rows = one_window(*LETTERS, 0, 2)
+    assert best_spans(*rows, longest=3).texts == ["a b c"]
+    assert best_spans(*rows, longest=2).scores == [5.0]
 
 
 def test_the_question_can_crowd_out_the_passage_only_in_the_published_loop():
-    rows = list(one_window("a b c", [(0, 1), (2, 3), (4, 5)], 1, 1))
-    for side in (0, 1):
-        rows[side] = rows[side].copy()
-        rows[side][0, :2] = 9.0
-    assert best_spans(*rows, n_best=2).texts == ["b"]
-    crowded = best_spans(*rows, n_best=2, reference=True)
+    begin, end, *rest = one_window(*LETTERS, 1, 1)
+    masked = [np.where(side > 0, side, -np.inf).astype(np.float32) for side in (begin, end)]
+    found = best_spans(*masked, *rest)  # scores may be minus infinity
+    assert found.texts == ["b"] and found.scores == [10.0]
+    for side in (begin, end):
+        side[0, :2] = 9.0
+    assert best_spans(begin, end, *rest, n_best=2).texts == ["b"]
+    crowded = best_spans(begin, end, *rest, n_best=2, reference=True)
     assert crowded.texts == [""]
     assert (crowded.starts[0], crowded.scores[0]) == (-1, -np.inf)
 
 
 def test_a_stretch_in_two_windows_has_its_better_score():
-    begin, end, offsets, _, contexts = one_window("a b c", [(0, 1), (2, 3), (4, 5)], 1, 1)
+    begin, end, offsets, _, contexts = one_window(*LETTERS, 1, 1)
     twice = [np.concatenate([one, one + extra]) for one, extra in ((begin, 0), (end, 1))]
     rows = (*twice, np.concatenate([offsets, offsets]), [0, 0], contexts)
     for reference in (False, True):
         assert best_spans(*rows, reference=reference).scores == [11.0]
-
-
-def test_answers_longer_than_allowed_are_left_out():
-    rows = one_window("a b c", [(0, 1), (2, 3), (4, 5)], 0, 2)
-    assert best_spans(*rows, longest=3).texts == ["a b c"]
-    assert best_spans(*rows, longest=2).scores == [5.0]
-
-
-def test_the_null_score_is_the_smallest_over_windows():
-    begin, end, offsets, example, contexts = windows(3, 8, 16, 2)
-    found = best_spans(begin, end, offsets, example, contexts)
-    for number in range(8):
-        own = example == number
-        assert found.null_scores[number] == pytest.approx((begin[own, 0] + end[own, 0]).min())
-
-
-def test_masked_scores_may_be_minus_infinity():
-    rows = list(one_window("a b c", [(0, 1), (2, 3), (4, 5)], 1, 1))
-    for side in (0, 1):
-        rows[side] = np.where(rows[side] > 0, rows[side], -np.inf).astype(np.float32)
-    found = best_spans(*rows)
-    assert found.texts == ["b"] and found.scores == [10.0]
 
 
 @pytest.mark.parametrize("change", ["end", "offsets", "example", "contexts", "nan"])

@@ -23,12 +23,6 @@ def encode(format_, rows, encoder, longest=32, train=True):
     return formats.get(format_).encode(task(format_), rows, encoder, longest, train)
 
 
-def test_formats_are_looked_up_by_name():
-    assert formats.get("span").name == "span"
-    with pytest.raises(UnknownName, match=r"'spam'.*'span'.*choice, pair"):
-        formats.get("spam")
-
-
 def test_pairs_are_what_the_tokenizer_makes_of_them(either):
     rows = [
         {"first": "the red door", "second": "green", "label": 1},
@@ -68,6 +62,9 @@ def test_pair_predictions_come_back_in_row_order(tiny):
     outputs = {"label": encoded.per_sequence["label"]}
     assert pair.decode(task("pair"), rows, encoded, outputs) == pair.gold(task("pair"), rows)
     assert pair.constant(task("pair"), rows) == [0] * 5  # 0 and 1 are equally frequent, 0 is first
+    assert pair.weight(encoded, np.array([0, 2])) == 2  # it counts sequences
+    with pytest.raises(UnknownName, match=r"'spam'.*'span'.*choice, pair"):
+        formats.get("spam")
 
 
 def test_choices_follow_their_context(either):
@@ -109,10 +106,5 @@ def test_the_best_choice_of_each_row_wins(tiny):
     scores = np.array([-9.0, -9.5, -8.0, 1.0, 0.5, 3.0, 7.0, 6.0, -1.0])
     assert choice.decode(task("choice"), rows, encoded, {"score": scores}) == [2, 0, 1]
     assert choice.gold(task("choice"), rows) == [2, 0, 1]
-    assert choice.weight(encoded, np.arange(9)) == 3
-    assert choice.weight(encoded, np.array([3, 4])) == 1
-
-
-def test_weight_of_pairs_counts_sequences(tiny):
-    rows = [{"first": "door", "second": "", "label": 0}] * 4
-    assert formats.get("pair").weight(encode("pair", rows, tiny), np.array([0, 2])) == 2
+    for places, weight in ((np.arange(9), 3), (np.array([3, 4]), 1)):
+        assert choice.weight(encoded, places) == weight

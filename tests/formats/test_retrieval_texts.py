@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from helpers import formats
 from helpers.formats import IGNORE
@@ -25,12 +23,14 @@ def texts(encoded, encoder):
     return [encoder.tokenizer.decode(part, skip_special_tokens=True) for part in parts]
 
 
-def test_all_texts_are_embedded_in_row_order(tiny):
+def test_all_texts_are_embedded_in_row_order_and_the_temperature_starts_at_a_twentieth(tiny):
     encoded = RETRIEVAL.encode(TASK, ROWS, tiny, 32, False)
     assert texts(encoded, tiny) == [row["text"] for row in ROWS]
     assert not encoded.together and encoded.example.tolist() == list(range(6))
     vectors = np.arange(12.0).reshape(6, 2)
     assert RETRIEVAL.decode(TASK, ROWS, encoded, {"vector": vectors}) is vectors
+    scale = RETRIEVAL.head(TASK, 4, 0.0)["log_scale"].detach().exp()
+    assert float(scale) == pytest.approx(20, rel=0.01)
 
 
 def test_training_pairs_a_query_with_its_first_right_candidate(tiny):
@@ -38,9 +38,7 @@ def test_training_pairs_a_query_with_its_first_right_candidate(tiny):
     assert texts(encoded, tiny) == ["a door", "the red door", "a lamp", "green lamp"]
     assert encoded.units.tolist() == [0, 2, 4] and encoded.rows == 2
     assert RETRIEVAL.weight(encoded, np.arange(4)) == 2
-
-
-def test_long_texts_are_cut_at_their_end(tiny):
+    # A long text is cut at its end.
     row = {"id": "q", "side": "query", "text": "the red door " * 40, "gold": []}
     encoded = RETRIEVAL.encode(TASK, [row], tiny, 12, False)
     whole = tiny.tokenizer(row["text"])["input_ids"]
@@ -70,13 +68,10 @@ def test_the_stated_share_of_pieces_is_hidden(masked, tiny):
     assert 0.65 < is_mask.mean() < 0.92
     others = masked.tokens[chosen][~is_mask]
     assert not np.isin(others, tiny.tokenizer.all_special_ids).any()
-
-
-def test_hidden_pieces_are_the_same_whenever_asked(masked, tiny):
     rows = [{"id": str(i), "text": text} for i, text in enumerate(SENTENCES)]
-    again = Masked().encode(TASK, rows, tiny, 32, True)
+    again = Masked().encode(TASK, rows, tiny, 32, True)  # the same whenever asked
     np.testing.assert_array_equal(masked.tokens, again.tokens)
-    np.testing.assert_array_equal(masked.per_token["target"], again.per_token["target"])
+    np.testing.assert_array_equal(target, again.per_token["target"])
 
 
 def test_mean_log_probability_of_each_row(masked):
@@ -86,9 +81,3 @@ def test_mean_log_probability_of_each_row(masked):
     parts = (np.split(values, masked.starts[1:-1]) for values in (logprob, hidden))
     for value, all_, some in zip(found, *parts, strict=True):
         assert value == pytest.approx(all_[some].mean() if some.any() else 0.0)
-
-
-def test_temperature_starts_at_a_twentieth():
-    scale = RETRIEVAL.head(TASK, 4, 0.0)["log_scale"].detach().exp()
-    assert float(scale) == pytest.approx(20, rel=0.01)
-    assert functional.softmax(torch.tensor([1.0, 0.9]) * scale, -1)[0] > 0.8

@@ -26,10 +26,9 @@ SENTENCES = {
 
 
 def rows_of(sentences):
-    return [
-        {"id": str(i), "tokens": tokens, "tags": [(i + place) % 3 for place in range(len(tokens))]}
-        for i, tokens in enumerate(sentences)
-    ]
+    tags = [[(i + n) % 3 for n in range(len(words))] for i, words in enumerate(sentences)]
+    both = enumerate(zip(sentences, tags, strict=True))
+    return [{"id": str(i), "tokens": words, "tags": own} for i, (words, own) in both]
 
 
 def predicted(encoded):
@@ -67,8 +66,7 @@ def test_no_word_is_lost_or_moved_whatever_its_letters(tiny, sentences, longest)
 def test_words_without_pieces_are_unknown_and_keep_their_label(either):
     rows = [{"id": "0", "tokens": ["the", "", "\u200b", "door"], "tags": [0, 1, 2, 0]}]
     encoded = TAGGING.encode(TASK, rows, either, 32, True)
-    first = encoded.per_token["word"]
-    unknown = either.tokenizer.unk_token_id
+    first, unknown = encoded.per_token["word"], either.tokenizer.unk_token_id
     assert [encoded.tokens[np.flatnonzero(first == word)[0]] for word in (1, 2)] == [unknown] * 2
     assert encoded.per_token["tag"][first >= 0].tolist() == [0, 1, 2, 0]
 
@@ -106,16 +104,13 @@ def test_predictions_of_joined_languages_can_be_told_apart(tiny):
         begin += len(encoded.tokens)
 
 
-def test_rows_without_tags_can_be_predicted(tiny):
+def test_rows_without_tags_can_be_predicted_and_unknown_tags_carry_no_loss(tiny):
     rows = [{"tokens": ["the", "door"]}, {"tokens": ["red"]}]
     encoded = TAGGING.encode(TASK, rows, tiny, 32, False)
     assert (encoded.per_token["tag"] == IGNORE).all()
     found = TAGGING.decode(TASK, rows, encoded, {"tag": np.ones(len(encoded.tokens), int)})
     assert found == [[1, 1], [1]] and TAGGING.decode(TASK, [], encoded, {}) == []
-
-
-def test_unknown_tags_carry_no_loss_and_are_never_the_constant_answer(tiny):
     rows = [{"tokens": ["the", "red", "door"], "tags": [IGNORE, IGNORE, 2]}]
     encoded = TAGGING.encode(TASK, rows, tiny, 32, True)
     assert TAGGING.weight(encoded, np.array([0])) == 1
-    assert TAGGING.constant(TASK, rows) == [[2, 2, 2]]
+    assert TAGGING.constant(TASK, rows) == [[2, 2, 2]]  # they are never the constant answer

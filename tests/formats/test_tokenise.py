@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from helpers.formats import Template, cut_longest, piece_ids, pieces_with_offsets
 
@@ -13,16 +15,10 @@ def test_cutting_takes_pieces_from_the_end_of_the_longer_input(first, second, ro
     one, other = cut_longest(first, second, room)
     assert one == first[: len(one)] and other == second[: len(other)]
     assert len(one) + len(other) == min(room, len(first) + len(second))
-    if len(one) < len(first) and len(other) < len(second):
-        assert abs(len(one) - len(other)) <= 1
-    if len(one) < len(first) and len(other) == len(second):
+    if len(one) < len(first):
         assert len(one) >= len(other) - 1
-    if len(other) < len(second) and len(one) == len(first):
+    if len(other) < len(second):
         assert len(other) >= len(one) - 1
-
-
-def test_what_fits_is_not_cut():
-    assert cut_longest([1, 2], [3], 3) == ([1, 2], [3])
 
 
 def test_template_puts_two_separators_between_two_inputs(either):
@@ -37,9 +33,6 @@ def test_template_puts_two_separators_between_two_inputs(either):
 
 
 def test_template_of_a_tokenizer_with_one_separator():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}
     core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -94,9 +87,8 @@ def test_offsets_cover_the_given_text_without_white_space(either, text):
 
 def test_offsets_of_many_texts_are_those_of_each(either):
     texts = [*OFFSETS.values(), ""]
-    for text, (ids, offsets) in zip(
-        texts, pieces_with_offsets(either.tokenizer, texts), strict=True
-    ):
+    several = pieces_with_offsets(either.tokenizer, texts)
+    for text, (ids, offsets) in zip(texts, several, strict=True):
         alone = pieces_with_offsets(either.tokenizer, [text])[0]
         np.testing.assert_array_equal(ids, alone[0])
         np.testing.assert_array_equal(offsets, alone[1])

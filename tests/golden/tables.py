@@ -16,22 +16,10 @@ import threadpoolctl
 import torch
 
 from helpers import data, results, study, tasks
-from helpers.metrics.submissions import (
-    BENCHMARKS,
-    score_submission,
-    write_labels,
-    write_submission,
-)
+from helpers.metrics.submissions import BENCHMARKS, score_submission, write_labels, write_submission
 from helpers.similarity import catalogue, features
 from helpers.similarity.text import languages
-from helpers.stats import (
-    calibration,
-    confirmatory,
-    gains,
-    multiverse,
-    permutation,
-    prediction,
-)
+from helpers.stats import calibration, confirmatory, gains, multiverse, permutation, prediction
 from helpers.study import profiles
 from helpers.study.store import Store
 
@@ -43,25 +31,17 @@ TASKS = ["intermediate", "target"]  # the roles, and the stages of a run
 
 def machine():
     """Return what decides in which order a processor adds."""
-    blas = {
-        pool["architecture"] for pool in threadpoolctl.threadpool_info() if "architecture" in pool
-    }
-    return {
-        "machine": platform.machine(),
-        "processor": _vendor(),
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-        "blas": " ".join(sorted(blas)),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "pandas": pd.__version__,
-    }
-
-
-def _vendor():
+    pools = threadpoolctl.threadpool_info()
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor")), "")
+    vendors = [line.split(":")[1].strip() for line in lines if line.startswith("vendor")]
+    return {
+        "machine": platform.machine(),
+        "processor": next(iter(vendors), ""),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "blas": " ".join(sorted({p["architecture"] for p in pools if "architecture" in p})),
+        **{library.__name__: library.__version__ for library in (torch, np, scipy, pd)},
+    }
 
 
 @contextlib.contextmanager
@@ -77,8 +57,6 @@ def one_thread():
 
 
 # The stored study.
-
-
 def language_gains(collapsed=False):
     scores = results.load(STORED, progress=False)
     # A target without a finished baseline has no gain.
@@ -151,12 +129,10 @@ def all_measures_values():
 
 
 def prediction_values():
-    parts = []
+    parts, names = [], ["observed", "predicted", "baseline", "se", "df", "low", "high"]
+    model = "gain", [confirmatory.PRIMARY], confirmatory.RANDOM
     for unit in ("intermediate", "target", "block"):
-        found = prediction.leave_out(
-            analysed(), "gain", [confirmatory.PRIMARY], confirmatory.RANDOM, unit
-        )
-        names = ["observed", "predicted", "baseline", "se", "df", "low", "high"]
+        found = prediction.leave_out(analysed(), *model, unit)
         parts.append(found.table[[*TASKS, *names]].assign(unit=unit))
         parts.append(found.scores.to_frame().T.infer_objects().assign(unit=f"{unit}: scores"))
     return pd.concat(parts, ignore_index=True)
@@ -174,17 +150,13 @@ def interaction_values():
 
 
 def calibration_values():
-    folder = results.FOLDER.parent / "calibration"
-    parts = []
-    for name in ("dyads", "languages"):
-        rates = calibration.summary(calibration.load(folder, name))
-        parts.append(rates.assign(study=name))
+    folder, studies = results.FOLDER.parent / "calibration", ("dyads", "languages")
+    rates = {name: calibration.summary(calibration.load(folder, name)) for name in studies}
+    parts = [table.assign(study=name) for name, table in rates.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 # Similarity on fixed arrays, one for every need a measure can have.
-
-
 def arrays():
     def draw(name, *shape):
         return np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
@@ -250,25 +222,17 @@ def measure_values():
     for measure in map(catalogue.get, built_in):
         rows.append([measure.name, measure.function(*(given[need] for need in measure.needs))])
     x, y, p = given["tuned.features"], given["target.labels"], given["tuned.probabilities"]
-    direct = {
-        "leep": lambda: features.leep(p, y),
-        "nce": lambda: features.nce(p.argmax(axis=1), y),
-        "nleep": lambda: features.nleep(x, y),
-        "logme": lambda: features.logme(x, y),
-        "h_score": lambda: features.h_score(x, y),
-        "h_score without shrinkage": lambda: features.h_score(x, y, shrinkage=False),
-        "transrate": lambda: features.transrate(x, y),
-        "gbc": lambda: features.gbc(x, y),
-        "knn_probe": lambda: features.knn_probe(x, y),
-        "linear_probe": lambda: features.linear_probe(x, y),
-    }
-    rows += [[f"features: {name}", float(ask())] for name, ask in direct.items()]
+    direct = {"leep": features.leep(p, y), "nce": features.nce(p.argmax(axis=1), y)}
+    for name in ("nleep", "logme", "h_score"):
+        direct[name] = getattr(features, name)(x, y)
+    direct["h_score without shrinkage"] = features.h_score(x, y, shrinkage=False)
+    for name in ("transrate", "gbc", "knn_probe", "linear_probe"):
+        direct[name] = getattr(features, name)(x, y)
+    rows += [[f"features: {name}", float(value)] for name, value in direct.items()]
     return pd.DataFrame(rows, columns=["measure", "value"])
 
 
 # Plans, rows, runs.
-
-
 def runs_of(profile, folder, **options):
     table = study.plan(profile, store=Store(folder), **options).runs
     names = ["stage", "condition", "intermediate", "target", "seed", "run"]
@@ -283,17 +247,12 @@ def run_ids(folder):
 
 def hub_run_ids(folder):
     """Runs of the larger profiles, from a mirror; the paper's with the encoder and tasks at hand."""
-    paper = {
-        "encoder": "tiny",
-        "intermediates": ["mnli", "qqp", "squad1", "hellaswag"],
-        "targets": ["xnli", "pawsx", "udpos", "xquad", "tydiqa", "tatoeba"],
-        "seeds": 2,
-    }
-    planned = [
-        runs_of(STORED, folder, languages="available"),
-        runs_of("paper", folder, languages="available", **paper),
-    ]
-    return pd.concat(planned, ignore_index=True)
+    intermediates = ["mnli", "qqp", "squad1", "hellaswag"]
+    paper = {"encoder": "tiny", "intermediates": intermediates, "seeds": 2}
+    paper["targets"] = ["xnli", "pawsx", "udpos", "xquad", "tydiqa", "tatoeba"]
+    planned = {STORED: {}, "paper": paper}.items()
+    tables = [runs_of(name, folder, languages="available", **more) for name, more in planned]
+    return pd.concat(tables, ignore_index=True)
 
 
 def row_prints():
@@ -324,7 +283,6 @@ TAGS = "ADJ ADP ADV AUX CCONJ DET NOUN PUNCT SCONJ VERB".split()
 
 
 def drawn(task, language, chance):
-    """Draw gold and predictions of one task in one language."""
     if task.kind in ("labels", "choices"):
         kinds = {"xnli": ["neutral", "entailment", "contradiction"], "pawsx": ["0", "1"]}
         labels = kinds.get(task.name, [0, 1])
@@ -343,12 +301,9 @@ def drawn(task, language, chance):
 
 
 def submission_values(folder):
-    """Bytes of submissions and labels, and what they score."""
     out = []
     for name, benchmark in BENCHMARKS.items():
-        chance = random.Random(0)
-        gold = {}
-        given = {}
+        chance, gold, given = random.Random(0), {}, {}
         for task in benchmark.tasks.values():
             both = {code: drawn(task, code, chance) for code in sorted(task.languages)}
             gold[task.name] = {language: pair[0] for language, pair in both.items()}
@@ -359,8 +314,7 @@ def submission_values(folder):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             out.append({"what": path.relative_to(folder).as_posix(), "sha256": digest})
         scores = score_submission(predictions, labels, name)
-        means = scores[scores["level"] != "language"]
-        for row in means.itertuples():
+        for row in scores[scores["level"] != "language"].itertuples():
             said = f"{name} {row.level} {row.task} {row.language} {row.metric}"
             out.append({"what": said, "value": row.value})
     return pd.DataFrame(out)

@@ -1,5 +1,3 @@
-"""The numbers of the stored study, of the measures and of a tiny study are those that were pinned."""
-
 import io
 import json
 

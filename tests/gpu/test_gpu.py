@@ -12,9 +12,8 @@ from helpers.models.network import Network
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
-WORK = Workload(
-    "check", "large-random", "generated-pair", Settings(train_rows=64, max_length=128, dev_rows=1)
-)
+SMALL = Settings(train_rows=64, max_length=128, dev_rows=1)
+WORK = Workload("check", "large-random", "generated-pair", SMALL)
 
 
 def test_packed_bf16_states_are_the_padded_ones():
@@ -37,10 +36,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
     work = replace(WORK, settings=replace(WORK.settings, batch_tokens=512, pooling="first"))
     straight = training.Run(prepared(work), work.settings, 0).train()
     steps = iter(range(100))
+    stop = lambda: next(steps) >= 3  # noqa: E731
     with pytest.raises(training.Interrupted):
-        training.Run(prepared(work), work.settings, 0).train(
-            tmp_path, stop=lambda: next(steps) >= 3
-        )
+        training.Run(prepared(work), work.settings, 0).train(tmp_path, stop=stop)
     resumed = training.Run(prepared(work), work.settings, 0).train(tmp_path)
     for (name, head), (_, other) in zip(straight.heads.items(), resumed.heads.items(), strict=True):
         for one, same in zip(head.parameters(), other.parameters(), strict=True):

@@ -1,5 +1,3 @@
-"""Claims of the paper: each rule on scores whose answer is known, and the stored table."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,22 +11,20 @@ INTERMEDIATES = ("squad1", "mnli", "hellaswag", "qqp")
 
 def study(gained=0.0, retrieval=0.0, condition="", seed=0):
     """Scores of four targets whose gains are as given, in points, with little noise."""
-    table = scores(
-        INTERMEDIATES, ("xnli", "tydiqa", "udpos", "tatoeba"), ("en", "de", "fr"), seed=seed
-    )
+    targets = ("xnli", "tydiqa", "udpos", "tatoeba")
+    table = scores(INTERMEDIATES, targets, ("en", "de", "fr"), seed=seed)
     noise = np.random.default_rng(seed).normal(0, 0.002, len(table))
     apart = np.where(table["target"] == "tatoeba", retrieval, gained)
-    value = 0.5 + noise + np.where(table["condition"] == "none", 0, apart) / 100
-    table = table.assign(value=value)
+    gain = np.where(table["condition"] == "none", 0, apart) / 100
+    table = table.assign(value=0.5 + noise + gain)
     if condition:
-        more = table[table["intermediate"] == "qqp"].assign(
-            condition=condition, intermediate="", value=value[table["intermediate"] == "qqp"] - 0.1
-        )
+        last = table[table["intermediate"] == "qqp"]
+        more = last.assign(condition=condition, intermediate="", value=last["value"] - 0.1)
         table = pd.concat([table, more], ignore_index=True)
     return claims.claims(table).set_index("claim")
 
 
-def test_true_gains_agree_and_absent_conditions_are_not_tested():
+def test_true_gains_agree_losses_disagree_and_absent_conditions_are_not_tested():
     found = study(gained=5.0, retrieval=8.0)
     agree = ["1 squad1", "1 mnli", "1 hellaswag", "3", "4 tydiqa", "5"]
     assert found.loc[agree, "outcome"].unique().tolist() == ["agrees"]
@@ -37,14 +33,10 @@ def test_true_gains_agree_and_absent_conditions_are_not_tested():
     assert set(found.loc[["2", "6 mlm", "6 translated"], "outcome"]) == {"not tested"}
     assert set(found.loc[["7", "8", "9", "10"], "outcome"]) == {"a fact"}
 
-
-def test_a_study_without_the_targets_of_a_claim_does_not_test_it():
+    # A study without the targets of a claim does not test it.
     found = claims.claims(scores(INTERMEDIATES, ("udpos", "intents"))).set_index("claim")
     assert set(found.loc[["3", "4 tydiqa", "4 xnli"], "outcome"]) == {"not tested"}
     assert found.loc["1 mnli", "outcome"] != "not tested"
-
-
-def test_losses_disagree_and_nothing_cannot_tell():
     lost = study(gained=-4.0, retrieval=-30.0)
     assert set(lost.loc[["1 mnli", "3", "4 tydiqa"], "outcome"]) <= {"disagrees", "cannot tell"}
     assert lost.loc["3", "outcome"] == "disagrees"
@@ -67,13 +59,10 @@ def test_baselines_that_all_intermediates_share_widen_an_interval():
     assert shared["high"] - 1 == pytest.approx(12.706 * 2, rel=0.01)
 
 
-def test_the_stored_table_is_that_of_the_stored_scores():
+def test_the_stored_tables_are_those_of_the_stored_scores_and_of_an_outside_review():
     stored = pd.read_csv(claims.OUTPUT, dtype={"claim": str})
     found = claims.claims(results.load("pilot"))
     pd.testing.assert_frame_equal(stored, found, check_dtype=False, rtol=1e-3)
-
-
-def test_the_stored_comparison_of_others_models_is_the_reference():
     table = pd.read_csv(recycled.OUTPUT).set_index(["which", "method"])
     # an outside review computed these with statsmodels and lme4
     assert table.loc[("all", "OLS on rows"), "estimate"] == pytest.approx(-0.015, abs=5e-4)

@@ -1,5 +1,3 @@
-"""Retrieval by hidden state, from the encoders that a tiny study left in its store."""
-
 import pandas as pd
 import pytest
 
@@ -15,10 +13,8 @@ def test_every_layer_before_and_after_each_intermediate_task(tmp_path):
     empty = pd.DataFrame(columns=layers.KEY)
     languages = ["qaa", "de"]  # a language that the target has, and one that it has not
     found = layers.layers(plan, store, ["toy-messages"], languages, empty)
-    assert found.groupby("intermediate")["layer"].agg(list).to_dict() == {
-        "": [1, 2],
-        "toy-same": [1, 2],
-    }
+    depths = found.groupby("intermediate")["layer"].agg(list).to_dict()
+    assert depths == {"": [1, 2], "toy-same": [1, 2]}
     assert set(found["language"]) == {"qaa"}
     # what the study itself scored, from the layer that it reads
     read = plan.job(scores["run"].iloc[0]).spec["data"]["layer"] or 2

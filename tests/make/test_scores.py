@@ -1,5 +1,3 @@
-"""Stored scores grow over several sittings and machines, and nothing finished is done again."""
-
 import zipfile
 
 import pandas as pd

@@ -1,5 +1,3 @@
-"""The measured traps: each scores the same predictions by the right rule and by a wrong one."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,47 +5,36 @@ import pytest
 from data.make import traps
 
 
-def test_swapped_conjunctions_are_an_error_to_one_reading_only():
+def test_swapped_conjunctions_are_an_error_to_one_reading_only_and_one_is_official():
     gold, given = [["NOUN", "CCONJ", "VERB"]], [["NOUN", "SCONJ", "VERB"]]
     found = traps.pos_readings(given, gold)
     assert found["seqeval-1.2.2", "f1"] == 1.0
     assert found["seqeval-0.0.12", "f1"] == found["plain", "f1"] == pytest.approx(2 / 3)
+    table = traps.table_of("pos_reading", iter([("en", 1, "a reader", found)]))
+    assert table.loc[table["official"], "rule"].unique().tolist() == ["seqeval-0.0.12"]
 
 
-def test_exactly_one_reading_is_official():
-    scores = traps.pos_readings([["NOUN"]], [["NOUN"]])
-    table = traps.table_of("pos_reading", iter([("en", 1, "a reader", scores)]))
-    assert table.loc[table["official"], "rule"].tolist() == ["seqeval-0.0.12"]
+LONGER = [
+    ("he saw a red car there", "red", "en", "red car"),
+    ("he saw red, and left", "red", "en", "red, and"),
+    ("it was red.", "red", "en", "red."),
+    ("it was red", "red", "en", "was red"),
+    ("red", "red", "en", "red"),
+    ("他在北京住", "北京", "zh", "北京住"),
+    ("他在北京", "北京", "zh", "在北京"),
+]
 
 
-@pytest.mark.parametrize(
-    ("context", "answer", "language", "expected"),
-    [
-        ("he saw a red car there", "red", "en", "red car"),
-        ("he saw red, and left", "red", "en", "red, and"),
-        ("it was red.", "red", "en", "red."),
-        ("it was red", "red", "en", "was red"),
-        ("red", "red", "en", "red"),
-        ("他在北京住", "北京", "zh", "北京住"),
-        ("他在北京", "北京", "zh", "在北京"),
-    ],
-)
-def test_an_answer_gets_one_more_word(context, answer, language, expected):
-    start = context.index(answer)
-    assert traps.longer(context, answer, start, language) == expected
+def test_an_answer_gets_one_more_word():
+    for context, answer, language, expected in LONGER:
+        assert traps.longer(context, answer, context.index(answer), language) == expected
 
 
-def test_a_perfect_reader_loses_only_where_an_offset_is_shifted():
-    raw = [
-        {"context": "a red car", "answers": {"text": ["red"], "answer_start": [2]}},
-        {"context": "a red car", "answers": {"text": ["red"], "answer_start": [4]}},
-    ]
-    found = traps.perfect_reader(raw)
+def test_a_perfect_reader_loses_by_shifted_offsets_and_a_greedy_one_where_text_is_one_token():
+    answers = [{"text": ["red"], "answer_start": [start]} for start in (2, 4)]
+    found = traps.perfect_reader([{"context": "a red car", "answers": own} for own in answers])
     assert found["answer text", "exact_match"] == 1.0
     assert found["text at the offset", "exact_match"] == 0.5
-
-
-def test_one_character_too_many_costs_everything_only_where_text_is_one_token():
     row = {"context": "他在北京住", "answers": {"text": ["北京"], "start": [2]}}
     found = traps.greedy_reader([row], "zh")
     assert found["SQuAD's rules", "f1"] == 0.0
@@ -62,27 +49,20 @@ def retrieval(text_of_last="three"):
     return rows
 
 
-def test_directions_differ_where_one_candidate_attracts_all_queries():
+def test_directions_differ_and_an_equal_sentence_counts_only_if_asked():
     vectors = np.array([[1, 0.1], [1, 0], [1, 0.2], [0.3, 1], [1, 0.3], [0.2, 1]], np.float32)
-    found = traps.directions(retrieval(), vectors)
+    found = traps.directions(retrieval(), vectors)  # one candidate attracts all queries
     assert found["English asks", "accuracy"] == pytest.approx(1 / 3)
     assert found["the foreign side asks", "accuracy"] == pytest.approx(2 / 3)
-
-
-def test_an_equal_sentence_counts_only_if_asked():
-    vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1, 2]]
-    found = traps.directions(retrieval("two"), vectors)
+    found = traps.directions(retrieval("two"), np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1, 2]])
     assert found["English asks", "accuracy"] == pytest.approx(2 / 3)
     assert found["English asks, equal sentences accepted", "accuracy"] == 1.0
-
-
-def test_mining_among_gold_sentences_leaves_the_others_out():
+    # Mining among gold sentences leaves the others out.
     rows = retrieval()
     rows.append({"id": "en-9", "side": "query", "text": "lonely", "gold": []})
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3]] + 0.01
     gold = traps.gold_pairs(rows)
     assert gold == [(f"en-{i}", f"x-{i}") for i in range(3)]
-    assert "en-9" not in set(traps.mined(rows, vectors, gold[:2])["source"])
     assert set(traps.mined(rows, vectors, gold[:2])["source"]) == {"en-0", "en-1"}
 
 
@@ -92,10 +72,8 @@ def test_a_second_measurement_replaces_the_first_and_leaves_other_traps(tmp_path
         scores = {("a rule", "f1"): value}
         traps.store(traps.table_of(trap, iter([("en", 1, "a reader", scores)])), path)
     table = pd.read_csv(path)
-    assert dict(zip(table["trap"], table["value"], strict=True)) == {
-        "offsets": 0.6,
-        "one_more": 0.7,
-    }
+    values = dict(zip(table["trap"], table["value"], strict=True))
+    assert values == {"offsets": 0.6, "one_more": 0.7}
     assert table["commit"].all() and table["utc"].all()
     assert not table["source"].str.contains("/work|/home|/tmp").any()
 

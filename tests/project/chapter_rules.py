@@ -38,17 +38,14 @@ class Chapter:
 
     @classmethod
     def of(cls, file):
-        """Read a chapter file."""
         return cls(file.read_text("utf-8"), file.stem)
 
 
 def tags(cell):
-    """Return the tags of a cell."""
     return cell.metadata.get("tags", [])
 
 
 def hidden(cell):
-    """Return whether readers do not see the code of a cell."""
     return any(tag in tags(cell) for tag in HIDING)
 
 
@@ -93,7 +90,6 @@ def cells(chapter):
 
 
 def lengths(chapter):
-    """Few, short, narrow cells."""
     wrong = []
     lines = [len(cell.source.splitlines()) for cell in chapter.code]
     if len(lines) > MAX_CODE_CELLS:
@@ -110,9 +106,8 @@ def lengths(chapter):
             )
     wide = [line for cell in chapter.code for line in cell.source.splitlines()]
     wide = [line for line in wide if len(line) > MAX_LINE]
-    return wrong + [
-        f"a line of code is wider than {MAX_LINE}: {line.strip()[:40]}" for line in wide
-    ]
+    said = f"a line of code is wider than {MAX_LINE}: "
+    return wrong + [said + line.strip()[:40] for line in wide]
 
 
 def figures(chapter):
@@ -126,15 +121,9 @@ def figures(chapter):
             if DRAWS.search(cell.source) and "remove-cell" not in tags(cell):
                 wrong.append(f"a cell draws without mystnb figure and image facts: {first[:50]}")
             continue
-        lacking = [
-            name
-            for name, value in {
-                "figure.name": figure.get("name"),
-                "figure.caption": figure.get("caption"),
-                "image.alt": image.get("alt"),
-            }.items()
-            if not str(value or "").strip()
-        ]
+        said = {f"figure.{name}": figure.get(name) for name in ("name", "caption")}
+        said["image.alt"] = image.get("alt")
+        lacking = [name for name, value in said.items() if not str(value or "").strip()]
         if lacking:
             wrong.append(f"a figure lacks {', '.join(lacking)}: {first[:50]}")
         elif f"](#{figure['name']})" not in chapter.words:
@@ -159,7 +148,6 @@ def ending(chapter):
 
 
 def asserted(chapter):
-    """Return the numbers in cells that assert something."""
     said = [cell.source for cell in chapter.code if re.search(r"^\s*assert ", cell.source, re.M)]
     return {abs(float(n.replace(",", ""))) for s in said for n in re.findall(r"\d[\d,]*\.?\d*", s)}
 
@@ -185,12 +173,10 @@ def typed_numbers(chapter, known=None):
 def plain_links(chapter):
     """Nothing in the prose that only a build understands: Lab shows it, too. Links on the page lead on."""
     raw = re.findall(r"\{[a-z][\w:-]*\}`[^`]*`|^\([\w-]+\)=$|^% .*$", chapter.words, re.MULTILINE)
-    wrong = [
-        f"{text[:50]} is raw text in JupyterLab; write a Markdown link or words" for text in raw
-    ]
-    slugs = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for _, title in chapter.headings
-    }
+    said = "is raw text in JupyterLab; write a Markdown link or words"
+    wrong = [f"{text[:50]} {said}" for text in raw]
+    titles = (re.sub(r"[^\w -]", "", title.lower()) for _, title in chapter.headings)
+    slugs = {title.replace(" ", "-") for title in titles}
     drawn = {c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in chapter.code}
     targets = set(re.findall(r"\]\(#([^)]+)\)", chapter.words)) - slugs - drawn
     return wrong + [f"no heading or figure #{name}" for name in sorted(targets)]
@@ -220,7 +206,6 @@ RULES = (top, cells, figures, ending, typed_numbers, plain_links, cited, prose)
 
 
 def complaints(chapter):
-    """Return everything that is wrong with a chapter."""
     for cell in chapter.code:
         if not cell.source.lstrip().startswith("%"):
             ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE))
@@ -229,9 +214,8 @@ def complaints(chapter):
 
 def _without_fences(text):
     """Leave out directives and code blocks, but keep what admonitions say."""
-    text = re.sub(
-        r"^(`{3,}|:{3,})\{(?:admonition|tip|note|warning|important)\}.*?\n", "", text, flags=re.M
-    )
+    boxes = r"^(`{3,}|:{3,})\{(?:admonition|tip|note|warning|important)\}.*?\n"
+    text = re.sub(boxes, "", text, flags=re.M)
     text = re.sub(r"^(`{3,})\{?[\w:\-]+\}?.*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\$\$.*?^\$\$", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"^(`{3,}|:{3,})\s*$|^:class:.*$", "", text, flags=re.MULTILINE)
@@ -247,5 +231,4 @@ def _plain(text):
 
 
 def all_chapters():
-    """Read every chapter of the book."""
     return [Chapter.of(file) for file in pages.chapters()]

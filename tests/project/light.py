@@ -1,6 +1,6 @@
-"""Run a chapter with the packages of Binder alone: what nothing on its list brings cannot be imported.
+"""The packages of Binder alone: what nothing on its list brings cannot be imported.
 
-python -m tests.project.light book/04_measure_the_gains.md
+``python -m tests.project.light book/04_measure_the_gains.md`` runs a chapter so.
 """
 
 import os
@@ -32,8 +32,6 @@ def brought(names):
 
 
 class Refuse(MetaPathFinder):
-    """Refuses every module that no allowed distribution brings."""
-
     def __init__(self, allowed):
         brings = metadata.packages_distributions().items()
         self.modules = {m for m, names in brings if not allowed & set(map(plain, names))}
@@ -43,13 +41,18 @@ class Refuse(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}: it is not on the list", name=name)
 
 
-def main(chapter):
-    listed = yaml.safe_load(Path("binder/environment.yml").read_text("utf-8"))["dependencies"]
+def refuse():
+    file = Path(__file__).parents[2] / "binder" / "environment.yml"
+    listed = yaml.safe_load(file.read_text("utf-8"))["dependencies"]
     (names,) = [part["pip"] for part in listed if isinstance(part, dict)]
     allowed = brought(Requirement(line).name for line in names) | {"transfer-book"}
-    cells = jupytext.read(chapter).cells
     sys.meta_path.insert(0, Refuse(allowed))
     assert not {"torch", "transformers", "datasets"} & set(sys.modules)
+
+
+def main(chapter):
+    cells = jupytext.read(chapter).cells
+    refuse()
     matplotlib.use("agg")
     os.chdir("book")
     here = {}

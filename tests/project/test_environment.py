@@ -1,5 +1,3 @@
-"""Dependencies are declared once; every other file agrees with that place."""
-
 import re
 import stat
 import subprocess
@@ -31,16 +29,11 @@ def pins():
     return {canonicalize_name(r.name): str(r.specifier) for r in found}
 
 
-def environment(path):
-    return yaml.safe_load((ROOT / path).read_text("utf-8"))
-
-
-def pip_lines(path):
-    return next(part["pip"] for part in environment(path)["dependencies"] if isinstance(part, dict))
-
-
-def conda_lines(path):
-    return [part for part in environment(path)["dependencies"] if isinstance(part, str)]
+def lines(path):
+    """What an environment takes from conda, and from pip."""
+    parts = yaml.safe_load((ROOT / path).read_text("utf-8"))["dependencies"]
+    (pip,) = [part["pip"] for part in parts if isinstance(part, dict)]
+    return [part for part in parts if isinstance(part, str)], pip
 
 
 @pytest.mark.parametrize("requirement", declared(), ids=lambda r: r.name)
@@ -50,43 +43,31 @@ def test_every_declared_package_is_pinned_within_its_range(requirement):
     assert requirement.specifier.contains(pin[2:], prereleases=True)
 
 
-def test_groups_and_environments_repeat_nothing():
+def test_groups_and_environments_repeat_nothing_and_binder_has_nothing_that_trains():
     assert pins()["torch"] == "==2.13.0"
     assert (pins()["sphinx-book-theme"], pins()["pydata-sphinx-theme"]) == ("==1.2.0", "==0.16.1")
     (text,) = GROUPS["all"]
     assert Requirement(text).extras == set(GROUPS) - {"all"}
     named = {Requirement(text).name for text in PROJECT["tool"]["transfer-book"]["data-only"]}
     assert not named & {Requirement(text).name for group in GROUPS.values() for text in group}
-    assert environment("environment.yml")["name"] == PROJECT["project"]["name"]
-    assert pip_lines("environment.yml") == ["-c constraints.txt", "-e .[all]"]
-    assert {"pip", "make"} <= set(conda_lines("environment.yml"))
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    assert environment["name"] == PROJECT["project"]["name"]
+    conda, pip = lines("environment.yml")
+    assert pip == ["-c constraints.txt", "-e .[all]"] and {"pip", "make"} <= set(conda)
+    named = [Requirement(line) for line in lines("binder/environment.yml")[1]]
+    for requirement in named:
+        assert str(requirement.specifier) == pins()[canonicalize_name(requirement.name)]
+    assert not {"torch", "transformers"} & {requirement.name for requirement in named}
 
 
 @pytest.mark.parametrize("path", ["environment.yml", "binder/environment.yml"])
 def test_conda_python_is_one_that_the_project_supports(path):
-    (line,) = [line for line in conda_lines(path) if line.startswith("python")]
+    (line,) = [line for line in lines(path)[0] if line.startswith("python")]
     version = re.fullmatch(r"python=(3\.\d+)", line)[1]
     assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(f"{version}.0")
 
 
-def test_binder_has_the_pinned_versions_and_nothing_that_trains():
-    lines = [Requirement(line) for line in pip_lines("binder/environment.yml")]
-    for requirement in lines:
-        assert str(requirement.specifier) == pins()[canonicalize_name(requirement.name)]
-    assert not {"torch", "transformers"} & {requirement.name for requirement in lines}
-
-
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
-
-
-@pytest.mark.parametrize("page", CONFIG["sphinx"]["config"]["runs_on_binder"])
-def test_a_page_that_offers_binder_runs_with_its_packages_alone(page):
-    command = [sys.executable, "-m", "tests.project.light", f"{page}.md"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_is_not_on_the_list_cannot_be_imported_there():
+def test_what_is_not_on_the_list_of_binder_cannot_be_imported_there():
     command = [sys.executable, "-m", "tests.project.light", "book/03_probe_the_encoder.md"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert re.search("No module named '(torch|datasets|transformers)", done.stderr)

@@ -1,19 +1,10 @@
-from dataclasses import replace
-
 import pytest
 
 from helpers.models import Settings, encoders
 from helpers.similarity.inputs import Options
 from helpers.similarity.readers import Trained
 
-SMALL = Options(
-    rows=90,
-    sentences=60,
-    gradient_rows=12,
-    heads=2,
-    max_length=32,
-    precision="fp32",
-)
+SMALL = Options(rows=90, sentences=60, gradient_rows=12, heads=2, max_length=32, precision="fp32")
 # Values of one checkpoint are compared with each other to 1e-5: bf16, which "auto" means on some
 # processors, would train another one.
 TUNING = Settings(epochs=1, learning_rate=1e-3, batch_tokens=512, evaluations=0, precision="fp32")
@@ -33,8 +24,3 @@ def trained(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def options():
     return SMALL
-
-
-@pytest.fixture(scope="session")
-def few():
-    return replace(SMALL, rows=40, gradient_rows=6)

@@ -9,14 +9,7 @@ from helpers.models import Settings, training
 from helpers.similarity import inputs
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.inputs import ARRAYS, Dyad, Inputs, Parts, Side
-from helpers.similarity.readers import (
-    Checkpoint,
-    Early,
-    Reader,
-    encode,
-    readable_labels,
-    row_means,
-)
+from helpers.similarity.readers import Checkpoint, Early, Reader, encode, readable_labels, row_means
 from helpers.similarity.representations import leading_axes
 
 BITEXT = tasks.get("toy-messages")
@@ -52,8 +45,7 @@ def test_every_need_is_given_or_undefined_with_a_reason(gather):
     lacking = {"intermediate.sentences", "target.sentences", "study.sentence_centre"}
     lacking |= {"tuned.losses", "plain.losses", "early.score"}
     lacking |= {"parallel.tuned_losses", "parallel.plain_losses"}
-    assert set(reasons) == lacking
-    assert all(reasons.values())
+    assert set(reasons) == lacking and all(reasons.values())
 
 
 def test_embeddings_are_means_over_tokens_then_rows(gather, tiny):
@@ -99,12 +91,14 @@ def test_the_plain_encoder_reads_a_task_of_texts_once(gather, monkeypatch):
             np.testing.assert_allclose(features.values[first][0], embeddings.values[0], atol=1e-6)
 
 
-def test_shuffled_labels_are_the_same_labels_in_another_order(make, options):
-    plain = make()
-    control = make(replace(options, shuffle_labels=True))
+def test_other_rows_seeds_or_options_are_other_arrays(make, options):
+    asked = ((options, 0), (replace(options, rows=40, gradient_rows=6), 0), (options, 1))
+    keys = {make(given).key("target.embeddings", dyad(seed=seed)) for given, seed in asked}
+    assert len(keys) == 3
+    # Shuffled labels are the same labels in another order.
+    plain, control = make(), make(replace(options, shuffle_labels=True))
     first, second = (g.get("target.labels", dyad()).values for g in (plain, control))
-    assert (first != second).any()
-    assert sorted(first) == sorted(second)
+    assert (first != second).any() and sorted(first) == sorted(second)
     assert plain.key("target.labels", dyad()) != control.key("target.labels", dyad())
 
 
@@ -153,9 +147,8 @@ def test_a_checkpoint_without_head_has_no_probabilities(make, tiny, options):
 
 
 def test_the_centre_is_the_mean_over_tasks_not_rows(gather):
-    means = [
-        gather.get("intermediate.embeddings", dyad(i=name)).values.mean(axis=0) for name in STUDY
-    ]
+    each = [gather.get("intermediate.embeddings", dyad(i=name)).values for name in STUDY]
+    means = [states.mean(axis=0) for states in each]
     centre = gather.get("study.centre", dyad())
     np.testing.assert_allclose(centre.values, np.mean(means, axis=0), atol=1e-6)
     assert np.abs(centre.get("a") - centre.get("b")).max() > 0
@@ -170,26 +163,19 @@ def test_document_frequencies_count_texts_once(gather, tiny):
     total = gather.get("study.texts", dyad())
     texts = [t for name in STUDY for t in gather.sample(Dyad(Side(name, 0))).texts]
     assert total.values == len(texts) == sum(total.halves)
-    piece = tiny.tokenizer("the", add_special_tokens=False)["input_ids"][0]
-    expected = sum(
-        piece in tiny.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
-    )
-    assert parts.values[piece] == expected
+    (piece, *_), *ids = tiny.tokenizer(["the", *texts], add_special_tokens=False)["input_ids"]
+    assert parts.values[piece] == sum(piece in pieces for pieces in ids)
     np.testing.assert_array_equal(parts.values, parts.get("a") + parts.get("b"))
     pieces, counts = (gather.get(f"target.{name}", dyad()) for name in ("pieces", "counts"))
     np.testing.assert_array_equal(np.bincount(pieces.values, minlength=656), counts.values)
     assert counts.get("a").sum() == len(pieces.get("a"))
 
 
-def test_common_sentences_are_the_same_for_all_encoders_and_seeds(gather):
-    one = gather.get("common.intermediate", dyad())
-    two = gather.get("common.intermediate", dyad(seed=1))
+def test_common_and_parallel_sentences_are_the_same_whatever_encoder_or_seed(gather):
+    one, two = (gather.get("common.intermediate", dyad(seed=seed)) for seed in (0, 1))
     assert one.count == two.count <= gather.options.sentences
     np.testing.assert_array_equal(one.second, two.second)
     assert np.abs(one.values - two.values).max() > 1e-3
-
-
-def test_common_axes_are_those_of_the_same_rows(gather):
     states, axes = (gather.get(f"common.target{end}", dyad()) for end in ("", "_axes"))
     assert axes.count == states.count and axes.passes == states.passes
     for part in ("all", "a", "b"):
@@ -197,24 +183,14 @@ def test_common_axes_are_those_of_the_same_rows(gather):
         kept = len(axes.get(part).share)
         assert 1 < kept <= 50
         np.testing.assert_allclose(axes.get(part).loadings, expected.loadings[:kept])
-
-
-def test_parallel_text_is_read_by_both_encoders(gather):
-    plain = gather.get("parallel.plain", dyad(language="qaa"))
-    tuned = gather.get("parallel.tuned", dyad(language="qaa"))
+    plain, tuned = (gather.get(f"parallel.{n}", dyad(language="qaa")) for n in ("plain", "tuned"))
     assert plain.values.shape == tuned.values.shape == (2, plain.count, 32)
     assert plain.get("a").shape[1] + plain.get("b").shape[1] == plain.count
 
 
-@pytest.mark.parametrize(
-    "name, count", [("toy-same", 2), ("toy-choice", 2), ("toy-span", 2), ("toy-intents", 1),
-                    ("toy-slots", 1), ("toy-messages", 1)]
-)  # fmt: skip
-def test_segments_are_the_texts_of_one_decision(gather, name, count):
-    assert gather.get("intermediate.segments", dyad(i=name)).values == count
-
-
-def test_label_names_are_read_as_words(gather):
+def test_segments_are_the_texts_of_one_decision_and_label_names_are_words(gather):
+    found = [gather.get("intermediate.segments", dyad(i=name)).values for name in STUDY]
+    assert found == [2, 2, 2, 1, 1, 1]
     slots = replace(tasks.get("toy-slots"), labels=("O", "B-start_hours", "I-start_hours", "B-x"))
     assert readable_labels(slots) == ["o", "start hours", "x"]
     intents = replace(tasks.get("toy-intents"), labels=("HassTurnOn", "NOUN", "not_equivalent"))
@@ -225,8 +201,7 @@ def test_label_names_are_read_as_words(gather):
 
 def test_a_language_head_gives_losses(make, tiny, tmp_path):
     task = replace(tasks.get("toy-slots"), settings={"pieces": len(tiny.tokenizer)})
-    head = Masked().head(task, tiny.dimension, 0.0)
-    given = make(language_head=head)
+    given = make(language_head=Masked().head(task, tiny.dimension, 0.0))
     plain, tuned = (given.get(f"{which}.losses", dyad()) for which in ("plain", "tuned"))
     assert plain.count == tuned.count > 60
     # An untrained head spreads its probability over all 656 pieces.
@@ -272,13 +247,11 @@ def test_nothing_is_read_twice(make, monkeypatch):
 
 @pytest.mark.parametrize("damage", [b"", b"\x80\x04torn", None])
 def test_a_damaged_file_is_made_again(make, tmp_path, damage):
-    first = make()
-    expected = first.get("target.states", dyad())
+    expected = make().get("target.states", dyad())
     (path,) = tmp_path.rglob("output.pkl")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage is None else damage)
-    found = make().get("target.states", dyad())
-    np.testing.assert_array_equal(found.values, expected.values)
+    np.testing.assert_array_equal(make().get("target.states", dyad()).values, expected.values)
     assert path.read_bytes() != damage
 
 
@@ -314,18 +287,8 @@ def test_reading_in_either_precision(make, options, precision):
     assert len(keys) == (1 if precision == "fp32" else 2)
 
 
-def test_other_rows_or_options_are_other_arrays(make, options, few):
-    keys = set()
-    for given, seed in ((options, 0), (few, 0), (options, 1)):
-        made = make(given)
-        keys.add(made.key("target.embeddings", dyad(seed=seed)))
-    assert len(keys) == 3
-
-
 ROWS = np.array([0, 0, 1, 2, 3, 3])
 SECOND = np.array([False, True, True, False])
-
-
 PAIRS, PLAIN = np.arange(8).reshape(2, 4), np.ones(2)
 
 

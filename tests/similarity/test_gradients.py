@@ -31,9 +31,8 @@ def one_by_one(given, head):
         given.encoder.model.zero_grad()
         batch = Batch.collate(given.encoded, index)
         given.format.loss(head, network.states(batch), batch, "mean").backward()
-        found[int(row)] = {
-            name: p.grad.clone().numpy().ravel() for name, p in named.items() if p.grad is not None
-        }
+        grown = {name: p.grad for name, p in named.items() if p.grad is not None}
+        found[int(row)] = {name: grad.clone().numpy().ravel() for name, grad in grown.items()}
     given.encoder.model.zero_grad()
     return found
 
@@ -67,7 +66,6 @@ class TestFisher:
 
 
 def drawn(encoder, name, rows, spoil=lambda head: head):
-    """Draw the labels of a batch from a fresh head, again and again."""
     given = probe(encoder, name, rows)
     head = spoil(given.format.head(given.sample.task, encoder.dimension, 0.0))
     batch, generator = Batch.collate(given.encoded, np.arange(rows)), torch.Generator()
@@ -78,7 +76,7 @@ def drawn(encoder, name, rows, spoil=lambda head: head):
         yield batch
 
 
-def test_drawn_labels_follow_the_probabilities(tiny):
+def test_drawn_labels_follow_the_probabilities_and_drawn_places_are_allowed(tiny):
     def three_to_one(head):
         with torch.no_grad():
             head.out.weight.zero_()
@@ -88,9 +86,6 @@ def test_drawn_labels_follow_the_probabilities(tiny):
     batches = itertools.islice(drawn(tiny, "toy-same", 2, three_to_one), 500)
     labels = [label for batch in batches for label in batch.fields["label"].tolist()]
     assert np.mean(labels) == pytest.approx(0.75, abs=0.05)
-
-
-def test_drawn_places_are_allowed(tiny):
     batch = next(drawn(tiny, "toy-span", 6))
     for name in ("begin", "end"):
         assert batch.fields["allowed"][batch.starts + batch.fields[name]].all()
@@ -132,12 +127,9 @@ def test_inner_product_of_mean_gradients_is_the_mean_cosine_over_heads(tiny):
     assert found[0]["all"] @ found[1]["all"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_word_embeddings_are_left_out(tiny):
+def test_nothing_is_changed_and_word_embeddings_are_left_out(tiny):
     kinds = {name.split(".")[1] for name in parameters(tiny) if name.startswith("embeddings.")}
     assert "position_embeddings" in kinds and "word_embeddings" not in kinds
-
-
-def test_nothing_is_changed(tiny):
     before = {name: p.detach().clone() for name, p in tiny.model.named_parameters()}
     given = probe(tiny, "toy-same")
     head = arrays.fit_head(given, 0, steps=3)
@@ -157,9 +149,7 @@ def test_a_task_vector_is_compared_as_one_vector():
     u, v = (np.concatenate([(t[n] - BASE[n]).ravel() for n in BASE]) for t in (a, b))
     expected = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
     assert rep.task_vector_cosine(BASE, a, b) == pytest.approx(expected)
-
-
-def test_asymmetric_task2vec_subtracts_the_distance_to_the_trivial_task():
+    # Asymmetric Task2Vec subtracts the distance to the trivial task.
     a, b, trivial = np.abs(RANDOM.normal(size=(3, 30)))
     plain = rep.task2vec_distance(a, b)
     for first, second in ((a, b), (b, a)):

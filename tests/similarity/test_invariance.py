@@ -74,11 +74,9 @@ def test_scale_of_distances_is_that_of_the_features():
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 9))
 def test_values_stay_in_their_range(seed, classes, columns):
     x, labels = blobs(80, max(columns, classes), classes, distance=1.0, seed=seed)
-    assert 0 <= f.h_score(x, labels) <= classes - 1
-    assert f.nleep(x, labels) <= 1e-12
+    assert 0 <= f.h_score(x, labels) <= classes - 1 and f.nleep(x, labels) <= 1e-12
     assert -classes * (classes - 1) <= f.gbc(x, labels) <= 0
-    assert 0 <= f.knn_probe(x, labels) <= 1
-    assert f.transrate(x, labels) > -1e-9
+    assert 0 <= f.knn_probe(x, labels) <= 1 and f.transrate(x, labels) > -1e-9
     a, b = np.random.default_rng(seed).normal(size=(2, 60, 7))
     for measure in (r.linear_cka, r.rsa, r.svcca):
         assert measure(a, b[:, :4]) == pytest.approx(measure(b[:, :4], a))

@@ -18,11 +18,15 @@ def run(tmp_path, monkeypatch):
     return main
 
 
-def test_writes_the_table(run):
+def test_writes_the_table_and_controls_under_a_name_of_their_own(run, tmp_path):
     table = run("tiny", "--measures", "text_embedding", "logme")
     assert list(table.columns) == list(COLUMNS) and len(table) == 2 * 2 * 3
     undefined = table[table["status"] == "undefined"]
     assert set(undefined["measure"]) == {"logme"} and len(undefined) == 6
+    shuffled = run("tiny", "--measures", "label_names", "--shuffle-labels", name="tiny-shuffled")
+    assert len(shuffled) == 6
+    table = pd.DataFrame({"a": ["x", ""], "b": [1.5, float("nan")]})
+    assert to_csv(table, tmp_path / "t.csv").read_text() == "a,b\nx,1.5\n,\n"
 
 
 def test_trains_and_runs_shortly_only_when_asked_to(run):
@@ -33,26 +37,12 @@ def test_trains_and_runs_shortly_only_when_asked_to(run):
     assert done.loc[done["measure"] == "early_score", "value"].between(0, 1).all()
 
 
-def test_a_table_is_not_overwritten_by_one_without_values(run, tmp_path):
+def test_a_table_is_not_overwritten_by_one_without_values_or_of_no_profile(run, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tiny.csv").write_text("kept")
     with pytest.raises(SystemExit, match="nothing was written: there is no encoder fine-tuned"):
         run("tiny", "--measures", "logme")
     assert (tmp_path / "out" / "tiny.csv").read_text() == "kept"
-
-
-def test_controls_have_names_of_their_own(run):
-    table = run("tiny", "--measures", "label_names", "--shuffle-labels", name="tiny-shuffled")
-    assert len(table) == 6
-
-
-def test_unknown_profile(run, capsys):
     with pytest.raises(SystemExit):
         run("huge")
     assert "invalid choice" in capsys.readouterr().err
-
-
-def test_csv_reads_back(tmp_path):
-    table = pd.DataFrame({"a": ["x", ""], "b": [1.5, float("nan")]})
-    path = to_csv(table, tmp_path / "t.csv")
-    assert path.read_text() == "a,b\nx,1.5\n,\n"

@@ -27,9 +27,8 @@ def packages(tmp_path, monkeypatch):
 
     def save(name, rows, features):
         data = np.array(rows, float)[:, :, None]
-        np.savez(
-            lang2vec / name, data=data, feats=features, langs=["zho", "eng", "eus"], sources=["x"]
-        )
+        names = {"feats": features, "langs": ["zho", "eng", "eus"], "sources": ["x"]}
+        np.savez(lang2vec / name, data=data, **names)
 
     save("feature_predictions.npz", [[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]], FEATURES)
     save("feature_averages.npz", [[0, 1, -1, 1], [1, 0, 1, -1], [-1, 1, 1, 1]], FEATURES)
@@ -50,7 +49,7 @@ def packages(tmp_path, monkeypatch):
     return found.astype(object).where(found.notna(), "").to_dict("records")
 
 
-def test_rows_by_hand(packages):
+def test_rows_and_distances_by_hand(packages):
     english, basque, chinese = packages
     assert [r["language"] for r in (english, basque, chinese)] == ["en", "eu", "zh"]
     assert (english["family"], english["branch"]) == ("Indo-European", "Germanic")
@@ -61,10 +60,6 @@ def test_rows_by_hand(packages):
     assert basque["geographic_km"] == round(6371 * np.pi / 2)
     assert (basque["in_xlmr"], basque["xlmr_gib"]) == (0, "")
     assert (chinese["same_script"], chinese["same_family"]) == (0, 0)
-
-
-def test_distances_by_hand(packages):
-    english, basque, chinese = packages
     assert chinese["syntactic"] == 1.0
     assert basque["syntactic"] == pytest.approx(1 - 1 / np.sqrt(2), abs=1e-4)
     assert (chinese["syntactic_shared"], chinese["syntactic_observed"]) == (2, 1.0)

@@ -30,13 +30,13 @@ def call(tiny, trained, options, tmp_path):
 
 def one(table, measure, i="toy-same", t="toy-intents", language="en"):
     names = ["measure", "intermediate", "target", "language"]
-    (place,) = np.flatnonzero((table[names] == [measure, i, t, language]).all(axis=1))
-    return table.iloc[place]
+    return table.set_index(names, drop=False).loc[(measure, i, t, language)]
 
 
 @pytest.fixture
 def custom():
-    def add(function, needs=("intermediate.texts", "target.texts"), name="mine"):
+    def add(function, name="mine"):
+        needs = ("intermediate.texts", "target.texts")
         measure = similarity.Measure(name, "custom", needs, function)
         return similarity.register(measure, replace=True)
 
@@ -89,9 +89,12 @@ def test_probes_are_compared_with_the_plain_encoder(call, gather):
 def test_without_checkpoints_what_needs_them_is_undefined(call):
     table = call(checkpoints=None)
     row = one(table, "logme")
-    assert row["status"] == "undefined"
-    assert row["reason"] == "there is no encoder fine-tuned on toy-same with seed 0."
+    reason = "there is no encoder fine-tuned on toy-same with seed 0."
+    assert (row["status"], row["reason"]) == ("undefined", reason)
     assert one(table, "text_embedding")["status"] == "done"
+    # A random encoder can be measured for a control.
+    control = call(["text_embedding"], encoder=encoders.load("tiny", seed=7), checkpoints=None)
+    assert (control["value"] - call(["text_embedding"])["value"]).abs().max() > 1e-4
 
 
 def test_halves_seeds_and_ceilings(call):
@@ -113,14 +116,9 @@ def test_other_languages_add_label_measures_only(call):
     assert set(table.loc[table["language"] == "qaa", "measure"]) == {"logme", "alignment_cka"}
     drift = table[table["measure"] == "alignment_cka"]
     assert set(drift["target"]) == {""} and set(drift["status"]) == {"undefined"}
-    names, given = ["alignment_cka", "alignment_retrieval"], {"parallel": "toy-messages"}
-    drift = call(names, languages=("qaa",), **given)
+    names = ["alignment_cka", "alignment_retrieval"]
+    drift = call(names, languages=("qaa",), parallel="toy-messages")
     assert set(drift["status"]) == {"done"} and len(drift) == 4
-
-
-def test_a_random_encoder_can_be_measured_for_a_control(call):
-    control = call(["text_embedding"], encoder=encoders.load("tiny", seed=7), checkpoints=None)
-    assert (control["value"] - call(["text_embedding"])["value"]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -142,25 +140,21 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(call, facts, error):
 
 
 class TestBadInput:
-    def test_data_that_are_not_here_are_undefined(self, call):
+    def test_data_that_are_not_here_and_damaged_checkpoints_fail_alone(self, call, trained):
         def absent(language, split):
             raise MissingData("put the file there")
 
-        source = Source("rows", "gone", read=absent)
-        gone = replace(tasks.get("toy-same"), name="toy-gone", source=source)
-        table = call(["token_similarity"], [gone, *STUDY])
-        row = one(table, "token_similarity", i="toy-gone")
-        assert row["status"] == "undefined" and "put the file there" in row["reason"]
-        assert one(table, "token_similarity")["status"] == "done"
-
-    def test_a_damaged_checkpoint_fails_alone(self, call, trained):
-        def load():
+        def damaged():
             raise BadRecord("cannot be read")
 
-        def bad(task, seed):
-            return Checkpoint("bad", load) if task == "toy-same" else trained(task, seed)
-
-        table = call(["logme", "token_similarity"], checkpoints=bad, seeds=(0,))
+        source = Source("rows", "gone", read=absent)
+        gone = replace(tasks.get("toy-same"), name="toy-gone", source=source)
+        given = {(name, 0): trained(name, 0) for name in STUDY}
+        given["toy-same", 0] = Checkpoint("bad", damaged)
+        names = ["logme", "token_similarity"]
+        table = call(names, [gone, *STUDY], checkpoints=given, seeds=(0,))
+        row = one(table, "token_similarity", i="toy-gone")
+        assert row["status"] == "undefined" and "put the file there" in row["reason"]
         assert one(table, "logme")["status"] == "failed: BadRecord: cannot be read"
         assert one(table, "logme", "toy-choice")["status"] == "done"
         assert one(table, "token_similarity")["status"] == "done"
@@ -179,18 +173,15 @@ class TestStored:
     def test_a_second_call_computes_nothing(self, call, custom):
         calls = []
         measure = custom(lambda a, b: calls.append(1) or len(a) / len(b))
-        first, before = call([measure]), len(calls)
-        pd.testing.assert_frame_equal(first, call([measure]))
+        table = call([measure], mode="stored")
+        assert set(table["status"]) == {"missing"} and table["value"].isna().all() and not calls
+        first, before = call([measure], seeds=(0,)), len(calls)
+        again = call([measure], seeds=(0,), mode="stored")
+        assert set(again["status"]) == {"done"} and again["second"].isna().all()
+        pd.testing.assert_frame_equal(first, call([measure], seeds=(0,)))
         assert len(calls) == before
-        call([measure], mode="always")
+        call([measure], seeds=(0,), mode="always")
         assert len(calls) > before
-
-    def test_stored_mode_computes_nothing_and_says_what_is_missing(self, call):
-        table = call(["token_similarity"], mode="stored")
-        assert set(table["status"]) == {"missing"} and table["value"].isna().all()
-        call(["token_similarity"], seeds=(0,))
-        table = call(["token_similarity"], mode="stored")
-        assert set(table["status"]) == {"done"} and table["second"].isna().all()
 
     def test_what_a_function_calls_undefined_is_kept_with_its_reason(self, call, custom):
         calls = []
@@ -201,10 +192,9 @@ class TestStored:
 
         measure = custom(picky)
         call([measure], seeds=(0,))
-        before = len(calls)
-        table = call([measure], seeds=(0,), mode="stored")
-        assert len(calls) == before
-        assert set(table["status"]) == {"undefined"} and set(table["reason"]) == {"too few texts"}
+        before, table = len(calls), call([measure], seeds=(0,), mode="stored")
+        assert len(calls) == before and set(table["status"]) == {"undefined"}
+        assert set(table["reason"]) == {"too few texts"}
         assert set(table["reliability_note"]) == {"no dyad has a value"}
 
     def test_an_interrupted_call_goes_on_where_it_was(self, call, custom, tmp_path):
@@ -250,12 +240,6 @@ class TestStored:
 
 
 class TestOwnMeasures:
-    def test_in_one_cell(self, call, custom):
-        custom(lambda a, b: -abs(np.mean([len(t) for t in a]) - np.mean([len(t) for t in b])))
-        row = one(call([*CHEAP, "mine"]), "mine")
-        assert row["status"] == "done" and row["family"] == "custom" and row["value"] < 0
-        assert row["half_a"] != row["half_b"]
-
     def test_an_error_of_its_own_is_recorded_and_not_stored(self, call, custom):
         def wrong(a, b):
             raise ZeroDivisionError("nothing there")
@@ -265,7 +249,10 @@ class TestOwnMeasures:
         assert row["status"] == "failed: ZeroDivisionError: nothing there"
         assert np.isnan(row["value"])
         assert one(table, "token_similarity")["status"] == "done"
-        assert one(call([custom(lambda a, b: 1.0)]), "mine")["status"] == "done"
+        custom(lambda a, b: -abs(np.mean([len(t) for t in a]) - np.mean([len(t) for t in b])))
+        row = one(call([*CHEAP, "mine"]), "mine")  # in one cell
+        assert row["status"] == "done" and row["family"] == "custom" and row["value"] < 0
+        assert row["half_a"] != row["half_b"]
 
     def test_a_half_that_fails_leaves_the_whole(self, call, custom):
         def picky(a, b):
@@ -292,7 +279,7 @@ class TestReading:
         assert "nothing is read with an encoder" in capsys.readouterr().err
         assert table["target"].tolist() == roles[1]
 
-    def test_more_rows_are_read_while_halves_disagree(self, call, custom, monkeypatch, capsys):
+    def test_more_rows_are_read_if_that_could_tell(self, call, custom, monkeypatch, capsys):
         monkeypatch.setattr(similarity, "STEPS", (20, 40, 80))
         noisy = custom(lambda a, b: float(zlib.crc32(repr((a, b)).encode()) % 1000), name="noisy")
         steady = custom(lambda a, b: np.mean([len(t) for t in a]) - np.mean([len(t) for t in b]))
@@ -302,8 +289,6 @@ class TestReading:
         assert "reading 80 rows a task: not reliable yet: noisy" in capsys.readouterr().err
         again = call([noisy, "same_format", steady], options=None, mode="stored")
         pd.testing.assert_frame_equal(table, again)
-
-    def test_no_more_is_read_where_nothing_could_tell(self, call, monkeypatch):
         monkeypatch.setattr(similarity, "STEPS", (20, 40))
         study = ["toy-same", "toy-intents", "toy-slots"]  # two dyads have no correlation
         table = call(["token_similarity"], study, options=None)
@@ -311,12 +296,6 @@ class TestReading:
 
 
 class TestRead:
-    def test_what_is_no_table(self, tmp_path):
-        (tmp_path / "own.csv").write_text("measure\nx\n")
-        for name, says in (("none.csv", "No such file"), ("own.csv", "lacks the columns")):
-            with pytest.raises(BadRecord, match=f"is missing, .*{says}"):
-                similarity.read(tmp_path / name)
-
     def test_words_that_pandas_takes_for_missing_stay_names(self, call, tmp_path):
         table = call(["token_similarity"], seeds=(0,)).head(3)
         table["language"] = ["nan", "en", "no"]
@@ -325,6 +304,10 @@ class TestRead:
         names = ["intermediate", "target", "language", "reason"]
         pd.testing.assert_frame_equal(found[names], table[names])
         assert np.isnan(found["second"]).all()
+        (tmp_path / "own.csv").write_text("measure\nx\n")
+        for name, says in (("none.csv", "No such file"), ("own.csv", "lacks the columns")):
+            with pytest.raises(BadRecord, match=f"is missing, .*{says}"):
+                similarity.read(tmp_path / name)
 
     @pytest.mark.parametrize("name", ["demo.csv", "pilot.csv"])
     def test_committed_tables_are_read_and_cut_ones_refused(self, tmp_path, name):

@@ -41,19 +41,16 @@ def test_halves_are_drawn_by_seed_and_of_one_size(rows):
     assert rows < 100 or (halves(rows, 2) != second).any()
 
 
-@pytest.mark.parametrize(
-    "row, text",
-    [
-        ({"first": "a b", "second": "", "label": 1}, "a b"),
-        ({"first": "a", "second": "b", "label": 1}, "a b"),
-        ({"context": "c", "choices": ["x", "y"], "label": 0}, "c x y"),
-        ({"tokens": ["a", "b"], "tags": [0, 1]}, "a b"),
-        ({"context": "c", "question": "q", "answers": {}}, "q c"),
-        ({"side": "query", "text": "t", "gold": []}, "t"),
-    ],
-)
-def test_row_text(row, text):
-    assert row_text(row) == text
+def test_row_text():
+    rows = [
+        {"first": "a b", "second": "", "label": 1},
+        {"first": "a", "second": "b", "label": 1},
+        {"context": "c", "choices": ["x", "y"], "label": 0},
+        {"tokens": ["a", "b"], "tags": [0, 1]},
+        {"context": "c", "question": "q", "answers": {}},
+        {"side": "query", "text": "t", "gold": []},
+    ]
+    assert list(map(row_text, rows)) == ["a b", "a b", "c x y", "a b", "q c", "t"]
 
 
 def drawn(name, rows=40, seed=0, language="en"):
@@ -74,24 +71,30 @@ class TestSample:
         few, whole = (drawn("toy-messages", rows) for rows in (10, 500))
         assert len(few.rows) == 10 and all(row["id"].startswith("en-") for row in few.rows)
         assert len(set(whole.texts)) == len(whole.texts)
-
-    def test_no_rows_is_undefined_with_the_reason(self):
         with pytest.raises(Undefined, match="toy-intents has no dev rows in 'xx'"):
             drawn("toy-intents", 10, 0, "xx")
         nothing = Task("n", "target", "pair", Source("rows", "n", splits={"test": "test"}))
         with pytest.raises(Undefined, match="no English training rows"):
             sample(nothing, 10, 0)
+        # Subsets keep their order.
+        chosen = subset(np.arange(10, 40), 8, 0)
+        assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
+        assert subset(np.arange(5), 8, 0).tolist() == [0, 1, 2, 3, 4]
 
 
 class TestParallel:
     def test_pairs_translate_each_other(self):
-        english, other = parallel(tasks.get("toy-messages"), "qaa", 10, 0)
+        task = tasks.get("toy-messages")
+        english, other = parallel(task, "qaa", 10, 0)
         assert len(english) == len(other) == 10
         # qaa writes every letter as the next one.
         for first, second in zip(english, other, strict=True):
             shifted = "".join(chr(ord(c) - 1) if c != " " else c for c in second)
             assert shifted.replace("`", "z") == first
-        assert (english, other) == parallel(tasks.get("toy-messages"), "qaa", 10, 0)
+        assert (english, other) == parallel(task, "qaa", 10, 0)
+        for name, language in (("toy-intents", "qaa"), ("toy-messages", "de")):
+            with pytest.raises(Undefined):
+                parallel(tasks.get(name), language, 5, 0)
 
     def test_english_is_found_on_either_side(self, monkeypatch):
         rows = [
@@ -101,17 +104,6 @@ class TestParallel:
         monkeypatch.setattr(readers, "_bitext", lambda task, language: rows)
         task = replace(tasks.get("toy-messages"), languages=("de",))
         assert parallel(task, "de", 5, 0) == (["one"], ["eins"])
-
-    @pytest.mark.parametrize("name, language", [("toy-intents", "qaa"), ("toy-messages", "de")])
-    def test_undefined(self, name, language):
-        with pytest.raises(Undefined):
-            parallel(tasks.get(name), language, 5, 0)
-
-
-def test_subset_keeps_order():
-    chosen = subset(np.arange(10, 40), 8, 0)
-    assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
-    assert subset(np.arange(5), 8, 0).tolist() == [0, 1, 2, 3, 4]
 
 
 class TestLabelView:
@@ -123,10 +115,9 @@ class TestLabelView:
         # A choice is right or wrong.
         rows = drawn("toy-choice")
         view = label_view(rows, tiny, 32, 500)
-        assert len(view.units) == 3 * 40 and view.labels.sum() == 40
-        for row in range(40):
-            marks = view.labels[view.rows == row]
-            assert marks.tolist() == [int(k == rows.rows[row]["label"]) for k in range(3)]
+        assert len(view.units) == 3 * 40
+        right = [[int(k == row["label"]) for k in range(3)] for row in rows.rows]
+        assert [view.labels[view.rows == row].tolist() for row in range(40)] == right
         rows = drawn("toy-slots")
         view = label_view(rows, tiny, 32, 4 * 40)
         words = view.encoded.per_token["word"][view.units]
@@ -137,8 +128,7 @@ class TestLabelView:
     def test_span_units_are_pieces_of_answers_and_as_many_others(self, tiny):
         rows = drawn("toy-span", 90)
         view = label_view(rows, tiny, 64, 4 * 90)
-        assert view.by_token
-        assert (view.labels == 1).sum() > 40
+        assert view.by_token and (view.labels == 1).sum() > 40
         assert (view.labels == 1).sum() == pytest.approx((view.labels == 0).sum(), rel=0.25)
         # The marked pieces spell the answer.
         row = int(view.rows[0])
@@ -148,23 +138,18 @@ class TestLabelView:
 
     def test_units_are_drawn_by_seed_and_bounded(self, tiny):
         rows = drawn("toy-choice", 90)
-        first = label_view(rows, tiny, 32, 50)
-        assert len(first.units) == 50
-        assert (first.units == label_view(rows, tiny, 32, 50).units).all()
-        other = label_view(replace(rows, seed=5), tiny, 32, 50)
-        assert (first.units != other.units).any()
+        given = (rows, rows, replace(rows, seed=5))
+        first, again, other = (label_view(each, tiny, 32, 50).units for each in given)
+        assert len(first) == 50 and (first == again).all() and (first != other).any()
 
-    def test_rare_classes_are_left_out_and_counted(self, tiny):
+    def test_rare_classes_are_left_out_and_counted_and_no_labels_are_refused(self, tiny):
         rows = drawn("toy-intents", 90)
         labels = [3, *(row["label"] % 3 for row in rows.rows[1:])]
         odd = [row | {"label": label} for row, label in zip(rows.rows, labels, strict=True)]
         view = label_view(Sample(rows.task, odd, 0), tiny, 32, 500)
         assert view.dropped == 1 and 3 not in view.labels and 0 not in view.rows
-
-    def test_no_labels(self, tiny):
         with pytest.raises(Undefined, match="retrieval"):
             label_view(drawn("toy-messages"), tiny, 32, 50)
-        rows = drawn("toy-intents")
         same = Sample(rows.task, [row | {"label": 0} for row in rows.rows], 0)
         with pytest.raises(BadRows, match="only 1 of 1 classes have 4 or more"):
             label_view(same, tiny, 32, 50)
@@ -185,11 +170,17 @@ class TestReader:
             expected = self.states(tiny, ids).mean(dim=0).numpy()
             np.testing.assert_allclose(found[place], expected, atol=1e-5)
 
-    def test_row_of_a_choice_is_the_mean_over_its_choices(self, tiny):
+    def test_rows_are_means_texts_are_read_as_alone_and_pruning_changes_nothing(self, tiny):
         encoded = encode(drawn("toy-choice", 6), tiny, 32)
         each = Reader(tiny).sequences(encoded)
         rows = row_means(each, encoded.example, 6)
         np.testing.assert_allclose(rows[2], each[encoded.example == 2].mean(axis=0), atol=1e-6)
+        found, alone = (Reader(tiny).texts(t, 32) for t in (["open the door", "stop"], ["stop"]))
+        np.testing.assert_allclose(found[1], alone[0], atol=1e-6)
+        rows = drawn("toy-same", 10)
+        pruned = tiny.prune(encode(rows, tiny, 32).tokens)
+        whole, small = (Reader(e).sequences(encode(rows, e, 32)) for e in (tiny, pruned))
+        np.testing.assert_allclose(small, whole, atol=1e-6)
 
     def test_units_of_tokens_are_states_at_their_places(self, tiny):
         view = label_view(drawn("toy-slots"), tiny, 32, 100)
@@ -200,18 +191,6 @@ class TestReader:
             start, end = view.encoded.starts[sequence : sequence + 2]
             states = self.states(tiny, view.encoded.tokens[start:end])
             np.testing.assert_allclose(found[place], states[token - start].numpy(), atol=1e-5)
-
-    def test_a_text_is_read_as_it_is_alone(self, tiny):
-        found, alone = (Reader(tiny).texts(t, 32) for t in (["open the door", "stop"], ["stop"]))
-        np.testing.assert_allclose(found[1], alone[0], atol=1e-6)
-
-    def test_a_pruned_encoder_reads_the_same(self, tiny):
-        rows = drawn("toy-same", 10)
-        pruned = tiny.prune(encode(rows, tiny, 32).tokens)
-        whole = Reader(tiny).sequences(encode(rows, tiny, 32))
-        np.testing.assert_allclose(
-            Reader(pruned).sequences(encode(rows, pruned, 32)), whole, atol=1e-6
-        )
 
 
 def test_resolve_takes_mappings_and_functions(tiny):
@@ -230,18 +209,18 @@ def test_a_missing_checkpoint_is_undefined(source):
 
 
 def test_fingerprint_follows_encoder_and_heads(tiny):
-    first = fingerprint(training.Tuned(tiny))
-    assert first == fingerprint(training.Tuned(tiny))
     head = torch.nn.Linear(2, 2)
-    with_head = fingerprint(training.Tuned(tiny, {"a": head}))
-    assert with_head != first
-    with torch.no_grad():
-        head.weight[0, 0] += 1
-    assert fingerprint(training.Tuned(tiny, {"a": head})) != with_head
+
+    def printed(encoder=tiny, **heads):
+        return fingerprint(training.Tuned(encoder, heads))
+
+    first, with_head = printed(), printed(a=head)
+    assert first == printed() != with_head
     moved = tiny.prune(range(len(tiny.tokenizer)))
     with torch.no_grad():
+        head.weight[0, 0] += 1
         next(iter(moved.model.encoder.parameters())).add_(1e-3)
-    assert fingerprint(training.Tuned(moved)) != first
+    assert printed(a=head) != with_head and printed(moved) != first
 
 
 class TestTrained:
@@ -270,30 +249,26 @@ class TestTrained:
             given.load()
 
 
-class TestFromStore:
-    def test_finds_the_latest_finished_run(self, trained, tmp_path, monkeypatch):
-        tuned = trained("toy-same", 0).load()
-        place = stores.Store(tmp_path)
-        place.save_checkpoint("r1", tuned.save_encoder)
-        place.save_checkpoint("r2", tuned.save_encoder)
-        rows = [
-            ("r1", "tiny", "single", "toy-same", 0, "done", "2026-01-01"),
-            ("r2", "tiny", "single", "toy-same", 0, "done", "2026-01-02"),
-            ("r3", "tiny", "single", "toy-same", 1, "done", "2026-01-02"),  # no checkpoint
-            ("r1", "tiny", "multitask", "toy-choice", 0, "done", "2026-01-03"),
-            ("r1", "other", "single", "toy-span", 0, "done", "2026-01-03"),
-        ]
-        names = ["run", "encoder", "condition", "intermediate", "seed", "status", "utc"]
-        table = pd.DataFrame(rows, columns=names)
-        monkeypatch.setattr(stores.Store, "scores", lambda self, stage: table)
-        found = readers.from_store(trained.encoder, tmp_path)
-        assert {key: value.key for key, value in found.items()} == {("toy-same", 0): "r2"}
-        loaded = found["toy-same", 0].load()
-        assert fingerprint(loaded) == fingerprint(tuned)
-
-    def test_an_empty_store_says_what_to_do(self, tiny, tmp_path):
-        with pytest.raises(MissingData, match="Run a plan"):
-            readers.from_store(tiny, tmp_path)
+def test_a_store_gives_the_latest_finished_run(trained, tmp_path, monkeypatch):
+    with pytest.raises(MissingData, match="Run a plan"):  # it is empty
+        readers.from_store(trained.encoder, tmp_path)
+    tuned = trained("toy-same", 0).load()
+    place = stores.Store(tmp_path)
+    for run in ("r1", "r2"):
+        place.save_checkpoint(run, tuned.save_encoder)
+    rows = [
+        ("r1", "tiny", "single", "toy-same", 0, "done", "2026-01-01"),
+        ("r2", "tiny", "single", "toy-same", 0, "done", "2026-01-02"),
+        ("r3", "tiny", "single", "toy-same", 1, "done", "2026-01-02"),  # no checkpoint
+        ("r1", "tiny", "multitask", "toy-choice", 0, "done", "2026-01-03"),
+        ("r1", "other", "single", "toy-span", 0, "done", "2026-01-03"),
+    ]
+    names = ["run", "encoder", "condition", "intermediate", "seed", "status", "utc"]
+    table = pd.DataFrame(rows, columns=names)
+    monkeypatch.setattr(stores.Store, "scores", lambda self, stage: table)
+    found = readers.from_store(trained.encoder, tmp_path)
+    assert {key: value.key for key, value in found.items()} == {("toy-same", 0): "r2"}
+    assert fingerprint(found["toy-same", 0].load()) == fingerprint(tuned)
 
 
 @pytest.fixture
@@ -309,7 +284,7 @@ def saved(tiny, tmp_path):
     return write
 
 
-def test_scores_are_those_of_the_whole_model(saved):
+def test_scores_are_those_of_the_whole_model(saved, tiny):
     encoder = saved(BertForMaskedLM)
     head = language_head(encoder)
     ids = torch.tensor([[0, 7, 9, 2]])
@@ -318,9 +293,6 @@ def test_scores_are_those_of_the_whole_model(saved):
         hidden = encoder.model(input_ids=ids).last_hidden_state[0]
         torch.testing.assert_close(head(hidden), whole(input_ids=ids).logits[0])
     assert not any(p.requires_grad for p in head.parameters())
-
-
-def test_an_encoder_without_its_head_says_so(saved, tiny):
     with pytest.raises(MissingData, match="stored without its masked-language head"):
         language_head(saved(BertModel))
     with pytest.raises(MissingData, match="'tiny' is built without"):

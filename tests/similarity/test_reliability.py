@@ -14,22 +14,18 @@ def grid(intermediates=9, targets=12):
     return [n[0] for n in names], [n[1] for n in names]
 
 
-def test_spearman_brown_steps_two_halves_up_to_the_whole():
-    # The variance of an error halves when rows double: truth 1, error e per half.
-    random = np.random.default_rng(0)
-    truth = random.normal(size=20000)
-    a, b, c, d = (truth + random.normal(size=20000) for _ in range(4))
-    halves, whole = measuring.correlation(a, b), measuring.correlation((a + b) / 2, (c + d) / 2)
-    assert measuring.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
-
-
 class TestWithin:
-    def test_is_double_centring_on_a_full_grid(self):
+    def test_is_double_centring_and_shows_what_is_between_targets(self):
         random = np.random.default_rng(0)
         values = random.normal(size=(9, 12))
         centred = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
         found = measuring.within(values.ravel(), *grid())
         np.testing.assert_allclose(found, centred.ravel(), atol=1e-10)
+        random = np.random.default_rng(0)
+        target = np.tile(10 * random.normal(size=12), 9)
+        a, b = (target + random.normal(size=108) for _ in range(2))
+        inner = [measuring.within(v, *grid()) for v in (a, b)]
+        assert measuring.correlation(a, b) > 0.9 and abs(measuring.correlation(*inner)) < 0.3
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 1000))
@@ -41,16 +37,6 @@ class TestWithin:
         assert (np.isnan(found) == np.isnan(values)).all()
         assert np.nanmax(np.abs(found)) == 0.0
 
-    def test_shows_that_reliability_may_be_all_between_targets(self):
-        random = np.random.default_rng(0)
-        target = np.tile(10 * random.normal(size=12), 9)
-        a, b = (target + random.normal(size=108) for _ in range(2))
-        names = grid()
-        raw = measuring.correlation(a, b)
-        inner = [measuring.within(v, *names) for v in (a, b)]
-        assert raw > 0.9
-        assert abs(measuring.correlation(*inner)) < 0.3
-
 
 def test_summary_of_a_table():
     random = np.random.default_rng(0)
@@ -58,13 +44,18 @@ def test_summary_of_a_table():
     names = ("value", "second", "half_a", "half_b")
     columns = {name: truth + random.normal(size=108) for name in names}
     found = summary((9, 12), **columns).iloc[0]
-    half, seeds = (
-        np.corrcoef(columns[a], columns[b])[0, 1]
-        for a, b in (("half_a", "half_b"), ("value", "second"))
-    )
+    half = np.corrcoef(columns["half_a"], columns["half_b"])[0, 1]
+    seeds = np.corrcoef(columns["value"], columns["second"])[0, 1]
     assert found["reliability"] == pytest.approx(2 * half / (1 + half))
     assert found["seed_reliability"] == pytest.approx(seeds)
     assert 0 < found["reliability_within"] < 1 and found["reliability_note"] == ""
+    # Spearman and Brown step two halves up to the whole.
+    # The variance of an error halves when rows double: truth 1, error e per half.
+    random = np.random.default_rng(0)
+    truth = random.normal(size=20000)
+    a, b, c, d = (truth + random.normal(size=20000) for _ in range(4))
+    halves, whole = measuring.correlation(a, b), measuring.correlation((a + b) / 2, (c + d) / 2)
+    assert measuring.spearman_brown(halves) == pytest.approx(whole, abs=0.02)
 
 
 def summary(size, **columns):
@@ -74,13 +65,13 @@ def summary(size, **columns):
     return measuring.summarise(table.assign(measure="m", **{"reason": "", **given, **columns}))
 
 
+NOTES = "split half: nothing in it is sampled; two seeds: no dyad has a value of a second seed"
+
+
 @pytest.mark.parametrize(
     ("columns", "note"),
     [
-        (
-            {},
-            "split half: nothing in it is sampled; two seeds: no dyad has a value of a second seed",
-        ),
+        ({}, NOTES),
         ({"value": np.nan}, "no dyad has a value"),
         ({"reason": "half: too few rows"}, "split half: the halves are too small (see reason)"),
         ({"second": 1.0}, "two seeds: the values do not vary over the dyads"),
@@ -94,18 +85,18 @@ def test_a_reliability_that_does_not_exist_says_why(columns, note):
     assert np.isnan(found["reliability"]) and np.isnan(found["reliability_within"])
 
 
-def test_every_measure_of_arrays_has_noise():
+def test_every_measure_of_arrays_has_noise_and_only_those_with_labels_follow_classes():
     found = similarity.independence(classes=(2,), repeats=1, rows=300, columns=20)
     # Facts of tasks have no noise, and a score is no measure of arrays.
     without = set(similarity.names()) - set(found["measure"])
     assert without == {"same_format", "same_inputs", "early_score"}
-
-
-def test_measures_without_labels_do_not_follow_classes():
     found = similarity.independence(["cka", "leep"], classes=(2, 8), repeats=2, rows=200, columns=8)
-    assert set(found.loc[found["measure"] == "cka", "classes"]) == {0}
-    assert set(found.loc[found["measure"] == "leep", "classes"]) == {2, 8}
-    assert len(found) == 2 + 4
+    each = found.groupby("measure")["classes"].agg(sorted).to_dict()
+    assert each == {"cka": [0, 0], "leep": [2, 2, 8, 8]}
+    with pytest.raises(UnknownName):
+        similarity.independence(["logmee"])
+    with pytest.raises(HelpfulError, match="needs intermediate.facts"):
+        similarity.independence(["same_format"])
 
 
 def test_what_is_centred_is_centred_on_zero():
@@ -115,6 +106,9 @@ def test_what_is_centred_is_centred_on_zero():
     by_name = found.groupby("measure")["value"]
     z = by_name.mean() / (by_name.std() / np.sqrt(by_name.count()))
     assert (z.abs() < 4).all(), z
+    # Noise is drawn anew, and again the same.
+    first, again = (similarity.independence(["cka"], (2,), 2, 50, 4)["value"] for _ in range(2))
+    assert first.tolist() == again.tolist() and first.nunique() == 2
 
 
 def test_raw_scores_that_follow_the_number_of_classes_are_shown_to():
@@ -123,11 +117,11 @@ def test_raw_scores_that_follow_the_number_of_classes_are_shown_to():
     means = found.groupby(["measure", "classes"])["value"].mean().unstack()
     assert (means.diff(axis=1).iloc[:, 1:].loc[["logme", "transrate"]] > 0).all(axis=None)
     assert (means.diff(axis=1).iloc[:, 1:].loc[["gbc", "leep"]] < 0).all(axis=None)
-
-
-def test_noise_is_drawn_anew_and_again_the_same():
-    first, again = (similarity.independence(["cka"], (2,), 2, 50, 4)["value"] for _ in range(2))
-    assert first.tolist() == again.tolist() and first.nunique() == 2
+    # Corpora of one source are nearly the same.
+    found = similarity.independence(["tfidf", "token_similarity", "vocabulary_overlap"], repeats=2)
+    means = found.groupby("measure")["value"].mean()
+    assert means["tfidf"] > 0.98 and means["token_similarity"] > 0.9
+    assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
 
 
 @pytest.mark.parametrize(
@@ -141,17 +135,3 @@ def test_a_readers_measure_has_a_null_too(needs, function):
     mine = similarity.Measure("mine", "custom", needs, function)
     found = similarity.independence([mine], classes=(2,), repeats=3, rows=50)
     assert len(found) == 3 and abs(found["value"].mean()) < 0.1
-
-
-def test_corpora_of_one_source_are_nearly_the_same():
-    found = similarity.independence(["tfidf", "token_similarity", "vocabulary_overlap"], repeats=2)
-    means = found.groupby("measure")["value"].mean()
-    assert means["tfidf"] > 0.98 and means["token_similarity"] > 0.9
-    assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
-
-
-def test_bad_input():
-    with pytest.raises(UnknownName):
-        similarity.independence(["logmee"])
-    with pytest.raises(HelpfulError, match="needs intermediate.facts"):
-        similarity.independence(["same_format"])

@@ -38,13 +38,11 @@ class TestCka:
         assert linear_cka(a, b) == pytest.approx(float(batch))
 
     def test_bias_of_independent_noise_is_gone(self):
-        pairs = [(noise(50, 768, s), noise(50, 768, 100 + s)) for s in range(10)]
-        values = [linear_cka(a, b) for a, b in pairs]
+        values = [linear_cka(noise(50, 768, s), noise(50, 768, 100 + s)) for s in range(10)]
         assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values)) + 0.005
 
-    def test_survives_features_of_any_scale(self):
         a = noise(30, 4)
-        for scale in (1e-200, 1e120):
+        for scale in (1e-200, 1e120):  # it survives features of any scale
             assert linear_cka(a * scale, a) == pytest.approx(1.0)
 
 
@@ -59,8 +57,7 @@ class TestRsa:
 
         expected = stats.spearmanr(distances(a), distances(b)).statistic
         assert rsa(a, b) == pytest.approx(expected)
-
-    def test_centring_undoes_a_common_direction(self):
+        # Centring undoes a common direction.
         a, b = noise(40, 6), noise(40, 6, 1)
         assert rsa(a + 50.0, b) == pytest.approx(rsa(a, b), abs=1e-9)
 
@@ -75,17 +72,14 @@ class TestCca:
 
     def test_pwcca_weights_are_projections_on_the_canonical_variates(self):
         a, b = noise(100, 3), noise(100, 4, 1)
+        assert pwcca(a[:, :2], a) == pytest.approx(1.0)
+        assert pwcca(noise(200, 4), noise(200, 4)[:, :2]) < 0.7  # directions without counterpart
         b[:, :2] += a[:, :2]
         centred = a - a.mean(axis=0)
         left, right = (np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[0] for x in (a, b))
         turn, correlations, _ = np.linalg.svd(left.T @ right)
         weights = np.abs((left @ turn).T @ centred).sum(axis=1)
         assert pwcca(a, b) == pytest.approx((weights * correlations).sum() / weights.sum())
-
-    def test_pwcca_counts_directions_without_counterpart(self):
-        a = noise(200, 4)
-        assert pwcca(a[:, :2], a) == pytest.approx(1.0)
-        assert pwcca(a, a[:, :2]) < 0.7
 
     def test_axes_that_were_cut_before_give_the_same(self):
         a, b = noise(200, 30), noise(200, 20, 1)
@@ -104,15 +98,14 @@ class TestCca:
         other = np.hstack([a, 1e-3 * noise(300, 5, 2)])
         assert svcca(b, other) == pytest.approx(1.0, abs=1e-4)
         assert svcca(b, other, variance=1.0) < 0.8
-
-    def test_independent_noise_scores_at_the_size_of_its_bias(self):
-        a, b = noise(2000, 20), noise(2000, 20, 1)
-        assert svcca(a, b, variance=1.0) < 1.2 * np.sqrt(40 / 2000)
+        # Independent noise scores at the size of its bias.
+        one, another = noise(2000, 20), noise(2000, 20, 1)
+        assert svcca(one, another, variance=1.0) < 1.2 * np.sqrt(40 / 2000)
 
 
 def test_features_offers_them_too():
-    assert features.linear_cka is linear_cka
-    assert features.rsa is rsa and features.pwcca is pwcca and features.svcca is svcca
+    for measure in (linear_cka, rsa, pwcca, svcca):
+        assert getattr(features, measure.__name__) is measure
 
 
 class TestRetrieval:
@@ -125,8 +118,7 @@ class TestRetrieval:
         assert retrieval_accuracy(english, other) == pytest.approx(np.mean(expected))
         scaled = other * np.random.default_rng(2).uniform(0.1, 10, (300, 1))
         assert retrieval_accuracy(english, scaled) == pytest.approx(np.mean(expected))
-
-    def test_chance(self):
+        # Noise is found by chance.
         values = [retrieval_accuracy(noise(50, 20, s), noise(50, 20, 100 + s)) for s in range(20)]
         assert np.mean(values) == pytest.approx(1 / 50, abs=0.02)
 
@@ -154,15 +146,12 @@ def test_transport_in_one_dimension_is_sorting(seed, rows):
     assert transport_cost(squared_distances(a, b)) == pytest.approx(expected)
 
 
-class TestOtdd:
-    def test_a_shift_costs_twice_its_length(self):
-        # Rows move by the shift, and so do the classes they belong to.
-        x, labels = blobs(80, distance=0.0)
-        shift = np.full(12, 3.0)
-        expected = np.sqrt(2 * (shift**2).sum())
-        assert otdd(x, labels, x + shift, labels) == pytest.approx(expected, rel=0.02)
-
-    def test_labels_matter_where_features_do_not(self):
-        x, labels = blobs(90, distance=6.0)
-        shuffled = np.random.default_rng(0).permutation(labels)
-        assert otdd(x, labels, x, shuffled) > 1.0
+def test_in_otdd_a_shift_costs_twice_its_length_and_labels_matter_where_features_do_not():
+    # Rows move by the shift, and so do the classes they belong to.
+    x, labels = blobs(80, distance=0.0)
+    shift = np.full(12, 3.0)
+    expected = np.sqrt(2 * (shift**2).sum())
+    assert otdd(x, labels, x + shift, labels) == pytest.approx(expected, rel=0.02)
+    x, labels = blobs(90, distance=6.0)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert otdd(x, labels, x, shuffled) > 1.0

@@ -32,29 +32,24 @@ class TestPieces:
         counts = [text.piece_counts(x, 2000) for x in (small, large)]
         unmatched = 1 - text.js_divergence(*counts)
         assert abs(unmatched - text.token_similarity(small, large)) > 0.02  # what matching removes
-
-    def test_sizes_are_matched_without_replacement(self):
         a, b = text.matched(np.arange(10), np.arange(1000))
         assert len(a) == len(b) == 10 and len(set(b)) == 10
         assert (text.matched(np.arange(10), np.arange(1000))[1] == b).all()
 
 
-class TestTfidf:
-    def test_agrees_with_scikit_learn(self):
-        random = np.random.default_rng(1)
-        texts = random.poisson(0.4, size=(30, 20))
-        transformer = TfidfTransformer(norm=None).fit(texts)
-        a, b = texts[:12].sum(axis=0), texts[12:].sum(axis=0)
-        # The weights are linear in counts, so a corpus is the sum of its texts.
-        x, y = (transformer.transform(v[None]).toarray()[0] for v in (a, b))
-        expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
-        frequency = (texts > 0).sum(axis=0)
-        assert text.tfidf_cosine(a, b, frequency, 30) == pytest.approx(expected)
-
-    def test_a_piece_in_every_text_counts_less_than_a_rare_one(self):
-        common, rare = [10, 0, 1], [10, 1, 0]
-        weighted = text.tfidf_cosine(common, rare, [20, 1, 1], 20)
-        assert weighted < text.tfidf_cosine(common, rare, [20, 20, 20], 20)
+def test_tfidf_agrees_with_scikit_learn():
+    texts = np.random.default_rng(1).poisson(0.4, size=(30, 20))
+    transformer = TfidfTransformer(norm=None).fit(texts)
+    a, b = texts[:12].sum(axis=0), texts[12:].sum(axis=0)
+    # The weights are linear in counts, so a corpus is the sum of its texts.
+    x, y = (transformer.transform(v[None]).toarray()[0] for v in (a, b))
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    frequency = (texts > 0).sum(axis=0)
+    assert text.tfidf_cosine(a, b, frequency, 30) == pytest.approx(expected)
+    # A piece in every text counts less than a rare one.
+    common, rare = [10, 0, 1], [10, 1, 0]
+    weighted = text.tfidf_cosine(common, rare, [20, 1, 1], 20)
+    assert weighted < text.tfidf_cosine(common, rare, [20, 20, 20], 20)
 
 
 class TestMmd:
@@ -100,11 +95,9 @@ LETTERS = {
 
 
 class TestLanguages:
-    def test_every_language_of_xtreme_r_and_no_other(self):
-        assert list(text.languages().index) == XTREME_R
-
-    def test_columns_are_complete_but_for_the_documented_gaps(self):
+    def test_every_language_is_there_and_columns_are_complete_but_for_the_documented_gaps(self):
         facts = text.languages()
+        assert list(facts.index) == XTREME_R
         gaps = {name: set(facts.index[facts[name].isna()]) for name in facts.columns}
         assert gaps.pop("xlmr_gib") == {"ht", "qu", "wo", "yo"}
         assert gaps.pop("genetic") == {"eu", "qu"}
@@ -123,9 +116,7 @@ class TestLanguages:
         # English is at distance zero, and nothing is nearer.
         for column in ("syntactic", "phonological", "inventory", "genetic", "geographic_km"):
             assert facts.loc["en", column] == 0 == facts[column].min()
-
-    def test_known_facts(self):
-        facts = text.languages()
+        # Known facts
         assert facts.loc[["de", "nl", "af", "en"], "branch"].eq("Germanic").all()
         assert facts.loc[["fr", "es", "ro", "ht"], "branch"].eq("Romance").all()
         assert facts.index[facts["isolate"] == 1].tolist() == ["eu"]
@@ -134,7 +125,7 @@ class TestLanguages:
         assert facts["syntactic"].nsmallest(3).index.tolist() == ["en", "nl", "de"]
         assert facts["syntactic"].idxmax() == "my"
 
-    def test_scripts_are_those_of_the_language_names(self):
+    def test_scripts_are_those_of_the_language_names(self, tmp_path):
         own_names = {
             "ar": "العربية", "bg": "български", "bn": "বাংলা", "de": "Deutsch", "el": "Ελληνικά",
             "fa": "فارسی", "gu": "ગુજરાતી", "he": "עברית", "hi": "हिन्दी", "ja": "ひらがな",
@@ -148,7 +139,5 @@ class TestLanguages:
             assert words == {LETTERS[scripts[language]]}, language
         latin = set(scripts.index[scripts == "Latn"])
         assert latin | set(own_names) == set(XTREME_R)
-
-    def test_a_missing_file_says_where_it_should_be(self, tmp_path):
         with pytest.raises(MissingData, match=r"languages\.csv"):
             text.languages(tmp_path / "languages.csv")

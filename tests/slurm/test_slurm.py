@@ -45,19 +45,18 @@ def expected(folder):
     return scores[COLUMNS]
 
 
-def on_slurm(store):
-    extra = ["--seconds-between-status-checks", "3", "--latency-wait", "5"]
-    return study.run(
-        fake.make_plan(**SHAPE), store=store, engine="slurm", progress=False, extra=extra
-    )[COLUMNS]
-
-
 DRIVER = (
     "import sys\n"
     "from helpers.study.store import Store\n"
     "from tests.slurm.test_slurm import on_slurm\n"
     "on_slurm(Store(sys.argv[1]))\n"
 )
+
+
+def on_slurm(store):
+    extra = ["--seconds-between-status-checks", "3", "--latency-wait", "5"]
+    options = {"store": store, "engine": "slurm", "progress": False, "extra": extra}
+    return study.run(fake.make_plan(**SHAPE), **options)[COLUMNS]
 
 
 @contextmanager

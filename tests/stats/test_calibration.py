@@ -1,5 +1,3 @@
-"""The stored error rates, and a fast part of the simulation that made them."""
-
 import json
 from pathlib import Path
 
@@ -41,9 +39,8 @@ def test_a_stored_batch_is_what_the_code_gives(study, name, slope):
     for column in COUNTS:
         assert both[column].to_numpy() == pytest.approx(both[f"{column}_new"].to_numpy(), abs=1)
     # the search of the stored counts stopped at a lower maximum in one of a thousand tables
-    assert both["sum_estimate"].to_numpy() == pytest.approx(
-        both["sum_estimate_new"].to_numpy(), rel=1e-4, abs=1e-2
-    )
+    old, new = (both[name].to_numpy() for name in ("sum_estimate", "sum_estimate_new"))
+    assert old == pytest.approx(new, rel=1e-4, abs=1e-2)
 
 
 def test_stored_studies_are_complete():
@@ -57,15 +54,18 @@ def test_stored_studies_are_complete():
         assert (about["seed"], about["batch"]) == (calibration.SEED, make.BATCH)
 
 
-def test_the_final_method_keeps_its_level_where_the_model_holds():
-    summary = calibration.summary(stored())
-    final = summary[(summary["method"] == calibration.FINAL) & (summary["slope"] == 0)]
-    final = final.set_index("scenario")
+def test_the_final_method_keeps_its_level_and_ignoring_formats_is_seen_to_fail():
+    rates = calibration.summary(stored()).set_index(["scenario", "slope", "method"])
+    final = rates.xs((0.0, calibration.FINAL), level=["slope", "method"])
     fair = final["rejected"].drop("confounded")
-    assert (fair < 0.085).all()
-    assert fair.mean() == pytest.approx(0.05, abs=0.015)
+    assert (fair < 0.085).all() and fair.mean() == pytest.approx(0.05, abs=0.015)
     # where intermediates similar to everything also help everywhere, random effects mislead
     assert final.loc["confounded", "mc_low"] > 0.1
+    for method in ("REML without blocks", "permutation, free", "two-way fixed effects"):
+        assert rates.loc[("blocks", 0.0, method), "mc_low"] > 0.1  # twice the nominal level
+        assert rates.loc[("20 x 10", 0.0, method), "mc_low"] > 0.2  # more tasks, more certain
+    rows = calibration.summary(stored("languages")).set_index(["scenario", "slope", "method"])
+    assert rows.loc[("languages", 0.0, "rows, OLS"), "rejected"] > 0.4
 
 
 def test_two_must_agree_so_that_power_is_less_than_the_models():
@@ -81,15 +81,6 @@ def test_two_must_agree_so_that_power_is_less_than_the_models():
     assert (null[calibration.DECISION] > null[calibration.SLOPES]).all()
 
 
-def test_ignoring_formats_is_seen_to_fail():
-    summary = calibration.summary(stored()).set_index(["scenario", "slope", "method"])
-    for method in ("REML without blocks", "permutation, free", "two-way fixed effects"):
-        assert summary.loc[("blocks", 0.0, method), "mc_low"] > 0.1  # twice the nominal level
-        assert summary.loc[("20 x 10", 0.0, method), "mc_low"] > 0.2  # more tasks, more certain
-    rows = calibration.summary(stored("languages")).set_index(["scenario", "slope", "method"])
-    assert rows.loc[("languages", 0.0, "rows, OLS"), "rejected"] > 0.4
-
-
 def test_summary_counts():
     counts = pd.DataFrame(
         {
@@ -100,20 +91,14 @@ def test_summary_counts():
         }
     )  # fmt: skip
     row = calibration.summary(counts).iloc[0]
-    assert row["replicates"] == 90
-    assert row["rejected"] == pytest.approx(0.2)
-    assert row["coverage"] == pytest.approx(0.9)
-    assert row["bias"] == pytest.approx(0)
-    spread = np.sqrt((24.3 - 90 * 0.25) / 89)
-    assert row["se_ratio"] == pytest.approx(0.1 / spread)
-    assert row["refused"] == pytest.approx(0.1)
+    expected = {"replicates": 90, "rejected": 0.2, "coverage": 0.9, "bias": 0, "refused": 0.1}
+    expected["se_ratio"] = 0.1 / np.sqrt((24.3 - 90 * 0.25) / 89)
+    assert row[list(expected)].to_dict() == pytest.approx(expected)
     assert row["mc_low"] < 0.2 < row["mc_high"]
 
 
 def test_run_continues_where_it_stopped(tmp_path, monkeypatch):
-    calls = []
-
-    draw = make.dyad_tables(make.SCENARIOS["4 x 3"], 0.0)
+    calls, draw = [], make.dyad_tables(make.SCENARIOS["4 x 3"], 0.0)
 
     def answer(data, seed):
         calls.append(seed)
@@ -127,13 +112,11 @@ def test_run_continues_where_it_stopped(tmp_path, monkeypatch):
     assert len(calls) == 200
     pd.testing.assert_frame_equal(first, again.head(2))
     fresh = make.run(tmp_path / "fresh", "dyads", 100)
-    keys = ["scenario", "batch"]
-    pd.testing.assert_frame_equal(
-        fresh.sort_values(keys, ignore_index=True), again.sort_values(keys, ignore_index=True)
-    )
+    ordered = [t.sort_values(["scenario", "batch"], ignore_index=True) for t in (fresh, again)]
+    pd.testing.assert_frame_equal(*ordered)
 
 
-def test_a_refused_replicate_is_counted_not_hidden():
+def test_a_refused_replicate_is_counted_and_power_is_read_between_slopes():
     def refuse():
         raise BadFit("no")
 
@@ -144,20 +127,10 @@ def test_a_refused_replicate_is_counted_not_hidden():
     found = calibration.batch("x", 0.0, 0, draw, answer, 10).set_index("method")
     assert found.loc["a", ["refused", "rejected"]].tolist() == [10, 0]
     assert found.loc["b", ["refused", "rejected"]].tolist() == [0, 10]
-
-
-def test_power_is_read_between_slopes():
-    power = pd.DataFrame(
-        {
-            "scenario": ["s"] * 3 + ["weak"] * 2,
-            "method": calibration.DECISION,
-            "slope": [0.0, 0.4, 0.8, 0.0, 0.4],
-            "rejected": [0.05, 0.6, 1.0, 0.05, 0.3],
-        }
-    )
+    power = pd.DataFrame({"scenario": ["s"] * 3 + ["weak"] * 2, "method": calibration.DECISION})
+    power["slope"], power["rejected"] = [0.0, 0.4, 0.8, 0.0, 0.4], [0.05, 0.6, 1.0, 0.05, 0.3]
     found = calibration.detectable(power).set_index("scenario")["slope"]
-    assert found["s"] == pytest.approx(0.6)
-    assert np.isnan(found["weak"])
+    assert found["s"] == pytest.approx(0.6) and np.isnan(found["weak"])
 
 
 def test_relabelled_real_table_has_no_effect():
@@ -253,49 +226,40 @@ def test_the_table_of_others_becomes_gains_over_the_plain_encoder(recycled, tmp_
         calibration.read_recycled(tmp_path / "nothing.csv")
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("textattack/roberta-base-MNLI", "inference"),
-        ("someone/roberta_anli_v2", "inference"),
-        ("someone/roberta-base-rte", "inference"),
-        ("someone/roberta-base-smarter", ""),
-        ("someone/roberta-base-imdb", "sentiment"),
-        ("someone/roberta-squad2", "question answering"),
-        ("someone/roberta-mnli-imdb", ""),
-        ("someone/ColD-Fusion-itr13", ""),
-    ],
-)
-def test_names_tell_families(name, family):
-    assert calibration.family_of(name) == family
+FAMILIES = {
+    "textattack/roberta-base-MNLI": "inference",
+    "someone/roberta_anli_v2": "inference",
+    "someone/roberta-base-rte": "inference",
+    "someone/roberta-base-smarter": "",
+    "someone/roberta-base-imdb": "sentiment",
+    "someone/roberta-squad2": "question answering",
+    "someone/roberta-mnli-imdb": "",
+    "someone/ColD-Fusion-itr13": "",
+}
+OWN = {
+    ("textattack/roberta-base-SST-2", "sst2"): True,
+    ("textattack/roberta-base-SST-2", "sst_5bins"): True,
+    ("textattack/roberta-base-rotten-tomatoes", "rotten_tomatoes"): True,
+    ("cardiffnlp/roberta-base-irony", "tweet_ev_irony"): True,
+    ("vikram71198/roberta-base-finetuned-irony", "tweet_ev_irony"): False,
+    ("ModelTC/roberta-base-rte", "mnli"): False,
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "target", "own"),
-    [
-        ("textattack/roberta-base-SST-2", "sst2", True),
-        ("textattack/roberta-base-SST-2", "sst_5bins", True),
-        ("textattack/roberta-base-rotten-tomatoes", "rotten_tomatoes", True),
-        ("cardiffnlp/roberta-base-irony", "tweet_ev_irony", True),
-        ("vikram71198/roberta-base-finetuned-irony", "tweet_ev_irony", False),
-        ("ModelTC/roberta-base-rte", "mnli", False),
-    ],
-)
-def test_names_tell_identity_pairs(model, target, own):
-    assert calibration.trained_on(model, target) == own
+def test_names_tell_families_and_identity_pairs():
+    assert {name: calibration.family_of(name) for name in FAMILIES} == FAMILIES
+    assert {pair: calibration.trained_on(*pair) for pair in OWN} == OWN
 
 
 def test_five_methods_on_a_true_effect_and_on_none(recycled):
     found = calibration.compare_recycled(recycled(stand_in(same=2.0, block=0.2)), n=499)
     assert len(found) == 5
-    assert found["estimate"].between(1.4, 2.6).all()
-    assert (found["p"] < 0.05).all()
+    assert found["estimate"].between(1.4, 2.6).all() and (found["p"] < 0.05).all()
     none = recycled(stand_in(same=0.0, block=2.0, seed=3))
     blind = calibration.compare_recycled(none, n=499)
     # the block variance makes the standard error honest, whatever the draw
-    honest = blind.loc["REML, model, target and block", "se"]
-    assert honest > 4 * blind.loc["REML, model and target", "se"]
-    assert blind.loc["REML, model, target and block", "df"] < 60
+    honest = blind.loc["REML, model, target and block"]
+    assert honest["se"] > 4 * blind.loc["REML, model and target", "se"] and honest["df"] < 60
     assert blind.loc["permutation of families", "p"] > 0.05
     with pytest.raises(BadFit, match="no model name"):
         calibration.compare_recycled(none.assign(intermediate_family=""))

@@ -16,9 +16,8 @@ def confirm(*tables, departs=(), **settings):
 
 
 def dyads(slope, seed=0, name="blocks half"):
-    rng = np.random.default_rng(seed)
     s = scenarios.SCENARIOS[name]
-    data = scenarios.table(s, *scenarios.draw(s, slope, rng))
+    data = scenarios.table(s, *scenarios.draw(s, slope, np.random.default_rng(seed)))
     data = data.rename(columns={"similarity": "text_embedding"})
     return data.assign(encoder="e", identity_pair=np.arange(len(data)) % 45 == 0)
 
@@ -34,18 +33,21 @@ def language_table(data, change, seed=1):
     return rows
 
 
+def by_hand(data, outcome="gain"):
+    """The slope of the model, fitted to the standardised similarity without identity pairs."""
+    used = data[~data["identity_pair"]]
+    x = (used["text_embedding"] - used["text_embedding"].mean()) / used["text_embedding"].std()
+    return reml.crossed_reml(used.assign(x=x), outcome, ["x"], confirmatory.RANDOM)["x"]
+
+
 def test_an_effect_is_supported_three_ways():
     data = dyads(1.0)
     found = confirm(data, language_table(data, -0.5), n=499)
-    assert list(found.table.index) == ["H1", "H2", "H3"]
-    assert found.table["verdict"].tolist() == ["supported"] * 3
+    assert found.table["verdict"].to_dict() == dict.fromkeys(["H1", "H2", "H3"], "supported")
     row = found.table.loc["H1"]
-    used = data[~data["identity_pair"]]
-    assert row["dyads"] == len(used)
-    x = (used["text_embedding"] - used["text_embedding"].mean()) / used["text_embedding"].std()
-    fit = reml.crossed_reml(used.assign(x=x), "gain", ["x"], confirmatory.RANDOM)
-    assert row["estimate"] == pytest.approx(fit["x"]["estimate"])
-    assert row["p"] == pytest.approx(fit["x"]["p"])
+    assert row["dyads"] == (~data["identity_pair"]).sum()
+    for name in ("estimate", "p"):
+        assert row[name] == pytest.approx(by_hand(data)[name])
     blank = data.assign(x=data["text_embedding"], gain=data["gain"].where(~data["identity_pair"]))
     p = permutation.qap(blank, "gain", "x", "intermediate", "target", confirmatory.FORMATS, n=499).p
     assert row["p_permutation"] == pytest.approx(p)
@@ -58,10 +60,8 @@ def test_an_outcome_scaled_within_targets_is_tested_in_its_own_unit():
     data["gain"] *= np.where(number % 2, 8.0, 1.0)  # points of some targets mean little
     data = gains.scale_within(data)
     found = confirm(data, language_table(data, -0.5), outcome="gain_within", n=199)
-    used = data[~data["identity_pair"]]
-    x = (used["text_embedding"] - used["text_embedding"].mean()) / used["text_embedding"].std()
-    fit = reml.crossed_reml(used.assign(x=x), "gain_within", ["x"], confirmatory.RANDOM)
-    assert found.table.loc["H1", "estimate"] == pytest.approx(fit["x"]["estimate"])
+    expected = by_hand(data, "gain_within")["estimate"]
+    assert found.table.loc["H1", "estimate"] == pytest.approx(expected)
     assert found.table.loc["H1", "p"] < confirm(data, n=199).table.loc["H1", "p"]
     assert found.equivalence.index.tolist() == ["standard deviations of the target's gains"]
     assert found.equivalence["bound"].item() == 0.1
@@ -71,54 +71,42 @@ def test_an_outcome_scaled_within_targets_is_tested_in_its_own_unit():
 def test_the_sequence_stops_at_the_first_that_is_not_supported():
     data = dyads(0.0, seed=3)
     found = confirm(data, language_table(data, -0.5), n=199)
-    assert found.table.loc["H1", "verdict"] == "not supported"
-    assert set(found.table["verdict"].iloc[1:]) == {
-        "not tested: an earlier hypothesis was not supported"
-    }
+    later = "not tested: an earlier hypothesis was not supported"
+    assert found.table["verdict"].tolist() == ["not supported", later, later]
     assert found.equivalence["bound"].to_dict() == {"points": 0.5}
 
 
-def test_a_slope_of_the_other_sign_is_contradicted():
+def test_a_slope_of_the_other_sign_is_contradicted_and_too_few_tasks_leave_it_unsettled():
     found = confirm(dyads(-1.0), n=199)
     assert found.table.loc["H1", "verdict"].startswith("contradicted")
     rising = dyads(1.0)
     wrong = confirm(rising, language_table(rising, 0.8), n=199)
     assert wrong.table.loc["H3", "verdict"].startswith("contradicted")
+    few = confirm(dyads(2.0, name="4 x 3"), n=199).table.loc["H1"]
+    assert few["verdict"].startswith("unsettled: too few tasks") and few["p_smallest"] >= 0.05
 
 
-def test_too_few_tasks_leave_it_unsettled():
-    found = confirm(dyads(2.0, name="4 x 3"), n=199)
-    assert found.table.loc["H1", "verdict"].startswith("unsettled: too few tasks")
-    assert found.table.loc["H1", "p_smallest"] >= 0.05
-
-
-def test_what_cannot_be_tested_is_said():
-    data = dyads(1.0).assign(same_format=1.0)
-    found = confirm(data, n=99)
+def test_what_cannot_be_tested_is_said_and_a_failed_control_withholds_every_verdict():
+    data = dyads(1.0)
+    found = confirm(data.assign(same_format=1.0), n=99)
     assert list(found.table.index) == ["H1"]
     assert any("H2 was not tested" in note for note in found.notes)
-    few = language_table(dyads(1.0), 0.0)
-    few = few[few["language"] < "l03"]
-    found = confirm(dyads(1.0), few, n=99)
-    assert any("H3 was not tested" in note for note in found.notes)
-
-
-def test_a_failed_control_withholds_every_verdict():
-    controls = multiverse.controls(
-        dyads(1.0).assign(random=lambda d: d["text_embedding"]), ["random"], ["text_embedding"]
-    )
-    found = confirm(dyads(1.0), controls=controls, n=99)
+    few = language_table(data, 0.0).query("language < 'l03'")
+    assert any("H3 was not tested" in note for note in confirm(data, few, n=99).notes)
+    random = data.assign(random=data["text_embedding"])
+    controls = multiverse.controls(random, ["random"], ["text_embedding"])
+    found = confirm(data, controls=controls, n=99)
     assert found.table["verdict"].str.startswith("withheld: the control random").all()
 
 
 def test_refusals():
-    with pytest.raises(BadRows, match="no similarity 'text_embedding'"):
-        confirm(dyads(1.0).rename(columns={"text_embedding": "semb"}))
-    with pytest.raises(BadRows, match="one encoder"):
-        two = dyads(1.0)
-        confirm(two.assign(encoder=["e", "f"] * 45))
-    with pytest.raises(BadFit, match="does not vary"):
-        confirm(dyads(1.0).assign(text_embedding=1.0))
+    for change, error, said in (
+        (lambda d: d.drop(columns="text_embedding"), BadRows, "no similarity 'text_embedding'"),
+        (lambda d: d.assign(encoder=["e", "f"] * 45), BadRows, "one encoder"),
+        (lambda d: d.assign(text_embedding=1.0), BadFit, "does not vary"),
+    ):
+        with pytest.raises(error, match=said):
+            confirm(change(dyads(1.0)))
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -127,8 +115,7 @@ def test_equivalence_is_two_one_sided_tests():
     fit = reml.crossed_reml(data, "gain", [], [])
     found = confirmatory.equivalence(fit, "(intercept)", 0.5)
     p, _, _ = DescrStatsW(data["gain"]).ttost_mean(-0.5, 0.5)
-    assert found["p"] == pytest.approx(p)
-    assert found["equivalent"] == (p < 0.05)
+    assert found["p"] == pytest.approx(p) and found["equivalent"] == (p < 0.05)
     # equivalent exactly if the 90 % interval lies within the bounds
     for bound in (0.05, 0.2, 0.5, 1.0):
         found = confirmatory.equivalence(fit, "(intercept)", bound)
@@ -138,28 +125,25 @@ def test_equivalence_is_two_one_sided_tests():
 
 
 def language_rows(slope=0.5, change=0.0, seed=0):
-    return scenarios.language_rows(
-        np.random.default_rng(seed), slope, change, (12, 9, 15, 7, 10), 8
-    )
+    sizes = (12, 9, 15, 7, 10), 8
+    return scenarios.language_rows(np.random.default_rng(seed), slope, change, *sizes)
 
 
 def test_distance_slopes_are_least_squares_within_dyads():
     data = language_rows()
     found = confirmatory.distance_slopes(data, "gain", "distance", ["similarity"])
-    one = data[(data["intermediate"] == "i02") & (data["target"] == "t03")]
-    by_hand = stats.linregress(one["distance"], one["gain"]).slope
-    here = found[(found["intermediate"] == "i02") & (found["target"] == "t03")].iloc[0]
-    assert here["slope"] == pytest.approx(by_hand)
-    assert here["languages"] == 7
+    by_pair = found.set_index(["intermediate", "target"])
+    one = data.query("intermediate == 'i02' and target == 't03'")
+    by_slope = stats.linregress(one["distance"], one["gain"]).slope
+    row = by_pair.loc[("i02", "t03")]
+    assert row[["slope", "languages"]].tolist() == pytest.approx([by_slope, 7])
     assert len(found) == 40
     few = data[data["language"] < "l15"]
     counts = few.groupby(["intermediate", "target"])["language"].nunique()
     assert len(confirmatory.distance_slopes(few, "gain", "distance")) == (counts >= 5).sum()
     with pytest.raises(BadFit, match="no dyad has 5 languages"):
         confirmatory.distance_slopes(data[data["language"] < "l04"], "gain", "distance")
-
-
-def test_a_shared_baseline_does_not_move_differences_between_dyads():
+    # A shared baseline does not move differences between dyads.
     data, rng = language_rows(), np.random.default_rng(1)
     noise = data.groupby(["target", "language"])["gain"].transform(lambda part: rng.normal())
     moved = data.assign(gain=data["gain"] - noise)
@@ -182,33 +166,20 @@ def test_the_change_of_the_slope_with_distance_is_found():
     assert change(scaled) == pytest.approx(estimates[0], rel=1e-5)
 
 
-def test_by_language_pools_towards_the_common_slope():
+def test_by_language_pools_towards_the_common_slope_and_its_errors_are_those_of_forecasts():
     data = language_rows(0.5, 0.0, 3)
     found = confirmatory.by_language(data, "similarity")
-    assert set(found.index) == set(data["language"])
-    assert found["slope"].is_monotonic_increasing
-    raw = {
-        name: stats.linregress(g["similarity"], g["gain"]).slope
-        for name, g in data.groupby("language")
-        if len(g) >= 5
-    }
-    assert found["slope"].std() < pd.Series(raw).std()
-
-
-def test_errors_of_language_slopes_are_those_of_the_forecasts():
-    data = language_rows(0.5, 0.0, 4)
-    rng = np.random.default_rng(4)
+    assert set(found.index) == set(data["language"]) and found["slope"].is_monotonic_increasing
+    groups = [group for _, group in data.groupby("language") if len(group) >= 5]
+    raw = [stats.linregress(group["similarity"], group["gain"]).slope for group in groups]
+    assert found["slope"].std() < np.std(raw, ddof=1)
+    data, rng = language_rows(0.5, 0.0, 4), np.random.default_rng(4)
     own = {name: 0.8 * rng.normal() for name in data["language"].unique()}
     data["gain"] += data["language"].map(own) * data["similarity"]
     found = confirmatory.by_language(data, "similarity")
     scaled = design.standardise(data, ["similarity"])
-    effects = [
-        *confirmatory.RANDOM,
-        "intermediate:target",
-        "language",
-        "target:language",
-        "similarity|language",
-    ]
+    effects = [*confirmatory.RANDOM, "intermediate:target", "language", "target:language"]
+    effects.append("similarity|language")
     fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects)
     two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
     covariance = prediction.forecast(fit, two, ["similarity"]).covariance
@@ -253,9 +224,7 @@ def test_departures_of_seeds_and_dyads():
     ],
 )
 def test_controls_that_were_not_measured_are_departures(measured, lacking):
-    table = scores(baseline_seeds=6)
-    controls = pd.DataFrame({"measure": measured})
-    found = departures(table, "pilot", None, controls)
+    found = departures(scores(baseline_seeds=6), "pilot", None, pd.DataFrame({"measure": measured}))
     assert found == ({"controls": f"Controls were not measured: {lacking}."} if lacking else {})
 
 
@@ -263,32 +232,21 @@ def test_departures_of_languages_code_plan_and_text():
     table = scores(targets=("xnli", "tatoeba"), baseline_seeds=6)
     commits = ["5b8ff98d86a9+changes", "58d480e67035"]
     table = table.assign(commit=np.where(table["seed"] == 0, *commits))
-    similarity = pd.DataFrame(
-        {"measure": "text_embedding", "n": [160, 40], "target": ["xnli", "tatoeba"]}
-    )
+    similarity = pd.DataFrame({"measure": "text_embedding", "n": [160, 40]})
+    similarity["target"] = ["xnli", "tatoeba"]
     found = departures(table, "pilot", similarity)
-    assert (
-        found["languages"] == "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14."
-    )
+    exact = {
+        "languages": "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14.",
+        "rows of text": "Similarity was measured on 160 rows a task, not 2,000.",
+    }
+    assert {name: found[name] for name in exact} == exact
     assert found["uncommitted code"].endswith("uncommitted code: 5b8ff98d86a9+changes.")
     assert "a61c192" in found["plan changed after the scores"]
-    assert found["rows of text"] == "Similarity was measured on 160 rows a task, not 2,000."
-    assert found["text of targets"].startswith(
-        "The similarity of tatoeba comes from English sentences"
-    )
+    said = "The similarity of tatoeba comes from English sentences"
+    assert found["text of targets"].startswith(said)
     clean = table.assign(commit="58d480e67035")
-    assert list(departures(clean, "pilot", similarity.assign(n=2000))) == [
-        "languages", "text of targets",
-    ]  # fmt: skip
-
-
-def test_a_study_that_departs_gets_no_verdict():
-    found = confirm(dyads(1.0), departs={"seeds of dyads": "4 of 4 dyads have few."}, n=99)
-    said = "withheld: the study departs from its specification (seeds of dyads)"
-    assert set(found.table["verdict"]) == {said}
-    assert found.table.loc["H1", "p"] < 0.05  # the numbers stand
-    with pytest.raises(TypeError, match="departs"):  # nobody gets a verdict without looking
-        confirmatory.confirm(dyads(1.0))
+    found = departures(clean, "pilot", similarity.assign(n=2000))
+    assert list(found) == ["languages", "text of targets"]
 
 
 def test_the_stored_study_departs_and_its_verdicts_are_withheld():
@@ -300,3 +258,9 @@ def test_the_stored_study_departs_and_its_verdicts_are_withheld():
         "targets without a baseline",
     } == set(found)  # fmt: skip
     assert "pawsx in 2 of 6" in found["languages"]
+    found = confirm(dyads(1.0), departs={"seeds of dyads": "4 of 4 dyads have few."}, n=99)
+    said = "withheld: the study departs from its specification (seeds of dyads)"
+    assert set(found.table["verdict"]) == {said}
+    assert found.table.loc["H1", "p"] < 0.05  # the numbers stand
+    with pytest.raises(TypeError, match="departs"):  # nobody gets a verdict without looking
+        confirmatory.confirm(dyads(1.0))

@@ -13,15 +13,12 @@ TASKS = ("intermediate", "target")
 
 def dyads(slope=0.0, seed=0, name="blocks"):
     """A table like that of the study, with two scales, three measures and two identity pairs."""
-    rng = np.random.default_rng(seed)
-    s = scenarios.SCENARIOS[name]
+    rng, s = np.random.default_rng(seed), scenarios.SCENARIOS[name]
     data = scenarios.table(s, *scenarios.draw(s, slope, rng))
     data["gain_z"] = data["gain"] / 2 + 0.1 * rng.normal(size=len(data))
     data["near"] = data["similarity"] + 0.5 * rng.normal(size=len(data))
     data["other"] = rng.normal(size=len(data))
-    data["identity_pair"] = False
-    data.loc[[0, 11], "identity_pair"] = True
-    return data
+    return data.assign(identity_pair=data.index.isin([0, 11]))
 
 
 def run(data, measures=("similarity", "near", "other"), n=99):
@@ -41,6 +38,10 @@ def test_every_specification_is_there_once():
     assert found.joint["specifications"] == len(found.table) == len(found.band)
     assert found.joint["median"] == pytest.approx(found.table["r"].median())
     assert found.joint["share_positive"] == pytest.approx((found.table["r"] > 0).mean())
+    # The band covers its own permutations.
+    band = run(dyads(), n=199).band
+    assert (band["low"] <= band["middle"]).all() and (band["middle"] <= band["high"]).all()
+    assert band["middle"].is_monotonic_increasing
 
 
 def test_r_is_the_partial_correlation():
@@ -48,12 +49,8 @@ def test_r_is_the_partial_correlation():
     table = run(data).table
     assert set(table["subset"]) == {"all"}
     found = table.set_index(["scale", "measure", "removed"])["r"]
-    formulas = {
-        "none": "",
-        "target": " + C(target)",
-        "both": " + C(target) + C(intermediate)",
-    }
-    for removed, effects in formulas.items():
+    both = " + C(target) + C(intermediate)"
+    for removed, effects in {"none": "", "target": " + C(target)", "both": both}.items():
         fit = smf.ols("gain ~ similarity" + effects, data).fit()
         t = fit.tvalues["similarity"]
         r = t / np.sqrt(t**2 + fit.df_resid)
@@ -64,24 +61,12 @@ def test_joint_test_sees_an_effect_and_not_its_absence():
     strong = run(dyads(1.0).drop(columns="gain_z"), ["similarity", "near"], n=199)
     assert strong.joint["p_median"] == pytest.approx(1 / 200)
     assert strong.joint["share_positive"] == 1
-    p = [quick(dyads(0.0, seed))["p_median"] for seed in range(40)]
-    assert np.mean(np.array(p) < 0.05) <= 0.15
-    assert 0.3 < np.mean(p) < 0.7
-
-
-def test_free_relabelling_is_fooled_by_formats():
-    """Labels that cross formats break the blocks, so the null is too narrow."""
+    p = np.array([quick(dyads(0.0, seed))["p_median"] for seed in range(40)])
+    assert (p < 0.05).mean() <= 0.15 and 0.3 < p.mean() < 0.7
+    # Labels that cross formats break the blocks, so the null is too narrow.
     one = {"intermediate_format": "f", "target_format": "f"}
     free = [quick(dyads(0.0, seed).assign(**one))["p_median"] for seed in range(40)]
-    inside = [quick(dyads(0.0, seed))["p_median"] for seed in range(40)]
-    assert np.mean(np.array(free) < 0.05) > 2 * np.mean(np.array(inside) < 0.05)
-
-
-def test_band_covers_its_own_permutations():
-    found = run(dyads(), n=199)
-    assert (found.band["low"] <= found.band["middle"]).all()
-    assert (found.band["middle"] <= found.band["high"]).all()
-    assert found.band["middle"].is_monotonic_increasing
+    assert np.mean(np.array(free) < 0.05) > 2 * (p < 0.05).mean()
 
 
 def test_specifications_that_do_not_exist_are_noted():
@@ -89,28 +74,21 @@ def test_specifications_that_do_not_exist_are_noted():
     data.loc[data["target"] > "t00", "other"] = np.nan  # defined for one target only
     found = run(data.drop(columns="gain_z"))
     said = " ".join(found.notes)
-    assert "gain_logit is not defined" in said
-    assert "gain_error is not defined" in said
-    assert "other" in said
+    for part in ("gain_logit is not defined", "gain_error is not defined", "other"):
+        assert part in said
     assert len(found.table) < 12
     with pytest.raises(BadFit, match="no specification"):
         run(data.drop(columns=["gain", "gain_z"]))
-
-
-def test_a_measure_without_a_value_is_skipped_and_noted():
     data = dyads().assign(empty=np.nan)
-    found = run(data, ["empty", "similarity"])
+    found = run(data, ["empty", "similarity", "same_format"])
     assert set(found.table["measure"]) == {"similarity"}
     assert "empty is not defined for any dyad." in found.notes
-    table = multiverse.all_measures(data, ["empty", "similarity"], n=99)
-    assert table.loc["empty", "dyads"] == 0
-    assert "no value" in table.loc["empty", "note"]
-
-
-def test_measures_fixed_by_formats_are_left_out():
-    found = run(dyads(), ["similarity", "same_format"])
-    assert set(found.table["measure"]) == {"similarity"}
     assert "fixed by the formats" in " ".join(found.notes)
+    row = multiverse.all_measures(data, ["empty", "similarity"], n=99).loc["empty"]
+    assert row["dyads"] == 0 and "no value" in row["note"]
+    for ask in (run, multiverse.all_measures):
+        with pytest.raises(UnknownName, match="unknown measure 'nera'. Did you mean 'near'"):
+            ask(dyads(), ["nera"], n=9)
 
 
 def test_subsets():
@@ -119,33 +97,27 @@ def test_subsets():
     again = data.assign(gain=data["gain"] + 1)
     found = multiverse.subsets_of(data, again)
     assert list(found) == ["all", "with identity pairs", "without retrieval", "with collapsed runs"]
-    assert len(found["all"]) == 88
-    assert len(found["without retrieval"]) == 70
+    assert len(found["all"]) == 88 and len(found["without retrieval"]) == 70
     assert "retrieval" not in set(found["without retrieval"]["target_format"])
 
 
 def test_all_measures_table():
-    data = dyads(0.8)
+    data = dyads(0.8).assign(flat=1.0)
     data.loc[data["target"] == "t03", "near"] = np.nan
-    data["flat"] = 1.0
-    found = multiverse.all_measures(
-        data, ["similarity", "near", "other", "flat"], reliability={"similarity": 0.64}, n=199
-    )
+    names = ["similarity", "near", "other"]
+    noise = {"similarity": 0.64}
+    found = multiverse.all_measures(data, [*names, "flat"], reliability=noise, n=199)
     assert found.loc["near", "dyads"] == 81
-    assert "constant" in found.loc["flat", "note"]
-    assert np.isnan(found.loc["flat", "p"])
+    assert "constant" in found.loc["flat", "note"] and np.isnan(found.loc["flat", "p"])
     scaled = data.assign(similarity=data["similarity"] / data["similarity"].std())
     fit = crossed_reml(scaled, "gain", ["similarity"], multiverse.RANDOM)
     row = found.loc["similarity"]
     assert row["slope"] == pytest.approx(fit["similarity"]["estimate"], rel=1e-4)
     assert row["slope_disattenuated"] == pytest.approx(row["slope"] / 0.8)
     known = found["p"].dropna()
-    assert found.loc[known.index, "p_bh"].to_numpy() == pytest.approx(
-        multipletests(known, method="fdr_bh")[1]
-    )
-    names = ["similarity", "near", "other"]
-    formats = multiverse.FORMATS
-    by_max = permutation.min_p(data, "gain", names, *TASKS, formats, n=199)
+    adjusted = multipletests(known, method="fdr_bh")[1]
+    assert found.loc[known.index, "p_bh"].to_numpy() == pytest.approx(adjusted)
+    by_max = permutation.min_p(data, "gain", names, *TASKS, multiverse.FORMATS, n=199)
     assert found.loc[names, "p_min_p"].to_numpy() == pytest.approx(by_max["p_min_p"].to_numpy())
 
 
@@ -153,13 +125,6 @@ def test_controls():
     data = dyads(0.8)
     found = multiverse.controls(data, ["other"], ["similarity"]).set_index("measure")
     assert found["passed"].to_dict() == {"other": True, "similarity": True}
-    swapped = multiverse.controls(data, ["similarity"], ["other"])
-    assert not swapped["passed"].any()
+    assert not multiverse.controls(data, ["similarity"], ["other"])["passed"].any()
     backwards = data.assign(similarity=-data["similarity"])
     assert not multiverse.controls(backwards, [], ["similarity"])["passed"].any()
-
-
-def test_a_measure_that_is_not_there_is_named():
-    for ask in (run, multiverse.all_measures):
-        with pytest.raises(UnknownName, match="unknown measure 'nera'. Did you mean 'near'"):
-            ask(dyads(), ["nera"], n=9)

@@ -11,45 +11,55 @@ from tests.stats.tables import crossed
 
 TASKS = ("intermediate", "target")
 FORMATS = ("intermediate_format", "target_format")
+NODES = "gain ~ similarity + C(intermediate) + C(target)"
+
+
+def qap(data, *formats, measure="similarity", **options):
+    return permutation.qap(data, "gain", measure, *TASKS, *formats, **options)
+
+
+def min_p(data, measures, n=99):
+    return permutation.min_p(data, "gain", measures, *TASKS, n=n)
 
 
 def test_slope_is_that_of_a_regression_with_dummies():
     data = crossed(7, 6, seed=1)
-    found = permutation.qap(data, "gain", "similarity", *TASKS, n=99)
-    by_hand = smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit()
-    assert found.estimate == pytest.approx(by_hand.params["similarity"])
-    given = permutation.qap(data, "gain", "similarity", *TASKS, n=99, given=["same_format"])
-    by_hand = smf.ols("gain ~ similarity + same_format + C(intermediate) + C(target)", data).fit()
+    plain = smf.ols(NODES, data).fit()
+    assert qap(data, n=99).estimate == pytest.approx(plain.params["similarity"])
+    t = min_p(data, ["similarity"]).loc["similarity", "t"]
+    assert t == pytest.approx(plain.tvalues["similarity"])
+    given = qap(data, n=99, given=["same_format"])
+    by_hand = smf.ols(f"{NODES} + same_format", data).fit()
     assert given.estimate == pytest.approx(by_hand.params["similarity"])
-    table = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=99)
-    assert table.loc["similarity", "t"] == pytest.approx(
-        smf.ols("gain ~ similarity + C(intermediate) + C(target)", data).fit().tvalues["similarity"]
-    )
+    # Block effects are removed, too.
+    data = crossed(9, 8, seed=3)
+    found = qap(data, FORMATS, n=99, effects=("rows", "columns", "blocks"))
+    dummies = [pd.get_dummies(data[c].astype(str)) for c in (*TASKS, "block")]
+    x = np.hstack([data[["similarity"]], *dummies]).astype(float)  # of less than full rank
+    by_hand = np.linalg.lstsq(x, data["gain"].to_numpy(), rcond=None)[0]
+    assert found.estimate == pytest.approx(by_hand[0])
 
 
 def test_missing_cells_are_left_out_of_the_regression():
     data = crossed(7, 6, seed=1)
     holes = data.drop(index=[0, 8, 20])
-    found = permutation.qap(holes, "gain", "similarity", *TASKS, n=99)
-    by_hand = smf.ols("gain ~ similarity + C(intermediate) + C(target)", holes).fit()
-    assert found.estimate == pytest.approx(by_hand.params["similarity"])
+    found = qap(holes, n=99)
+    assert found.estimate == pytest.approx(smf.ols(NODES, holes).fit().params["similarity"])
     # a pair without an outcome still lends its similarity to the relabelled tables
     blank = data.assign(gain=data["gain"].where(~data.index.isin([0, 8, 20])))
-    lent = permutation.qap(blank, "gain", "similarity", *TASKS, n=99)
+    lent = qap(blank, n=99)
     assert lent.estimate == pytest.approx(found.estimate)
     assert not np.allclose(lent.null, found.null)
 
 
 def brute_force(data, effects):
     """Every relabelling, by plain matrices and least squares."""
-    y = data.pivot(index=TASKS[0], columns=TASKS[1], values="gain").to_numpy()
-    x = data.pivot(index=TASKS[0], columns=TASKS[1], values="similarity").to_numpy()
+    y, x = (data.pivot(index=TASKS[0], columns=TASKS[1], values=v) for v in ("gain", "similarity"))
+    y, x = y.to_numpy(), x.to_numpy()
     i, j = (a.ravel() for a in np.indices(y.shape))
     parts = [np.ones((y.size, 1))]
-    if "rows" in effects:
-        parts.append(np.eye(y.shape[0])[i])
-    if "columns" in effects:
-        parts.append(np.eye(y.shape[1])[j])
+    parts += [np.eye(y.shape[0])[i]] * ("rows" in effects)
+    parts += [np.eye(y.shape[1])[j]] * ("columns" in effects)
     d = np.hstack(parts)
     hat = d @ np.linalg.pinv(d)
     rest = (x.ravel() - hat @ x.ravel()).reshape(x.shape)
@@ -67,12 +77,11 @@ def brute_force(data, effects):
 @pytest.mark.parametrize("effects", [("rows", "columns"), ("columns",), ()])
 def test_small_tables_are_enumerated(effects):
     data = crossed(4, 3, seed=2)
-    found = permutation.qap(data, "gain", "similarity", *TASKS, n=9999, effects=effects)
+    found = qap(data, n=9999, effects=effects)
     every = brute_force(data, effects)
     assert len(found.null) == 24 * 6
     assert np.sort(found.null) == pytest.approx(np.sort(every[:, 0]))
-    observed = every[0, 1]
-    p = np.mean(np.abs(every[:, 1]) >= abs(observed) * (1 - 1e-9))
+    p = np.mean(np.abs(every[:, 1]) >= abs(every[0, 1]) * (1 - 1e-9))  # the observed is the first
     assert found.p == pytest.approx(p)
     assert found.p >= found.smallest == 1 / len(found.null)
 
@@ -81,19 +90,13 @@ def test_targets_of_equal_similarity_double_the_smallest_p():
     data = crossed(4, 3, seed=2)
     twin = data[data["target"] == 0].set_index("intermediate")["similarity"]
     same = data["similarity"].where(data["target"] != 1, data["intermediate"].map(twin))
-    found = permutation.qap(data.assign(similarity=same), "gain", "similarity", *TASKS)
-    assert found.smallest == pytest.approx(2 / (24 * 6))
-    # random relabellings can find none as far out as the observed table
-    few = permutation.qap(crossed(9, 8, seed=3), "gain", "similarity", *TASKS, n=199)
-    assert few.smallest == 1 / 200
-
-
-def test_random_p_values_count_the_observed_table():
-    data = crossed(9, 8, seed=3).assign(gain=lambda d: 50 * d["similarity"] + d["gain"])
-    found = permutation.qap(data, "gain", "similarity", *TASKS, n=199)
-    assert found.p == pytest.approx(1 / 200)
-    again = permutation.qap(data, "gain", "similarity", *TASKS, n=199)
-    assert np.array_equal(found.null, again.null)
+    assert qap(data.assign(similarity=same)).smallest == pytest.approx(2 / (24 * 6))
+    # random relabellings can find none as far out as the observed table, which counts
+    data = crossed(9, 8, seed=3)
+    assert qap(data, n=199).smallest == 1 / 200
+    strong = data.assign(gain=50 * data["similarity"] + data["gain"])
+    found, again = (qap(strong, n=199) for _ in range(2))
+    assert found.p == pytest.approx(1 / 200) and np.array_equal(found.null, again.null)
 
 
 def test_relabelling_stays_within_groups():
@@ -104,47 +107,23 @@ def test_relabelling_stays_within_groups():
     assert (table.row_groups[rows] == table.row_groups).all()
     assert (table.column_groups[columns] == table.column_groups).all()
     assert len(np.unique(rows, axis=0)) > 10
-
-
-def test_enumeration_within_groups_counts_products_of_factorials():
-    data = crossed(6, 4, seed=1)  # three groups of two rows, two groups of two columns
-    found = permutation.qap(data, "gain", "similarity", *TASKS, FORMATS)
-    assert len(found.null) == 2**3 * 2**2
-
-
-def test_block_effects_are_removed():
-    data = crossed(9, 8, seed=3)
-    effects = ("rows", "columns", "blocks")
-    found = permutation.qap(data, "gain", "similarity", *TASKS, FORMATS, n=99, effects=effects)
-    dummies = [pd.get_dummies(data[c].astype(str)) for c in (*TASKS, "block")]
-    x = np.hstack([data[["similarity"]], *dummies]).astype(float)  # of less than full rank
-    by_hand = np.linalg.lstsq(x, data["gain"].to_numpy(), rcond=None)[0]
-    assert found.estimate == pytest.approx(by_hand[0])
+    # three groups of two rows, two groups of two columns: a product of factorials
+    assert len(qap(crossed(6, 4, seed=1), FORMATS).null) == 2**3 * 2**2
 
 
 def test_min_p_is_no_smaller_than_p_and_respects_correlation():
-    data = crossed(9, 8, seed=4)
-    rng = np.random.default_rng(1)
+    data, rng = crossed(9, 8, seed=4), np.random.default_rng(1)
     data["copy"] = data["similarity"] + 1e-6 * rng.normal(size=len(data))
-    for k in range(6):
-        data[f"m{k}"] = rng.normal(size=len(data))
-    alone = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=499)
-    pair = permutation.min_p(data, "gain", ["similarity", "copy"], *TASKS, n=499)
-    many = permutation.min_p(
-        data, "gain", ["similarity", *[f"m{k}" for k in range(6)]], *TASKS, n=499
-    )
+    others = [f"m{k}" for k in range(6)]
+    for name in others:
+        data[name] = rng.normal(size=len(data))
+    given = ([], ["copy"], others)
+    alone, pair, many = (min_p(data, ["similarity", *more], n=499) for more in given)
     assert alone["p"].iloc[0] == alone["p_min_p"].iloc[0]
     # a copy costs nothing, unrelated measures do
     assert pair.loc["similarity", "p_min_p"] == pytest.approx(alone["p"].iloc[0], abs=0.005)
     assert many.loc["similarity", "p_min_p"] > many.loc["similarity", "p"]
     assert (many["p_min_p"] >= many["p"]).all()
-
-
-def test_min_p_leaves_undefined_cells_to_the_measure_that_lacks_them():
-    data = crossed(9, 8, seed=4).assign(partial=lambda d: d["similarity"] ** 2)
-    data.loc[data["target"] == 7, "partial"] = np.nan
-    table = permutation.min_p(data, "gain", ["similarity", "partial"], *TASKS, n=99)
-    assert table["cells"].to_dict() == {"similarity": 72, "partial": 63}
 
 
 def test_min_p_judges_each_measure_by_its_own_null():
@@ -153,68 +132,53 @@ def test_min_p_judges_each_measure_by_its_own_null():
     data = crossed(9, 8, seed=4).assign(narrow=lambda d: d["similarity"] ** 2)
     data["few"] = np.where(data["target"] < 2, rng.normal(size=72), np.nan)
     data["part"] = np.where(data["target"] < 5, rng.normal(size=72), np.nan)
-    table = permutation.min_p(data, "gain", ["narrow", "part", "few"], *TASKS, n=499)
+    table = min_p(data, ["narrow", "part", "few"], n=499)
     assert table["cells"].tolist() == [72, 45, 18]
     assert np.isnan(table.loc["few", "p_min_p"]) and table["p"].notna().all()
     pair = table.drop("few")
     # two measures that share no cells' noise: about twice the smaller p
     assert (pair["p_min_p"] >= pair["p"]).all()
     assert pair["p_min_p"].min() == pytest.approx(1 - (1 - pair["p"].min()) ** 2, abs=0.06)
-
-
-def test_a_measure_without_a_value_is_skipped_and_shown():
+    # A measure without a value is skipped and shown.
     data = crossed(6, 5, seed=4).assign(empty=np.nan)
-    table = permutation.min_p(data, "gain", ["empty", "similarity"], *TASKS, n=99)
-    assert table.loc["empty", "cells"] == 0
-    assert np.isnan(table.loc["empty", "p"])
-    alone = permutation.min_p(data, "gain", ["similarity"], *TASKS, n=99)
-    pd.testing.assert_frame_equal(table.tail(1), alone)
-    with pytest.raises(BadFit, match="'empty' has no value"):
-        permutation.qap(data, "gain", "empty", *TASKS, n=99)
-    with pytest.raises(BadFit, match="'empty' has no value"):
-        permutation.min_p(data, "gain", ["empty"], *TASKS, n=99)
+    table = min_p(data, ["empty", "similarity"])
+    assert table.loc["empty", "cells"] == 0 and np.isnan(table.loc["empty", "p"])
+    pd.testing.assert_frame_equal(table.tail(1), min_p(data, ["similarity"]))
 
 
 def test_type_one_error_on_a_null_with_node_effects():
     rng = np.random.default_rng(0)
     p = []
+    i, t = (a.ravel() for a in np.indices((8, 7)))
     for _ in range(120):
-        i, t = (a.ravel() for a in np.indices((8, 7)))
-        x = rng.normal(size=8)[i] + rng.normal(size=7)[t] + rng.normal(size=56)
-        y = rng.normal(size=8)[i] + rng.normal(size=7)[t] + rng.normal(size=56)
-        data = pd.DataFrame({"intermediate": i, "target": t, "x": x, "y": y})
-        p.append(permutation.qap(data, "y", "x", *TASKS, n=99).p)
-    p = np.array(p)
-    assert 0.0 <= np.mean(p <= 0.05) <= 0.11  # 5 % with a binomial error of 2 points
-    assert 0.4 < p.mean() < 0.6
+        data = pd.DataFrame({"intermediate": i, "target": t})
+        for name in ("similarity", "gain"):
+            data[name] = rng.normal(size=8)[i] + rng.normal(size=7)[t] + rng.normal(size=56)
+        p.append(qap(data, n=99).p)
+    assert 0.0 <= np.mean(np.array(p) <= 0.05) <= 0.11  # 5 % with a binomial error of 2 points
+    assert 0.4 < np.mean(p) < 0.6
 
 
-def test_bad_input_is_a_sentence():
-    data = crossed(6, 5, seed=1)
-    with pytest.raises(BadFit, match="appears more than once"):
-        permutation.qap(pd.concat([data, data.head(1)]), "gain", "similarity", *TASKS)
-    with pytest.raises(UnknownName, match="'similarity'"):
-        permutation.qap(data, "gain", "similarit", *TASKS)
-    with pytest.raises(UnknownName, match="effect"):
-        permutation.qap(data, "gain", "similarity", *TASKS, effects=["row"])
-    with pytest.raises(BadFit, match="at least 1"):
-        permutation.qap(data, "gain", "similarity", *TASKS, n=0)
-    with pytest.raises(BadFit, match="no measure"):
-        permutation.min_p(data, "gain", [], *TASKS)
-    with pytest.raises(BadFit, match="more than one value"):
-        wrong = data.assign(intermediate_format=[f"f{k}" for k in range(30)])
-        permutation.qap(wrong, "gain", "similarity", *TASKS, FORMATS)
-    with pytest.raises(BadFit, match="cannot carry"):
-        permutation.qap(data[data["target"] < 1], "gain", "similarity", *TASKS)
+DATA = crossed(6, 5, seed=1).assign(flat=1.0, empty=np.nan, size=lambda d: d["intermediate"] * 2.0)
+WRONG = DATA.assign(intermediate_format=[f"f{k}" for k in range(30)])
+REFUSED = {
+    "appears more than once": lambda: qap(pd.concat([DATA, DATA.head(1)])),
+    "'similarity'": lambda: qap(DATA, measure="similarit"),
+    "effect": lambda: qap(DATA, effects=["row"]),
+    "at least 1": lambda: qap(DATA, n=0),
+    "no measure": lambda: min_p(DATA, []),
+    "more than one value": lambda: qap(WRONG, FORMATS),
+    "cannot carry": lambda: qap(DATA[DATA["target"] < 1]),
+    "'empty' has no value": lambda: qap(DATA, measure="empty"),
+    "'empty' has no val": lambda: min_p(DATA, ["empty"]),
+    "'flat' does not vary once rows, columns": lambda: qap(DATA, measure="flat"),
+    "'size' does not vary once rows, columns": lambda: qap(DATA, measure="size"),
+    "unchanged": lambda: qap(DATA, FORMATS, measure="same_format"),
+    "nothing of the outcome": lambda: qap(DATA.assign(gain=DATA["size"])),
+}
 
 
-def test_measures_that_cannot_be_tested_are_named():
-    data = crossed(6, 5, seed=1).assign(flat=1.0)
-    data["size"] = data["intermediate"] * 2.0
-    for measure in ("flat", "size"):
-        with pytest.raises(BadFit, match=f"'{measure}' does not vary once rows, columns"):
-            permutation.qap(data, "gain", measure, *TASKS)
-    with pytest.raises(BadFit, match="unchanged"):
-        permutation.qap(data, "gain", "same_format", *TASKS, FORMATS)
-    with pytest.raises(BadFit, match="nothing of the outcome"):
-        permutation.qap(data.assign(gain=data["size"]), "gain", "similarity", *TASKS)
+@pytest.mark.parametrize("said", REFUSED)
+def test_bad_input_is_a_sentence(said):
+    with pytest.raises((BadFit, UnknownName), match=said):
+        REFUSED[said]()

@@ -12,6 +12,19 @@ from tests.stats.tables import crossed
 TWO = ["intermediate", "target"]
 
 
+def fitted(data, *effects):
+    return crossed_reml(data, "gain", ["similarity"], *effects)
+
+
+def leave_out(data, unit, effects=TWO):
+    return prediction.leave_out(data, "gain", ["similarity"], effects, unit)
+
+
+def drawn(slope, rng):
+    s = scenarios.SCENARIOS["independent"]
+    return scenarios.table(s, *scenarios.draw(s, slope, rng))
+
+
 def dense_forecast(fit, data, new, x_new):
     """Conditional normal distribution, written out."""
     v = fit.variances["residual"] * np.eye(len(data))
@@ -34,7 +47,7 @@ def dense_forecast(fit, data, new, x_new):
 def test_forecast_is_the_conditional_normal_distribution():
     data = crossed(8, 6, seed=2)
     train, new = data[data["target"] != 5], data[data["target"] == 5]
-    fit = crossed_reml(train, "gain", ["similarity"], TWO)
+    fit = fitted(train, TWO)
     found = prediction.forecast(fit, new, ["similarity"])
     x_new = np.column_stack([np.ones(len(new)), new["similarity"]])
     mean, error = dense_forecast(fit, train, new, x_new)
@@ -44,7 +57,7 @@ def test_forecast_is_the_conditional_normal_distribution():
 
 def test_forecast_without_random_effects_is_the_textbook_interval():
     data = crossed(8, 6, seed=2)
-    fit = crossed_reml(data, "gain", ["similarity"], [])
+    fit = fitted(data, [])
     new = pd.DataFrame({"similarity": [0.0, 2.0]})
     table = prediction.forecast(fit, new, ["similarity"]).table()
     x = data["similarity"]
@@ -68,120 +81,98 @@ def test_forecast_refuses_what_it_has_not_seen():
         prediction.forecast(fit, data.head(2), ["similarity"])
 
 
-def test_leave_out_never_sees_the_unit():
+def test_leave_out_never_sees_the_unit_and_goes_by_position_not_by_label():
     data = crossed(7, 6, seed=3)
-    first = prediction.leave_out(data, "gain", ["similarity"], TWO, "target")
-    changed = data.copy()
-    changed.loc[changed["target"] == 2, "gain"] += 100
-    second = prediction.leave_out(changed, "gain", ["similarity"], TWO, "target")
+    first = leave_out(data, "target")
+    changed = data.assign(gain=data["gain"] + 100 * (data["target"] == 2))
+    second = leave_out(changed, "target")
     here = (data["target"] == 2).to_numpy()
     columns = ["predicted", "low", "high", "baseline"]
     pd.testing.assert_frame_equal(first.table.loc[here, columns], second.table.loc[here, columns])
-    by_hand = crossed_reml(data[~here], "gain", ["similarity"], TWO)
-    expected = prediction.forecast(by_hand, data[here], ["similarity"]).mean
+    expected = prediction.forecast(fitted(data[~here], TWO), data[here], ["similarity"]).mean
     assert first.table.loc[here, "predicted"].to_numpy() == pytest.approx(expected)
-
-
-def test_position_not_label_says_which_row_is_which():
-    data = crossed(7, 6, seed=3)
     parts = [data[:20].reset_index(drop=True), data[20:].reset_index(drop=True)]
-    found, again = (
-        prediction.leave_out(d, "gain", ["similarity"], TWO, "intermediate")
-        for d in (data, pd.concat(parts))
-    )
+    found, again = (leave_out(d, "intermediate") for d in (data, pd.concat(parts)))
     pd.testing.assert_frame_equal(found.table, again.table)
 
 
-def test_leave_out_scores():
+def test_leave_out_scores_and_intervals_of_unseen_targets_cover():
     rng = np.random.default_rng(0)
-    s = scenarios.SCENARIOS["independent"]
-    strong = scenarios.table(s, *scenarios.draw(s, 2.0, rng))
-    none = scenarios.table(s, *scenarios.draw(s, 0.0, rng))
+    strong, none = drawn(2.0, rng), drawn(0.0, rng)
     for unit in ("intermediate", "target_format", "intermediate_format"):
-        good = prediction.leave_out(strong, "gain", ["similarity"], TWO, unit).scores
-        bad = prediction.leave_out(none, "gain", ["similarity"], TWO, unit).scores
+        good, bad = (leave_out(data, unit).scores for data in (strong, none))
         assert good["r2"] > 0.5 > 0.1 > bad["r2"]
-        assert good["spearman"] > 0.6
-        assert good["rows"] == 90
-    table = prediction.leave_out(strong, "gain", ["similarity"], TWO, "target").table
-    error = ((table["observed"] - table["predicted"]) ** 2).sum()
-    plain = ((table["observed"] - table["baseline"]) ** 2).sum()
-    again = prediction.leave_out(strong, "gain", ["similarity"], TWO, "target").scores
-    assert again["r2"] == pytest.approx(1 - error / plain)
-
-
-def test_intervals_of_unseen_targets_cover():
+        assert good["spearman"] > 0.6 and good["rows"] == 90
+    found = leave_out(strong, "target")
+    errors = [
+        ((found.table["observed"] - found.table[name]) ** 2).sum()
+        for name in ("predicted", "baseline")
+    ]
+    assert found.scores["r2"] == pytest.approx(1 - errors[0] / errors[1])
     rng = np.random.default_rng(1)
-    s = scenarios.SCENARIOS["independent"]
-    inside = []
-    for _ in range(5):
-        data = scenarios.table(s, *scenarios.draw(s, 0.5, rng))
-        inside.append(
-            prediction.leave_out(data, "gain", ["similarity"], TWO, "target").scores["coverage"]
-        )
+    inside = [leave_out(drawn(0.5, rng), "target").scores["coverage"] for _ in range(5)]
     assert 0.89 <= np.mean(inside) <= 0.99
 
 
 def test_leave_out_a_language_family():
-    rng = np.random.default_rng(2)
-    rows = scenarios.language_rows(rng, 1.0, 0.0, (8, 6, 9, 7), 6)
+    rows = scenarios.language_rows(np.random.default_rng(2), 1.0, 0.0, (8, 6, 9, 7), 6)
     rows["family"] = rows["language"].map(lambda name: "f" + str(int(name[1:]) % 4))
-    effects = ["intermediate", "target", "intermediate:target", "language", "target:language"]
-    found = prediction.leave_out(rows, "gain", ["similarity"], effects, "family")
-    assert found.scores["units"] == 4
-    assert found.scores["rows"] == len(rows)
+    effects = [*TWO, "intermediate:target", "language", "target:language"]
+    scores = leave_out(rows, "family", effects).scores
+    assert (scores["units"], scores["rows"]) == (4, len(rows))
     # dyads were seen in other languages, so their level is known with or without similarity
-    assert abs(found.scores["r2"]) < 0.1
-    assert 0.85 <= found.scores["coverage"] <= 1
+    assert abs(scores["r2"]) < 0.1 and 0.85 <= scores["coverage"] <= 1
 
 
 def test_weighted_fits_predict_by_their_weights():
     data = crossed(8, 6, seed=2)
-    fit = crossed_reml(data, "gain", ["similarity"], TWO, "w")
-    v = np.diag(fit.variances["residual"] / data["w"].to_numpy())
+    fit = fitted(data, TWO, "w")
     kernel = {n: data[n].to_numpy()[:, None] == data[n].to_numpy() for n in TWO}
-    v = v + sum(fit.variances[n] * kernel[n] for n in TWO)
-    rest = data["gain"].to_numpy() - fit.design.x @ fit.peak.state.beta
     part = sum(fit.variances[n] * kernel[n] for n in TWO)
-    expected = fit.design.x @ fit.peak.state.beta + part @ np.linalg.solve(v, rest)
+    v = np.diag(fit.variances["residual"] / data["w"].to_numpy()) + part
+    fixed = fit.design.x @ fit.peak.state.beta
+    expected = fixed + part @ np.linalg.solve(v, data["gain"].to_numpy() - fixed)
     assert prediction.forecast(fit, data, ["similarity"]).mean == pytest.approx(expected)
 
 
 def test_leave_out_refusals():
     data = crossed(7, 6, seed=3)
     with pytest.raises(BadFit, match="needs at least 3"):
-        prediction.leave_out(data, "gain", ["similarity"], TWO, "target_format")
+        leave_out(data, "target_format")
     with pytest.raises(UnknownName):
-        prediction.leave_out(data, "gain", ["similarity"], TWO, "family")
+        leave_out(data, "family")
     small = crossed(3, 3, seed=3)
     with pytest.raises(BadFit, match="without target 0 the rest does not carry the model"):
         prediction.leave_out(small, "gain", ["similarity", "same_format"], TWO, "target")
+    with pytest.raises(BadFit, match="without intermediate 0"):
+        few = small.query("target < 2")
+        prediction.influence(few, "gain", ["similarity"], ["target"], "similarity")
 
 
-def test_expected_best_counts_ties():
-    observed = np.array([1.0, 5.0, 3.0, 4.0])
-    assert prediction.expected_best(observed, np.array([4, 3, 2, 1]), 1) == 1.0
-    assert prediction.expected_best(observed, np.array([4, 3, 2, 1]), 2) == 5.0
-    assert prediction.expected_best(observed, np.zeros(4), 1) == pytest.approx(observed.mean())
-    # best of a random pair out of 1, 3, 4, 5
-    pairs = [3, 4, 5, 4, 5, 5]
-    assert prediction.expected_best(observed, np.zeros(4), 2) == pytest.approx(np.mean(pairs))
-    assert prediction.expected_best(observed, np.array([1, 0, 0, 0]), 2) == pytest.approx(4.0)
-    assert prediction.expected_best(observed, np.zeros(4), 9) == 5.0
+@pytest.mark.parametrize(
+    ("predicted", "count", "best"),
+    [
+        ([4, 3, 2, 1], 1, 1.0),
+        ([4, 3, 2, 1], 2, 5.0),
+        ([0, 0, 0, 0], 1, np.mean([1, 3, 4, 5])),
+        ([0, 0, 0, 0], 2, np.mean([3, 4, 5, 4, 5, 5])),  # best of a random pair out of 1, 3, 4, 5
+        ([1, 0, 0, 0], 2, 4.0),
+        ([0, 0, 0, 0], 9, 5.0),
+    ],
+)
+def test_expected_best_counts_ties(predicted, count, best):
+    found = prediction.expected_best(np.array([1.0, 5.0, 3.0, 4.0]), np.array(predicted), count)
+    assert found == pytest.approx(best)
 
 
 def test_predict_gain_ranks_with_intervals():
-    rng = np.random.default_rng(5)
-    s = scenarios.SCENARIOS["independent"]
-    data = scenarios.table(s, *scenarios.draw(s, 1.5, rng))
+    data = drawn(1.5, np.random.default_rng(5))
     new = data[data["target"] == "t00"].assign(target="new", similarity=np.linspace(-2, 2, 9))
     found = prediction.predict_gain(new, data, "gain", ["similarity"], TWO)
     assert found["rank"].tolist() == list(range(1, 10))
-    assert found["predicted"].is_monotonic_decreasing
+    assert found["predicted"].is_monotonic_decreasing and found["best"].idxmax() == found.index[0]
     assert found["best"].sum() == pytest.approx(1.0)
     assert (found["low"] < found["predicted"]).all()
-    best = found.loc[found["best"].idxmax(), "predicted"]
-    assert best == found["predicted"].iloc[0]
     assert ((found["helps"] > 0.5) == (found["predicted"] > 0)).all()
     # a target never seen is less certain than one that was
     seen = prediction.predict_gain(new.assign(target="t00"), data, "gain", ["similarity"], TWO)
@@ -192,30 +183,20 @@ def test_influence_leaves_out_each_task():
     data = crossed(6, 5, seed=1)
     found = prediction.influence(data, "gain", ["similarity"], TWO, "similarity")
     assert len(found) == 1 + 6 + 5
-    without = found[(found["unit"] == "target") & (found["left_out"] == "3")].iloc[0]
-    by_hand = crossed_reml(data[data["target"] != 3], "gain", ["similarity"], TWO)
-    assert without["estimate"] == pytest.approx(by_hand["similarity"]["estimate"])
-    small = crossed(3, 2, seed=1)
-    with pytest.raises(BadFit, match="without intermediate 0"):
-        prediction.influence(small, "gain", ["similarity"], ["target"], "similarity")
+    without = found.set_index(["unit", "left_out"]).loc[("target", "3"), "estimate"]
+    by_hand = fitted(data[data["target"] != 3], TWO)
+    assert without == pytest.approx(by_hand["similarity"]["estimate"])
 
 
 def test_regret_and_strategies():
-    table = pd.DataFrame(
-        {
-            "target": ["x", "x", "x", "y", "y", "y"],
-            "intermediate": ["a", "b", "c"] * 2,
-            "observed": [1.0, 4.0, 2.0, 0.0, 3.0, 5.0],
-            "predicted": [0.0, 1.0, 2.0, 0.0, 1.0, 2.0],
-        }
-    )
+    table = pd.DataFrame({"target": list("xxxyyy"), "intermediate": list("abcabc")})
+    table["observed"], table["predicted"] = [1.0, 4.0, 2.0, 0.0, 3.0, 5.0], [0.0, 1.0, 2.0] * 2
     found = prediction.strategies(table, {"similarity": "predicted"})
     assert found.loc["similarity"].tolist() == [1.0, 0.0, 3.5]
     # the other target's best: c for x (loses 2), b for y (loses 2)
     assert found.loc["best constant choice", "regret@1"] == 2.0
     assert found.loc["random", "regret@1"] == pytest.approx(np.mean([4 - 7 / 3, 5 - 8 / 3]))
-    assert found.loc["best possible", "regret@1"] == 0
-    assert found.loc["best possible", "gain"] == 4.5
+    assert found.loc["best possible", ["regret@1", "gain"]].tolist() == [0, 4.5]
     with pytest.raises(BadFit, match="no usable value"):
         prediction.strategies(table.assign(predicted=np.nan), {"similarity": "predicted"})
 

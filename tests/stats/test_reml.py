@@ -18,21 +18,26 @@ from tests.stats.tables import crossed
 THREE = ["intermediate", "target", "block"]
 
 
-def balanced(groups, size, between=2.0):
-    rng = np.random.default_rng(groups * 100 + size)
-    group = np.repeat(np.arange(groups), size)
-    y = between * rng.normal(size=groups)[group] + rng.normal(size=group.size)
-    return pd.DataFrame({"group": group, "y": y})
+TWO, THREE = ["intermediate", "target"], ["intermediate", "target", "block"]
+
+
+def fitted(data, random=THREE, **settings):
+    return crossed_reml(data, "gain", ["similarity"], random, **settings)
+
+
+def kernel(data, name):
+    return data[name].to_numpy()[:, None] == data[name].to_numpy()
 
 
 def test_one_way_reml_equals_expected_mean_squares():
-    data = balanced(8, 5)
+    rng, group = np.random.default_rng(805), np.repeat(np.arange(8), 5)
+    data = pd.DataFrame({"group": group, "y": 2 * rng.normal(size=8)[group] + rng.normal(size=40)})
     means = data.groupby("group")["y"].mean()
     within = float(((data["y"] - data["group"].map(means)) ** 2).sum() / (8 * 4))
     between = float(5 * ((means - data["y"].mean()) ** 2).sum() / 7)
     fit = crossed_reml(data, "y", [], ["group"])
-    assert fit.variances["residual"] == pytest.approx(within, rel=1e-6)
-    assert fit.variances["group"] == pytest.approx((between - within) / 5, rel=1e-6)
+    expected = {"group": (between - within) / 5, "residual": within}
+    assert fit.variances.to_dict() == pytest.approx(expected, rel=1e-6)
     # the mean of a balanced one-way table has a t distribution with groups - 1 degrees of freedom
     mean = fit["(intercept)"]
     assert mean["estimate"] == pytest.approx(data["y"].mean())
@@ -40,24 +45,19 @@ def test_one_way_reml_equals_expected_mean_squares():
     assert mean["df"] == pytest.approx(7, rel=1e-4)
 
 
-def test_two_way_reml_equals_expected_mean_squares():
+def test_two_way_reml_equals_expected_mean_squares_unless_a_variance_were_below_zero():
     data = crossed(7, 6, seed=3)
     wide = data.pivot(index="intermediate", columns="target", values="gain").to_numpy()
     rest = wide - wide.mean(0) - wide.mean(1)[:, None] + wide.mean()
     error = (rest**2).sum() / (6 * 5)
     rows = 6 * ((wide.mean(1) - wide.mean()) ** 2).sum() / 6
     columns = 7 * ((wide.mean(0) - wide.mean()) ** 2).sum() / 5
-    fit = crossed_reml(data, "gain", [], ["intermediate", "target"])
+    fit = crossed_reml(data, "gain", [], TWO)
     expected = [(rows - error) / 6, (columns - error) / 7, error]
     assert fit.variances.to_numpy() == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_variance_below_zero_by_mean_squares_is_zero_here():
-    data = crossed(7, 6, seed=3)
     data["gain"] -= data.groupby("intermediate")["gain"].transform("mean")
-    fit = crossed_reml(data, "gain", [], ["intermediate", "target"])
-    assert fit.variances["intermediate"] == 0
-    assert fit.boundary == ("intermediate",)
+    fit = crossed_reml(data, "gain", [], TWO)
+    assert fit.variances["intermediate"] == 0 and fit.boundary == ("intermediate",)
     assert any("estimated at zero" in note for note in fit.notes)
 
 
@@ -72,7 +72,7 @@ SLOPES = ["intermediate", "similarity|target"]
          {"estimate": 0.435445, "se": 0.108966, "df": 17.9171, "p": 0.000853797}),
         (THREE, {"method": "satterthwaite"}, -27.82907163, [0, 0.627893, 0.466936, 0.141054],
          {"estimate": 0.435445, "se": 0.107112, "df": 20.9314}),
-        (["intermediate", "target"], {"weights": "w"}, -33.54794022,
+        (TWO, {"weights": "w"}, -33.54794022,
          [0.421522, 0.646136, 0.457798], {"estimate": 0.320657}),
         (SLOPES, {}, -41.36470622, [0.293603, 0.323592, 0.640076],
          {"estimate": 0.601305, "se": 0.322565, "df": 3.374312}),
@@ -80,7 +80,7 @@ SLOPES = ["intermediate", "similarity|target"]
     ],
 )  # fmt: skip
 def test_agrees_with_lme4_and_its_companions(random, settings, loglik, variances, slope):
-    fit = crossed_reml(crossed(), "gain", ["similarity"], random, **settings)
+    fit = fitted(crossed(), random, **settings)
     assert fit.loglik == pytest.approx(loglik, abs=1e-6)
     if variances:
         assert fit.variances.to_numpy() == pytest.approx(variances, abs=2e-5)
@@ -112,16 +112,20 @@ def test_what_is_refused(change, fixed, said):
         crossed_reml(data, "gain", fixed, THREE, "w")
 
 
-def test_what_is_refused_of_tables_and_settings():
+def test_what_is_refused_of_tables_and_settings(monkeypatch):
     data = crossed(6, 5, seed=1)
-    with pytest.raises(BadFit, match="cannot carry"):
-        crossed_reml(data.head(5), "gain", ["similarity"], THREE)
-    with pytest.raises(BadFit, match="no rows"):
-        crossed_reml(data.head(0), "gain", ["similarity"], THREE)
-    with pytest.raises(UnknownName, match="kenward-roger"):
-        crossed_reml(data, "gain", ["similarity"], THREE, method="kenward")
+    for table, options, said in (
+        (data.head(5), {}, "cannot carry"),
+        (data.head(0), {}, "no rows"),
+        (data, {"method": "kenward"}, "kenward-roger"),
+    ):
+        with pytest.raises((BadFit, UnknownName), match=said):
+            fitted(table, **options)
     with pytest.raises(UnknownName):
         crossed_reml(data, "gain", [], THREE)["nothing"]
+    monkeypatch.setattr(reml, "_climb", lambda *a: None)
+    with pytest.raises(BadFit, match="did not converge, so no coefficient is shown"):
+        fitted(crossed(8, 6, seed=2))
 
 
 def test_likelihood_ratio_is_twice_the_difference():
@@ -156,14 +160,8 @@ def test_the_search_reaches_the_highest_maximum(world, missing, tables):
         data = scenarios.table(s, *scenarios.draw(s, 0.3, rng))
         data = data[data["intermediate"] != "i03"] if world == "3 x 3" else data
         data = data.drop(index=rng.choice(data.index, missing, replace=False))
-        fit = crossed_reml(data, "gain", ["similarity"], THREE)
+        fit = fitted(data)
         assert fit.loglik >= highest_restricted_loglik(fit.design) - 1e-5
-
-
-def test_no_coefficient_without_convergence(monkeypatch):
-    monkeypatch.setattr(reml, "_climb", lambda *a: None)
-    with pytest.raises(BadFit, match="did not converge, so no coefficient is shown"):
-        crossed_reml(crossed(8, 6, seed=2), "gain", ["similarity"], THREE)
 
 
 @pytest.mark.parametrize("restricted", [True, False])
@@ -192,30 +190,21 @@ def test_derivatives_are_those_of_the_likelihood(restricted):
     assert -np.array(bend) == pytest.approx(observed, abs=1e-4)
 
 
-def test_likelihood_equals_the_dense_normal_density():
+def test_likelihood_is_the_dense_normal_density_and_blups_solve_the_mixed_model_equations():
     data = crossed(6, 5, seed=4)
-    fit = crossed_reml(data, "gain", ["similarity"], THREE, reml=False)
-    v = sum(
-        fit.variances[n] * (data[n].to_numpy()[:, None] == data[n].to_numpy()) for n in THREE
-    ) + fit.variances["residual"] * np.eye(30)
+    fit = fitted(data, reml=False)
+    v = sum(fit.variances[n] * kernel(data, n) for n in THREE)
+    v = v + fit.variances["residual"] * np.eye(30)
     mean = fit.design.x @ fit.peak.state.beta
     dense = stats.multivariate_normal(mean, v).logpdf(data["gain"].to_numpy())
     assert fit.loglik == pytest.approx(dense, abs=1e-8)
-
-
-def test_blups_solve_the_mixed_model_equations():
     data = crossed(8, 6, seed=4)
-    fit = crossed_reml(data, "gain", ["similarity"], ["intermediate", "target"])
+    fit = fitted(data, TWO)
     v = fit.variances["residual"] * np.eye(48)
-    kernels = {
-        n: fit.variances[n] * (data[n].to_numpy()[:, None] == data[n].to_numpy())
-        for n in ("intermediate", "target")
-    }
-    v += sum(kernels.values())
+    v = v + sum(fit.variances[n] * kernel(data, n) for n in TWO)
     rest = data["gain"].to_numpy() - fit.design.x @ fit.peak.state.beta
-    dense = kernels["target"] @ np.linalg.solve(v, rest)
-    found = fit.blups["target"].to_numpy()[data["target"]]
-    assert found == pytest.approx(dense, abs=1e-8)
+    dense = fit.variances["target"] * kernel(data, "target") @ np.linalg.solve(v, rest)
+    assert fit.blups["target"].to_numpy()[data["target"]] == pytest.approx(dense, abs=1e-8)
 
 
 @settings(max_examples=15, deadline=None)
@@ -223,81 +212,57 @@ def test_blups_solve_the_mixed_model_equations():
 def test_units_do_not_matter(scale, shift, seed):
     data = crossed(7, 5, seed=seed)
     moved = data.assign(gain=scale * data["gain"] + shift)
-    a, b = (crossed_reml(d, "gain", ["similarity"], THREE) for d in (data, moved))
-    assert b["similarity"]["estimate"] == pytest.approx(
-        scale * a["similarity"]["estimate"], rel=1e-3, abs=1e-6 * scale
-    )
-    assert b["similarity"]["p"] == pytest.approx(a["similarity"]["p"], rel=1e-2, abs=1e-4)
+    a, b = (fitted(d)["similarity"] for d in (data, moved))
+    assert b["estimate"] == pytest.approx(scale * a["estimate"], rel=1e-3, abs=1e-6 * scale)
+    assert b["p"] == pytest.approx(a["p"], rel=1e-2, abs=1e-4)
 
 
-def test_order_and_names_of_rows_do_not_matter():
+def test_order_and_names_of_rows_and_columns_do_not_matter():
     data = crossed(7, 5, seed=11)
-    a = crossed_reml(data, "gain", ["similarity"], THREE)
-    other = data.sample(frac=1, random_state=1).assign(
-        target=lambda d: "t" + d["target"].astype(str)
-    )
-    b = crossed_reml(other, "gain", ["similarity"], THREE)
-    pd.testing.assert_frame_equal(a.table, b.table, rtol=1e-5)
+    other = data.sample(frac=1, random_state=1)
+    other["target"] = "t" + other["target"].astype(str)
+    pd.testing.assert_frame_equal(fitted(data).table, fitted(other).table, rtol=1e-5)
+    odd = data.rename(columns={"similarity": "e5:logme", "target": "task|to"})
+    fit = crossed_reml(odd, "gain", ["e5:logme"], ["intermediate", "task|to"])
+    assert fit.table.to_numpy() == pytest.approx(fitted(data, TWO).table.to_numpy())
 
 
 def test_categories_and_products_are_fixed_effects():
     data = crossed(8, 6, seed=12)
-    fit = crossed_reml(
-        data, "gain", ["similarity", "target_format", "similarity:target_format"], ["intermediate"]
-    )
-    assert list(fit.table.index) == [
-        "(intercept)", "similarity", "target_format=g1", "similarity:target_format=g1",
-    ]  # fmt: skip
+    effects = ["similarity", "target_format", "similarity:target_format"]
+    fit = crossed_reml(data, "gain", effects, ["intermediate"])
+    names = ["(intercept)", "similarity", "target_format=g1", "similarity:target_format=g1"]
+    assert list(fit.table.index) == names
     by_hand = data.assign(g=(data["target_format"] == "g1").astype(float))
     by_hand["product"] = by_hand["g"] * by_hand["similarity"]
     same = crossed_reml(by_hand, "gain", ["similarity", "g", "product"], ["intermediate"])
     assert fit.table.to_numpy() == pytest.approx(same.table.to_numpy())
-
-
-def test_a_column_with_a_colon_or_a_bar_in_its_name_is_a_column():
-    data = crossed(8, 6, seed=12)
-    odd = data.rename(columns={"similarity": "e5:logme", "target": "task|to"})
-    fit = crossed_reml(odd, "gain", ["e5:logme"], ["intermediate", "task|to"])
-    same = crossed_reml(data, "gain", ["similarity"], ["intermediate", "target"])
-    assert fit.table.to_numpy() == pytest.approx(same.table.to_numpy())
+    # No random effects is ordinary least squares.
+    data = crossed(6, 5, seed=1)
+    row = fitted(data, [])["similarity"]
+    line = stats.linregress(data["similarity"], data["gain"])
+    expected = [line.slope, line.stderr, line.pvalue, 28]
+    assert row[["estimate", "se", "p", "df"]].tolist() == pytest.approx(expected)
 
 
 def test_random_effects_that_cannot_be_estimated_are_left_out_and_named():
     data = crossed(6, 5, seed=1).assign(study="one", dyad=np.arange(30))
-    data["again"] = data["target"] + 100
-    effects = ["intermediate", "target", "study", "dyad", "again"]
-    fit = crossed_reml(data, "gain", ["similarity"], effects)
+    data["again"], data["name"] = data["target"] + 100, "t" + data["target"].astype(str)
+    fit = fitted(data, [*TWO, "study", "dyad", "again"])
     assert list(fit.variances.index) == ["intermediate", "target", "residual"]
     said = " ".join(fit.notes)
     assert "'study' was left out: it has one level" in said
     assert "'dyad' was left out: it has one level per row" in said
     assert "'again' was left out: this table cannot tell it from" in said
-
-
-def test_a_random_effect_that_the_fixed_effects_use_up_is_left_out():
-    data = crossed(6, 5, seed=1).assign(name=lambda d: "t" + d["target"].astype(str))
-    fit = crossed_reml(data, "gain", ["similarity", "name"], ["intermediate", "target"])
-    assert "target" not in fit.variances.index
+    used_up = crossed_reml(data, "gain", ["similarity", "name"], TWO)
+    assert "target" not in used_up.variances.index
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(7, 3), (4, 3), (3, 3)])
 def test_tiny_designs_give_an_answer_or_a_sentence(rows, columns):
-    data = crossed(rows, columns, seed=6)
-    fit = crossed_reml(data, "gain", ["similarity"], THREE)
-    row = fit["similarity"]
+    row = fitted(crossed(rows, columns, seed=6))["similarity"]
     assert np.isfinite(row.to_numpy(float)).all()
-    assert 1 <= row["df"] <= len(data) - 2
-
-
-def test_no_random_effects_is_ordinary_least_squares():
-    data = crossed(6, 5, seed=1)
-    fit = crossed_reml(data, "gain", ["similarity"], [])
-    expected = stats.linregress(data["similarity"], data["gain"])
-    row = fit["similarity"]
-    assert [row["estimate"], row["se"], row["p"]] == pytest.approx(
-        [expected.slope, expected.stderr, expected.pvalue]
-    )
-    assert row["df"] == pytest.approx(28)
+    assert 1 <= row["df"] <= rows * columns - 2
 
 
 @pytest.mark.parametrize("restricted", [True, False])
@@ -305,9 +270,7 @@ def test_no_random_effects_is_ordinary_least_squares():
 def test_mixedlm_and_ours_agree_on_regular_tables(seed, restricted):
     data = crossed(9, 8, seed=seed)
     theirs = mixedlm(data, THREE, reml=restricted)
-    ours = crossed_reml(
-        data, "gain", ["similarity"], THREE, reml=restricted, method="satterthwaite"
-    )
+    ours = fitted(data, reml=restricted, method="satterthwaite")
     assert theirs.llf == pytest.approx(ours.loglik, abs=1e-3)
     assert theirs.fe_params == pytest.approx(ours.table["estimate"].to_numpy(), abs=1e-3)
     variances = [*theirs.vcomp, theirs.scale]

@@ -1,5 +1,3 @@
-"""Files are whole or absent, and no changed byte goes unnoticed."""
-
 import errno
 import os
 
@@ -24,9 +22,11 @@ def raising(number):
 
 def test_content_is_written_into_new_folders_and_replaced(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
-    write_atomic(path, b"old")
-    write_atomic(path, b"new")
+    for content in (b"old", b"new"):
+        write_atomic(path, content)
     assert path.read_bytes() == b"new" and left_in(path.parent) == ["file.bin"]
+    with pytest.raises(HelpfulError, match="choose another"):  # a folder that cannot be made
+        write_atomic(path / "inside", b"new")
 
 
 @pytest.mark.parametrize("place", ["replace", "fsync", "fdopen", "open"])
@@ -39,9 +39,7 @@ def test_content_is_written_into_new_folders_and_replaced(tmp_path):
     ],
 )
 @pytest.mark.parametrize("before", [[], ["file.bin"]])
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(
-    place, number, kind, advice, before, tmp_path, monkeypatch
-):
+def test_a_failed_write_changes_nothing(place, number, kind, advice, before, tmp_path, monkeypatch):
     for name in before:
         write_atomic(tmp_path / name, b"old")
     monkeypatch.setattr(files.os, place, raising(number))
@@ -53,14 +51,8 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(
     assert all((tmp_path / name).read_bytes() == b"old" for name in before)
 
 
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(HelpfulError, match="choose another"):
-        write_atomic(tmp_path / "file" / "inside", b"new")
-
-
-def test_tensors_and_facts_come_back(tmp_path):
-    path = tmp_path / "state.safetensors"
+def test_tensors_and_facts_come_back_and_every_flipped_byte_is_noticed(tmp_path):
+    path, sum_file = tmp_path / "state.safetensors", tmp_path / "state.safetensors.sha256"
     tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor(3), "c": torch.zeros(0)}
     facts = {"name": "\u4e2d", "steps": 4, "dev": {"x": 0.1}}
     save_tensors(path, tensors, facts)
@@ -68,14 +60,8 @@ def test_tensors_and_facts_come_back(tmp_path):
     assert said == facts and found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
-    checksum = (tmp_path / "state.safetensors.sha256").read_text()
-    assert checksum == sha256_file(path) and len(checksum) == 64
-
-
-def test_every_flipped_byte_is_noticed(tmp_path):
-    path = tmp_path / "state.safetensors"
-    save_tensors(path, {"a": torch.arange(4.0)}, {"n": 1})
-    for file in (path, tmp_path / "state.safetensors.sha256"):
+    assert sum_file.read_text() == sha256_file(path) and len(sum_file.read_text()) == 64
+    for file in (path, sum_file):
         content = file.read_bytes()
         for place in range(0, len(content), 7):
             for flip in (1, 128):
@@ -98,10 +84,8 @@ def test_a_file_of_another_kind_or_without_its_checksum_is_not_trusted(tmp_path,
         load_tensors(path)
     # A write that is cut off between content and checksum.
     save_tensors(path, {"a": torch.zeros(1)}, {})
-    real = files.write_atomic
-    monkeypatch.setattr(
-        files, "write_atomic", lambda at, content: real(at, content) if at == path else 1 / 0
-    )
+    real, cut = files.write_atomic, lambda at, content: real(at, content) if at == path else 1 / 0
+    monkeypatch.setattr(files, "write_atomic", cut)
     with pytest.raises(ZeroDivisionError):
         save_tensors(path, {"a": torch.ones(1)}, {})
     with pytest.raises(BadRecord, match="missing"):

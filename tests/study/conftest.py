@@ -3,11 +3,6 @@ import pytest
 from helpers.study.store import Store
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """A store whose surveys are made once; nothing is run in it."""

@@ -1,5 +1,3 @@
-"""What goes wrong between a plan and its scores: each refusal or mark says what to do."""
-
 import os
 import shutil
 import signal
@@ -26,6 +24,10 @@ def write(folder, *names, swapped=False):
         (folder / f"{name}.csv").write_text("\n".join(["text,kind", *rows]), encoding="utf-8")
 
 
+def run(plan, store, **options):
+    return study.run(plan, store=store, progress=False, **options)
+
+
 @pytest.fixture
 def own(tmp_path):
     """A target in files of its own, beside the generated ones."""
@@ -44,7 +46,7 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(own, st
     plan = study.plan("tiny", **options)
     write(own, changed, swapped=True)
     language, split = changed.split("-")
-    scores = study.run(plan, store=store, progress=False)
+    scores = run(plan, store)
     failed = scores[scores["target"] == "own"]
     assert failed["value"].isna().all()
     assert not any(each.attempts[0].steps for each in store.records(failed["run"]))
@@ -54,18 +56,15 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(own, st
     # The new rows are another run; the old ones, put back, are the old run and are done now.
     again = study.plan("tiny", **options)
     assert not set(again.runs.loc[again.runs["target"] == "own", "run"]) & set(failed["run"])
-    assert set(study.run(again, store=store, progress=False)["status"]) == {"done"}
+    assert set(run(again, store)["status"]) == {"done"}
     write(own, changed)
-    assert set(study.run(plan, store=store, progress=False)["status"]) == {"done"}
+    assert set(run(plan, store)["status"]) == {"done"}
 
 
 @pytest.mark.parametrize("kind", ["tables", "hub"])
-def test_changed_rows_change_the_plan_within_a_session(
-    kind, tmp_path, store, data_cache, monkeypatch
-):
+def test_changed_rows_change_the_plan(kind, tmp_path, store, data_cache, monkeypatch):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
-    splits = {"train": "train", "dev": "train"}
-    facts = {"splits": splits, "divide": ("first",)}
+    facts = {"splits": {"train": "train", "dev": "train"}, "divide": ("first",)}
     sources = {
         "tables": Source("tables", str(tmp_path / "me/own"), config="{split}.csv", **facts),
         "hub": Source("hub", "me/own", **facts),
@@ -89,7 +88,7 @@ def test_a_task_of_this_session_is_not_sent_to_other_processes(tmp_path, store, 
     tasks.register(Task("own", "intermediate", "pair", source, labels=("no", "yes")))
     plan = study.plan("tiny", ["own", "toy-same"], ["toy-intents"], store=store)
     with pytest.raises(BadPlan, match="1 problem.*\n.*'own' is known to this session only"):
-        study.run(plan, engine="processes", progress=False, store=store)
+        run(plan, store, engine="processes")
     assert not store.runs()
     monkeypatch.setenv("TRANSFER_TASKS", "my_tasks")
     assert not [*study._hindrances(plan, [], "processes", store, keep=True, dirty=False)]
@@ -100,15 +99,14 @@ def test_text_that_changed_since_the_plan_is_not_trained_on(store, tmp_path, mon
     (tmp_path / "de.txt").write_text("ein Satz\nund noch einer\n", encoding="utf-8")
     plan = study.plan("tiny", ["toy-same"], ["toy-messages"], ["mlm"], store=store)
     (tmp_path / "de.txt").write_text("ein anderer Satz\n", encoding="utf-8")
-    (why,) = study.run(plan, store=store, progress=False)["status"]
+    (why,) = run(plan, store)["status"]
     assert "its intermediate stage" in why and "changed since the plan was made: text (de)" in why
 
 
 def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store):
-    hot = replace(TINY.intermediate, learning_rate=1e30, clip=0.0)
-    profile = replace(TINY, intermediate=hot)
-    plan = study.plan(profile, ["toy-same"], ["toy-intents", "toy-messages"], store=store)
-    scores = study.run(plan, store=store, progress=False)
+    hot = replace(TINY, intermediate=replace(TINY.intermediate, learning_rate=1e30, clip=0.0))
+    plan = study.plan(hot, ["toy-same"], ["toy-intents", "toy-messages"], store=store)
+    scores = run(plan, store)
     after = scores[scores["condition"] == "single"]
     assert set(after["status"]) == {"collapsed"} and after["value"].isna().all()
     assert set(scores.loc[scores["condition"] == "none", "status"]) == {"done"}
@@ -116,46 +114,39 @@ def test_targets_of_a_stage_whose_loss_was_no_number_show_no_gain(store):
         (note,) = record.attempts[0].notes
         assert "the loss was no longer a number, so there is no encoder" in note
     before = [record.attempts for record in store.records(plan.runs["run"])]
-    study.run(plan, store=Store(store.folder), progress=False)
+    run(plan, Store(store.folder))
     again = [record.attempts for record in store.records(plan.runs["run"])]
     assert str(again) == str(before)  # nothing is tried again
 
 
-def test_code_that_no_commit_holds_makes_no_scores_that_are_meant_to_be_committed(
-    store, monkeypatch
-):
+def test_scores_that_are_meant_to_be_committed_come_from_a_commit(store, monkeypatch):
     monkeypatch.setattr(study, "commit", lambda: "0123456789ab+changes")
     options = {"targets": ["toy-messages"], "conditions": ["none"], "store": store}
     plan = study.plan(replace(TINY, stored=True), **options)
     assert PROFILES["pilot"].stored and PROFILES["paper"].stored
     with pytest.raises(BadPlan, match="differs from its commit.*commit first.*--dirty"):
-        study.run(plan, store=store, progress=False)
-    assert not store.runs()
-    assert len(study.run(plan, store=store, progress=False, dirty=True))
-    assert len(study.run(study.plan("tiny", **options), store=store, progress=False))
+        run(plan, store)
+    assert not store.runs() and len(run(plan, store, dirty=True))
+    assert len(run(study.plan("tiny", **options), store))
+    # A store that cannot be written is named with its variable.
+    shutil.rmtree(store.folder)
+    store.folder.write_text("a file in its place")
+    with pytest.raises(HelpfulError, match="TRANSFER_STORE"):
+        run(plan, store, dirty=True)
 
 
-def test_data_that_are_not_at_hand_are_named_once_per_data_set(store, monkeypatch, tmp_path):
+def test_data_that_are_not_at_hand_and_misspelt_modules_are_named(
+    store, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     with pytest.raises(BadPlan) as caught:
         study.plan("paper", encoder="tiny", store=store)
     text = str(caught.value)
     assert len(text.splitlines()) <= 20 and len(text) < 6000
     assert "facebook/xnli" in text and "and 1" in text and "more" in text
-
-
-def test_a_misspelt_module_of_tasks_is_named(monkeypatch, capsys):
     monkeypatch.setenv("TRANSFER_TASKS", "no_such_module")
     assert main(["--profile", "tiny"]) == 2
     assert "TRANSFER_TASKS names module 'no_such_module'" in capsys.readouterr().err
-
-
-def test_a_store_that_cannot_be_written_names_the_variable(store):
-    plan = study.plan("tiny", targets=["toy-messages"], conditions=["none"], store=store)
-    shutil.rmtree(store.folder)
-    store.folder.write_text("a file in its place")
-    with pytest.raises(HelpfulError, match="TRANSFER_STORE"):
-        study.run(plan, store=store, progress=False)
 
 
 @pytest.mark.skipif(bool(problems("snakemake")), reason="Snakemake is not installed")
@@ -170,8 +161,9 @@ def test_what_slurm_says_of_a_job_it_refuses_reaches_the_user(store, tmp_path, m
         (tmp_path / name).chmod(0o755 | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     plan = study.plan("tiny", ["toy-same"], ["toy-messages"], conditions=["none"], store=store)
+    soon = ["--slurm-init-seconds-before-status-checks", "1"]
     with pytest.raises(HelpfulError, match=refused):
-        study.run(plan, store=store, engine="slurm", progress=False)
+        run(plan, store, engine="slurm", extra=soon)
     (log,) = store.folder.glob("workflow/*/snakemake.log")
     assert refused in log.read_text()
 

@@ -1,15 +1,15 @@
-"""The whole way with a real, if tiny, encoder: training, checkpoints, evaluation, resuming."""
-
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from helpers import study, tasks
+from helpers import data, evaluation, results, study, tasks
+from helpers.errors import MissingData
 from helpers.models import training
 from helpers.study.__main__ import main
 from helpers.study.arm import Stopped, do
@@ -21,14 +21,17 @@ COLUMNS = ["run", "language", "metric", "seed", "value", "n", "status"]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The tiny study, run once in this process."""
     store = Store(tmp_path_factory.mktemp("undisturbed"))
     return store, study.run(study.plan("tiny", store=store), store=store, progress=False)
 
 
 def same(found, expected):
-    """Scores of the same runs are the same to float tolerance."""
     pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS], atol=1e-6)
+
+
+@pytest.fixture
+def plan(undisturbed):
+    return study.plan("tiny", store=undisturbed[0])
 
 
 def test_the_tiny_study_learns_its_task(undisturbed):
@@ -64,14 +67,12 @@ def test_targets_that_train_on_the_same_rows_share_one_fine_tuning(undisturbed, 
     pd.testing.assert_frame_equal(first[kept], expected[kept], atol=1e-6)
 
 
-def test_processes_give_the_same_scores(undisturbed, store):
-    plan = study.plan("tiny", store=undisturbed[0])
+def test_processes_give_the_same_scores(undisturbed, plan, store):
     found = study.run(plan, store=store, engine="processes", workers=2, progress=False)
     same(found, undisturbed[1])
 
 
-def test_killed_and_resumed_gives_the_same_scores(undisturbed, store):
-    plan = study.plan("tiny", store=undisturbed[0])
+def test_killed_and_resumed_gives_the_same_scores(undisturbed, plan, store):
     command = [sys.executable, "-m", "helpers.study.arm", "--plan", str(plan.save(store.plans))]
     command += ["--store", str(store.folder), "--keep", *plan.arms]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -84,8 +85,7 @@ def test_killed_and_resumed_gives_the_same_scores(undisturbed, store):
     same(study.run(plan, store=store, progress=False), undisturbed[1])
 
 
-def test_an_interrupted_run_goes_on_from_its_state(undisturbed, store):
-    plan = study.plan("tiny", store=undisturbed[0])
+def test_an_interrupted_run_goes_on_from_its_state(undisturbed, plan, store):
     first = plan.runs.iloc[0]
     assert first["target"] == "toy-intents" and first["condition"] == "none"
     told = []
@@ -109,16 +109,14 @@ def test_an_interrupted_run_goes_on_from_its_state(undisturbed, store):
     same(store.scores(), expected)
 
 
-def test_a_flipped_checkpoint_is_made_again(undisturbed, store):
-    plan = study.plan("tiny", store=undisturbed[0])
+def test_a_flipped_checkpoint_is_made_again(undisturbed, plan, store):
     part = study.plan("tiny", targets=["toy-messages"], store=undisturbed[0])
     study.run(part, store=store, progress=False)
     weights = next((store.folder / "checkpoints").glob("*/encoder.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
-    found = study.run(plan, store=store, progress=False)
-    same(found, undisturbed[1])
+    same(study.run(plan, store=store, progress=False), undisturbed[1])
 
 
 def test_a_loss_that_is_no_number_is_recorded_and_retried(store):
@@ -145,3 +143,44 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*options, "--mode", "stored"]) == 0
     assert main(["--profile", "tiny", "--targets", "nix", "--engine", "local"]) == 2
     assert "unknown task 'nix'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def learnt(undisturbed, monkeypatch):
+    monkeypatch.setenv("TRANSFER_STORE", str(undisturbed[0].folder))
+    return undisturbed[0]
+
+
+def test_every_intermediate_has_a_score_and_the_floor_of_its_record(learnt):
+    task = tasks.get("toy-same")
+    labels = Counter(row["label"] for row in data.rows(task, "en", "dev"))
+    share = max(labels.values()) / labels.total()  # of the commonest label
+    assert evaluation.floor(task) == pytest.approx(share)
+    table = results.learnt("tiny")
+    assert set(table["intermediate"]) == {"toy-same", "toy-choice"}
+    assert (table["stage"] == "intermediate").all() and table["value"].between(0, 1).all()
+    for row in table.itertuples():
+        notes = next(iter(learnt.records([row.run]))).attempts[-1].notes
+        low = [note for note in notes if "is not above" in note]
+        assert bool(low) == (not row.above)
+        assert all(f"{row.floor:.3f} (constant" in note for note in low)
+
+
+def test_committed_floors_are_read_and_missing_data_are_none(learnt, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    learnt.export(tmp_path / "tiny.parquet")
+    assert set(results.load("tiny")["stage"]) == {"target"} and len(results.learnt("tiny")) == 2
+    (tmp_path / "tiny.parquet").unlink()
+    found, file = results.stages("tiny"), tmp_path / "tiny-floors.csv"
+    live = results.floors("tiny", found)
+    assert live["floor"].notna().all() and len(live) == 2
+    live.assign(floor=0.25).to_csv(file, index=False)
+    assert set(results.floors("tiny", found)["floor"]) == {0.25}
+    file.unlink()
+
+    def absent(*args, **options):
+        raise MissingData("not here")
+
+    monkeypatch.setattr(evaluation, "floor", absent)
+    table = results.learnt("tiny")
+    assert table["floor"].isna().all() and table["above"].isna().all()
