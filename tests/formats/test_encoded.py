@@ -2,14 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.formats import (
-    Encoded,
-    join,
-    shuffled_batches,
-    sorted_batches,
-    split,
-    token_index,
-)
+from helpers.formats import Encoded, join, shuffled_batches, sorted_batches, split, token_index
 
 quick = settings(max_examples=40)
 units = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=20)
