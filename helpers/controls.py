@@ -19,8 +19,6 @@ from helpers.errors import BadRows, HelpfulError
 from helpers.metrics import accuracy, span_f1
 
 Row = dict[str, Any]
-
-_SIZE = 3  # Characters per n-gram.
 _BUCKETS = 2**18
 
 
@@ -80,27 +78,20 @@ def _folded(token: str) -> str:
 
 def _nearest(texts: Sequence[str], pool: Sequence[str]) -> list[int]:
     """Return for each text the place of the most similar text of a pool (cosine of trigrams)."""
-    one, other = _trigrams(texts), _trigrams(pool)
-    nearest: list[int] = []
-    # Some texts at a time: their scores against the whole pool are one dense block.
-    for start in range(0, len(texts), 512):
-        scores = (one[start : start + 512] @ other.T).toarray()
-        nearest += scores.argmax(1).tolist()
-    return nearest
-
-
-def _trigrams(texts: Sequence[str]) -> sparse.csr_matrix:
-    """Return unit rows of hashed character trigrams, shape ``(texts, buckets)``."""
-    indices: list[int] = []
+    columns: list[int] = []
     ends = [0]
-    for text in texts:
+    for text in (*texts, *pool):
         padded = f"  {text.casefold()} "
-        grams = {padded[i : i + _SIZE] for i in range(len(padded) - _SIZE + 1)}
-        indices += [_bucket(gram) for gram in grams]
-        ends.append(len(indices))
+        grams = {padded[i : i + 3] for i in range(len(padded) - 2)}
+        columns += [_bucket(gram) for gram in grams]
+        ends.append(len(columns))
     lengths = np.diff(ends)
-    values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths)
-    return sparse.csr_matrix((values, indices, ends), shape=(len(texts), _BUCKETS))
+    values = np.repeat(1 / np.sqrt(lengths), lengths)
+    rows = sparse.csr_matrix((values, columns, ends), shape=(len(lengths), _BUCKETS))
+    one, other = rows[: len(texts)], rows[len(texts) :].T
+    # Some texts at a time: their scores against the whole pool are one dense block.
+    blocks = (one[start : start + 512] @ other for start in range(0, len(texts), 512))
+    return [place for block in blocks for place in block.toarray().argmax(axis=1).tolist()]
 
 
 def _bucket(gram: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class HelpfulError(Exception):
@@ -68,3 +68,10 @@ def refusal(error: Exception, name: str, revision: str, page: str) -> str:
     said |= {429: f"asks to wait before it serves {name} (429, too many requests)"}
     broken = f"is out of order ({code}) and does not serve {name}; try later"
     return f"the hub {said.get(kind) or said.get(code, broken)}"
+
+
+def known(kind: str, name: str, valid: Collection[str]) -> str:
+    """Return a name that is valid, or raise ``unknown``."""
+    if name not in valid:
+        raise unknown(kind, name, valid)
+    return name

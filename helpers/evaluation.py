@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 
 from helpers import formats, metrics
 from helpers.data import Rows
 from helpers.data import rows as load_rows
-from helpers.errors import BadRows, HelpfulError, MissingData, unknown
+from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.formats import Encoded, join, task_scores
 from helpers.metrics import mining
 from helpers.metrics.mining import Taken
@@ -22,7 +22,6 @@ from helpers.models.network import Network
 from helpers.models.training import Tuned, training_task
 from helpers.tasks import Task
 
-_T = TypeVar("_T")
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
 Layer = int | Sequence[int] | None
 
@@ -108,11 +107,8 @@ def floor(task: Task, *, rows: int | None = None) -> float:
 
 
 def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
-    """Choose the hidden state that retrieves best, on development data of one language.
-
-    The choice is made once, for the plain encoder, and used for every checkpoint. Layers count from
-    1; of equals, the highest.
-    """
+    """Choose the hidden state (from 1; of equals the highest) that retrieves best on development data."""
+    # The choice is made once, for the plain encoder, and used for every checkpoint.
     scores = layer_scores(encoder, task, language)
     return max(scores, key=lambda layer: (scores[layer], layer))
 
@@ -143,12 +139,9 @@ def _predict(
     layer: Layer = None,
 ) -> tuple[Iterable[Prediction], dict[str, str]]:
     """Return predictions, made one language at a time when asked for, and why languages are lost."""
-    head_task, asked = _head_task(tuned, task), languages or ()
-    if odd := [language for language in asked if language not in task.languages]:
-        raise unknown(f"language of {task.name!r}", odd[0], task.languages)
-    lost: dict[str, str] = {}
-    asked = task.languages if languages is None else asked
-    found = _kept(asked, lost, lambda language: load_rows(task, language, split, rows))
+    head_task, asked = _head_task(tuned, task), task.languages if languages is None else languages
+    for language in asked:
+        known(f"language of {task.name!r}", language, task.languages)
     # As long as what the head was trained on, no longer.
     longest = min(task.max_length, tuned.encoder.max_length)
     if head_task.name in tuned.heads:
@@ -157,39 +150,35 @@ def _predict(
     def encoded(some: Sequence[dict[str, Any]]) -> Encoded:
         return formats.get(task.format).encode(head_task, some, tuned.encoder, longest, False)
 
+    found: dict[str, Rows] = {}
+    coded: dict[str, Encoded] = {}
+    lost: dict[str, str] = {}
+    for language in asked:
+        try:
+            found[language] = load_rows(task, language, split, rows)
+            if task.format != "retrieval":
+                coded[language] = encoded(found[language])
+        except (BadRows, MissingData) as error:
+            lost[language] = str(error)
     # All languages pass through the encoder together, so that batches hold rows of one length.
     if task.format != "retrieval":
-        coded = _kept(found, lost, lambda language: encoded(found[language]))
         raw = _outputs(tuned, task, head_task, list(coded.values()), layer) if coded else {}
         return _decoded(replace(task, labels=head_task.labels), found, coded, raw, lost), lost
     # The languages of a retrieval target share most candidates (Mewsli-X: a million).
-    known: dict[str, int] = {}
+    seen: dict[str, int] = {}
     places = [
-        np.fromiter((known.setdefault(row["text"], len(known)) for row in part), int, len(part))
+        np.fromiter((seen.setdefault(row["text"], len(seen)) for row in part), int, len(part))
         for part in found.values()
     ]
-    if not known:
+    if not seen:
         return [], lost
-    coded_texts = encoded([{"side": "candidate", "text": text} for text in known])
-    del known  # A million texts must not stay while a million vectors are made.
+    coded_texts = encoded([{"side": "candidate", "text": text} for text in seen])
+    del seen  # A million texts must not stay while a million vectors are made.
     vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
     return (
         Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
         for part, place in zip(found.values(), places, strict=True)
     ), lost
-
-
-def _kept(
-    languages: Iterable[str], lost: dict[str, str], make: Callable[[str], _T]
-) -> dict[str, _T]:
-    """Make something of each language; say why where its rows do not allow it."""
-    made: dict[str, _T] = {}
-    for language in languages:
-        try:
-            made[language] = make(language)
-        except (BadRows, MissingData) as error:
-            lost[language] = str(error)
-    return made
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:
@@ -198,17 +187,16 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
     if trained.name in tuned.heads:
         labels = tuned.tasks[trained.name].labels
         if task.labels and task.labels != labels and task.format in ("pair", "tagging"):
-            raise HelpfulError(
-                f"target {task.name!r} has the labels {task.labels}, but {trained.name!r} was "
-                f"trained with {labels}; give both the same labels in the same order."
+            said = (
+                f"target {task.name!r} has the labels {task.labels}, but {trained.name!r} {labels}"
             )
+            raise HelpfulError(f"{said}; give both the same labels in the same order.")
         return replace(trained, labels=labels)
     if task.format == "retrieval":
         return replace(task, train_with="")
-    raise HelpfulError(
-        f"this encoder has no head for target {task.name!r}: fine-tune it on {trained.name!r} "
-        f"first (it has heads for {sorted(tuned.heads) or 'nothing'}; a collapsed run has none)."
-    )
+    heads = f"it has heads for {sorted(tuned.heads) or 'nothing'}; a collapsed run has none"
+    said = f"this encoder has no head for target {task.name!r} ({heads})"
+    raise HelpfulError(f"{said}: fine-tune it on {trained.name!r} first.")
 
 
 def _outputs(

@@ -28,7 +28,7 @@ from huggingface_hub import constants as hub_constants
 
 from helpers import errors
 from helpers.data import packages, tables
-from helpers.errors import BadRows, HelpfulError, MissingData, unknown
+from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.files import write_atomic
 from helpers.tasks import Row, Source
 
@@ -127,8 +127,7 @@ def _function(source: Source, language: str, split: str) -> Raw:
 def _folder(source: Source, language: str, split: str) -> Raw:
     value = os.environ.get(source.id, "")
     name, _, inner = source.config.partition("/")
-    if name not in tables.FOLDERS:
-        raise unknown("folder reader", name, tables.FOLDERS)
+    known("folder reader", name, tables.FOLDERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
     return Raw(list(tables.FOLDERS[name](path / inner, split)), f"folder {path / inner}")
 

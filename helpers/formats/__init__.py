@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers import metrics
-from helpers.errors import unknown
+from helpers.errors import known
 from helpers.tasks import Task
 
 IGNORE = -100
@@ -391,9 +391,7 @@ _FORMATS = {format_.name: format_ for format_ in _ALL}
 
 def get(name: str) -> FormatBase:
     """Return a format by name."""
-    if name not in _FORMATS:
-        raise unknown("format", name, _FORMATS)
-    return _FORMATS[name]
+    return _FORMATS[known("format", name, _FORMATS)]
 
 
 def task_scores(

@@ -1,6 +1,10 @@
 """Official scoring rules as pure functions, looked up by name; no torch, no transformers.
 
-XTREME scores part-of-speech tags and named entities alike with seqeval's span F1. On bare tags
+Answers: XQuAD and TyDiQA-GoldP have SQuAD 1.1's normalisation in every language: English articles and
+ASCII punctuation go, text is split at white space, so a Chinese or Thai answer is one token. MLQA has
+its own normalisation per language.
+
+Tags: XTREME scores part-of-speech tags and named entities alike with seqeval's span F1. On bare tags
 (``NOUN``, not ``B-PER``) that is not token accuracy: neighbours with the same tag become one span,
 and what counts as "the same tag" changed between versions of seqeval:
 
@@ -16,19 +20,25 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+import string
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Sized
+from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from helpers.errors import BadRows, HelpfulError, unknown
-from helpers.metrics.answers import mlqa, squad, squad2
+from helpers.errors import BadRows, HelpfulError, known, unknown
 
 VARIANTS = ("seqeval-0.0.12", "seqeval-1.2.2", "plain")
 ENOUGH = 20  # A set of so many rows with a single label is a placeholder, not gold.
 
+Answers = Mapping[str, str] | Sequence[str]
+Golds = Mapping[str, Sequence[str]] | Sequence[Sequence[str]]
 Pair = tuple[Hashable, Hashable]
 Tags = Sequence[Sequence[str | int]]
 
@@ -37,8 +47,7 @@ _HIDDEN = frozenset({"", "O", "_", "-", "?", "-1", "-100", -1, -100, None})
 
 
 # --- The registry ---------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """A named score: its function, and the key of the value that stands for it."""
 
     function: Callable[..., dict[str, float]]
@@ -53,9 +62,7 @@ def register(
 ) -> Metric:
     """Add a metric: ``function(predictions, golds, **options)`` gives values by key; ``main``: one key."""
     if "@" in name:
-        raise HelpfulError(
-            f"metric {name!r}: '@' is for the cut-off, as in 'map@20'; leave it out."
-        )
+        raise HelpfulError(f"metric {name!r}: '@' is for a cut-off, as in 'map@20'; leave it out.")
     if name in _METRICS and not replace:
         raise HelpfulError(f"metric {name!r} exists; pass replace=True to overwrite it.")
     _METRICS[name] = Metric(function, main or name)
@@ -64,10 +71,7 @@ def register(
 
 def get(name: str) -> Metric:
     """Return a metric by name; a cut-off as in ``map@20`` is ignored."""
-    base = name.partition("@")[0]
-    if base not in _METRICS:
-        raise unknown("metric", name, _METRICS)
-    return _METRICS[base]
+    return _METRICS[known("metric", name.partition("@")[0], _METRICS)]
 
 
 def main(name: str) -> str:
@@ -76,11 +80,7 @@ def main(name: str) -> str:
 
 
 def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, float]:
-    """Score by a metric's name and options, with a cut-off where it has one: ``"map@20"``.
-
-    Values by key, most from 0 to 1; refused are a name, cut-off or option that the metric lacks, and
-    a function of one's own that gives no main value.
-    """
+    """Return values by key of a metric, by its name, with a cut-off where it has one: ``"map@20"``."""
     metric, (_, at, cut) = get(name), name.partition("@")
     accepted = inspect.signature(metric.function).parameters
     # A cut-off is an option like others, written into the name.
@@ -100,13 +100,10 @@ def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, 
 
 
 # --- What is scored -------------------------------------------------------------------------------
-def same_length(predictions: Sequence[Any], golds: Sequence[Any], what: str = "examples") -> None:
+def same_length(predictions: Sized, golds: Sized, what: str = "examples") -> None:
     """Refuse predictions and golds that cannot be compared one by one, and empty sets."""
     if len(predictions) != len(golds):
-        raise BadRows(
-            f"{len(predictions)} predictions for {len(golds)} {what}: give one prediction per gold, "
-            "in the same order."
-        )
+        raise BadRows(f"{len(predictions)} predictions for {len(golds)} {what}: give one for each.")
     if not len(golds):
         raise BadRows(f"no {what} to score: an empty set has no score.")
 
@@ -134,10 +131,8 @@ def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, floa
     # Label ids never match label names, and the score would be 0.
     texts = [{isinstance(label, str) for label in side} for side in (predictions, golds)]
     if len(texts[0] | texts[1]) > 1:
-        raise BadRows(
-            f"labels of different kinds: predictions such as {predictions[0]!r}, golds such as "
-            f"{golds[0]!r}. Use label names on both sides or label ids on both sides."
-        )
+        said = f"{predictions[0]!r} is predicted and {golds[0]!r} gold: labels of different kinds"
+        raise BadRows(f"{said}. Use label names on both sides or label ids on both sides.")
     hits = sum(given == right for given, right in zip(predictions, golds, strict=True))
     return {"accuracy": float(hits) / len(golds)}
 
@@ -158,8 +153,6 @@ def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, floa
 # Letters with a meaning in the chunking rules; every other first letter behaves like "?".
 _LETTERS = {letter: code for code, letter in enumerate("OBIES.?")}
 _O, _B, _I, _E, _S, _DOT, _OTHER = range(7)
-
-
 Spans = tuple[np.ndarray, np.ndarray, np.ndarray]  # type, first and last position of each span
 
 
@@ -190,8 +183,7 @@ def span_f1(
     Source:
         XTREME (Hu et al., 2020), tasks POS and NER; seqeval 0.0.12 and 1.2.2.
     """
-    if variant not in VARIANTS:
-        raise unknown("variant", variant, VARIANTS)
+    known("variant", variant, VARIANTS)
     given, right = predictions, golds
     if labels is not None:
         given, right = ([[labels[int(t)] for t in one] for one in side] for side in (given, right))
@@ -220,10 +212,8 @@ def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
     same_length(predictions, golds, "sentences")
     for number, (one, other) in enumerate(zip(predictions, golds, strict=True)):
         if len(one) != len(other):
-            raise BadRows(
-                f"sentence {number} has {len(other)} tokens and {len(one)} predicted tags: give one "
-                "tag per token."
-            )
+            said = f"sentence {number} has {len(other)} tokens and {len(one)} predicted tags"
+            raise BadRows(f"{said}: give one tag per token.")
     given, right = list(chain.from_iterable(predictions)), list(chain.from_iterable(golds))
     same_length(given, right, "tokens")
     return {"token_accuracy": sum(map(operator.eq, given, right)) / len(right)}
@@ -231,10 +221,8 @@ def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
 
 def spans(tags: Sequence[str], variant: str = "seqeval-0.0.12") -> list[tuple[str, int, int]]:
     """Return ``(type, first token, last token)`` of each span that a variant reads in a sentence."""
-    if variant not in VARIANTS:
-        raise unknown("variant", variant, VARIANTS)
     types: dict[str, int] = {}
-    found = _read([list(tags)], variant, types)
+    found = _read([list(tags)], known("variant", variant, VARIANTS), types)
     names = list(types)
     triples = zip(*(column.tolist() for column in found), strict=True)
     return [(names[kind], begin, end) for kind, begin, end in triples]
@@ -292,6 +280,118 @@ def _iob2(letter: np.ndarray, kind: np.ndarray) -> Spans:
     end = np.concatenate([begin[1:], [len(letter)]]) - 1
     real = np.isin(letter[begin], (_B, _OTHER))
     return kind[begin[real]], begin[real], end[real]
+
+
+# --- Answers --------------------------------------------------------------------------------------
+_ARTICLES = {
+    "de": "ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des",
+    "en": "a|an|the",
+    "es": "un|una|unos|unas|el|la|los|las",
+    "vi": "của|là|cái|chiếc|những",
+}
+# By language of MLQA what is replaced, and by what: articles go, each Chinese character is a word.
+_RULES = {code: (re.compile(rf"\b({words})\b"), " ") for code, words in _ARTICLES.items()}
+_RULES |= {"ar": (re.compile("ال"), " "), "hi": (re.compile("\0"), "")}
+_RULES |= {"zh": (re.compile("([\u4e00-\u9fa5])"), r" \1 ")}
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def squad(
+    predictions: Answers, golds: Golds, language: str = "", unanswered: str = "error"
+) -> dict[str, float]:
+    """Return SQuAD 1.1's exact match and F1 (Rajpurkar et al., 2016); also of XQuAD and TyDiQA-GoldP.
+
+    Args:
+        predictions: answer per question id, or one answer per question in the order of ``golds``.
+        golds: accepted answers per question, keyed or ordered alike.
+        language: ``""`` for SQuAD's normalisation, whatever the language; :func:`mlqa` sets it.
+        unanswered: ``"zero"`` counts a question without a prediction as wrong, as the official
+            scripts do; ``"error"`` refuses it.
+
+    Returns:
+        ``exact_match``, ``f1`` and their ``mean``, each from 0 to 1; BadRows where there is none.
+    """
+    given, right = _aligned(predictions, golds, unanswered)
+    if empty := [name for name, answers in right.items() if not len(answers)]:
+        said = f"{len(empty)} questions have no gold answer, such as {empty[0]!r}"
+        raise BadRows(f"{said}: score them with 'squad2', or leave them out.")
+    return _nearest(given, right, language)
+
+
+def mlqa(
+    predictions: Answers, golds: Golds, language: str, unanswered: str = "error"
+) -> dict[str, float]:
+    """Return :func:`squad`'s scores by MLQA's rules (Lewis et al., 2020) for the passage's language."""
+    return squad(predictions, golds, known("MLQA language", language, _RULES), unanswered)
+
+
+def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
+    """Return SQuAD 2.0's scores (Rajpurkar et al., 2018); no answer: ``""`` given, ``[]`` in golds."""
+    given, right = _aligned(predictions, golds, "error")
+    return _nearest(given, right, silence=True)
+
+
+def _nearest(
+    given: dict[str, str], right: Mapping[str, Any], language: str = "", silence: bool = False
+) -> dict[str, float]:
+    """Score each question by the accepted answer that is nearest; without a prediction it gets 0."""
+    exact = f1 = 0.0
+    for name, answers in right.items():
+        if name in given:
+            said = answer_tokens(given[name], language)
+            accepted = [answer_tokens(answer, language) for answer in answers]
+            # Answers that do not survive normalisation go; if none is left, only silence is right.
+            if silence:
+                accepted = list(filter(None, accepted)) or [[]]
+            exact += said in accepted
+            f1 += max(_overlap(said, answer, silence) for answer in accepted)
+    exact, f1 = exact / len(right), f1 / len(right)
+    return {"exact_match": exact, "f1": f1, "mean": (exact + f1) / 2}
+
+
+def answer_tokens(text: str, language: str = "") -> list[str]:
+    """Return the tokens that the scorers compare, by SQuAD's rules or a language's of MLQA."""
+    # SQuAD knows English articles and ASCII marks; MLQA each language's articles and all marks.
+    marks = _punctuation() if language else _ASCII_PUNCTUATION
+    pattern, put = _RULES[language or "en"]
+    return pattern.sub(put, text.lower().translate(marks)).split()
+
+
+@cache
+def _punctuation() -> dict[int, None]:
+    """Return a table that deletes Unicode's punctuation and ASCII's."""
+    marks = [i for i in range(sys.maxunicode) if unicodedata.category(chr(i)).startswith("P")]
+    return dict.fromkeys([*marks, *map(ord, string.punctuation)])
+
+
+def _overlap(given: list[str], right: list[str], silence: bool) -> float:
+    """Return the F1 of the tokens that both answers share; where both have none, of silence."""
+    if given == right:
+        return float(bool(given) or silence)
+    shared = sum((Counter(given) & Counter(right)).values()) if given and right else 0
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(given), shared / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _aligned(
+    predictions: Answers, golds: Golds, unanswered: str
+) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
+    """Bring predictions and golds into keyed form; ordered ones are keyed by their places."""
+    keyed = isinstance(golds, Mapping)
+    if isinstance(predictions, Mapping) != keyed:
+        raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
+    if not keyed or not golds:
+        same_length(predictions, golds, "questions")
+    sides: tuple[Any, Any] = predictions, golds
+    given, right = (dict(side if keyed else enumerate(side)) for side in sides)
+    if extra := [name for name in given if name not in right]:
+        raise BadRows(f"{len(extra)} predictions for unknown question ids, such as {extra[0]!r}.")
+    missing = [name for name in right if name not in given]
+    if missing and unanswered == "error":
+        raise BadRows(f"{len(missing)} questions have no prediction, such as {missing[0]!r}.")
+    return given, right
 
 
 # --- Retrieval ------------------------------------------------------------------------------------

@@ -61,10 +61,8 @@ def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
     ):
         mean = (own[:, None] + theirs[near.index]) / 2
         if mean.min() <= 0:
-            raise HelpfulError(
-                "a ratio margin needs neighbours with positive mean cosine, and some vectors have "
-                "none: are they centred? Mine from the encoder's own vectors."
-            )
+            said = "a ratio margin needs neighbours with positive mean cosine, and some have none"
+            raise HelpfulError(f"{said}: are they centred? Mine from the encoder's own vectors.")
         score = near.similarity / mean
         best = score.argmax(axis=1)[:, None]
         chosen = np.take_along_axis(near.index, best, axis=1)[:, 0]
@@ -94,21 +92,13 @@ def mine_texts(
     """Mine pairs of texts, merging identical texts before the search, as XTREME does for BUCC.
 
     Args:
-        source_vectors: one vector per source text, shape ``(n, width)``.
-        target_vectors: one vector per target text, shape ``(m, width)``.
-        source_texts: the texts; those that differ only in white space at their ends are repetitions.
-        target_texts: the texts.
-        source_ids: their ids, each of one text.
-        target_ids: their ids, each of one text.
+        source_vectors, target_vectors: one vector per text, shapes ``(n, width)``, ``(m, width)``.
+        source_texts, target_texts: those that differ only in white space at their ends are repetitions.
+        source_ids, target_ids: an id for each text, of that text alone.
 
     Returns:
         Columns ``source``, ``target`` (ids) and ``score``, by falling score, without pairs of which
-        a text is repeated.
-
-    Raises:
-        BadRows: different numbers of texts, ids and vectors, an id of two texts, a side without
-            texts, or vectors that cannot be compared.
-        HelpfulError: vectors without a positive mean cosine to their neighbours.
+        a text is repeated. BadRows says what does not fit together.
     """
     x_rows, x_ids = _merged("source", source_vectors, source_texts, source_ids)
     y_rows, y_ids = _merged("target", target_vectors, target_texts, target_ids)
@@ -133,10 +123,8 @@ def _merged(
     repeated: dict[str, list[Hashable]] = {}
     for text, name in zip(texts, ids, strict=True):
         if name in seen:
-            raise BadRows(
-                f"{side} id {name!r} stands for two texts, {seen[name]!r} and {text!r}: give each "
-                "text an id of its own."
-            )
+            said = f"{side} id {name!r} stands for two texts, {seen[name]!r} and {text!r}"
+            raise BadRows(f"{said}: give each text an id of its own.")
         seen[name] = text
         repeated.setdefault(text.strip(), []).append(name)
     # A repeated text keeps its last vector, and its first place: ties rank as in the texts.
@@ -149,14 +137,11 @@ def tune_threshold(pairs: pd.DataFrame, gold: Collection[tuple[Hashable, Hashabl
 
     Args:
         pairs: columns ``source``, ``target``, ``score``, as :func:`mine_texts` gives them.
-        gold: the right pairs (source id, target id).
+        gold: the right pairs (source id, target id), at least one.
 
     Returns:
         The threshold, midway between the last pair kept and the next (where keeping all is best and
         the official code fails, the last score); 0.0 where no pair is right.
-
-    Raises:
-        BadRows: no gold pairs.
     """
     right = set(gold)
     if not right:
@@ -190,17 +175,11 @@ def in_first_half(source_id: Hashable) -> bool:
 # --- Exact search ---------------------------------------------------------------------------------
 def nearest(queries: Any, candidates: Any, k: int = 1) -> Neighbours:
     """Find the ``k`` candidates of largest cosine for each query, exactly; memory maps stay on disk."""
-    return _search(queries, candidates, k, both=False)[0]
+    return nearest_both(queries, candidates, k, both=False)[0]
 
 
-def nearest_both(x: Any, y: Any, k: int = 4) -> tuple[Neighbours, Neighbours]:
+def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbours]:
     """Find the ``k`` nearest ``y`` of each ``x`` and the reverse, from one pass of products."""
-    forward, backward = _search(x, y, k, both=True)
-    return forward, backward
-
-
-def _search(x: Any, y: Any, k: int, both: bool) -> list[Neighbours]:
-    """Multiply all tiles of two sides once; the nearest ``y`` of each ``x``, and the reverse."""
     import torch
 
     for side in (x, y):
@@ -278,25 +257,21 @@ def _rescored(queries: Any, candidates: Any, best: _Best) -> Neighbours:
 
 
 class Taken:
-    """Rows of an array, taken only where they are read: a choice among a million is no copy."""
+    """``vectors[places]``, taken only where it is read: a choice among a million is no copy."""
 
     ndim = 2
 
     def __init__(self, vectors: np.ndarray, places: np.ndarray) -> None:
-        """Stand for ``vectors[places]``."""
         self.vectors, self.places = vectors, places
         self.shape = (len(places), vectors.shape[1])
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.places)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Return the rows that a slice, a mask or an array of numbers asks for."""
         return self.vectors[self.places[index]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return all rows, in an array of their own."""
         return np.asarray(self[:], dtype)
 
 

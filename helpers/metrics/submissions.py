@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from helpers import metrics, tasks
-from helpers.errors import BadRows, MissingData, unknown
+from helpers.errors import BadRows, MissingData, known, unknown
 from helpers.files import write_atomic
 
 COLUMNS = "benchmark level task language metric value percent n missing extra official".split()
@@ -62,9 +62,12 @@ class OfficialTask:
     languages: tuple[str, ...]
     labels: tuple[str, ...]  # all that a line may say; Tatoeba's are numbers of rows
 
+    def path(self, folder: Path, language: str) -> Path:
+        """Return where the file of a language lies."""
+        return folder / self.name / f"test-{language}.{self.suffix}"
 
-@dataclass(frozen=True)
-class Benchmark:
+
+class Benchmark(NamedTuple):
     """A benchmark's tasks by name, and the groups whose means the official script prints."""
 
     tasks: dict[str, OfficialTask]
@@ -83,25 +86,16 @@ def _official(names: str) -> dict[str, OfficialTask]:
     return found
 
 
+_SHARED = {"tagging": ("udpos", "panx"), "qa": ("xquad", "mlqa", "tydiqa")}
 BENCHMARKS = {
     "xtreme": Benchmark(
         _official("pawsx xnli panx udpos bucc2018 tatoeba xquad mlqa tydiqa"),
-        {
-            "classification": ("pawsx", "xnli"),
-            "tagging": ("udpos", "panx"),
-            "qa": ("xquad", "mlqa", "tydiqa"),
-            "retrieval": ("bucc2018", "tatoeba"),
-        },
+        {"classification": ("pawsx", "xnli"), **_SHARED, "retrieval": ("bucc2018", "tatoeba")},
     ),
     "xtreme-r": Benchmark(
         _official("xnli panx-xr udpos-xr tatoeba-xr xcopa lareqa mewslix xquad-xr mlqa tydiqa"),
-        {
-            "classification": ("xnli", "xcopa"),
-            "tagging": ("udpos", "panx"),
-            "qa": ("xquad", "mlqa", "tydiqa"),
-            "retrieval": ("tatoeba", "mewslix"),
-            "multi_choice": ("xcopa",),
-        },
+        {"classification": ("xnli", "xcopa"), **_SHARED}
+        | {"retrieval": ("tatoeba", "mewslix"), "multi_choice": ("xcopa",)},
         "XTREME-R's official script cannot give a mean over all tasks: it lists LAReQA, but has no "
         "languages, no reader and no metric for it; it also counts XCOPA in two groups.",
     ),
@@ -110,9 +104,7 @@ BENCHMARKS = {
 
 def rules(benchmark: str) -> Benchmark:
     """Return the tasks and groups of ``"xtreme"`` or ``"xtreme-r"``."""
-    if benchmark not in BENCHMARKS:
-        raise unknown("benchmark", benchmark, BENCHMARKS)
-    return BENCHMARKS[benchmark]
+    return BENCHMARKS[known("benchmark", benchmark, BENCHMARKS)]
 
 
 # --- Scoring --------------------------------------------------------------------------------------
@@ -152,15 +144,14 @@ def score_submission(
         XTREME's ``evaluate.py``, revision 838c13b. LAReQA, which it lists and cannot score, is
         scored by its mAP@20 from a layout of our own: ranked candidates by question id.
     """
-    facts = rules(benchmark)
-    given, right = Path(predictions_dir), Path(labels_dir)
+    facts, given, right = rules(benchmark), Path(predictions_dir), Path(labels_dir)
     found, notes = _tasks_of(benchmark, given, right)
     rows: list[dict[str, Any]] = []
 
-    def add(level: str, name: str, code: str, metric: str, value: float, official: bool) -> None:
-        official &= metric != OWN_METRIC
-        facts = {"level": level, "task": name, "language": code, "metric": metric}
-        rows.append(facts | {"value": value, "percent": 100 * value, "official": official})
+    def add(*where: str, value: float, official: bool, **counts: int) -> None:
+        row = dict(zip(("level", "task", "language", "metric"), where, strict=True)) | counts
+        official &= row["metric"] != OWN_METRIC
+        rows.append(row | {"value": value, "percent": 100 * value, "official": official})
 
     # First each language of each task and the task's means, then groups and the whole.
     mains: dict[str, float] = {}
@@ -171,27 +162,26 @@ def score_submission(
         # LAReQA's files and other readings of tags are not those of the official script.
         by_rule = task.kind != "candidates" and (task.kind != "tags" or variant == OFFICIAL_VARIANT)
         values: dict[str, dict[str, float]] = {}
-        for language, paths in pairs.items():
-            values[language], counts, note = _language(task, language, *paths, strict, variant)
+        for code, paths in pairs.items():
+            values[code], counts, note = _language(task, code, *paths, strict, variant)
             notes += filter(None, [note])
-            for metric, value in values[language].items():
-                add("language", task.name, language, metric, value, by_rule)
-                rows[-1] |= counts
+            for metric, value in values[code].items():
+                add("language", task.name, code, metric, value=value, official=by_rule, **counts)
         # A mean is official if the script would give it: over all languages, English among them.
         official = by_rule and not absent
-        if official:
-            exact.add(task.name)
+        exact |= {task.name} if official else set()
         means = _means(task, values)
         mains[task.name] = means["metric"]["all"]
         for metric, by_part in means.items():
             for part, value in by_part.items():
-                add("task", task.name, part, metric, value, official and part == "all")
+                whole = official and part == "all"
+                add("task", task.name, part, metric, value=value, official=whole)
     groups = [("group", *group) for group in facts.groups.items()]
     for level, name, members in [*groups, ("overall", "all", tuple(facts.tasks))]:
         if mains.keys() >= set(members):
             official = exact >= set(members) and not (level == "overall" and facts.no_overall)
             value = sum(mains[task] for task in members) / len(members)
-            add(level, name, "all", "metric", value, official)
+            add(level, name, "all", "metric", value=value, official=official)
     lacking, statement = [name for name in facts.tasks if name not in mains], facts.no_overall
     if lacking and not statement:
         statement = f"no overall mean: {', '.join(lacking)} have no score."
@@ -206,13 +196,12 @@ def _means(
 ) -> dict[str, dict[str, float]]:
     """Return a task's means over all languages and without English; the main one is ``metric``."""
     parts = {"all": list(values), "without_english": [code for code in values if code != "en"]}
-    parts = {part: codes for part, codes in parts.items() if codes}
-    means = {
-        metric: {
-            p: sum(values[c][metric] for c in codes) / len(codes) for p, codes in parts.items()
-        }
-        for metric in next(iter(values.values()))
-    }
+
+    def mean(metric: str) -> dict[str, float]:
+        each = {part: [values[code][metric] for code in codes] for part, codes in parts.items()}
+        return {part: sum(some) / len(some) for part, some in each.items() if some}
+
+    means = {metric: mean(metric) for metric in next(iter(values.values()))}
     # The main figure of questions is the mean of both of theirs.
     mains = list(means.values())[: 2 if task.kind == "answers" else 1]
     main = {part: sum(mean[part] for mean in mains) / len(mains) for part in mains[0]}
@@ -225,17 +214,14 @@ def _tasks_of(benchmark: str, given: Path, right: Path) -> tuple[list[OfficialTa
         if not folder.is_dir():
             raise MissingData(f"no folder {folder}: expected <task>/test-<language> files in it.")
     said, told = ({p.name for p in f.iterdir() if p.is_dir()} for f in (given, right))
-    known = rules(benchmark).tasks
-    found = [task for name, task in known.items() if name in said & told]
+    official = rules(benchmark).tasks
+    found = [task for name, task in official.items() if name in said & told]
     if not found:
-        one, other = (", ".join(sorted(names)) or "empty" for names in (said, told))
-        raise MissingData(
-            f"no task of {benchmark} is in both {given} ({one}) and {right} ({other}). "
-            f"Tasks: {', '.join(known)}."
-        )
+        text = f"no task of {benchmark} is in both {given} and {right}"
+        raise MissingData(f"{text}: {sorted(said | told)}; expected {', '.join(official)}.")
     alone, odd = "predictions without a folder of labels", f"task folder of {benchmark}"
     notes = [
-        f"{name}: passed over: {alone if name in known else unknown(odd, name, known)}"
+        f"{name}: passed over: {alone if name in official else unknown(odd, name, official)}"
         for name in sorted(said - {task.name for task in found})
     ]
     return found, notes
@@ -245,20 +231,16 @@ def _files_of(
     task: OfficialTask, given: Path, right: Path, strict: bool
 ) -> tuple[dict[str, tuple[Path, Path]], list[Path]]:
     """Return the two files of each language that has both, and the files that are missing."""
-    pairs = {code: (_path(given, task, code), _path(right, task, code)) for code in task.languages}
+    pairs = {
+        code: tuple(task.path(side, code) for side in (given, right)) for code in task.languages
+    }
     absent = [path for both in pairs.values() for path in both if not path.is_file()]
     present = {code: both for code, both in pairs.items() if not set(both) & set(absent)}
     if absent and (strict or not present):
-        names = ", ".join(map(str, absent[:3])) + " ..." * (len(absent) > 3)
-        raise MissingData(
-            f"{task.name}: {len(absent)} files of {len(task.languages)} languages are missing: "
-            f"{names}. Add them, or pass strict=False to average over the languages that are there."
-        )
+        said = f"{len(absent)} files of {len(pairs)} languages are missing: {absent[0]}"
+        advice = "Add them, or pass strict=False to average over the languages that are there."
+        raise MissingData(f"{task.name}: {said}{' ...' * (len(absent) > 1)}. {advice}")
     return present, absent
-
-
-def _path(folder: Path, task: OfficialTask, language: str) -> Path:
-    return folder / task.name / f"test-{language}.{task.suffix}"
 
 
 def _language(
@@ -277,16 +259,23 @@ def _language(
             _check(task, content, f"{path}, ", alphabet, of_gold and strict)
         if strict:
             _compare(task, said, gold, given, right)
-        counts = {"n": len(gold), "missing": 0, "extra": 0}
+        counts, note = {"n": len(gold), "missing": 0, "extra": 0}, ""
         if task.kind in _LISTS:
-            return *_score_by_id(task, language, dict(said), gold), ""
-        if task.kind == "pairs":
-            note = f"{task.name} {language}: the file holds no pair, which scores 0."
-            return metrics.pair_f1(said, gold), counts | {"n": len(set(gold))}, "" if said else note
-        if task.kind == "tags":
-            return metrics.span_f1(said, gold, variant, ragged=not strict), counts, ""
-        hits = sum(one == other for one, other in zip(said, gold, strict=True))
-        return {"accuracy": hits / len(gold)}, counts, ""
+            names = [name for name, _ in gold]
+            counts["missing"] = sum(name not in dict(said) for name in names)
+            counts["extra"] = len(dict(said).keys() - set(names))
+            values = _score_by_id(task, language, dict(said), gold)
+        elif task.kind == "pairs":
+            values, counts["n"] = metrics.pair_f1(said, gold), len(set(gold))
+            note = (
+                "" if said else f"{task.name} {language}: the file holds no pair, which scores 0."
+            )
+        elif task.kind == "tags":
+            values = metrics.span_f1(said, gold, variant, ragged=not strict)
+        else:
+            hits = sum(one == other for one, other in zip(said, gold, strict=True))
+            values = {"accuracy": hits / len(gold)}
+        return values, counts, note
     except BadRows as error:
         named = str(given) in str(error) or str(right) in str(error)
         where = "" if named else f"{given}: "
@@ -295,22 +284,19 @@ def _language(
 
 def _score_by_id(
     task: OfficialTask, language: str, said: dict[Any, Any], gold: list[tuple[Any, Any]]
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Score answers or rankings by id: values by metric, and numbers as :func:`_language`."""
-    names, right = zip(*gold, strict=True)
-    counts = {"n": len(gold), "missing": sum(name not in said for name in names)}
-    counts["extra"] = len(said.keys() - set(names))
+) -> dict[str, float]:
+    """Score answers or rankings by id, from 0 to 1."""
     if task.kind == "answers":
         # Numbered, because a question that the labels hold twice counts twice.
-        answers = {str(i): said[name] for i, name in enumerate(names) if name in said}
-        golds = {str(i): texts for i, texts in enumerate(right)}
+        answers = {place: said[name] for place, (name, _) in enumerate(gold) if name in said}
+        golds = {place: texts for place, (_, texts) in enumerate(gold)}
         options = {"language": language} if task.metric == "mlqa" else {}
         values = metrics.score(task.metric, answers, golds, unanswered="zero", **options)
-        return {key: values[key] for key in ("exact_match", "f1")}, counts
+        return {key: values[key] for key in ("exact_match", "f1")}
     # An entity stands alone in its list; the official script reads the first.
-    wanted = [[ids[0].strip()] for ids in right] if task.kind == "entities" else right
-    values = metrics.score(task.metric, [said.get(name, []) for name in names], wanted)
-    return {"map@20": values[metrics.main(task.metric)]}, counts
+    wanted = [[ids[0].strip()] if task.kind == "entities" else ids for _, ids in gold]
+    values = metrics.score(task.metric, [said.get(name, []) for name, _ in gold], wanted)
+    return {"map@20": values[metrics.main(task.metric)]}
 
 
 # --- One alphabet for predictions and labels ------------------------------------------------------
@@ -321,19 +307,18 @@ def _check(
     task: OfficialTask, content: Sequence[Any], where: str, alphabet: Alphabet, gold: bool
 ) -> None:
     """Refuse values outside an alphabet, naming the first, and gold that is a placeholder."""
-    (fits, expected), line = alphabet, 1
-    values: list[tuple[Any, Any]] = []
+    fits, expected = alphabet
     # Each value with its place in the file: an id, or the number of a line.
-    for row in [content] if task.kind in ("labels", "choices", "pairs") else content:
-        values += [tuple(row)] if task.kind in _LISTS else enumerate(row, start=line)
+    values, line = list[tuple[Any, Any]](), 1
+    for row in content if task.kind == "tags" else [content]:
+        values += row if task.kind in _LISTS else enumerate(row, start=line)
         line += len(row) + 1
     for place, value in values:
         if not fits(value):
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:80] + "..."
             kind = "id" if task.kind in _LISTS else "line"
             raise BadRows(f"{where}{kind} {place!r}: {shown}; expected {expected}.")
-    why = metrics.placeholder(value for _, value in values) if gold and task.kind != "pairs" else ""
-    if why:
+    if gold and task.kind != "pairs" and (why := metrics.placeholder(one for _, one in values)):
         raise BadRows(f"{where}{why}")
 
 
@@ -395,10 +380,8 @@ def _compare(
         late = [int(one) - int(other) for one, other in zip(said, gold, strict=True)]
         # Nothing points at the first row, and more are late by one than chance would give.
         if "0" not in said and late.count(1) > 2 * late.count(0) + min(2 + len(gold) // 200, 6):
-            raise BadRows(
-                f"{given}, line 1: {said[0]!r}; expected rows that count from 0 ({late.count(1)} of "
-                f"{len(gold)} are right, but for being one more)."
-            )
+            off = f"{late.count(1)} of {len(gold)} are right, but for being one more"
+            raise BadRows(f"{given}, line 1: {said[0]!r}; expected rows that count from 0 ({off}).")
 
 
 # --- Reading files --------------------------------------------------------------------------------
@@ -504,13 +487,10 @@ def write_submission(
 def write_labels(
     golds: Mapping[str, Mapping[str, Any]], folder: str | Path, benchmark: str = "xtreme"
 ) -> Path:
-    """Write labels to score submissions against; all but these is as :func:`write_submission` says.
+    """Write labels to score submissions against, in the form that :func:`write_submission` describes.
 
-    Args:
-        golds: of XQuAD, MLQA and TyDiQA a list of accepted answers by question id, of Mewsli-X and
-            LAReQA right ids by query id; not every language must be there.
-        folder: where to write.
-        benchmark: ``"xtreme"`` or ``"xtreme-r"``.
+    Of XQuAD, MLQA and TyDiQA they are lists of accepted answers by question id, of Mewsli-X and LAReQA
+    right ids by query id; not every language must be there.
     """
     return _write(golds, Path(folder), benchmark, True, gold=True)
 
@@ -522,18 +502,13 @@ def _write(values: Any, folder: Path, benchmark: str, partial: bool, gold: bool)
         raise BadRows("nothing to write: give values by task and language.")
     texts: dict[Path, bytes] = {}
     for name, by_language in values.items():
-        if name not in facts.tasks:
-            raise unknown(f"task of {benchmark}", name, facts.tasks)
-        task = facts.tasks[name]
-        if odd := [language for language in by_language if language not in task.languages]:
-            raise unknown(f"language of {name}", odd[0], task.languages)
+        task = facts.tasks[known(f"task of {benchmark}", name, facts.tasks)]
+        for language in by_language:
+            known(f"language of {name}", language, task.languages)
         missing = [language for language in task.languages if language not in by_language]
         if missing and not partial:
-            number = f"The official script wants all {len(task.languages)} languages"
-            raise MissingData(
-                f"{name}: no predictions for {', '.join(missing)}. {number}; pass partial=True to "
-                "write what there is."
-            )
+            wanted = f"all {len(task.languages)} are wanted; partial=True writes what there is"
+            raise MissingData(f"{name}: no predictions for {', '.join(missing)}: {wanted}.")
         # All is checked before the first file is written.
         for language, given in by_language.items():
             try:
@@ -543,7 +518,7 @@ def _write(values: Any, folder: Path, benchmark: str, partial: bool, gold: bool)
                     raise BadRows("nothing to write.")
                 alphabet = _alphabet(task, language, content, len(content), True, gold)
                 _check(task, content, "", alphabet, gold)
-                texts[_path(folder, task, language)] = _text(task, content, gold).encode()
+                texts[task.path(folder, language)] = _text(task, content, gold).encode()
             except (BadRows, UnicodeEncodeError) as error:
                 raise BadRows(f"{name} {language}: {error}") from error
     for path, text in texts.items():
@@ -565,31 +540,32 @@ def _plain(task: OfficialTask, given: Any) -> list[Any]:
         for name, count in Counter(names).items():
             if not isinstance(name, str) or not name.strip() or count > 1:
                 raise BadRows(f"id {name!r}; expected ids that are text and differ.")
-        values = given.values()
-        values = [list(one) if isinstance(one, tuple | np.ndarray) else one for one in values]
+        values = (list(v) if isinstance(v, tuple | np.ndarray) else v for v in given.values())
         return list(zip(names, values, strict=True))
     if task.kind == "labels":
         # Whole numbers are written as such; the text of floats and booleans fits no label.
         return [value if isinstance(value, str) else repr(value) for value in rows]
-    if task.kind == "choices":
-        return rows
-    for place, value in enumerate(rows, start=1):
+    for place, value in enumerate(rows if task.kind != "choices" else (), start=1):
         if isinstance(value, str) or not isinstance(value, Iterable):
             what = "tags" if task.kind == "tags" else "two ids"
             raise BadRows(f"row {place} is {value!r}; expected {what} in a list.")
-    return [tuple(value) for value in rows]
+    return rows if task.kind == "choices" else [tuple(value) for value in rows]
 
 
 def _text(task: OfficialTask, content: list[Any], gold: bool) -> str:
     """Return the text of a file."""
     if task.kind in _LISTS:
-        whole = dict(content)
+        whole: dict[str, Any] = dict(content)
         if task.kind == "answers" and gold:
-            told = {
-                name: [{"text": t, "answer_start": 0} for t in texts] for name, texts in content
-            }
-            asked = [{"id": name, "question": "", "answers": texts} for name, texts in told.items()]
-            article = {"title": "", "paragraphs": [{"context": "", "qas": asked}]}
+            qas = [
+                {
+                    "id": name,
+                    "question": "",
+                    "answers": [{"text": t, "answer_start": 0} for t in texts],
+                }
+                for name, texts in whole.items()
+            ]
+            article = {"title": "", "paragraphs": [{"context": "", "qas": qas}]}
             whole = {"version": "1.1", "data": [article]}
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
     lines: dict[str, Callable[[Any], str]] = {

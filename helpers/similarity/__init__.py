@@ -29,36 +29,19 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from helpers.errors import BadRecord, BadRows, HelpfulError, unknown
+from helpers.errors import BadRecord, BadRows, HelpfulError, known, unknown
 from helpers.files import cores, write_atomic
-from helpers.similarity.catalogue import (  # noqa: F401  (some are only offered here)
-    FAMILIES,
-    SIDES,
-    Measure,
-    Undefined,
-    added,
-    chosen,
-    get,
-    names,
-    needs,
-    register,
-    table,
-)
-from helpers.similarity.reliability import (  # noqa: F401  (some are only offered here)
-    independence,
-    noise_ceiling,
-    summarise,
-)
+from helpers.similarity import catalogue
+from helpers.similarity.catalogue import FAMILIES, Measure, added, names, needs, register, table
+from helpers.similarity.reliability import independence, noise_ceiling, summarise
 from helpers.similarity.representations import scalar
+from helpers.tasks import Task
+from helpers.tasks import get as get_task
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from helpers.models.encoders import Encoder
-    from helpers.models.training import Tuned
     from helpers.similarity.inputs import Dyad, Inputs, Options, Parts
     from helpers.similarity.readers import Checkpoints
-    from helpers.tasks import Task
 
 COLUMNS = tuple(
     "intermediate target language measure family value half_a half_b second ceiling reliability "
@@ -71,7 +54,7 @@ MODES = ("stored", "missing", "always")
 # Where nobody says how much is read: so many rows a task, and more while a measure is less reliable.
 STEPS = (300, 600, 1200, 2000)
 RELIABLE = 0.9
-Names = Sequence["str | Task"]
+Names = Sequence[str | Task]
 Job = tuple[Measure, "Dyad"]
 Record = Mapping[str, Any]
 
@@ -86,8 +69,8 @@ def measure(
     seeds: Sequence[int] = (0, 1),
     parallel: str | Task | None = None,
     sentence_encoder: str | Encoder | None = None,
-    language_head: nn.Module | None = None,
-    early: Callable[[Tuned, Task, int], float] | None = None,
+    language_head: Any = None,
+    early: Callable[..., float] | None = None,
     options: Options | None = None,
     folder: str | Path | None = None,
     mode: Literal["stored", "missing", "always"] = "missing",
@@ -120,17 +103,12 @@ def measure(
     Returns:
         One row per dyad, language and measure, with the columns ``COLUMNS``. ``status`` is
         ``"done"``, ``"undefined"`` (``reason`` says why), ``"missing"`` or ``"failed: why"``;
-        ``value`` is NaN unless done. Nothing is imputed.
-
-    Raises:
-        UnknownName: a task, measure, array, mode or encoder that does not exist.
-        HelpfulError: no intermediate or no target.
+        ``value`` is NaN unless done. UnknownName and HelpfulError say what was asked wrongly.
     """
     from helpers.similarity.inputs import Inputs, Options
 
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES)
-    sides, wanted = _roles(tasks), chosen(measures)
+    known("mode", mode, MODES)
+    sides, wanted = _roles(tasks), catalogue.chosen(measures)
     place = Path(folder) if folder is not None else default_place()
     study = Inputs(
         _encoder(encoder),
@@ -173,11 +151,11 @@ def measure(
 def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
     """Return intermediates and targets."""
     if len(tasks) == 2 and all(isinstance(part, list | tuple) for part in tasks):
-        sides = cast("tuple[Names, Names]", tasks)
-        intermediates, targets = ([_task(one) for one in part] for part in sides)
+        sides = [[_task(one) for one in part] for part in cast("tuple[Names, Names]", tasks)]
     else:
         found = [_task(one) for one in tasks]
-        intermediates, targets = ([one for one in found if one.role == role] for role in SIDES)
+        sides = [[one for one in found if one.role == role] for role in catalogue.SIDES]
+    intermediates, targets = sides
     if not intermediates or not targets:
         given = f"{len(intermediates)} intermediates and {len(targets)} targets were given"
         raise HelpfulError(f"{given}; pass one list with one of each or more, or two lists.")
@@ -185,9 +163,7 @@ def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
 
 
 def _task(value: Any) -> Task:
-    from helpers import tasks
-
-    return tasks.get(value) if isinstance(value, str) else value
+    return get_task(value) if isinstance(value, str) else value
 
 
 def _encoder(value: Any) -> Encoder:
@@ -233,10 +209,8 @@ def _jobs(
     return jobs
 
 
-# Values: a line each in one file that is only ever appended to.
-
-
-def _known(path: Path) -> dict[str, Record]:
+# --- Values: a line each in one file that is only ever appended to --------------------------------
+def _stored(path: Path) -> dict[str, Record]:
     """Return what is kept by key; a line that was cut off or altered is as if it were not there."""
     lines = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     parts = [line.partition(" ") for line in lines.splitlines()]
@@ -263,25 +237,28 @@ def _records(
     study: Inputs, jobs: Sequence[Job], path: Path, mode: str, progress: bool
 ) -> dict[Job, Record]:
     """Return the record of every job: what is stored, what cannot be, and what is computed now."""
-    # First what is known and what cannot be: the cost of the rest is said before it is read.
-    known = {} if mode == "always" else _known(path)
+    # First what is stored and what cannot be: the cost of the rest is said before it is read.
+    stored = {} if mode == "always" else _stored(path)
     records: dict[Job, Record] = {}
     keys: dict[Job, str] = {}
     for job in jobs:
         one, dyad = job
         try:
             arrays = [study.key(need, dyad) for need in one.needs]
-        except (Undefined, BadRows) as error:
+        except (catalogue.Undefined, BadRows) as error:
             records[job] = _record("undefined", str(error))
             continue
         keys[job] = _digest(repr((one.key, arrays)))
-        if keys[job] in known:
-            records[job] = known[keys[job]]
+        if keys[job] in stored:
+            records[job] = stored[keys[job]]
         elif mode == "stored":
             records[job] = _record("missing", "not computed yet", record=keys[job])
     waiting = [job for job in jobs if job not in records]
     if progress and waiting:
-        _say_cost(study, waiting, len(records))
+        texts = study.cost({(need, dyad) for one, dyad in waiting for need in one.needs})
+        read = f"{texts:,} passes of a text through an encoder, and any fine-tuning; they are kept"
+        said = f"{len(waiting):,} values to compute ({len(records):,} are known or undefined)"
+        print(f"{said}: {read if texts else 'nothing is read with an encoder'}", file=sys.stderr)
     bar = tqdm(total=len(waiting), unit="value", disable=not progress or not waiting)
     with ThreadPoolExecutor(cores()) as pool, bar:
         for dyad, group in groupby(waiting, key=lambda job: job[1]):
@@ -290,14 +267,14 @@ def _records(
             ready: list[tuple[Job, list[Parts]]] = []
             for job in group:
                 bar.update()
-                if keys[job] in known:  # the same for another dyad
-                    records[job] = known[keys[job]]
+                if keys[job] in stored:  # the same for another dyad
+                    records[job] = stored[keys[job]]
                     continue
                 try:
                     ready.append((job, [study.get(need, dyad) for need in job[0].needs]))
-                except (Undefined, BadRows) as error:
-                    known[keys[job]] = _record("undefined", str(error), record=keys[job])
-                    records[job] = known[keys[job]]
+                except (catalogue.Undefined, BadRows) as error:
+                    stored[keys[job]] = _record("undefined", str(error), record=keys[job])
+                    records[job] = stored[keys[job]]
                     _keep(path, keys[job], records[job])
                 except HelpfulError as error:  # a damaged checkpoint must not cost the other values
                     records[job] = _record(f"failed: {type(error).__name__}: {error}")
@@ -307,17 +284,9 @@ def _records(
                 for (job, _), record in zip(ready, computed, strict=True):
                     records[job] = record | {"record": keys[job]}
                     if not record["status"].startswith("failed"):
-                        known[keys[job]] = records[job]
+                        stored[keys[job]] = records[job]
                         _keep(path, keys[job], records[job])
     return records
-
-
-def _say_cost(study: Inputs, jobs: Sequence[Job], known: int) -> None:
-    """Say what is going to be read; a bar then says how long that takes here."""
-    texts = study.cost({(need, dyad) for one, dyad in jobs for need in one.needs})
-    said = f"{len(jobs):,} values to compute ({known:,} are known or undefined): "
-    read = f"{texts:,} passes of a text through an encoder, beside any fine-tuning; they are kept"
-    print(said + (read if texts else "nothing is read with an encoder"), file=sys.stderr)
 
 
 def _record(status: str, reason: str = "", **facts: Any) -> dict[str, Any]:
@@ -348,9 +317,7 @@ def _computed(one: Measure, inputs: Sequence[Parts]) -> dict[str, Any]:
     return record
 
 
-# The table.
-
-
+# --- The table ------------------------------------------------------------------------------------
 def _table(
     records: Mapping[Job, Record], jobs: Sequence[Job], seeds: Sequence[int], encoder: str
 ) -> pd.DataFrame:
@@ -361,18 +328,16 @@ def _table(
 
     rows = []
     for one, dyad in jobs:
-        # Values of the second seed and of a task with itself become columns.
         i, t, language = dyad
+        # Values of the second seed and of a task with itself become columns.
         if i.seed != seeds[0] or (t is not None and t.seed != i.seed):
             continue
         facts: dict[str, Any] = {"intermediate": i.task, "target": t.task if t else ""}
         facts |= {"language": language, "measure": one.name, "family": one.family}
         facts |= {"encoder": encoder, "seed": i.seed, "second": math.nan, "ceiling": math.nan}
         if len(seeds) > 1:
-            other = {side: side._replace(seed=seeds[1]) for side in (i, t) if side}
-            facts["second"] = value(
-                one, dyad._replace(intermediate=other[i], target=t and other[t])
-            )
+            other = {side: side and side._replace(seed=seeds[1]) for side in (i, t)}
+            facts["second"] = value(one, dyad._replace(intermediate=other[i], target=other[t]))
             if t:  # each task against itself under the other seed; NaN where one is unknown
                 own = [value(one, dyad._replace(intermediate=s, target=other[s])) for s in (i, t)]
                 facts["ceiling"] = noise_ceiling(*own)
@@ -387,21 +352,12 @@ def _ordered(found: pd.DataFrame, measures: Collection[str]) -> pd.DataFrame:
     return found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
-def matrix(
-    rows: pd.DataFrame, measure: str, column: str = "value", language: str = "en"
-) -> pd.DataFrame:
-    """Return one measure as a matrix.
+def matrix(rows: pd.DataFrame, measure: str, column: str = "value") -> pd.DataFrame:
+    """Return one measure (or UnknownName) of a table that ``measure`` returned, in English, as a matrix.
 
-    Args:
-        rows: what ``measure`` returned.
-        measure: name of the measure; UnknownName where the table does not hold it.
-        column: which column to show, such as ``"value"`` or ``"half_a"``.
-        language: language of the target's rows.
-
-    Returns:
-        Intermediates in rows and targets in columns, in the order of the table; NaN where undefined.
+    Intermediates are in rows and targets in columns, in the order of the table; NaN where undefined.
     """
-    part = rows[(rows["measure"] == measure) & (rows["language"] == language)]
+    part = rows[(rows["measure"] == measure) & (rows["language"] == "en")]
     if part.empty:
         raise unknown("measure in this table", measure, rows["measure"].unique())
     wide = part.pivot(index="intermediate", columns="target", values=column)
@@ -416,19 +372,10 @@ def to_csv(rows: pd.DataFrame, path: str | Path, index: bool = False) -> Path:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``to_csv`` wrote.
+    """Read a table that ``to_csv`` wrote, or raise BadRecord.
 
-    Args:
-        path: the file, such as ``data/similarity/pilot.csv``.
-
-    Returns:
-        The columns ``COLUMNS``. Names and reasons stay the texts they are, "nan" and "null" among
-        them; an empty number is NaN.
-
-    Raises:
-        BadRecord: the file is missing, cut off or no table, or a column of it is missing.
+    Names and reasons stay the texts they are, "nan" and "null" among them; an empty number is NaN.
     """
-    again = f"Take it from the repository, git checkout {path}, or measure and write it again."
     empty = {name: [""] for name in COLUMNS if name not in _TEXTS}
     how: dict[str, Any] = {"keep_default_na": False, "na_values": empty}
     try:
@@ -437,10 +384,9 @@ def read(path: str | Path) -> pd.DataFrame:
         if not content.endswith(b"\n"):
             raise ValueError("its last line does not end")
         found = pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(_TEXTS, str), **how)
-        missing = [name for name in COLUMNS if name not in found.columns]
-        if missing:
+        if missing := [name for name in COLUMNS if name not in found.columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        return found[list(COLUMNS)]
     except (ValueError, OSError) as error:  # of a file that is not there, or of pandas
-        reason = str(error).splitlines()[0]
-        raise BadRecord(f"{path} is missing, damaged or cut off ({reason}). {again}") from error
-    return found[list(COLUMNS)]
+        why = f"{path} is missing, damaged or cut off ({str(error).splitlines()[0]})"
+        raise BadRecord(f"{why}. git checkout {path}, or measure and write it again.") from error

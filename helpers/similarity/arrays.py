@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import formats, tasks
+from helpers import formats
 from helpers.errors import BadRows
 from helpers.formats import IGNORE, Batch, Encoded, FormatBase, piece_ids, pool, sorted_batches
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network, best_device
-from helpers.similarity import features, readers
+from helpers.models.training import training_task
+from helpers.similarity import readers
 from helpers.similarity.catalogue import AXES, SIDES, Undefined
+from helpers.similarity.features import knn_probe, linear_probe
 from helpers.similarity.inputs import ARRAYS, Array, Dyad, Inputs, Parts
 from helpers.similarity.readers import Reader, Sample, Single, parameters
 from helpers.similarity.representations import Integers, embedding_map, leading_axes
@@ -29,12 +31,7 @@ def each_part(value: Callable[[str], Any], **facts: Any) -> Parts:
     return Parts(value("all"), halves=(value("a"), value("b")), **facts)
 
 
-# Of the texts and labels of one task.
-
-
-def _texts(g: Inputs, one: Dyad) -> Parts:
-    sample = g.sample(one)
-    return Parts(sample.texts, np.arange(len(sample.rows)), sample.half)
+# --- Of the texts and labels of one task ----------------------------------------------------------
 
 
 def _segments(g: Inputs, one: Dyad) -> Parts:
@@ -65,12 +62,10 @@ def _labels(g: Inputs, one: Dyad) -> Parts:
 
 def _label_names(g: Inputs, one: Dyad) -> Parts:
     names = readers.readable_labels(g.sample(one).task)
-    return Parts(g.reader(g.encoder).texts(names, g.options.max_length), passes=len(names))
+    return Parts(g.plain.texts(names, g.options.max_length), passes=len(names))
 
 
-# States of an encoder on the rows of a task; a row may be several sequences.
-
-
+# --- States of an encoder on the rows of a task; a row may be several sequences -------------------
 def _states(g: Inputs, one: Dyad, encoder: Encoder, reader: Reader) -> Parts:
     sample = g.sample(one)
     encoded = readers.encode(sample, encoder, g.options.max_length)
@@ -90,7 +85,7 @@ def _units(g: Inputs, one: Dyad, reader: Reader) -> Parts:
 def _features(g: Inputs, one: Dyad) -> Parts:
     view = g.view(one)
     if view.by_token:
-        return _units(g, one, g.reader(g.encoder))
+        return _units(g, one, g.plain)
     # The units are the sequences that the embeddings were made of.
     found = g.at("intermediate.states", one)
     return replace(found, values=found.values[view.units], rows=view.rows)
@@ -118,10 +113,8 @@ def _probabilities(g: Inputs, dyad: Dyad) -> Parts:
     task, view = g.task(dyad), g.view(dyad.of("target"))
     if task.format not in ("pair", "tagging") or (task.format == "tagging") != view.by_token:
         target = g.task(dyad.of("target"))
-        raise Undefined(
-            f"the head of {task.name} ({task.format}) gives no class probabilities for the units "
-            f"of {target.name} ({target.format})."
-        )
+        said = f"the head of {task.name} ({task.format}) gives no class probabilities"
+        raise Undefined(f"{said} for the units of {target.name} ({target.format}).")
     (tuned, reader), trained = g.tuned(dyad), task.train_with or task.name
     if trained not in tuned.heads:
         raise Undefined(f"the checkpoint of {trained} was kept without its head.")
@@ -135,9 +128,7 @@ def _probabilities(g: Inputs, dyad: Dyad) -> Parts:
         return replace(found, values=head(torch.from_numpy(states)).softmax(dim=-1).numpy())
 
 
-# On sentences of all tasks, and on sentences and their translations.
-
-
+# --- On sentences of all tasks, and on sentences and their translations ---------------------------
 def _common(g: Inputs, one: Dyad) -> Parts:
     texts = g.common_texts()
     states = g.tuned(one)[1].texts(texts, g.options.max_length)
@@ -170,13 +161,11 @@ def _early(g: Inputs, dyad: Dyad) -> Parts:
     task = g.task(dyad.of("target"))
     if task.format == "retrieval":
         raise Undefined(f"{task.name} is a retrieval task: nothing is trained on it.")
-    trainer, seed = tasks.get(task.train_with or task.name), dyad.of("target").intermediate.seed
+    trainer, seed = training_task(task), dyad.of("target").intermediate.seed
     return Parts(np.float64(g.early(g.tuned(dyad)[0], trainer, seed)))
 
 
-# Of the whole study.
-
-
+# --- Of the whole study ---------------------------------------------------------------------------
 def _of_each_task(g: Inputs, dyad: Dyad, name: str) -> list[Parts]:
     return [g.at(f"intermediate.{name}", one) for one in g.samples(dyad.intermediate.seed)]
 
@@ -214,9 +203,7 @@ def _text_count(g: Inputs, dyad: Dyad) -> Parts:
     return Parts(len(second), halves=(int((~second).sum()), int(second.sum())))
 
 
-# Gradients of an encoder on the rows of a task.
-
-
+# --- Gradients of an encoder on the rows of a task ------------------------------------------------
 @dataclass(frozen=True)
 class Probe:
     """Rows of a task, encoded to be learnt with an encoder."""
@@ -261,10 +248,7 @@ class Probe:
         return Parts(found["all"], halves=halves, entries=rows, passes=2 * heads * rows)
 
     def gradients(self, head: nn.Module, batches: Sequence[Integers], drawn: Any = None) -> Any:
-        """Yield the gradients of the summed loss of each batch, by parameter in use.
-
-        ``drawn``, a generator, replaces the labels by draws from the model.
-        """
+        """Yield the gradients of the summed loss of each batch, whose labels ``drawn`` may redraw."""
         network = self.network(head)
         named = {name: p for name, p in parameters(self.encoder).items() if p.requires_grad}
         for index in batches:
@@ -307,11 +291,9 @@ def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> n
 def fisher(
     probe: Probe, head: nn.Module, sampled: bool = False, by_filter: bool = False
 ) -> dict[str, dict[str, Single]]:
-    """Diagonal Fisher information of the encoder, by component, of ``"a"``, ``"b"`` and ``"all"`` rows.
-
-    ``sampled`` draws labels from the model in place of the data's (empirical Fisher); ``by_filter``
-    averages a matrix over its inputs.
-    """
+    """Diagonal Fisher information of the encoder, by component, of ``"a"``, ``"b"`` and ``"all"`` rows."""
+    # ``sampled`` draws labels from the model in place of the data's (empirical Fisher); ``by_filter``
+    # averages a matrix over its inputs.
     named = parameters(probe.encoder)
     drawn = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
     marks = ["b" if second else "a" for second in probe.sample.half[probe.rows]]
@@ -363,11 +345,8 @@ def draw_labels(
 
 
 def mean_gradient(probe: Probe, heads: Sequence[nn.Module]) -> dict[str, Single]:
-    """Unit gradient (P,) of the mean loss at the encoder, averaged over several fitted heads.
-
-    The inner product of two is the mean cosine over all pairs of heads (after Pruthi et al. 2020,
-    2002.08484). For ``"a"``, ``"b"`` and ``"all"`` rows.
-    """
+    """Unit gradient (P,) of the mean loss, averaged over fitted heads; by ``"a"``, ``"b"``, ``"all"``."""
+    # The inner product of two is the mean cosine over all pairs of heads (after Pruthi et al. 2020).
     named, second = parameters(probe.encoder), probe.sample.half[probe.rows]
     parts = {"a": probe.rows[~second], "b": probe.rows[second]}
 
@@ -417,30 +396,30 @@ def _gradient(g: Inputs, one: Dyad) -> Parts:
 # Name (* stands for either task, each alone), what determines it, and the passes through an encoder per
 # row or the array that it is made of without reading anything else; how it is made, and what it is.
 # fmt: off
+_STATES = "intermediate.states"
 _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], ...] = (
     ("*.facts", "task", 0, lambda g, one: Parts(g.task(one)), "The task, as a Task"),
-    ("*.texts", "rows", 0, _texts, "List of texts, one per sampled row"),
+    ("*.texts", "rows", 0,
+     lambda g, d: Parts(g.sample(d).texts, np.arange(len(g.sample(d).rows)), g.sample(d).half),
+     "List of texts, one per sampled row"),
     ("*.segments", "rows", 0, _segments, "Number of texts encoded together for one decision"),
     ("*.pieces", "rows, plain", 0, _pieces,
      "Vocabulary ids of the texts, one after the other, no special ids"),
     ("*.counts", "rows, plain", 0, _counts,
      "How often each vocabulary id occurs, shape (vocabulary,)"),
-    ("*.states", "rows, plain", 1, lambda g, one: _states(g, one, g.encoder, g.reader(g.encoder)),
+    ("*.states", "rows, plain", 1, lambda g, one: _states(g, one, g.encoder, g.plain),
      "Plain encoder's mean state of each sequence, shape (sequences, D)"),
-    ("*.embeddings", "rows, plain", "intermediate.states",
-     lambda g, one: _per_row(g.at("intermediate.states", one)),
+    ("*.embeddings", "rows, plain", "intermediate.states", lambda g, d: _per_row(g.at(_STATES, d)),
      "Plain encoder's mean state of each row, shape (rows, D)"),
     ("*.sentences", "rows, sentences", 1,
-     lambda g, one: _per_row(_states(g, one, g.sentence_encoder, g.reader(g.sentence_encoder))),
+     lambda g, one: _per_row(_states(g, one, g.sentence_encoder, Reader(g.sentence_encoder, g.precision))),
      "Mean state of each row by the sentence encoder, shape (rows, D)"),
     ("*.features", "rows, plain", 1, _features,
      "Plain encoder's state of each labelled unit, shape (units, D)"),
     ("*.labels", "rows, plain", 0, _labels, "Label of each unit, shape (units,)"),
-    ("*.knn_probe", "rows, plain", "intermediate.features",
-     lambda g, one: _probed(g, one, features.knn_probe),
+    ("*.knn_probe", "rows, plain", "intermediate.features", lambda g, d: _probed(g, d, knn_probe),
      "Accuracy of the nearest-neighbour probe on the plain features"),
-    ("*.linear_probe", "rows, plain", "intermediate.features",
-     lambda g, one: _probed(g, one, features.linear_probe),
+    ("*.linear_probe", "rows, plain", "intermediate.features", lambda g, d: _probed(g, d, linear_probe),
      "Accuracy of the linear probe on the plain features"),
     ("*.label_names", "rows, plain", 0, _label_names,
      "Plain encoder's embedding of each label name, shape (C, D)"),
@@ -463,26 +442,21 @@ _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], .
      "Intermediate's encoder on its own rows, shape (rows, D)"),
     ("tuned.map", "learnt, tuned", "tuned.own", _tuned_map,
      "Linear map from plain to tuned states of the intermediate's own rows, shape (D + 1, D)"),
-    ("tuned.features", "target rows, tuned", 1,
-     lambda g, dyad: _units(g, dyad.of("target"), g.tuned(dyad)[1]),
+    ("tuned.features", "target rows, tuned", 1, lambda g, d: _units(g, d.of("target"), g.tuned(d)[1]),
      "Intermediate's encoder on the target's labelled units, shape (units, D)"),
     ("tuned.probabilities", "target rows, tuned", "tuned.features", _probabilities,
      "Intermediate's head on the target's labelled units, shape (units, Z)"),
-    ("tuned.losses", "target rows, tuned, head", 1,
-     lambda g, dyad: _losses(g, dyad, g.tuned(dyad)[1]),
+    ("tuned.losses", "target rows, tuned, head", 1, lambda g, d: _losses(g, d, g.tuned(d)[1]),
      "Masked-language loss of each of the target's rows after tuning, shape (rows,)"),
-    ("plain.losses", "target rows, plain, head", 1,
-     lambda g, dyad: _losses(g, dyad, g.reader(g.encoder)),
+    ("plain.losses", "target rows, plain, head", 1, lambda g, d: _losses(g, d, g.plain),
      "Masked-language loss of each of the target's rows before tuning, shape (rows,)"),
-    ("parallel.tuned_losses", "pairs, tuned, head", 1,
-     lambda g, dyad: _losses(g, dyad, g.tuned(dyad)[1], foreign=True),
+    ("parallel.tuned_losses", "pairs, tuned, head", 1, lambda g, d: _losses(g, d, g.tuned(d)[1], True),
      "Masked-language loss of foreign sentences after tuning, shape (rows,)"),
-    ("parallel.plain_losses", "pairs, plain, head", 1,
-     lambda g, dyad: _losses(g, dyad, g.reader(g.encoder), foreign=True),
+    ("parallel.plain_losses", "pairs, plain, head", 1, lambda g, d: _losses(g, d, g.plain, True),
      "Masked-language loss of foreign sentences before tuning, shape (rows,)"),
     ("parallel.tuned", "pairs, tuned", 2, lambda g, dyad: _parallel(g, dyad, g.tuned(dyad)[1]),
      "States of English sentences and their translations after tuning, shape (2, rows, D)"),
-    ("parallel.plain", "pairs, plain", 2, lambda g, dyad: _parallel(g, dyad, g.reader(g.encoder)),
+    ("parallel.plain", "pairs, plain", 2, lambda g, dyad: _parallel(g, dyad, g.plain),
      "The same before tuning"),
     ("early.score", "tuned, target, early", 0, _early,
      "English score of the target after a short run from the intermediate"),

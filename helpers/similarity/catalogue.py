@@ -12,13 +12,13 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import HelpfulError, known
 from helpers.similarity import features, representations, text
 from helpers.similarity.representations import cosine, task2vec_distance
 
@@ -35,6 +35,10 @@ AXES = 50
 # Weight of a task's own complexity in the asymmetric Task2Vec distance. The authors tune it for each
 # use; this is a choice of this project, and its term depends on the intermediate alone.
 COMPLEXITY = 0.1
+# Changes with any module that does the arithmetic of this package.
+_MODULES = ("catalogue", "features", "representations", "text")
+_SOURCES = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in _MODULES]
+_PACKAGE = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 
 class Undefined(HelpfulError):
@@ -70,7 +74,7 @@ def code_of(function: Callable[..., Any]) -> str:
         texts = [code_of(value) if callable(value) else repr(value) for value in given]
         return f"{code_of(function.func)}{texts}{sorted(function.keywords)}"
     if getattr(function, "__module__", "").startswith("helpers.similarity"):
-        return _package_code() + getattr(function, "__qualname__", repr(function))
+        return _PACKAGE + getattr(function, "__qualname__", repr(function))
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):  # typed into a console, or built in
@@ -78,31 +82,16 @@ def code_of(function: Callable[..., Any]) -> str:
         return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
 
 
-@cache
-def _package_code() -> str:
-    """Hash of the modules that do the arithmetic of this package."""
-    names = ("catalogue", "features", "representations", "text")
-    content = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in names)
-    return hashlib.sha256(content).hexdigest()
-
-
 _MEASURES: dict[str, Measure] = {}
 
 
 def register(measure: Measure, *, replace: bool = False) -> Measure:
-    """Add a measure to the catalogue, so that tables and figures show it.
+    """Add a measure to the catalogue, so that tables and figures show it, and return it.
 
     Args:
-        measure: the measure to add.
+        measure: the measure to add. Refused are a family or a needed array that does not exist, a
+            name that could not name a file, and a function that does not take the arrays it needs.
         replace: overwrite a measure of the same name (handy in a notebook).
-
-    Returns:
-        The measure, unchanged.
-
-    Raises:
-        UnknownName: a family or a needed array that does not exist.
-        HelpfulError: the name is taken and ``replace`` is false, it could not name a file, or the
-            function's arguments do not fit the arrays it needs.
     """
     check(measure)
     if measure.name in _MEASURES and not replace:
@@ -117,14 +106,11 @@ def check(measure: Measure) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         letters = "lower-case letters, digits, '_', '-' and '.'"
         raise HelpfulError(f"measure {name!r} names a column and a file; take {letters}.")
-    if measure.family not in FAMILIES:
-        raise unknown("family of measures", measure.family, FAMILIES)
+    known("family of measures", measure.family, FAMILIES)
     if isinstance(wanted, str):
-        text = f"needs of measure {name!r} is a text; a tuple was expected: ({wanted!r},)."
-        raise HelpfulError(text)
+        raise HelpfulError(f"{name!r} needs a text; a tuple was expected: ({wanted!r},).")
     for need in wanted:
-        if need not in needs():
-            raise unknown("array", need, needs())
+        known("array", need, needs())
     # Too few or too many arguments would fail on every dyad.
     try:
         inspect.signature(measure.function).bind(*wanted)
@@ -137,9 +123,7 @@ def check(measure: Measure) -> None:
 
 def get(name: str) -> Measure:
     """Return a measure by name; an UnknownName lists the nearest."""
-    if name not in _MEASURES:
-        raise unknown("measure", name, _MEASURES)
-    return _MEASURES[name]
+    return _MEASURES[known("measure", name, _MEASURES)]
 
 
 def names(family: str = "") -> list[str]:
@@ -177,9 +161,7 @@ def needs() -> dict[str, str]:
     return {name: array.says for name, array in inputs.ARRAYS.items()}
 
 
-# Steps between arrays and the functions of the other modules.
-
-
+# --- Steps between arrays and the functions of the other modules ----------------------------------
 def _embedding(a: Any, b: Any, centre: Any = 0.0, root: Any = None) -> float:
     """Cosine of two tasks' mean embeddings, from a centre and whitened where these are given."""
     means = [x.mean(axis=0) - centre for x in (a, b)]

@@ -13,24 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from helpers.similarity.representations import (  # noqa: F401  (some are only offered here)
-    Floats,
-    Integers,
-    class_means,
-    classes,
-    eigen,
-    labelled,
-    linear_cka,
-    matrix,
-    one_hot,
-    principal,
-    pwcca,
-    require,
-    rsa,
-    squared_distances,
-    svcca,
-    whole,
-)
+from helpers.similarity import representations as rep
+from helpers.similarity.representations import Floats, Integers, linear_cka, pwcca, rsa, svcca
 
 # Keeps the evidence finite where the features fit a class perfectly; the value of the authors' code.
 _EVIDENCE_FLOOR = 1e-5
@@ -41,22 +25,20 @@ _VARIANCE_FLOOR = 1e-4
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
     """Log maximum evidence of a linear-Gaussian model of each class indicator, nats per row.
 
-    On noise it rises with the number of classes, since rare indicators are easy to fit.
-
-    Source: You et al. 2021 (arXiv 2102.11005), 2022 (2110.10545). Directions without variance enter
-    the determinant too, which the authors' code leaves out when N < D.
+    Source: You et al. 2021 (arXiv 2102.11005), 2022 (2110.10545). On noise it rises with the number of
+    classes. Directions without variance enter the determinant, also when N < D, unlike the authors'.
     """
-    array, codes, counts = labelled(features, labels)
+    array, codes, counts = rep.labelled(features, labels)
     # The evidence does not depend on the scale of features, but an absolute floor would.
     array = array / np.sqrt((array**2).mean())
     rows, columns = array.shape
-    targets = one_hot(codes, len(counts))
+    targets = rep.one_hot(codes, len(counts))
     # Squared singular values (k,), and squared coordinates of each indicator along them (k, C).
     if rows >= columns:
-        energy, axes = eigen(array.T @ array, rows)
+        energy, axes = rep.eigen(array.T @ array, rows)
         fit = (axes.T @ (array.T @ targets)) ** 2 / energy[:, None]
     else:
-        energy, axes = eigen(array @ array.T, columns)
+        energy, axes = rep.eigen(array @ array.T, columns)
         fit = (axes.T @ targets) ** 2
     residual = np.maximum((targets**2).sum(axis=0) - fit.sum(axis=0), 0.0)
     # The ratio of both precisions maps onto itself; once more it gives the other terms.
@@ -91,12 +73,10 @@ def _precisions(
 def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> float:
     """Variance between classes in the metric of the (shrunk) feature covariance, 0 to C - 1.
 
+    Source: Bao et al. 2019; Ibrahim et al. 2022 (arXiv 2110.06893), both covariances divided by N.
     Without ``shrinkage`` by Ledoit and Wolf's weight it is C - 1 once N <= D, whatever the labels.
-
-    Source: Bao et al. 2019; Ibrahim et al. 2022 (arXiv 2110.06893). Both covariances are divided by N;
-    transformer-ranker divides one by N - 1.
     """
-    array, codes, counts = labelled(features, labels)
+    array, codes, counts = rep.labelled(features, labels)
     array = array - array.mean(axis=0)
     rows, columns = array.shape
     covariance = array.T @ array / rows
@@ -107,7 +87,7 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> f
         weight = float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 1.0
     covariance *= 1.0 - weight
     covariance.flat[:: columns + 1] += weight * (array**2).sum() / (rows * columns)
-    means = class_means(array, codes, counts)
+    means = rep.class_means(array, codes, counts)
     try:
         solved = linalg.cho_solve(linalg.cho_factor(covariance), means.T)
     except linalg.LinAlgError:  # singular: its pseudo-inverse
@@ -117,17 +97,18 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> f
 
 
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean log likelihood of the labels given the probabilities (N, Z) of the intermediate's head.
+    """Mean log likelihood (nats, <= 0) of the labels given the head's probabilities (N, Z).
 
-    In nats per row, at most 0; minus the entropy of the labels where they say nothing. Source: Nguyen
-    et al. 2020 (arXiv 2002.12462) section 3.
+    Minus the entropy of the labels where they say nothing. Source: Nguyen et al. 2020 (2002.12462).
     """
-    probabilities = matrix(source_probabilities, "source probabilities")
+    probabilities = rep.matrix(source_probabilities, "source probabilities")
     proper = probabilities.min() >= 0 and np.abs(probabilities.sum(axis=1) - 1).max() <= 1e-3
-    require(proper, "source probabilities must be >= 0 and sum to 1 in each row; apply softmax.")
+    rep.require(
+        proper, "source probabilities must be >= 0 and sum to 1 in each row; apply softmax."
+    )
     # How likely each label is given each source class, and so on each row.
-    codes, counts = classes(labels, len(probabilities))
-    joint = one_hot(codes, len(counts)).T @ probabilities / len(probabilities)
+    codes, counts = rep.classes(labels, len(probabilities))
+    joint = rep.one_hot(codes, len(counts)).T @ probabilities / len(probabilities)
     marginal = joint.sum(axis=0)
     seen = marginal > 0
     conditional = joint[:, seen] / marginal[seen]
@@ -140,8 +121,8 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
 
     From minus the entropy of the labels to 0. Source: Tran et al. 2019 (arXiv 1908.08142).
     """
-    source = whole(source_labels, "source labels")
-    codes, counts = classes(labels, len(source))
+    source = rep.whole(source_labels, "source labels")
+    codes, counts = rep.classes(labels, len(source))
     _, given = np.unique(source, return_inverse=True)
     joint = np.zeros((given.max() + 1, len(counts)))
     np.add.at(joint, (given, codes), 1.0 / len(source))
@@ -152,20 +133,21 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
 def nleep(features: ArrayLike, labels: ArrayLike) -> float:
     """LEEP with the clusters of a Gaussian mixture, five per class, in place of the source classes.
 
-    It needs no head. Fitted on the same rows, so noise scores above minus the entropy. Source: Li et
-    al. 2021 (CVPR, "Ranking Neural Checkpoints"), of diagonal covariance on 64 principal axes.
+    Source: Li et al. 2021 (CVPR), here diagonal and on 64 principal axes. Noise scores above LEEP's.
     """
-    array, codes, counts = labelled(features, labels)
+    array, codes, counts = rep.labelled(features, labels)
     clusters = 5 * len(counts)
-    require(clusters < len(array), f"{len(array)} rows for {clusters} clusters; sample more rows.")
-    return leep(_mixture(principal(array, 64), clusters, np.random.default_rng(0)), codes)
+    rep.require(
+        clusters < len(array), f"{len(array)} rows for {clusters} clusters; sample more rows."
+    )
+    return leep(_mixture(rep.principal(array, 64), clusters, np.random.default_rng(0)), codes)
 
 
 def _mixture(points: Floats, clusters: int, random: np.random.Generator) -> Floats:
     """Responsibilities (N, K) of a diagonal Gaussian mixture fitted by EM."""
     floor = 1e-6 * points.var(axis=0).mean()
     centres = _spread_centres(points, clusters, random)
-    share = one_hot(squared_distances(points, centres).argmin(axis=1), clusters)
+    share = rep.one_hot(rep.squared_distances(points, centres).argmin(axis=1), clusters)
     previous = -np.inf
     for _ in range(100):
         weight = share.sum(axis=0) + 10 * np.finfo(np.float64).eps
@@ -191,22 +173,21 @@ def _mixture(points: Floats, clusters: int, random: np.random.Generator) -> Floa
 def _spread_centres(points: Floats, clusters: int, random: np.random.Generator) -> Floats:
     """Initial centres drawn by squared distance to those drawn before (k-means++)."""
     chosen = [int(random.integers(len(points)))]
-    nearest = squared_distances(points, points[chosen])[:, 0]
+    nearest = rep.squared_distances(points, points[chosen])[:, 0]
     while len(chosen) < clusters:
         # Fewer distinct points than clusters: the rest repeats points and stays empty.
         chance = nearest / nearest.sum() if nearest.sum() > 0 else None
         chosen.append(int(random.choice(len(points), p=chance)))
-        nearest = np.minimum(nearest, squared_distances(points, points[chosen[-1:]])[:, 0])
+        nearest = np.minimum(nearest, rep.squared_distances(points, points[chosen[-1:]])[:, 0])
     return points[chosen]
 
 
 def transrate(features: ArrayLike, labels: ArrayLike, distortion: float = 1e-4) -> float:
-    """Coding rate of the features minus the mean coding rate within classes, in nats.
+    """Coding rate of the features minus its mean within classes, which count by their share, in nats.
 
-    ``distortion`` is the squared error allowed per coordinate, so scale counts. Source: Huang et al.
-    2022 (arXiv 2106.09362). Classes count by their share of the rows; tllib weights them equally.
+    ``distortion`` is the squared error per coordinate, so scale counts. Source: Huang et al. 2022.
     """
-    array, codes, counts = labelled(features, labels)
+    array, codes, counts = rep.labelled(features, labels)
     array = array - array.mean(axis=0)
     within = sum(
         count / len(array) * _coding_rate(array[codes == code], distortion)
@@ -228,10 +209,10 @@ def gbc(features: ArrayLike, labels: ArrayLike) -> float:
 
     On 64 principal axes, with one variance per class. Source: Pandy et al. 2022 (arXiv 2111.12780).
     """
-    array, codes, counts = labelled(features, labels, smallest=2)
-    points = principal(array, 64)
-    means = class_means(points, codes, counts)
-    spread = class_means(points**2, codes, counts) - means**2
+    array, codes, counts = rep.labelled(features, labels, smallest=2)
+    points = rep.principal(array, 64)
+    means = rep.class_means(points, codes, counts)
+    spread = rep.class_means(points**2, codes, counts) - means**2
     spread = np.broadcast_to(spread.mean(axis=1, keepdims=True), spread.shape)
     spread = np.maximum(spread, _VARIANCE_FLOOR * points.var(axis=0).mean())
     overlap = 0.0
@@ -245,16 +226,15 @@ def gbc(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def knn_probe(features: ArrayLike, labels: ArrayLike, neighbours: int = 5) -> float:
-    """Leave-one-out accuracy of the nearest-neighbour rule under Euclidean distance.
+    """Leave-one-out accuracy of the nearest neighbours, of which the nearest settles a tie.
 
-    A tie goes to the class of the nearest neighbour among those tied. Source: Cover and Hart 1967;
-    the estimator of transformer-ranker.
+    Source: Cover and Hart 1967; the estimator of transformer-ranker.
     """
-    array, codes, counts = labelled(features, labels)
+    array, codes, counts = rep.labelled(features, labels)
     enough = 1 <= neighbours < len(array)
-    require(enough, f"{neighbours} neighbours from {len(array)} rows; expected 1 to rows - 1.")
+    rep.require(enough, f"{neighbours} neighbours from {len(array)} rows; expected 1 to rows - 1.")
     array = array - array.mean(axis=0)
-    distance = squared_distances(array, array)
+    distance = rep.squared_distances(array, array)
     np.fill_diagonal(distance, np.inf)
     rows, tally = np.arange(len(array)), np.zeros((len(array), len(counts)))
     for place in range(neighbours):  # for a handful, minima are faster than a partition
@@ -272,17 +252,17 @@ def linear_probe(features: ArrayLike, labels: ArrayLike) -> float:
     Source: Alain and Bengio 2016 (arXiv 1610.01644); penalty after Golub, Heath and Wahba 1979.
     """
     predicted = probe_predictions(features, labels)
-    codes, _ = classes(labels, len(predicted))
+    codes, _ = rep.classes(labels, len(predicted))
     return float((predicted == codes).mean())
 
 
 def probe_predictions(features: ArrayLike, labels: ArrayLike) -> Integers:
     """Return the held-out class codes that ``linear_probe`` scores, shape (N,)."""
     # Products of all rows are made once; each fold subtracts its own.
-    array, codes, counts = labelled(features, labels, smallest=2)
+    array, codes, counts = rep.labelled(features, labels, smallest=2)
     folds = min(5, int(counts.min()))
     array = array - array.mean(axis=0)
-    targets = one_hot(codes, len(counts))
+    targets = rep.one_hot(codes, len(counts))
     # Each class is spread evenly over the folds.
     shuffled, fold = np.random.default_rng(0).permutation(len(codes)), np.empty(len(codes), int)
     fold[shuffled[np.argsort(codes[shuffled], kind="stable")]] = np.arange(len(codes)) % folds
@@ -302,7 +282,7 @@ def _ridge(
     held, goals, rows = array[out], targets[out], int((~out).sum())
     # Products of the rows that are left: those of all rows minus the few that are held out.
     mean, level = -held.sum(axis=0) / rows, (targets.sum(axis=0) - goals.sum(axis=0)) / rows
-    values, axes = eigen(gram - held.T @ held - rows * np.outer(mean, mean), len(array))
+    values, axes = rep.eigen(gram - held.T @ held - rows * np.outer(mean, mean), len(array))
     fit = axes.T @ (cross - held.T @ goals - rows * np.outer(mean, level))
     # Generalised cross-validation error of each penalty of a grid, from the eigenvalues alone.
     squares, total = (fit**2).sum(axis=1), (rows * level * (1.0 - level)).sum()

@@ -14,22 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Memory
 
 from helpers.errors import BadRows, HelpfulError, MissingData
 from helpers.models import network
+from helpers.models.encoders import Encoder
+from helpers.models.training import Tuned
 from helpers.similarity import readers
 from helpers.similarity.catalogue import Undefined, code_of
 from helpers.similarity.readers import Checkpoint, Reader, Sample, View
 from helpers.similarity.representations import Integers
-
-if TYPE_CHECKING:
-    from helpers.models.encoders import Encoder
-    from helpers.models.training import Tuned
-    from helpers.tasks import Task
+from helpers.tasks import Task
 
 # Raise it when the way arrays are made changes: older files are then not read again.
 VERSION = 3
@@ -157,11 +155,11 @@ class Inputs:
     early: Any = None
 
     def __post_init__(self) -> None:
-        """Begin without any array."""
         import helpers.similarity.arrays  # noqa: F401  (fills ARRAYS)
 
         self.tasks = {task.name: task for task in self.study}
         self.precision = network.resolve_precision(self.options.precision, network.best_device())
+        self.plain = Reader(self.encoder, self.precision)
         self._memo: OrderedDict[Any, Any] = OrderedDict()
         self._tuned: OrderedDict[Side, tuple[Tuned, Reader]] = OrderedDict()
         self._inner = 0.0  # seconds spent on the arrays that the one being made is made of
@@ -237,8 +235,7 @@ class Inputs:
             readings[reading] = passes * min(len(sample.rows), most)
         return sum(readings.values())
 
-    # Rows.
-
+    # --- Rows -------------------------------------------------------------------------------------
     def task(self, one: Dyad) -> Task:
         """Return a task of the study."""
         return self.tasks[one.intermediate.task]
@@ -289,17 +286,17 @@ class Inputs:
 
     def pairs(self, at: Dyad) -> tuple[list[str], list[str]]:
         """Return English sentences and their translations."""
-        task = given(self.parallel, "parallel text", "parallel= with the name of a bitext task")
-        facts = task, at.language, self.options.sentences, at.intermediate.seed
-        return self.remember(("pairs", at.language, facts[-1]), partial(readers.parallel, *facts))
+        facts = at.language, self.options.sentences, at.intermediate.seed
+        make = partial(readers.parallel, self.given("parallel"), *facts)
+        return self.remember(("pairs", *facts), make)
 
-    # Encoders.
+    def given(self, name: str) -> Any:
+        """Return what a caller may leave out; Undefined where it was."""
+        if getattr(self, name) is None:
+            raise Undefined(f"no {name} was given; pass {name}=, see similarity.measure.")
+        return getattr(self, name)
 
-    def reader(self, encoder: Encoder) -> Reader:
-        """Return the reader of an encoder before any tuning."""
-        make = partial(Reader, encoder, precision=self.precision)
-        return self.remember(("reader", encoder.sha256), make)
-
+    # --- Encoders ---------------------------------------------------------------------------------
     def checkpoint(self, one: Dyad) -> Checkpoint:
         """Return where the tuned encoder of a task and seed comes from; nothing is loaded."""
         task, seed = self.task(one), one.intermediate.seed
@@ -316,7 +313,7 @@ class Inputs:
             if len(self._tuned) >= 2:
                 _, (old, _) = self._tuned.popitem(last=False)
                 old.encoder.model.cpu()  # type: ignore[misc]
-            self._tuned[side] = tuned, Reader(tuned.encoder, precision=self.precision)
+            self._tuned[side] = tuned, Reader(tuned.encoder, self.precision)
         self._tuned.move_to_end(side)
         return self._tuned[side]
 
@@ -331,13 +328,6 @@ def _made(key: str, inputs: Inputs, array: Array, at: Dyad) -> Parts:
     return parts
 
 
-def given(value: Any, what: str, argument: str) -> Any:
-    """Return what was given; Undefined where it was not."""
-    if value is None:
-        raise Undefined(f"no {what} was given; pass {argument}.")
-    return value
-
-
 def _task(g: Inputs, at: Dyad) -> Any:
     task = g.task(at)
     return task.name, task.format, task.labels, task.train_with
@@ -348,8 +338,6 @@ def _plain(g: Inputs, at: Dyad) -> Any:
     return g.encoder.sha256, g.encoder.layers, kept
 
 
-_HEAD_HINT = "language_head=readers.language_head(encoder) where it has one"
-_EARLY_HINT = "early=readers.Early() to train one per dyad"
 # What determines an array.
 FACTS: dict[str, Callable[[Inputs, Dyad], Any]] = {
     "task": _task,
@@ -359,11 +347,9 @@ FACTS: dict[str, Callable[[Inputs, Dyad], Any]] = {
     "target": lambda g, at: (_task(g, at.of("target")), at.of("target").intermediate.seed),
     "plain": _plain,
     "tuned": lambda g, at: (g.checkpoint(at).key, _plain(g, at)),
-    "sentences": lambda g, at: (
-        given(g.sentence_encoder, "sentence encoder", "sentence_encoder=").sha256
-    ),
-    "head": lambda g, at: type(given(g.language_head, "masked-language head", _HEAD_HINT)).__name__,
-    "early": lambda g, at: code_of(given(g.early, "short run", _EARLY_HINT)),
+    "sentences": lambda g, at: g.given("sentence_encoder").sha256,
+    "head": lambda g, at: type(g.given("language_head")).__name__,
+    "early": lambda g, at: code_of(g.given("early")),
     "study": lambda g, at: [s.key for s in g.samples(at.intermediate.seed).values()],
     # One set for all seeds: encoders are compared on the same inputs.
     "common": lambda g, at: [s.key for s in g.samples(0).values()],

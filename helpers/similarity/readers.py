@@ -44,9 +44,7 @@ RARE = 100
 UNITS_PER_ROW = 4
 
 
-# Rows.
-
-
+# --- Rows -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Sample:
     """Rows of one task in one language, drawn by a seed; the task has its label names."""
@@ -94,7 +92,7 @@ def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
     """Draw at most so many rows of a task; Undefined or MissingData where there are none."""
     # In English these are training rows, a target's those of the task that trains it. In another
     # language they are development rows of the target itself: no test row is looked at.
-    trainer, split = (tasks.get(task.train_with) if task.train_with else task), "train"
+    trainer, split = training.training_task(task), "train"
     if language != "en":
         trainer, split = task, "dev"
     elif "en" not in trainer.languages or not trainer.source.serving("en", "train"):
@@ -110,20 +108,17 @@ def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
 
 def _english_side(task: Task, rows: int, seed: int) -> Sample:
     """Draw English sentences of a bitext, which nothing trains, until there are enough."""
-    if task.format != "retrieval":
-        raise Undefined(f"{task.name} has no English training rows.")
     texts: dict[str, Row] = {}
-    for other in task.languages:
+    for other in task.languages if task.format == "retrieval" else ():
         for row in _bitext(task, other):
             if row["id"].startswith("en-"):
                 texts.setdefault(row["text"], row)
         if len(texts) >= rows:
             break
     if not texts:
-        raise Undefined(f"{task.name} has no English sentences that are here.")
-    order = np.random.default_rng([seed, 1]).permutation(len(texts))[:rows]
-    found = list(texts.values())
-    return Sample(task, [found[place] for place in sorted(order)], seed)
+        raise Undefined(f"{task.name} has no English training rows or sentences that are here.")
+    order = sorted(np.random.default_rng([seed, 1]).permutation(len(texts))[:rows])
+    return Sample(task, [list(texts.values())[place] for place in order], seed)
 
 
 def _bitext(task: Task, language: str) -> Sequence[Row]:
@@ -137,9 +132,8 @@ def _bitext(task: Task, language: str) -> Sequence[Row]:
 
 def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str], list[str]]:
     """Draw at most so many sentences of a bitext in English, and their translations."""
-    found: dict[str, Row] = {}
-    if task.format == "retrieval" and language in task.languages:
-        found = {row["id"]: row for row in _bitext(task, language)}
+    known = task.format == "retrieval" and language in task.languages
+    found = {row["id"]: row for row in _bitext(task, language)} if known else {}
     # Which side is English differs between tasks: queries in some, candidates in others.
     queries = [row for row in found.values() if row["side"] == "query" and row["gold"]]
     both = [(row, found[row["gold"][0]]) for row in queries if row["gold"][0] in found]
@@ -152,9 +146,7 @@ def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str]
     return english, other
 
 
-# Units.
-
-
+# --- Units ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class View:
     """The labelled units of a sample, encoded."""
@@ -174,12 +166,9 @@ def encode(
     answers: bool = False,
     choose: Callable[[Integers], Integers] | None = None,
 ) -> Encoded:
-    """Tokenise a sample as its format does; ``example`` says which row each sequence belongs to.
-
-    ``answers`` marks those of span rows; rows without a findable answer are then left out. Of the rows
-    that are left ``choose`` may take some.
-    """
-    # The shortest of three limits: what is asked for, the task's own, the encoder's.
+    """Tokenise a sample as its format does; ``example`` says which row each sequence belongs to."""
+    # ``answers`` marks those of span rows and leaves out rows without a findable one; of the rows that
+    # are left ``choose`` may take some. The shortest of three limits holds.
     task, rows = sample.task, sample.rows
     longest = min(max_length, task.max_length, encoder.max_length)
     make = partial(formats.get(task.format).encode, encoder=encoder, max_length=longest)
@@ -198,10 +187,7 @@ _MARKS = {"pair": "label", "choice": "right", "tagging": "tag"}
 
 
 def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) -> View:
-    """Encode at most so many labelled units of a sample, drawn by its seed; no rare classes.
-
-    Undefined where the format has no labels; BadRows where fewer than two classes are left.
-    """
+    """Encode at most so many labelled units of a sample, drawn by its seed; no rare classes."""
     kind = sample.task.format
     if kind == "retrieval":
         raise Undefined(f"{sample.task.name} is a retrieval task: its texts have no labels.")
@@ -224,10 +210,8 @@ def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) ->
     fewest = int(np.clip(len(drawn) // RARE, 4, 12))
     kept = classes[counts >= fewest]
     if len(kept) < 2:
-        raise BadRows(
-            f"only {len(kept)} of {len(classes)} classes have {fewest} or more labelled units; at "
-            "least two are needed. Sample more rows."
-        )
+        said = f"{len(kept)} of {len(classes)} classes have {fewest} or more labelled units"
+        raise BadRows(f"only {said}; at least two are needed. Sample more rows.")
     chosen = drawn[np.isin(marks[drawn], kept)]
     rows = np.repeat(encoded.example, encoded.lengths) if by_token else encoded.example
     dropped = len(classes) - len(kept)
@@ -286,12 +270,12 @@ class _Tokens(Retrieval):
         return {"vector": hidden.float()}
 
 
+@dataclass(frozen=True)
 class Reader:
     """Reads encoded texts with one encoder: without gradients, and packed where it can be."""
 
-    def __init__(self, encoder: Encoder, precision: str = "fp32") -> None:
-        """Read with an encoder in a precision."""
-        self.encoder, self.precision = encoder, precision
+    encoder: Encoder
+    precision: str = "fp32"
 
     def read(
         self, encoded: Encoded, kind: FormatBase, head: nn.Module | None = None, **how: Any
@@ -305,9 +289,9 @@ class Reader:
         finally:
             joined.unpack()  # others take gradients through the same model, padded
 
-    def sequences(self, encoded: Encoded, pooling: str = "mean") -> Single:
-        """Return one pooled state per sequence, shape (sequences, D)."""
-        return self.read(encoded, Retrieval(), pooling=pooling)["vector"]
+    def sequences(self, encoded: Encoded) -> Single:
+        """Return the mean state of each sequence, shape (sequences, D)."""
+        return self.read(encoded, Retrieval(), pooling="mean")["vector"]
 
     def units(self, view: View, pooling: str = "mean") -> Single:
         """Return the state of each unit of a view, shape (units, D)."""
@@ -342,10 +326,7 @@ def row_means(states: Single, rows: Integers, count: int) -> Single:
 
 
 def language_head(encoder: Encoder) -> nn.Module:
-    """Load the masked-language head that an encoder was published with; fine-tuning drops it.
-
-    It takes hidden states (tokens, D) to scores (tokens, vocabulary); MissingData where there is none.
-    """
+    """Load the head that an encoder was published with: from states (tokens, D) to (tokens, vocabulary)."""
     from transformers import AutoModelForMaskedLM
 
     folder = Path(encoder.name)
@@ -353,10 +334,8 @@ def language_head(encoder: Encoder) -> nn.Module:
         identifier = encoders.HUB.get(encoder.name, (encoder.name,))[0]
         folder = encoders.snapshot(identifier, encoder.revision)
     if not folder.is_dir():
-        raise MissingData(
-            f"encoder {encoder.name!r} is built without a masked-language head. Measures of masked "
-            "language need a hub encoder, such as 'xlm-roberta-base', or a folder with its files."
-        )
+        advice = "Take a hub encoder, such as 'xlm-roberta-base', or a folder with its files."
+        raise MissingData(f"{encoder.name!r} is built without a masked-language head. {advice}")
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     model, report = AutoModelForMaskedLM.from_pretrained(folder, **options)
@@ -364,16 +343,12 @@ def language_head(encoder: Encoder) -> nn.Module:
     heads = {n: m for n, m in model.named_children() if n != model.base_model_prefix}
     missing = [key for key in report["missing_keys"] if key.split(".")[0] in heads]
     if len(heads) != 1 or missing:
-        raise MissingData(
-            f"encoder {encoder.name!r} was stored without its masked-language head "
-            f"({', '.join(sorted(missing)[:3])} ...). Use the checkpoint of its pretraining."
-        )
+        said = f"its masked-language head ({', '.join(sorted(missing)[:3])} ...)"
+        raise MissingData(f"{encoder.name!r} was stored without {said}; take the pretrained one.")
     return next(iter(heads.values())).eval().requires_grad_(False)
 
 
-# Tuned encoders.
-
-
+# --- Tuned encoders -------------------------------------------------------------------------------
 def parameters(encoder: Encoder) -> dict[str, nn.Parameter]:
     """Return the parameters of an encoder by name, word embeddings left out."""
     table = encoder.model.get_input_embeddings().weight
@@ -399,10 +374,7 @@ def resolve(source: Checkpoints, task: str, seed: int) -> Checkpoint:
     found = source(task, seed) if callable(source) else (source or {}).get((task, seed))
     if found is None:
         raise Undefined(f"there is no encoder fine-tuned on {task} with seed {seed}.")
-    if isinstance(found, Checkpoint):
-        return found
-    tuned = found
-    return Checkpoint(fingerprint(tuned), lambda: tuned)
+    return found if isinstance(found, Checkpoint) else Checkpoint(fingerprint(found), lambda: found)
 
 
 def fingerprint(tuned: Tuned) -> str:
@@ -426,17 +398,14 @@ def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, 
 
     store = Store(folder)
     runs = store.scores(stage="intermediate").sort_values("utc")
-    wanted = (runs["encoder"] == encoder.name) & (runs["condition"] == "single")
-    runs = runs[wanted & (runs["status"] == "done")]
+    runs = runs.query("encoder == @encoder.name and condition == 'single' and status == 'done'")
     found: dict[Any, Checkpoint] = {}
     for run, task, seed in runs[["run", "intermediate", "seed"]].itertuples(index=False):
         if path := store.checkpoint(run):
             found[task, int(seed)] = Checkpoint(run, partial(_stored, encoder, path, task))
     if not found:
-        raise MissingData(
-            f"{store} has no finished intermediate stage of encoder {encoder.name!r}. Run a plan "
-            "with its intermediates first: helpers.study.run(plan)."
-        )
+        said = f"{store.folder} has no finished intermediate stage of encoder {encoder.name!r}"
+        raise MissingData(f"{said}. Run a plan with its intermediates first: study.run(plan).")
     return found
 
 
@@ -464,7 +433,7 @@ class Trained:
 
     def __call__(self, task: str, seed: int) -> Checkpoint | None:
         """Return the checkpoint of a task and a seed; retrieval tasks without training have none."""
-        trainer = tasks.get(tasks.get(task).train_with or task)
+        trainer = training.training_task(tasks.get(task))
         if not trainer.source.serving("en", "train") or "en" not in trainer.languages:
             return None
         settings = self.settings(trainer) if callable(self.settings) else self.settings
@@ -491,10 +460,9 @@ def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str
 
 @dataclass(frozen=True)
 class Early:
-    """Trains an intermediate's encoder on a few rows of a target; pass it as ``early=``.
+    """Trains an intermediate's encoder on a few rows of a target: pass it as ``early=``."""
 
-    The score is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
-    """
+    # The score is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
 
     settings: Settings = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)
 

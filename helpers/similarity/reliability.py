@@ -20,10 +20,8 @@ FEWEST_DYADS = 5
 
 
 def spearman_brown(half: float) -> float:
-    """Reliability on all rows from the correlation of two halves (Spearman 1910; Brown 1910).
-
-    A negative correlation stays as it is, since 2 r / (1 + r) would inflate it.
-    """
+    """Reliability on all rows from the correlation of two halves (Spearman 1910; Brown 1910)."""
+    # A negative correlation stays as it is, since the formula would inflate it.
     return half if half < 0 else 2.0 * half / (1.0 + half)
 
 
@@ -53,25 +51,20 @@ def _known(a: ArrayLike, b: ArrayLike) -> Floats:
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:
-    """Values of dyads, NaN where unknown, after the effects of intermediate and target are removed.
-
-    It is what a model with task effects uses, so its reliability is the one that limits the slope.
-    """
+    """Values of dyads, NaN where unknown, after the effects of intermediate and target are removed."""
+    # It is what a model with task effects uses, so its reliability is the one that limits the slope.
     array = np.asarray(values, dtype=np.float64)
     known, residual = np.isfinite(array), np.full(len(array), np.nan)
     if not known.any():
         return residual
-    sides = [np.asarray(names, dtype=object)[known] for names in (intermediate, target)]
-    design = np.concatenate([np.ones((known.sum(), 1)), *map(_dummies, sides)], axis=1)
+    sides = (np.asarray(names, dtype=object)[known] for names in (intermediate, target))
+    levels = [pd.factorize(pd.Series(side))[0] for side in sides]
+    dummies = [np.eye(codes.max() + 1)[codes] for codes in levels]
+    design = np.concatenate([np.ones((known.sum(), 1)), *dummies], axis=1)
     rest = array[known] - design @ np.linalg.lstsq(design, array[known], rcond=None)[0]
     # Rounding must not pass for variation where the two effects explain everything.
     residual[known] = np.where(np.abs(rest) > 1e-9 * np.abs(array[known]).max(), rest, 0.0)
     return residual
-
-
-def _dummies(levels: Any) -> Floats:
-    codes, kinds = pd.factorize(pd.Series(levels))
-    return np.eye(len(kinds))[codes]
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,7 +104,7 @@ def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small:
     return "; ".join(found)
 
 
-# Noise: what stands in for an array where nothing is related, of so many rows, columns and classes.
+# --- Noise: what stands in for an array where nothing is related ----------------------------------
 
 # Pieces follow Zipf's law over a vocabulary of so many, so many to a text.
 VOCABULARY, LENGTH = 5000, 20
@@ -123,18 +116,8 @@ def _pieces(random: Random, rows: int, *_: int) -> Any:
     return random.choice(VOCABULARY, LENGTH * rows, p=_CHANCE)
 
 
-def _words(random: Random, rows: int, *_: int) -> list[str]:
-    each = _pieces(random, rows).reshape(rows, LENGTH)
-    return [" ".join(f"w{piece}" for piece in row) for row in each]
-
-
 def _states(random: Random, rows: int, columns: int, *_: int) -> Any:
     return random.normal(size=(rows, columns))
-
-
-def _direction(random: Random, *_: int) -> Any:
-    vector = random.normal(size=50_000)
-    return vector / np.linalg.norm(vector)
 
 
 def _layers(random: Random, *_: int) -> Any:
@@ -143,7 +126,9 @@ def _layers(random: Random, *_: int) -> Any:
 
 # By the names of arrays, without the side of one that either task has.
 _DRAWS: dict[str, Callable[[Random, int, int, int], Any]] = {
-    "texts": _words,
+    "texts": lambda r, rows, *_: [
+        " ".join(f"w{piece}" for piece in row) for row in _pieces(r, rows).reshape(rows, LENGTH)
+    ],
     "pieces": _pieces,
     "counts": lambda r, rows, *_: np.bincount(_pieces(r, rows), minlength=VOCABULARY),
     "labels": lambda r, rows, columns, classes: r.permutation(np.arange(rows) % classes),
@@ -160,7 +145,7 @@ _DRAWS: dict[str, Callable[[Random, int, int, int], Any]] = {
     "parallel.tuned parallel.plain": lambda r, rows, columns, _: r.normal(size=(2, rows, columns)),
     "fisher": lambda r, *_: {"all": r.normal(size=50_000) ** 2},
     "probe_fisher": lambda r, *_: r.normal(size=50_000) ** 2,
-    "gradient": _direction,
+    "gradient": lambda r, *_: (vector := r.normal(size=50_000)) / np.linalg.norm(vector),
     "weights": _layers,
     "plain.weights": lambda r, *_: {name: 0 * weight for name, weight in _layers(r).items()},
     # A centre drawn at random would be shared by both tasks and make them alike.
@@ -189,11 +174,8 @@ def independence(
 
     Returns:
         One row per measure, number of classes and draw: ``measure``, ``family``, ``classes``,
-        ``repeat``, ``value``. Measures that use no labels have one number of classes, 0.
-
-    Raises:
-        UnknownName: a measure that does not exist.
-        HelpfulError: a measure that needs something other than arrays, such as a task's facts.
+        ``repeat``, ``value``. Measures that use no labels have one number of classes, 0. Refused are
+        names that do not exist and measures of something other than arrays, such as a task's facts.
     """
     found = []
     for one in catalogue.chosen(measures):

@@ -1,9 +1,8 @@
 """Arrays of encoder states: their checks and linear algebra, and measures that compare two of them.
 
-Two representations hold the same inputs row by row; two labelled sets need not. Of parameters, by the
-name of a component (one tensor of the encoder), word embeddings are left out: the rows of pieces that do
-not occur are zero, so they would measure the overlap of vocabularies. So are task heads, whose parameters
-mean different things in each task.
+Two representations hold the same inputs row by row; two labelled sets need not. Parameters come by the
+name of a component (one tensor of the encoder), without word embeddings, which would measure the overlap
+of vocabularies, and without task heads, whose parameters mean different things in each task.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ Pair = Sequence[ArrayLike] | Floats
 Parameters = Mapping[str, ArrayLike]
 
 
-# Checks: what comes in is told to be no data before a number is made of it.
-
-
+# --- Checks: what comes in is told to be no data before a number is made of it --------------------
 def require(fits: Any, problem: str) -> None:
     """Raise BadRows with a problem unless the arrays fit."""
     if not fits:
@@ -61,10 +58,8 @@ def paired(
     a: ArrayLike, b: ArrayLike, what: str = "representations", rows: int = 4, axis: int = 0
 ) -> tuple[Floats, Floats]:
     """Return two finite arrays of the same rows, or (axis 1) of states that are equally wide."""
-    first, second = (
-        matrix(a, f"first of the {what}", rows),
-        matrix(b, f"second of the {what}", rows),
-    )
+    both = zip((a, b), ("first", "second"), strict=True)
+    first, second = (matrix(values, f"{which} of the {what}", rows) for values, which in both)
     sizes, unit = (first.shape[axis], second.shape[axis]), ("rows", "columns")[axis]
     need = ("describe the same inputs", "come from one encoder")[axis]
     said = f"the {what} have {sizes[0]} and {sizes[1]} {unit}; both must {need}."
@@ -92,10 +87,8 @@ def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, 
     names, rarest, count = values.tolist(), counts.argmin(), len(values)
     require(count > 1, f"all {rows} labels are {names[0]!r}; at least two classes are needed.")
     require(rows > count, f"{rows} rows for {count} classes; more rows than classes are needed.")
-    said = (
-        f"class {names[rarest]!r} has {counts[rarest]} rows; {smallest} are needed in each class. "
-    )
-    require(counts.min() >= smallest, said + "Sample more rows or leave rare classes out.")
+    said = f"class {names[rarest]!r} has {counts[rarest]} rows; {smallest} are needed in each class"
+    require(counts.min() >= smallest, f"{said}. Sample more rows or leave rare classes out.")
     return codes.astype(np.int64), counts.astype(np.int64)
 
 
@@ -117,9 +110,7 @@ def scalar(value: Any) -> float:
     return number
 
 
-# Linear algebra.
-
-
+# --- Linear algebra -------------------------------------------------------------------------------
 def one_hot(codes: Integers, count: int) -> Floats:
     """Return indicator columns, shape (rows, count)."""
     return np.eye(count)[codes]
@@ -174,9 +165,7 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
     return np.maximum(distance, 0.0, out=distance)
 
 
-# Two encoders on the same rows.
-
-
+# --- Two encoders on the same rows ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Axes:
     """A representation on its leading principal axes, the one of largest variance first."""
@@ -184,11 +173,6 @@ class Axes:
     scores: Floats  # orthonormal scores of the rows, (N, k)
     loadings: Floats  # weight of each column in each axis, times the axis' scale, (k, D)
     share: Floats  # of the variance that the axes up to each explain, (k,)
-
-    def up_to(self, variance: float) -> Axes:
-        """Return the first axes that explain a share of the variance."""
-        keep = int(np.searchsorted(self.share, variance - 1e-12)) + 1
-        return Axes(self.scores[:, :keep], self.loadings[:keep], self.share[:keep])
 
 
 def leading_axes(values: ArrayLike, dimensions: int = 0) -> Axes:
@@ -245,18 +229,14 @@ def rsa(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def svcca(a: ArrayLike | Axes, b: ArrayLike | Axes, variance: float = 0.99) -> float:
-    """Mean of ``canonical_correlations`` on leading axes (Raghu et al. 2017, arXiv 1706.05806).
-
-    Independent representations score about sqrt(D1 + D2) / sqrt(N), so keep few dimensions.
-    """
+    """Mean of ``canonical_correlations`` on leading axes (Raghu et al. 2017, arXiv 1706.05806)."""
+    # Independent representations score about sqrt(D1 + D2) / sqrt(N), so keep few dimensions.
     return float(canonical_correlations(a, b, variance)[0].mean())
 
 
 def pwcca(a: ArrayLike | Axes, b: ArrayLike | Axes) -> float:
-    """``canonical_correlations`` weighted by what they carry of ``a`` (Morcos et al. 2018, 1806.05759).
-
-    Directions of ``a`` without a counterpart count 0.
-    """
+    """``canonical_correlations`` weighted by what they carry of ``a`` (Morcos et al. 2018, 1806.05759)."""
+    # Directions of ``a`` without a counterpart count 0.
     correlations, weights = canonical_correlations(a, b)
     return float(correlations @ weights[: len(correlations)] / weights.sum())
 
@@ -267,25 +247,26 @@ def canonical_correlations(
     """Canonical correlations, largest first, and projection weights of the first one's directions."""
     rows_a, rows_b = (v.scores if isinstance(v, Axes) else v for v in (a, b))
     paired(rows_a, rows_b)
-    both = [v if isinstance(v, Axes) else leading_axes(v) for v in (a, b)]
-    first, second = (axes.up_to(variance) for axes in both)
-    rows, kept = len(first.scores), len(first.share) + len(second.share)
-    said = f"{rows} rows for {kept} axes: canonical correlations would be 1 for any data. "
-    require(rows > kept + 1, said + "Use more rows or fewer dimensions.")
-    directions, correlations, _ = np.linalg.svd(first.scores.T @ second.scores)
-    weights = np.abs(directions.T @ first.loadings).sum(axis=1)
+    first, second = (v if isinstance(v, Axes) else leading_axes(v) for v in (a, b))
+    # Of each the first axes that explain the share of its variance.
+    scores = [
+        x.scores[:, : np.searchsorted(x.share, variance - 1e-12) + 1] for x in (first, second)
+    ]
+    rows, kept = len(scores[0]), [side.shape[1] for side in scores]
+    said = f"{rows} rows for {sum(kept)} axes: canonical correlations would be 1 for any data. "
+    require(rows > sum(kept) + 1, said + "Use more rows or fewer dimensions.")
+    directions, correlations, _ = np.linalg.svd(scores[0].T @ scores[1])
+    weights = np.abs(directions.T @ first.loadings[: kept[0]]).sum(axis=1)
     return np.clip(correlations, 0.0, 1.0), weights
 
 
-# Two languages, before and after tuning. These are mediators (task similarity, drift, gain): report
-# them beside a model, never inside it as controls.
-
-
+# --- Two languages, before and after tuning -------------------------------------------------------
+# These are mediators (task similarity, drift, gain): report them beside a model, never inside it as
+# controls.
 def retrieval_accuracy(english: ArrayLike, other: ArrayLike) -> float:
     """Share of sentences (N, D) whose nearest neighbour by cosine is their translation, both ways."""
     first, second = paired(english, other)
-    shapes = f"{first.shape} and {second.shape} are the shapes of the embeddings; expected one."
-    require(first.shape == second.shape, shapes)
+    require(first.shape == second.shape, f"shapes {first.shape}, {second.shape}; expected one.")
     first, second = (unit_rows(values, "the embedding of a sentence") for values in (first, second))
     cosines = first @ second.T
     # Either copy of a repeated sentence counts.
@@ -302,17 +283,12 @@ def alignment_drift(
     return score(*tuned) - score(*plain)
 
 
-# Two labelled sets.
-
-
+# --- Two labelled sets ----------------------------------------------------------------------------
 def otdd(
     features_a: ArrayLike, labels_a: ArrayLike, features_b: ArrayLike, labels_b: ArrayLike
 ) -> float:
-    """Optimal transport distance of two labelled sets of N rows, in units of the features.
-
-    Moving a row costs its squared distance plus that of its class, a Gaussian, to the other's
-    (Alvarez-Melis and Fusi 2020, 2002.02923).
-    """
+    """Optimal transport distance of two labelled sets of N rows (Alvarez-Melis and Fusi 2020)."""
+    # Moving a row costs its squared distance plus that of its class, a Gaussian, to the other's.
     first, codes_a, counts_a = labelled(features_a, labels_a, smallest=2)
     second, codes_b, counts_b = labelled(features_b, labels_b, smallest=2)
     paired(first, second, "features", axis=1)
@@ -347,9 +323,7 @@ def transport_cost(cost: ArrayLike) -> float:
     return float(costs[rows, columns].mean())
 
 
-# Parameters: where tuning moves them, and which of them a task uses.
-
-
+# --- Parameters: where tuning moves them, and which of them a task uses ---------------------------
 def task_vector_cosine(base: Parameters, a: Parameters, b: Parameters) -> float:
     """Cosine of two task vectors, tuned minus plain parameters (Ilharco et al. 2023, 2212.04089)."""
     # One component at a time: as one vector they would not fit into memory.
@@ -375,18 +349,15 @@ def _task_vectors(base: Parameters, *tuned: Parameters) -> Iterator[tuple[str, F
     require(base, "the encoders have no components; pass their parameters by name.")
     for name in base:
         start, *ends = (np.asarray(given[name], dtype=np.float64) for given in (base, *tuned))
-        shapes = [end.shape for end in ends]
-        said = f"component {name!r} has shapes {start.shape}, {shapes}."
-        require(set(shapes) == {start.shape}, said)
+        shapes = [array.shape for array in (start, *ends)]
+        require(len(set(shapes)) == 1, f"component {name!r} has shapes {shapes}.")
         first, second = (vector((end - start).ravel(), f"task vector of {name!r}") for end in ends)
         yield name, first, second
 
 
 def task_embedding_cosine(a: Parameters, b: Parameters) -> float:
-    """Mean over components of the cosine of two Fisher diagonals (Vu et al. 2020, 2005.00770).
-
-    Published work fuses ranks of components instead, which compares tasks only within one target.
-    """
+    """Mean over components of the cosine of two Fisher diagonals (Vu et al. 2020, 2005.00770)."""
+    # Published work fuses ranks of components instead, which compares tasks only within one target.
     differing = sorted(set(a) ^ set(b))[:3]
     require(not differing, f"embeddings differ in components: {differing}.")
     both = [name for name in a if np.any(a[name]) and np.any(b[name])]
@@ -398,13 +369,10 @@ def task_embedding_cosine(a: Parameters, b: Parameters) -> float:
 def task2vec_distance(
     fa: ArrayLike, fb: ArrayLike, trivial: ArrayLike | None = None, alpha: float = 0.0
 ) -> float:
-    """Cosine distance of two Fisher diagonals, normalised by their sum (Achille et al. 2019, 1902.03545).
-
-    With the diagonal of the ``trivial`` task it is less by ``alpha`` times its distance to the first.
-    """
+    """Cosine distance of two Fisher diagonals, normalised by their sum (Achille et al. 2019, 1902.03545)."""
+    # With the diagonal of the ``trivial`` task it is less by ``alpha`` times its distance to the first.
     first, second = (vector(f, "Fisher diagonal") for f in (fa, fb))
-    sizes = f"Fisher diagonals of {first.size} and {second.size} parameters."
-    require(first.shape == second.shape, sizes)
+    require(first.size == second.size, f"Fisher diagonals of {first.size}, {second.size} numbers.")
     require(min(first.min(), second.min()) >= 0, "a Fisher diagonal has negative entries.")
     # A parameter that neither task uses says nothing.
     used = (total := first + second) > 0
@@ -416,11 +384,10 @@ def task2vec_distance(
 
 def embedding_map(plain: ArrayLike, tuned: ArrayLike, ridge: float = 1e-3) -> Floats:
     """Linear map (D + 1, E) from plain (N, D) to tuned (N, E) states (Schulte et al. 2024, 2410.15148)."""
-    # Mapped features of a target imitate the tuned encoder without running it. The intercept is last.
-    # Ridge regression; its penalty is relative to the mean variance of a feature.
+    # Ridge regression, with a penalty relative to the mean variance of a feature; the intercept is last.
     inputs, outputs = matrix(plain, "plain features"), matrix(tuned, "tuned features")
-    same = len(inputs) == len(outputs)
-    require(same, f"{len(inputs)} plain and {len(outputs)} tuned rows; use the same inputs.")
+    rows = len(inputs), len(outputs)
+    require(rows[0] == rows[1], f"{rows[0]} plain and {rows[1]} tuned rows; use the same inputs.")
     centre, level = inputs.mean(axis=0), outputs.mean(axis=0)
     gram = (inputs - centre).T @ (inputs - centre)
     require(gram.any(), "every row of the plain features is the same; has the encoder collapsed?")

@@ -13,26 +13,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from helpers.errors import MissingData
+from helpers.similarity import representations as rep
 from helpers.similarity.features import probe_predictions
-from helpers.similarity.representations import (
-    Floats,
-    Integers,
-    classes,
-    cosine,
-    matrix,
-    paired,
-    require,
-    squared_distances,
-    unit_rows,
-    vector,
-)
+from helpers.similarity.representations import Floats, Integers, require
 
 LANGUAGES = Path(__file__).parents[2] / "data" / "languages.csv"
 
 
-# Pieces of two corpora.
-
-
+# --- Pieces of two corpora ------------------------------------------------------------------------
 def js_divergence(p: ArrayLike, q: ArrayLike) -> float:
     """Jensen-Shannon divergence of two weightings of the same outcomes, 0 to 1 (Lin 1991)."""
     first, second = _distribution(p), _distribution(q)
@@ -43,7 +31,7 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> float:
 
 
 def _distribution(weights: ArrayLike) -> Floats:
-    array = vector(weights, "distribution")
+    array = rep.vector(weights, "distribution")
     proper = array.min() >= 0 and array.sum() > 0
     require(proper, "a distribution needs weights >= 0 with a positive sum; is the text empty?")
     return array / array.sum()
@@ -93,7 +81,7 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
 
     ``a`` and ``b`` count each piece; ``texts_with`` of all ``texts`` hold it. Weights as scikit-learn's.
     """
-    frequency = vector(texts_with, "number of texts with each piece")
+    frequency = rep.vector(texts_with, "number of texts with each piece")
     most = frequency.max()
     require(frequency.min() >= 0 and most <= texts, f"a piece is in {most:.0f} of {texts} texts.")
     # So that no weight is zero or negative.
@@ -101,15 +89,13 @@ def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) 
     first, second = _distribution(a), _distribution(b)
     same = first.shape == second.shape == weight.shape
     require(same, "counts and document frequencies must cover the same vocabulary.")
-    return cosine(first * weight, second * weight, "TF-IDF vectors")
+    return rep.cosine(first * weight, second * weight, "TF-IDF vectors")
 
 
-# Embeddings of texts.
-
-
+# --- Embeddings of texts --------------------------------------------------------------------------
 def whitening(covariance: ArrayLike) -> Floats:
     """Inverse square root of a covariance (D, D) shrunk to the identity by 1 % of its trace."""
-    array = matrix(covariance, "covariance", rows=1)
+    array = rep.matrix(covariance, "covariance", rows=1)
     size = len(array)
     require(array.shape == (size, size), f"the covariance {array.shape} is not a square array.")
     values, axes = np.linalg.eigh(0.99 * array + 0.01 * (np.trace(array) / size) * np.eye(size))
@@ -119,10 +105,10 @@ def whitening(covariance: ArrayLike) -> Floats:
 
 def mmd(a: ArrayLike, b: ArrayLike) -> float:
     """Unbiased squared maximum mean discrepancy of embeddings (N, D) and (M, D) (Gretton et al. 2012)."""
-    first, second = paired(a, b, "embeddings", 2, axis=1)
+    first, second = rep.paired(a, b, "embeddings", 2, axis=1)
     middle = (first.mean(axis=0) + second.mean(axis=0)) / 2
     pooled = np.concatenate([first, second]) - middle
-    distance = squared_distances(pooled, pooled)
+    distance = rep.squared_distances(pooled, pooled)
     np.fill_diagonal(distance, 0.0)  # rounding leaves a trace there
     # The kernel is as wide as the median distance: in order, the diagonal's zeros come first and every
     # pair stands there twice.
@@ -141,7 +127,7 @@ def domain_classifier_error(a: ArrayLike, b: ArrayLike) -> float:
 
     Mean over both tasks: 0 where they are separable, about .5 where they are the same.
     """
-    first, second = paired(a, b, "embeddings", 2, axis=1)
+    first, second = rep.paired(a, b, "embeddings", 2, axis=1)
     domain = np.repeat([0, 1], [len(first), len(second)])
     wrong = probe_predictions(np.concatenate([first, second]), domain) != domain
     return float(np.mean([wrong[domain == side].mean() for side in (0, 1)]))
@@ -149,15 +135,13 @@ def domain_classifier_error(a: ArrayLike, b: ArrayLike) -> float:
 
 def pseudo_perplexity_change(tuned: ArrayLike, plain: ArrayLike) -> float:
     """Mean loss of masked pieces, tuned minus plain, nats (Salazar et al. 2020, 1910.14659)."""
-    first, second = vector(tuned, "tuned losses"), vector(plain, "plain losses")
+    first, second = rep.vector(tuned, "tuned losses"), rep.vector(plain, "plain losses")
     same = first.shape == second.shape
     require(same, f"{first.size} tuned and {second.size} plain losses; use the same texts.")
     return float((first - second).mean())
 
 
-# Formats and labels.
-
-
+# --- Formats and labels ---------------------------------------------------------------------------
 def label_entropy_similarity(a: ArrayLike, b: ArrayLike) -> float:
     """Minus the absolute difference of the entropies of two label distributions, in nats."""
     shares = [_class_sizes(labels) / np.size(labels) for labels in (a, b)]
@@ -171,27 +155,22 @@ def label_count_similarity(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _class_sizes(labels: ArrayLike) -> Integers:
-    return classes(labels, np.size(labels))[1]
+    return rep.classes(labels, np.size(labels))[1]
 
 
 def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
     """Mean cosine of each label name (C, D) with its nearest name in the other task, both ways."""
-    first, second = paired(a, b, "label embeddings", 1, axis=1)
-    first, second = (unit_rows(x, "the embedding of a label name") for x in (first, second))
+    first, second = rep.paired(a, b, "label embeddings", 1, axis=1)
+    first, second = (rep.unit_rows(x, "the embedding of a label name") for x in (first, second))
     # Each name looks for its nearest in the other task.
     cosines = first @ second.T
     nearest = cosines.max(axis=1).mean() + cosines.max(axis=0).mean()
     return float(np.clip(nearest / 2, -1.0, 1.0))
 
 
-# Languages.
-
-
+# --- Languages ------------------------------------------------------------------------------------
 def languages(path: Path = LANGUAGES) -> pd.DataFrame:
     """Return the facts of each language, by code; data/languages.README.md explains the columns."""
     if not path.exists():
-        raise MissingData(
-            f"no language covariates at {path}. They are part of the repository: git checkout it, or "
-            "build it as the text of data/make/languages.py says."
-        )
+        raise MissingData(f"no {path}: git checkout it, or make it as data/make/languages.py says.")
     return pd.read_csv(path, keep_default_na=False, na_values=[""]).set_index("language")

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 
 from helpers import tasks
-from helpers.errors import BadPlan, HelpfulError, unknown
+from helpers.errors import BadPlan, HelpfulError, known
 from helpers.files import commit
 from helpers.study import engines, profiles
 from helpers.study.plan import AVAILABLE, Maker, Plan, megabytes
@@ -61,7 +61,7 @@ def plan(
 
     Raises:
         UnknownName: a profile, condition or language that does not exist.
-        BadPlan: data, tasks or the encoder are missing; the text names all of them at once.
+        BadPlan: names all data, tasks and encoders that are missing.
     """
     chosen = profiles.get(profile) if isinstance(profile, str) else profile
     problems: list[str] = []
@@ -70,8 +70,7 @@ def plan(
     _refuse(problems)
     asked, codes = _names(conditions), _names(languages)
     for name in asked:
-        if name not in CONDITIONS:
-            raise unknown("condition", name, CONDITIONS)
+        known("condition", name, CONDITIONS)
     spoken = {code for task in then for code in task.languages}
     for code in codes:
         if code not in spoken and codes != AVAILABLE:
@@ -121,11 +120,8 @@ def run(
         BadPlan: something the plan needs is not there; nothing was started.
         StoreFull: the disk is full; what was finished is safe.
     """
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES)
-    if engine not in engines.ENGINES:
-        raise unknown("engine", engine, engines.ENGINES)
-    store = store or Store()
+    known("mode", mode, MODES)
+    work, store = engines.ENGINES[known("engine", engine, engines.ENGINES)], store or Store()
     if mode == "stored":
         return stored(plan, store)
     kept = bool(plan.facts.get("keep", True)) if keep is None else keep
@@ -142,7 +138,6 @@ def run(
             shown = engines.Progress(plan, wanted, store, progress)
             arms = list(dict.fromkeys(plan.arm_of[run] for run in wanted))
             try:
-                work = engines.ENGINES[engine]
                 work(plan, arms, store, kept, shown, workers=workers, extra=extra)
             finally:
                 shown.bar.close()
@@ -161,10 +156,9 @@ def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:
     if languages := plan.facts.get("languages"):
         scores = scores[scores["language"].isin([*languages, ""])].reset_index(drop=True)
     if scores.empty and len(plan):
-        raise HelpfulError(
-            f"no run of this plan is in {store.folder}. {plan.sentence(store)} Run it with "
-            f"study.run(plan), or: python -m helpers.study --profile {plan.profile}"
-        )
+        advice = f"study.run(plan), or: python -m helpers.study --profile {plan.profile}"
+        said = f"no run of this plan is in {store.folder}. {plan.sentence(store)}"
+        raise HelpfulError(f"{said} Run it with {advice}")
     return scores
 
 
@@ -190,11 +184,9 @@ def _tasks(
             found[name] = tasks.get(name)
         except HelpfulError as error:
             problems.append(str(error))
-    text = {
-        "intermediate": "a target, not an intermediate",
-        "target": "an intermediate, not a target",
-    }
-    problems += [f"task {n!r} is {text[role]}." for n, task in found.items() if task.role != role]
+    kinds = ("a target, not an intermediate", "an intermediate, not a target")
+    text = kinds[role == "target"]
+    problems += [f"task {name!r} is {text}." for name, task in found.items() if task.role != role]
     return list(found.values())
 
 
@@ -216,16 +208,13 @@ def _hindrances(
     own = {name for cell in cells for name in cell.split("+")} & set(tasks.names()) - tasks.SHIPPED
     for name in sorted(own) if engine != "local" and not os.environ.get("TRANSFER_TASKS") else ():
         if tasks.get(name).group != "tiny":
-            yield (
-                f"task {name!r} is known to this session only, and engine {engine!r} starts others: "
-                "use engine='local', or put its registration into a module that can be imported and "
-                "set TRANSFER_TASKS=that_module."
+            said = (
+                f"task {name!r} is known to this session only, and engine {engine!r} starts others"
             )
+            yield f"{said}: use engine='local', or set TRANSFER_TASKS=module_that_registers_it."
     if plan.facts.get("stored") and not dirty and commit().endswith("+changes"):
-        yield (
-            f"code: helpers/ differs from its commit, and scores of profile {plan.profile!r} are meant "
-            "to be committed; commit first, or ask for it with dirty=True (--dirty)."
-        )
+        said = f"helpers/ differs from its commit; scores of profile {plan.profile!r} are committed"
+        yield f"code: {said}: commit first, or ask for it with dirty=True (--dirty)."
     folder = store.folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -235,7 +224,5 @@ def _hindrances(
     need = megabytes(plan, keep)[plan.runs["run"].isin(wanted)].sum() + state
     free, other = shutil.disk_usage(folder).free / 1e6, ", or run it with keep=False (--keep no)"
     if need >= free:
-        yield (
-            f"disk: what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}; set "
-            f"TRANSFER_STORE to a folder on a larger disk{other * keep}."
-        )
+        said = f"what is missing needs about {need:,.0f} MB and {store.folder} has {free:,.0f}"
+        yield f"disk: {said}; set TRANSFER_STORE to a folder on a larger disk{other * keep}."

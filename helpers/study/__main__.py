@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import study
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import HelpfulError, known
 from helpers.study.arm import Stopped, register_tasks
 from helpers.study.engines import ENGINES
 from helpers.study.plan import load, minutes, saved
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_tasks()
         if asked.status:
             return _print_status(Store(), asked.profile or "")
-        if asked.engine not in ENGINES:  # before the data are read
-            raise unknown("engine", asked.engine, ENGINES)
+        known("engine", asked.engine, ENGINES)  # before the data are read
         cells = (asked.intermediates, asked.targets, asked.conditions, asked.seeds)
         plan = study.plan(asked.profile or "demo", *cells, asked.encoder, asked.languages)
         print(plan.sentence(), file=sys.stderr)

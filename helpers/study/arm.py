@@ -58,7 +58,6 @@ class Stopped(HelpfulError):
     """A run was asked to stop; what it had done is written down and the next start goes on."""
 
     def __init__(self, signal_number: int = signal.SIGTERM) -> None:
-        """Remember which signal asked, for the exit code."""
         super().__init__("stopped as asked; the same command goes on where this one ended.")
         self.code = 128 + signal_number
 
@@ -157,10 +156,8 @@ def _refuse_changed_rows(job: Record, store: Store) -> None:
         found = texts(language, job.spec["settings"]["mlm_rows"] or None)
         changed += [f"text ({language})"] * (found.fingerprint != fingerprint)
     if changed:
-        raise BadRows(
-            f"rows changed since the plan was made: {', '.join(changed)}. Nothing was trained or "
-            "scored; plan again, and what did not change is kept."
-        )
+        said = f"rows changed since the plan was made: {', '.join(changed)}"
+        raise BadRows(f"{said}. Nothing was done; plan again, and what did not change is kept.")
 
 
 def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell) -> list[Outcome]:
@@ -320,10 +317,8 @@ def patient(tell: Tell) -> Tell:
         if status and not status.startswith(AFTER_STAGE):
             alike[:] = [*alike, status] if status == alike[-1] else [status]
         if status.startswith("failed") and len(alike) >= SAME_FAILURES:
-            raise HelpfulError(
-                f"{SAME_FAILURES} runs in a row ended with the same error, so the rest was not "
-                f"tried: {status} See the logs in the store's folder logs."
-            )
+            said = f"{SAME_FAILURES} runs in a row ended with the same error: {status}"
+            raise HelpfulError(f"{said} The rest was not tried; see the store's folder logs.")
 
     return told
 
@@ -348,10 +343,9 @@ def register_tasks() -> None:
         try:
             importlib.import_module(module.strip())
         except ModuleNotFoundError as error:
-            raise HelpfulError(
-                f"TRANSFER_TASKS names module {module.strip()!r}, and {error}. Name modules that "
-                "register tasks, separated by commas, in a folder on PYTHONPATH."
-            ) from error
+            advice = "Name modules on PYTHONPATH that register tasks, separated by commas."
+            said = f"TRANSFER_TASKS names module {module.strip()!r}, and {error}"
+            raise HelpfulError(f"{said}. {advice}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,12 +44,11 @@ class Progress:
     """A bar of the runs that are to be done: done, rate, time left; silent while a book is built."""
 
     def __init__(self, plan: Plan, wanted: Sequence[str], store: Store, show: bool) -> None:
-        """Start the clock."""
         self.store, self.wanted = store, set(wanted)
         quiet = os.environ.get("TRANSFER_QUIET", "0") not in ("", "0")
-        # A log file gets a line a minute.
+        # A log file gets at most a line a minute, however often it is told something.
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
-        how: dict[str, Any] = {"unit": " runs", "mininterval": 0.2 if live else 60}
+        how: dict[str, Any] = {"unit": " runs", "mininterval": 0.2 if live else 60, "miniters": 0}
         self.bar = tqdm(desc=plan.profile, total=len(wanted), disable=not show or quiet, **how)
         index = store.index()
         self.before = dict(zip(index["run"], index["changed"], strict=True))
@@ -71,7 +70,7 @@ class Progress:
         for run, changed, status in index[["run", "changed", "status"]].itertuples(index=False):
             if run in self.wanted and self.before.get(run) != changed:
                 self.tell(run, status, "")
-        self.bar.refresh()
+        self.bar.update(0)
 
 
 def local(*order: Any, **_: Any) -> None:
@@ -110,10 +109,8 @@ def processes(*order: Any, workers: int, **_: Any) -> None:
                 if stop():
                     raise Stopped
         except BrokenProcessPool as error:
-            raise HelpfulError(
-                "a worker process died, and its arm with it; the same command goes on from what is "
-                "stored. If memory ran out, use fewer workers."
-            ) from error
+            advice = "The same command goes on; if memory ran out, use fewer workers."
+            raise HelpfulError(f"a worker process died, and its arm with it. {advice}") from error
         finally:
             # Whatever ends the loop ends the workers. One with an arm writes its state first; one
             # without could wait for ever, for the lock of a queue that a dead one held.
@@ -247,10 +244,11 @@ def _workflow(
                     process.wait()
     progress.look()
     if process.returncode and progress.wanted:
+        said = (
+            f"Snakemake ended with {process.returncode}, {len(progress.wanted)} runs have no record"
+        )
         raise HelpfulError(
-            f"Snakemake ended with exit code {process.returncode} and {len(progress.wanted)} runs "
-            "have no record; the same command goes on from what is done. See "
-            f"{log}:\n{_complaints(log, began)}"
+            f"{said}; the same command goes on. See {log}:\n{_complaints(log, began)}"
         )
 
 
@@ -265,15 +263,14 @@ def _complaints(log: Path, began: int) -> str:
 def problems(engine: str) -> list[str]:
     """Say what an engine needs and this machine lacks, before anything starts."""
     spec, install = importlib.util.find_spec, 'is not installed; run: pip install -e ".[grid]"'
-    checkout = f"{SNAKEFILE} is missing; run from a checkout of the repository."
-    login = "sbatch is not on the PATH; start from a login node of the cluster."
-    grid: dict[str, Any] = {f"Snakemake {install}": spec("snakemake")}
-    grid |= {checkout: SNAKEFILE.is_file()}
-    executor = f"the SLURM executor {install}"
-    cluster: dict[str, Any] = {executor: spec("snakemake_executor_plugin_slurm")}
-    cluster |= {login: shutil.which("sbatch")}
-    needs = {"snakemake": grid, "slurm": grid | cluster}.get(engine, {})
-    return [f"engine: {text}" for text, there in needs.items() if not there]
+    needs = (
+        (f"Snakemake {install}", spec("snakemake")),
+        (f"{SNAKEFILE} is missing; run from a checkout of the repository.", SNAKEFILE.is_file()),
+        (f"the SLURM executor {install}", spec("snakemake_executor_plugin_slurm")),
+        ("sbatch is not on the PATH; start from a cluster's login node.", shutil.which("sbatch")),
+    )
+    wanted = needs[: {"snakemake": 2, "slurm": 4}.get(engine, 0)]
+    return [f"engine: {text}" for text, there in wanted if not there]
 
 
 ENGINES: dict[str, Callable[..., None]] = {

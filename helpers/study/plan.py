@@ -68,7 +68,6 @@ class Plan:
     facts: Mapping[str, Any]  # what a cost needs: parameters, seeds, whether checkpoints are kept
 
     def __len__(self) -> int:
-        """Return the number of runs."""
         return len(self.runs)
 
     @cached_property
@@ -79,19 +78,17 @@ class Plan:
     @cached_property
     def arm_of(self) -> dict[str, str]:
         """Return each run's arm: the id of the stage it follows, or a hash for baselines."""
-        encoder, names = self.facts["encoder"], ["run", "stage", "parent", "condition", "seed"]
-        return {
-            run: run
-            if stage == "intermediate"
-            else parent or digest(f"{encoder}|{condition}|{seed}")
-            for run, stage, parent, condition, seed in self.runs[names].itertuples(index=False)
-        }
+        own = self.runs["run"].where(self.runs["stage"] == "intermediate", self.runs["parent"])
+        rows = zip(self.runs["run"], own, self.runs["condition"], self.runs["seed"], strict=True)
+        encoder = self.facts["encoder"]
+        return {run: arm or digest(f"{encoder}|{name}|{seed}") for run, arm, name, seed in rows}
 
     @cached_property
     def arms(self) -> dict[str, list[str]]:
         """Return the runs of each arm, its intermediate stage first."""
-        of_arms = self.runs["run"].groupby(self.runs["run"].map(self.arm_of), sort=False)
-        found: dict[Any, list[str]] = of_arms.agg(list).to_dict()
+        found: dict[str, list[str]] = {}
+        for run, arm in self.arm_of.items():
+            found.setdefault(arm, []).append(run)
         return found
 
     @cached_property
@@ -115,8 +112,7 @@ class Plan:
         """Return what a plan takes, before anything starts.
 
         Args:
-            store: where finished runs are, which are counted as stored and from which speeds are
-                learnt; by default the project's store.
+            store: has the runs that are stored already and the speeds learnt; else the project's.
 
         Returns:
             A row per stage and condition and one for the total: arms, runs, training_tokens,
@@ -151,9 +147,7 @@ class Plan:
             f"{total['megabytes']:,.0f} MB in the end{left * bool(total['stored'])}."
         )
 
-    def __repr__(self) -> str:
-        """Return the plan's size and cost in one sentence."""
-        return self.sentence()
+    __repr__ = sentence
 
     def _repr_html_(self) -> str:
         return f"<p>{self.sentence()}</p>" + self.cost().to_html(index=False)
@@ -187,15 +181,11 @@ def find(folder: Path, arms: Iterable[str]) -> Plan:
     for path in saved(folder):
         if wanted <= set((plan := load(path)).arms):
             return plan
-    raise UnknownName(
-        f"no stored plan in {folder} holds arm {', '.join(wanted)}. Plans are stored when they are "
-        "run; check TRANSFER_STORE, or give the plan's file with --plan."
-    )
+    advice = "Plans are stored when they are run; check TRANSFER_STORE, or give a file with --plan."
+    raise UnknownName(f"no stored plan in {folder} holds arm {', '.join(wanted)}. {advice}")
 
 
-# What a plan will cost.
-
-
+# --- What a plan will cost ------------------------------------------------------------------------
 def rate(plan: Plan, store: Store) -> tuple[float, str]:
     """Return the tokens per second that a plan's runs can expect, and where that is from."""
     device, done = str(plan.facts.get("device", "cpu")), store.index()
@@ -227,11 +217,10 @@ def _duration(minutes: float) -> str:
     return f"{minutes / 60:.1f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
 
 
-# What is known of rows and encoders. Reading all rows of all languages takes minutes at full size, so
-# it is remembered below the store, under what could change it: the facts of a task, this package's
-# code, the installed version of a data package, the files of a data folder.
-
-
+# --- What is known of rows and encoders -----------------------------------------------------------
+# Reading all rows of all languages takes minutes at full size, so it is remembered below the store,
+# under what could change it: the facts of a task, this package's code, the installed version of a
+# data package, the files of a data folder.
 class Survey(NamedTuple):
     """The rows of one task in one language and split."""
 
@@ -259,13 +248,11 @@ def _look(task: Task, language: str, split: str) -> Survey:
     sequences = sum(len(row.get("choices", "1")) for row in sample)
     total = 0
     for row in sample:
-        total += sum(
-            len(str(row.get(name, ""))) for name in ("first", "second", "question", "text")
-        )
-        total += sum(len(token) + 1 for token in row.get("tokens", ()))
+        said = [str(row.get(name, "")) for name in ("first", "second", "question", "text")]
+        said += [f"{token} " for token in row.get("tokens", ())]
         # A context is read once per choice.
-        context = str(row.get("context", ""))
-        total += sum(len(context + each) for each in row.get("choices", [""]))
+        said += [str(row.get("context", "")) + each for each in row.get("choices", [""])]
+        total += sum(map(len, said))
     means = total / max(1, sequences), sequences / max(1, len(sample))
     return Survey(read.fingerprint, len(read), *means)
 
@@ -302,14 +289,12 @@ def stamp(kind: str, name: str) -> str:
     return stamp_of(Path(root) / (name if kind == "hub" else "")) if root else ""
 
 
-# Making a plan.
-
-
+# --- Making a plan --------------------------------------------------------------------------------
 class Builder:
     """Collects runs and the parts of their specifications that they share."""
 
     def __init__(self, encoder: Mapping[str, Any], judged: Iterable[str] = ()) -> None:
-        """Start from what identifies an encoder, and the stages that can be found collapsed."""
+        # What identifies an encoder, and the stages that can be found collapsed.
         self.judged = tuple(judged)
         self.parts: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
@@ -354,7 +339,6 @@ class Maker(Builder):
     """One plan in the making; what stands in its way is collected."""
 
     def __init__(self, profile: Profile, encoder: str, languages: Names, store: Store) -> None:
-        """Look at the encoder; languages: those that are asked for, () for all a target has."""
         self.profile, self.name, self.store, self.languages = profile, encoder, store, languages
         self.problems: list[str] = []
         self.unread: dict[Names, dict[str, str]] = {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import unknown
+from helpers.errors import known
 from helpers.models import Settings
 from helpers.tasks import Task
 
@@ -29,54 +29,29 @@ STAGES = ("intermediate", "target")
 
 @dataclass(frozen=True)
 class Profile:
-    """One size of the study.
+    """One size of the study."""
 
-    Attributes:
-        name: what a plan is asked for by.
-        about: encoder, data and hardware it is meant for, in one sentence.
-        encoder: name for ``helpers.models.encoders.load``.
-        intermediates, targets: names of the tasks a plan has by default.
-        seeds: seeds of every cell; baselines have twice as many.
-        intermediate, target: settings of the two stages; in the file, ``settings`` are those of both.
-        by_format: per stage and task format, settings that differ.
-        by_condition: per condition, settings of its special stage that differ.
-        test_rows: rows per language a target is evaluated on, by format; 0: all.
-        keep: whether checkpoints of intermediate stages stay in the store.
-        judged: stages in which a dev score no better than a constant answer counts as collapsed.
-        task_settings: whether settings that a task states for itself apply.
-        layer: hidden state that retrieval reads where a target has no development rows to choose
-            it on; 0: the last.
-        stored: whether its scores are meant to be committed, so that a commit must say what made them.
-    """
-
-    name: str
-    about: str
-    encoder: str
-    intermediates: tuple[str, ...]
+    name: str  # what a plan is asked for by
+    about: str  # encoder, data and hardware it is meant for, in one sentence
+    encoder: str  # name for ``helpers.models.encoders.load``
+    intermediates: tuple[str, ...]  # names of the tasks a plan has by default
     targets: tuple[str, ...]
-    seeds: int
-    intermediate: Settings
+    seeds: int  # of every cell; baselines have twice as many
+    intermediate: Settings  # of the stage; in the file, ``settings`` are those of both stages
     target: Settings
+    # Settings that differ: per stage and task format, and per condition in its special stage.
     by_format: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     by_condition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    test_rows: Mapping[str, int] = field(default_factory=dict)
-    keep: bool = True
-    judged: tuple[str, ...] = STAGES
-    task_settings: bool = True
-    layer: int = 0
-    stored: bool = False
+    test_rows: Mapping[str, int] = field(default_factory=dict)  # per language, by format; 0: all
+    keep: bool = True  # whether checkpoints of intermediate stages stay in the store
+    judged: tuple[str, ...] = STAGES  # in which a score no better than a constant is collapsed
+    task_settings: bool = True  # whether settings that a task states for itself apply
+    layer: int = 0  # that retrieval reads where no development rows can choose it; 0: the last
+    stored: bool = False  # whether its scores are to be committed: a commit must say what made them
 
     def settings(self, task: Task, stage: str, condition: str) -> Settings:
-        """Return the settings of one stage of one task.
-
-        Args:
-            task: the task that is trained on; of several, the first.
-            stage: ``"intermediate"`` or ``"target"``.
-            condition: one of ``CONDITIONS``.
-
-        Returns:
-            The stage's settings, changed by the format's, the task's and the condition's, in order.
-        """
+        """Return the settings of a stage (of several tasks of the first) in one of ``CONDITIONS``."""
+        # The stage's settings, changed by the format's, the task's and the condition's, in order.
         chosen = self.intermediate if stage == "intermediate" else self.target
         chosen = chosen.override(self.by_format.get(stage, {}).get(task.format, {}))
         if self.task_settings:
@@ -112,6 +87,4 @@ TINY, DEMO, PILOT, PAPER = (PROFILES[name] for name in ("tiny", "demo", "pilot",
 
 def get(name: str) -> Profile:
     """Return a profile by name, or raise UnknownName."""
-    if name not in PROFILES:
-        raise unknown("profile", name, PROFILES)
-    return PROFILES[name]
+    return PROFILES[known("profile", name, PROFILES)]

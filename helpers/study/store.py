@@ -165,31 +165,22 @@ def record_of(content: bytes, path: object) -> Record:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """Replace not-a-number and infinity, which JSON does not know, by null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+    """Return JSON, with null for not-a-number and infinity, which it does not know."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    return json.dumps(finite, separators=(",", ":"), ensure_ascii=False)
 
 
 class Store:
-    """Records and checkpoints of runs, shared by any number of processes."""
+    """Records and checkpoints of runs, shared by any number of processes; made at the first write."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        """Open a store, by default that in ``default_folder()``; it is made at the first write."""
         self.folder = Path(folder) if folder is not None else default_folder()
         self.plans = self.folder / "plans"
         self.rejected: dict[str, str] = {}
         self._index: pd.DataFrame | None = None
         self._known: dict[str, tuple[int, int]] = {}
 
-    # Records
-
+    # --- Records ----------------------------------------------------------------------------------
     def path(self, run: str) -> Path:
         """Return where the record of a run lies, or will lie."""
         return self.folder / "records" / run[:2] / f"{run}.json"
@@ -212,15 +203,22 @@ class Store:
 
     def records(self, runs: Iterable[str]) -> Iterator[Record]:
         """Yield the records of these runs in order; absent and untrustworthy ones are left out."""
-        for path in map(self.path, runs):
-            try:
-                record = record_of(path.read_bytes(), path)
-            except FileNotFoundError:
-                continue
-            except BadRecord as error:
-                self._reject(path.stem, str(error))
-                continue
-            yield record
+        yield from filter(None, (self._read(run, record_of) for run in runs))
+
+    def _read(self, run: str, parse: Callable[[bytes, object], Any]) -> Any:
+        """Return what a record's bytes say; None, and a warning once, where they cannot be trusted."""
+        path = self.path(run)
+        try:
+            return parse(path.read_bytes(), path)
+        except FileNotFoundError:  # it may have been set aside meanwhile
+            return None
+        except BadRecord as error:
+            if self.rejected.get(run) != str(error):
+                warnings.warn(f"{error} It counts as missing and will be redone.", stacklevel=4)
+            self.rejected[run] = str(error)
+            if self._index is not None:
+                self._index = self._index[self._index["run"] != run]
+            return None
 
     def scores(self, runs: Iterable[str] | None = None, *, stage: str = "target") -> pd.DataFrame:
         """Return the scores of some runs (default: all) and one stage ("": both), ``SCORE_COLUMNS``."""
@@ -252,8 +250,7 @@ class Store:
             table.loc[("", "rejected"), :] = len(self.rejected), 0.0, 0.0
         return table.astype({"runs": int}).round(1).reset_index()
 
-    # Checkpoints and unfinished work
-
+    # --- Checkpoints and unfinished work ----------------------------------------------------------
     def checkpoint(self, run: str) -> Path | None:
         """Return the folder of a run's checkpoint, None without; checksums are compared on reading."""
         folder = self.folder / "checkpoints" / run
@@ -273,7 +270,7 @@ class Store:
         sync_folder(folder.parent)
 
     def drop_checkpoint(self, run: str) -> None:
-        """Delete a checkpoint; a process that is reading it keeps what it has opened."""
+        """Delete a checkpoint, if there is one."""
         drop_folder(self.folder / "checkpoints" / run)
 
     def checkpoints(self) -> set[str]:
@@ -307,14 +304,11 @@ class Store:
         lock = filelock.FileLock(self.folder / "locks" / f"{arm}.lock")
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            pass
+            with suppress(filelock.Timeout):
+                lock.acquire(blocking=False)
         except OSError as error:
-            raise HelpfulError(
-                f"the store {self.folder} cannot be written ({error.strerror}); set TRANSFER_STORE to "
-                "a folder that can. What is stored there can still be read."
-            ) from error
+            said = f"the store {self.folder} cannot be written ({error.strerror}), only read"
+            raise HelpfulError(f"{said}; set TRANSFER_STORE to a folder that can.") from error
         try:
             yield lock.is_locked
         finally:
@@ -339,8 +333,7 @@ class Store:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         return len(left)
 
-    # Index
-
+    # --- Index ------------------------------------------------------------------------------------
     def index(self) -> pd.DataFrame:
         """Return one row per record with the columns ``INDEX``; damaged ones are warned of and left out."""
         copy, records = self.folder / "index.parquet", self.folder / "records"
@@ -360,16 +353,10 @@ class Store:
         changed = [run for run, facts in present.items() if self._known.get(run) != facts]
         gone = self._known.keys() - present.keys()
         fresh = []
-        for path in map(self.path, changed):
-            try:
-                row = summary_of(path.read_bytes(), path)
-            except FileNotFoundError:
-                continue  # It was set aside meanwhile.
-            except BadRecord as error:
-                self._reject(path.stem, str(error))
-                continue
-            self.rejected.pop(path.stem, None)
-            fresh.append(row | dict(zip(("bytes", "changed"), present[path.stem], strict=True)))
+        for run in changed:
+            if row := self._read(run, summary_of):
+                self.rejected.pop(run, None)
+                fresh.append(row | dict(zip(("bytes", "changed"), present[run], strict=True)))
         if changed or gone:
             keep = self._index[~self._index["run"].isin({*changed, *gone})]
             found = pd.DataFrame(fresh, columns=list(INDEX)).astype(INDEX)
@@ -380,17 +367,8 @@ class Store:
                 write_atomic(copy, self._index.to_parquet(index=False, compression="zstd"))
         return self._index
 
-    def _reject(self, run: str, why: str) -> None:
-        if self.rejected.get(run) != why:
-            warnings.warn(f"{why} It counts as missing and will be redone.", stacklevel=4)
-        self.rejected[run] = why
-        if self._index is not None:
-            self._index = self._index[self._index["run"] != run]
 
-
-# What of a plan is missing in a store; this is all there is to resuming.
-
-
+# --- What of a plan is missing in a store; this is all there is to resuming -----------------------
 def missing(plan: Plan, store: Store, keep: bool) -> list[str]:
     """Return the runs of a plan that have to be done, in its order; failed ones among them."""
     over = store.runs() & plan.arm_of.keys()
@@ -430,8 +408,7 @@ def read_export(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        advice = f"get it again: git checkout {path}"
-        raise BadRecord(f"{path} is damaged ({error}); {advice}") from error
+        raise BadRecord(f"{path} is damaged ({error}); git checkout {path}") from error
     if missing := [name for name in SCORE_COLUMNS if name not in table.columns]:
         raise BadRecord(f"{path} lacks the columns {', '.join(missing)}; export it again.")
     return tidy(table[list(SCORE_COLUMNS)])

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from helpers.errors import HelpfulError, UnknownName, unknown
+from helpers.errors import HelpfulError, UnknownName, known, unknown
 
 Format = Literal["pair", "choice", "tagging", "span", "retrieval"]
 Role = Literal["intermediate", "target"]
@@ -172,8 +172,7 @@ def register(task: Task, *, replace: bool = False) -> Task:
         *named,
         *(("kind of source", s.kind, Kind) for s in task.source.flat()),
     ]:
-        if name not in get_args(kind):
-            raise unknown(what, name, get_args(kind))
+        known(what, name, get_args(kind))
     if task.name in _TASKS and not replace:
         raise HelpfulError(f"task {task.name!r} exists; pass replace=True to overwrite it.")
     if problems := [*_own_problems(task), *_source_problems(task)]:
@@ -256,9 +255,7 @@ def _source_problems(task: Task) -> Iterator[str]:
 
 def get(name: str) -> Task:
     """Return a task by name; UnknownName lists the nearest."""
-    if name not in _TASKS:
-        raise unknown("task", name, _TASKS)
-    return _TASKS[name]
+    return _TASKS[known("task", name, _TASKS)]
 
 
 def names(role: str = "", group: str = "", format: str = "") -> list[str]:

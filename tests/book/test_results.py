@@ -57,7 +57,7 @@ def test_a_readers_measure_joins_a_committed_table(measured, tmp_path, mine, mon
 
 def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_path):
     measured.to_csv(tmp_path / "tiny.csv", index=False)
-    known = similarity.get("token_similarity")
+    known = similarity.catalogue.get("token_similarity")
     similarity.register(replace(known, function=lambda a, b: 0.125), replace=True)
     table = results.similarities("tiny", progress=False)
     values = table.loc[table["measure"] == known.name, "value"]

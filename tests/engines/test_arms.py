@@ -9,6 +9,7 @@ import pytest
 
 from helpers import study
 from helpers.errors import BadPlan, HelpfulError, StoreFull
+from helpers.study import engines
 from helpers.study.__main__ import main, status
 from helpers.study.store import SCORE_COLUMNS, Store, digest, missing
 from tests.engines import fake
@@ -186,6 +187,14 @@ def test_progress_says_runs_rate_and_time_left_or_nothing(store, capsys, monkeyp
     study.run(fake.make_plan(), store=store)
     shown = capsys.readouterr().err
     assert "fake: 100%" in shown and "6/6" in shown and "3 failed" in shown and "runs/s" in shown
+    # A log file gets at most a line a minute, however often an engine looks.
+    progress = engines.Progress(plan := fake.make_plan(), list(plan.runs["run"]), store, True)
+    capsys.readouterr()
+    for _ in range(9):
+        progress.look()
+    assert capsys.readouterr().err == ""
+    progress.bar.close()
+    capsys.readouterr()
     monkeypatch.setenv("TRANSFER_QUIET", "1")
     study.run(fake.make_plan(seeds=2), store=store)
     assert capsys.readouterr() == ("", "")

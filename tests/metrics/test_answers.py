@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.errors import BadRows, UnknownName
+from helpers.metrics import answer_tokens as tokens
 from helpers.metrics import mlqa, squad, squad2
-from helpers.metrics.answers import tokens
 
 WORDS = "the a an The cat, cat café U.S. dog's the-cat 42 北京 ال».".split() + ["  "]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
