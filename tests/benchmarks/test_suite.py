@@ -32,14 +32,14 @@ def names(rows):
 
 
 def promised(job):
-    return sorted(suite.JOBS[job].rows)
+    return sorted(suite.rows_of(job))
 
 
 def test_every_promised_and_every_stored_row_has_a_benchmark_that_it_names():
-    rows = [row for job in suite.JOBS.values() for row in job.rows]
-    assert set(rows) >= {*PROMISED.split(), *pd.read_csv(harness.PATH)["name"]}
+    rows = [row for job in suite.JOBS for row in suite.rows_of(job)]
+    assert set(rows) >= {*PROMISED.split(), *pd.read_csv(harness.COMMITTED)["name"]}
     assert len(rows) == len(set(rows))
-    for module, function in (job.call.split(".") for job in suite.JOBS.values()):
+    for module, function in (call.split(".") for call, _ in suite.JOBS.values()):
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
     asked = ["train_span_vs_stock_trainer", "plans", "train_matmul_share_of_peak_span"]
     assert suite.chosen(asked) == ["span", "plans"]
@@ -110,14 +110,14 @@ def test_the_rows_of_training(monkeypatch):
     every = [row for name in CPU for row in training.compare(name)]
     rows = [row for row in every if not row.note.startswith("not measured")]
     assert torch.cuda.is_available() or len(every) == len(rows) + len(CPU)
-    assert names(rows) == sorted(row for name in CPU for row in suite.JOBS[name].rows)
+    assert names(rows) == sorted(row for name in CPU for row in suite.rows_of(name))
     assert {row.ratio for row in rows} == {1.0, 0.5}
     (row,) = training.beside()
-    assert [row.name] == suite.JOBS["neighbour"].rows and row.ratio == 1.0
+    assert [row.name] == suite.rows_of("neighbour") and row.ratio == 1.0
     # Memory is measured on a GPU only.
     monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
     (row,) = training.memory()
-    assert [row.name] == suite.JOBS["memory"].rows
+    assert [row.name] == suite.rows_of("memory")
     assert math.isnan(row.value) and row.note.startswith("not measured")
 
 
