@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -240,7 +240,9 @@ def by_distance(data: pd.DataFrame, seed: int) -> Answers:
     }
 
 
-# The stored studies: scenario names, slopes, how to draw, how to answer.
+# The stored studies.
+
+STUDIES = ("dyads", "decision", "scaled", "languages")
 
 
 def dyad_tables(scenario: Scenario, slope: float) -> Draw:
@@ -248,45 +250,29 @@ def dyad_tables(scenario: Scenario, slope: float) -> Draw:
     return lambda rng: table(scenario, *draw(scenario, slope, rng))
 
 
-def dyad_cells() -> list[Cell]:
-    """Return every scenario at 0 and 0.4, some at more slopes."""
-    more = "independent|blocks none|blocks half|blocks|20 x 10, none|20 x 10, half|20 x 10|7 x 3"
-    asked = [(name, slope, every) for name in worlds("dyads") for slope in (0.0, 0.4)]
-    asked += [(name, slope, ours) for name in more.split("|") for slope in (0.2, 0.6, 0.8)]
+def cells(study: str) -> list[Cell]:
+    """Return what a study draws and asks: names of scenarios, slopes, how to draw, how to answer."""
+    if study == "languages":
+
+        def rows(slope: float, change: float) -> Draw:
+            return lambda rng: language_rows(rng, slope, change)
+
+        found: list[Cell] = [("languages", b, rows(b, 0.0), by_language) for b in (0.0, 0.3)]
+        return found + [("language distance", c, rows(0.3, c), by_distance) for c in (0.0, 0.1)]
+    names, specified = worlds(study), calibration.specified
+    if study == "dyads":  # every scenario at 0 and 0.4, some at more slopes
+        more = (
+            "independent|blocks none|blocks half|blocks|20 x 10, none|20 x 10, half|20 x 10|7 x 3"
+        )
+        asked = [(name, b, every) for name in names for b in (0.0, 0.4)]
+        asked += [(name, b, ours) for name in more.split("|") for b in (0.2, 0.6, 0.8)]
+    elif study == "decision":  # four sizes of study, and the worlds that an outside review missed
+        sizes = ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")
+        asked = [(name, b, specified) for name in sizes for b in (0.0, 0.2, 0.4, 0.6, 0.8)]
+        asked += [(n, b, sloped) for n in names if n not in worlds("dyads") for b in (0.0, 0.4)]
+    else:  # the next study, in points and within targets
+        asked = [(name, b, specified) for name in names for b in (0.0, 0.2, 0.4, 0.6)]
     return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in asked]
-
-
-def decision_cells() -> list[Cell]:
-    """Return four sizes of study at five slopes, and the worlds that an outside review missed."""
-    sizes = ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")
-    others = [name for name in worlds("decision") if name not in worlds("dyads")]
-    asked = [(s, b, calibration.specified) for s in sizes for b in (0.0, 0.2, 0.4, 0.6, 0.8)]
-    asked += [(s, b, sloped) for s in others for b in (0.0, 0.4)]
-    return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in asked]
-
-
-def scaled_cells() -> list[Cell]:
-    """Return the next study, in points and within targets."""
-    asked = [(s, b) for s in worlds("scaled").values() for b in (0.0, 0.2, 0.4, 0.6)]
-    return [(s.name, b, dyad_tables(s, b), calibration.specified) for s, b in asked]
-
-
-def language_cells() -> list[Cell]:
-    """Return rows per language, 9 x 202."""
-
-    def rows(slope: float, change: float) -> Draw:
-        return lambda rng: language_rows(rng, slope, change)
-
-    cells: list[Cell] = [("languages", b, rows(b, 0.0), by_language) for b in (0.0, 0.3)]
-    return cells + [("language distance", c, rows(0.3, c), by_distance) for c in (0.0, 0.1)]
-
-
-STUDIES: Mapping[str, Callable[[], list[Cell]]] = {
-    "dyads": dyad_cells,
-    "decision": decision_cells,
-    "scaled": scaled_cells,
-    "languages": language_cells,
-}
 
 
 def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
@@ -310,7 +296,7 @@ def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     )
     done = set(map(tuple, counts[["scenario", "slope", "batch"]].to_numpy()))
     for number in range(-(-replicates // BATCH)):
-        for name, slope, drawn, answer in STUDIES[study]():
+        for name, slope, drawn, answer in cells(study):
             if (name, slope, number) in done:
                 continue
             answer = ours if answer is every and number >= COMPARED else answer
@@ -322,7 +308,7 @@ def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.calibration", description=__doc__)
-    parser.add_argument("--study", choices=sorted(STUDIES), default="dyads")
+    parser.add_argument("--study", choices=STUDIES, default="dyads")
     parser.add_argument("--replicates", type=int, default=1000)
     asked = parser.parse_args()
     counts = run(FOLDER, asked.study, asked.replicates)

@@ -44,10 +44,10 @@ def test_a_stored_batch_is_what_the_code_gives(study, name, slope):
 
 
 def test_stored_studies_are_complete():
-    for study, cells in make.STUDIES.items():
+    for study in make.STUDIES:
         summary = calibration.summary(stored(study))
         have = set(zip(summary["scenario"], summary["slope"], strict=True))
-        assert have == {(c[0], c[1]) for c in cells()}
+        assert have == {(c[0], c[1]) for c in make.cells(study)}
         final = summary[summary["method"].str.endswith(calibration.FINAL)]
         assert (final["replicates"] >= {"decision": 190, "scaled": 240}.get(study, 950)).all()
         about = json.loads((STORED / f"{study}.json").read_text())
@@ -105,7 +105,7 @@ def test_run_continues_where_it_stopped(tmp_path, monkeypatch):
         return {"flat": lambda: pd.Series({"estimate": float(data["gain"].mean()), "p": 0.5})}
 
     cells = [("one", 0.0, draw, answer), ("two", 0.0, draw, answer)]
-    monkeypatch.setattr(make, "STUDIES", {"dyads": lambda: cells})
+    monkeypatch.setattr(make, "cells", lambda study: cells)
     first = make.run(tmp_path, "dyads", 50)
     assert len(calls) == 100
     again = make.run(tmp_path, "dyads", 100)
