@@ -63,9 +63,8 @@ class Rows(Sequence[Row]):
     @property
     def what(self) -> str:
         """Return what errors call these rows."""
-        return (
-            f"task {self.task!r}, language {self.language!r}, split {self.split!r} in {self.source}"
-        )
+        place = f"language {self.language!r}, split {self.split!r} in {self.source}"
+        return f"task {self.task!r}, {place}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -193,10 +192,9 @@ def with_labels(task: Task | str) -> Task:
         return replace(task, labels=tuple(map(str, range(max(numbers) + 1))))
     if numbers or not texts or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
-        raise BadRows(
-            f"task {task.name!r} states no labels, and column {column!r} of {raws[0].origin} does not "
-            f"tell them ({found}): state labels=(...), for choice in the order of the choices."
-        )
+        told = f"column {column!r} of {raws[0].origin} does not tell them ({found})"
+        advice = "state labels=(...), for choice in the order of the choices"
+        raise BadRows(f"task {task.name!r} states no labels, and {told}; {advice}.")
     return replace(task, labels=tuple(sorted(texts, key=lambda text: (-counts[text], text))))
 
 
@@ -394,10 +392,8 @@ def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
 
 # --- Unlabelled text ------------------------------------------------------------------------------
 TEXT_VARIABLE = "TRANSFER_TEXT_ROOT"
-_COMMIT, _LICENCE = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa", "CC BY-SA 3.0 and GFDL"
-_WIKIPEDIA = Source(
-    "hub", "wikimedia/wikipedia", "20231101.{language}", revision=_COMMIT, licence=_LICENCE
-)
+_WIKIPEDIA = Source("hub", "wikimedia/wikipedia", "20231101.{language}")  # CC BY-SA 3.0 and GFDL
+_WIKIPEDIA = replace(_WIKIPEDIA, revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa")
 
 
 class Texts(tuple[str, ...]):

@@ -63,11 +63,9 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
     # A mirror may hold less than what was published, the hub may not.
     expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(raw.rows)))
     if first is None and raw.origin.startswith("hub ") and len(raw.rows) != expected:
-        held = (
-            f"{raw.origin}, {language!r}, split {split!r} has {len(raw.rows)} rows; published are"
-        )
-        cache = f"delete its folder in {datasets.config.HF_DATASETS_CACHE}"
-        raise BadRows(f"{held} {expected}. Try again ({cache}), or correct the task's counts.")
+        held = f"{len(raw.rows)} rows; published are {expected}"
+        advice = f"Delete its folder in {datasets.config.HF_DATASETS_CACHE}, or correct the counts."
+        raise BadRows(f"{raw.origin}, {language!r}, split {split!r} has {held}. {advice}")
     return raw
 
 

@@ -134,12 +134,8 @@ class Standard:
             return []
         expected = _one_of(row)
         if self.raw.origin.lower().endswith((".csv", ".tsv")):
-            expected += (
-                ". The first line of the file must name its columns; one word a line (CoNLL) "
-            )
-            expected += (
-                "is read by a function: Source('rows', name, read=function(language, split))"
-            )
+            expected += ". The first line of the file must name its columns; a word a line (CoNLL)"
+            expected += " is read by Source('rows', name, read=function(language, split))"
         raise _Misfit(f"no column {'|'.join(options)!r} (for {name!r})", expected)
 
     def _checked(self, name: str, value: Any, made: Row, notes: Count) -> Any:

@@ -110,9 +110,7 @@ def join(parts: Sequence[Encoded]) -> Encoded:
 
     return Encoded(
         tokens=np.concatenate([part.tokens for part in parts]),
-        starts=np.concatenate(
-            [[0], *(part.starts[1:] + tokens[i] for i, part in enumerate(parts))]
-        ),
+        starts=np.concatenate([[0], *(p.starts[1:] + tokens[i] for i, p in enumerate(parts))]),
         example=np.concatenate([part.example + rows[i] for i, part in enumerate(parts)]),
         per_sequence=fields("per_sequence"),
         per_token=fields("per_token"),
@@ -149,9 +147,7 @@ def split(encoded: Encoded, batch: np.ndarray, budget: int) -> list[np.ndarray]:
     return _cut(encoded, np.unique(np.searchsorted(encoded.units, batch, "right") - 1), budget)
 
 
-def _cut(
-    encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False
-) -> list[np.ndarray]:
+def _cut(encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False) -> list[Any]:
     """Cut units into batches of tokens in the budget: packed as they come, or padded by length."""
     if not packed:
         units = units[np.argsort(-encoded.longest[units], kind="stable")]
@@ -190,9 +186,7 @@ class Batch:
     fields: dict[str, Tensor]  # the encoded set's per-sequence and per-token arrays
 
     @classmethod
-    def collate(
-        cls, encoded: Encoded, index: np.ndarray, device: torch.device | str = "cpu"
-    ) -> Batch:
+    def collate(cls, encoded: Encoded, index: np.ndarray, device: Any = "cpu") -> Batch:
         """Gather sequences of an encoded set and move them to a device without blocking."""
         tokens = token_index(encoded, index)
         lengths = encoded.lengths[index]
@@ -334,9 +328,7 @@ def _quietly(tokenizer: Any, texts: list[str], **options: Any) -> Any:
     return tokenizer(texts, add_special_tokens=False, verbose=False, **options)
 
 
-def pieces_with_offsets(
-    tokenizer: Any, texts: Sequence[str]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def pieces_with_offsets(tokenizer: Any, texts: Sequence[str]) -> list[tuple[Any, Any]]:
     """Return piece ids and character spans ``(pieces, 2)`` of each text, without white space."""
     # Tokenizers such as Gemma's and byte-level ones count the space before a word to its first piece.
     (probe,) = _quietly(tokenizer, ["one two"], return_offsets_mapping=True)["offset_mapping"]

@@ -166,10 +166,8 @@ def best_spans(
     if np.isnan(begin).any() or np.isnan(end).any():
         raise BadRows("a begin or end score is NaN: the model has diverged.")
     # The best stretch of each window, then the best of an example's windows; of equals the first.
-    blocks = [
-        _of_windows(begin[part], end[part], place[part], reference)
-        for part in (slice(i, i + WINDOWS) for i in range(0, len(begin), WINDOWS))
-    ]
+    parts = (slice(i, i + WINDOWS) for i in range(0, len(begin), WINDOWS))
+    blocks = [_of_windows(begin[one], end[one], place[one], reference) for one in parts]
     of_windows = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     order = np.lexsort((-of_windows[2], example))
     best = order[np.unique(example[order], return_index=True)[1]]
@@ -208,9 +206,8 @@ def _of_windows(
     (first, last), (first_score, last_score) = tokens, scores
     length = last[:, None, :] - first[:, :, None]
     sums = first_score[:, :, None] + last_score[:, None, :]
-    sums = np.where((length >= 0) & (length < MAX_ANSWER_PIECES), sums, -np.inf).reshape(
-        len(row), -1
-    )
+    fits = (length >= 0) & (length < MAX_ANSWER_PIECES)
+    sums = np.where(fits, sums, -np.inf).reshape(len(row), -1)
     best = sums.argmax(axis=1)
     i, j = np.divmod(best, last.shape[1])
     score = sums[row, best]

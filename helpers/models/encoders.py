@@ -42,13 +42,9 @@ logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
 disable_progress_bar()
 
 # Hub encoders at the commits this project was written against; of others the commit is recorded.
-HUB = {
-    "xlm-roberta-base": ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"),
-    "xlm-roberta-large": (
-        "FacebookAI/xlm-roberta-large",
-        "c23d21b0620b635a76227c604d44e43a9f0ee389",
-    ),
-}
+_COMMITS = {"base": "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089"}
+_COMMITS["large"] = "c23d21b0620b635a76227c604d44e43a9f0ee389"
+HUB = {f"xlm-roberta-{n}": (f"FacebookAI/xlm-roberta-{n}", at) for n, at in _COMMITS.items()}
 # What is built here, without a hub or a folder, and what kind of encoder that is.
 LOCAL = {
     "bundled": "multilingual-e5-small with weights rounded to 4 bits; it was trained contrastively on "

@@ -237,20 +237,18 @@ def _source_problems(task: Task) -> Iterator[str]:
             try:
                 config.format(**dict.fromkeys(known, "x"))
             except (LookupError, ValueError, AttributeError) as error:
-                valid = (
-                    f"source kind {source.kind!r} knows {' and '.join(f'{{{k}}}' for k in known)}"
-                )
-                wrong = f"{error!r}; {valid}, and a brace that is text is written twice"
-                yield f"config {config!r} cannot be filled in: {wrong}."
+                valid = " and ".join(f"{{{name}}}" for name in known)
+                wrong = f"{error!r}; source kind {source.kind!r} knows {valid}"
+                brace = "a brace that is text is written twice"
+                yield f"config {config!r} cannot be filled in: {wrong}, and {brace}."
         served = [code for code in task.languages if code in (source.languages or task.languages)]
         of_language = source.kind in ("hub", "files", "tables") and not source.language
         # Without an adapt that tells them apart, each language must have a file of its own.
         if of_language and len(served) > 1 and not wrong and task.adapt is None:
             if len({source.config_for(code) for code in served}) == 1:
-                same = (
-                    f"source {source.id!r} gives the same rows in each of {', '.join(served[:5])}"
-                )
-                yield f"{same}: write {{language}} into its config, or tell them by configs or adapt."
+                same = f"gives the same rows in each of {', '.join(served[:5])}"
+                way = "write {language} into its config, or tell them by configs or adapt"
+                yield f"source {source.id!r} {same}: {way}."
 
 
 def get(name: str) -> Task:

@@ -16,9 +16,7 @@ from helpers.errors import BadRows
 from helpers.tasks import About, Row, Source, Task, register, shipped
 from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, hub
 
-UPOS = tuple(
-    "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
-)
+UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 NER = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 
 XNLI_LANGUAGES = tuple("en ar bg de el es fr hi ru sw th tr ur vi zh".split())
@@ -128,9 +126,8 @@ def bucc(row: Row, language: str) -> list[Row]:
         if not (1 <= one <= len(foreign) and 1 <= other <= len(english)):
             sizes = f"up to {len(foreign)} foreign and {len(english)} English sentences"
             cause = "this copy counts from 0, swaps the sides or is cut: use another one"
-            raise BadRows(
-                f"BUCC, {language!r}: gold pair ({one}, {other}); pairs count from 1, {sizes}; {cause}."
-            )
+            pair = f"gold pair ({one}, {other}); pairs count from 1, {sizes}"
+            raise BadRows(f"BUCC, {language!r}: {pair}; {cause}.")
         i, j = one - 1, other - 1
         gold.setdefault(i, []).append(f"en-{other}")
         old, first = group[i], group[owner.setdefault(j, i)]
@@ -267,10 +264,8 @@ TATOEBA = _target("tatoeba", "retrieval", _SOURCE, origin="tatoeba", **_FACTS)
 
 # Targets that are evaluated on their development rows, and named so.
 for _task in (PAWSX, PANX, MLQA):
-    _SOURCE, *_PARTS = (
-        replace(one, splits={**one.splits, "test": one.splits["dev"]})
-        for one in (_task.source, *_task.source.parts)
-    )
+    _WHOLE = ((one, one.splits["dev"]) for one in (_task.source, *_task.source.parts))
+    _SOURCE, *_PARTS = (replace(one, splits={**one.splits, "test": dev}) for one, dev in _WHOLE)
     _SOURCE = replace(_SOURCE, parts=tuple(_PARTS), counts={})
     _TRAP = "Scored on the published development rows: not comparable with test scores."
     _ABOUT = replace(_task.about, traps=(*_task.about.traps, _TRAP), examples={})
