@@ -189,11 +189,7 @@ def translations(root: Path, split: str) -> Iterator[Row]:
         yield from read(file)
 
 
-FOLDERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
-    "ccgbank": ccgbank,
-    "pmb": pmb,
-    "translations": translations,
-}
+FOLDERS = {reader.__name__: reader for reader in (ccgbank, pmb, translations)}
 
 
 def paragraphs(folder: Path, language: str) -> Iterator[str]:

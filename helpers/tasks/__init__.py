@@ -256,9 +256,9 @@ def get(name: str) -> Task:
     return _TASKS[known("task", name, _TASKS)]
 
 
-def names(role: str = "", group: str = "", format: str = "") -> list[str]:
-    """Return task names in registration order, filtered by role, group and format."""
-    found = (t for t in _TASKS.values() if role in ("", t.role) and format in ("", t.format))
+def names(role: str = "", group: str = "") -> list[str]:
+    """Return task names in registration order, filtered by role and group."""
+    found = (task for task in _TASKS.values() if role in ("", task.role))
     return [task.name for task in found if not group or group in task.group.split(",")]
 
 

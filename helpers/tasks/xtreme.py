@@ -46,20 +46,13 @@ TATOEBA_CODES = dict(
     "fa:pes pt:por ru:rus es:spa sw:swh ta:tam te:tel tl:tgl th:tha tr:tur ur:urd vi:vie".split()
 )
 
-# Published sizes of PAN-X: train, and validation = test; then those of WikiANN's other languages.
-_PANX_SIZES = {
-    (20000, 10000): "ar bg de el en es fa fi fr he hu id it ja ko nl pt ru th tr vi zh",
-    (15000, 10000): "et",
-    (10000, 10000): "eu ka",
-    (20000, 1000): "ms ur",
-    (15000, 1000): "ta",
-    (10000, 1000): "bn ml tl",
-    (5000, 1000): "af hi mr",
-    (1000, 1000): "kk sw te",
-    (100, 100): "jv my yo",
-}
-_WIKIANN_SIZES = {(10000, 1000): "az", (100, 100): "gu pa qu", (10000, 10000): "lt"}
-_WIKIANN_SIZES[20000, 10000] = "pl ro uk"
+# Published sizes of PAN-X, then of WikiANN's other languages: train, validation = test, languages.
+_PANX_SIZES = (
+    "20000 10000 ar bg de el en es fa fi fr he hu id it ja ko nl pt ru th tr vi zh; 15000 10000 et; "
+    "10000 10000 eu ka; 20000 1000 ms ur; 15000 1000 ta; 10000 1000 bn ml tl; 5000 1000 af hi mr; "
+    "1000 1000 kk sw te; 100 100 jv my yo"
+)
+_WIKIANN_SIZES = "10000 1000 az; 100 100 gu pa qu; 10000 10000 lt; 20000 10000 pl ro uk"
 _TATOEBA = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234, "th": 548}
 _MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
 _MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
@@ -206,11 +199,13 @@ def _counts(split: str, sizes: Mapping[str, int]) -> dict[str, int]:
     return {f"{code}/{split}": size for code, size in sizes.items()}
 
 
-def _panx_counts(sizes: Mapping[tuple[int, int], str]) -> dict[str, int]:
+def _panx_counts(sizes: str) -> dict[str, int]:
     """Return expected rows keyed ``language/split`` from train and evaluation sizes."""
-    each = ((c, train, held) for (train, held), codes in sizes.items() for c in codes.split())
-    splits = ((c, {"train": train, "dev": held, "test": held}) for c, train, held in each)
-    return {f"{c}/{split}": size for c, sizes in splits for split, size in sizes.items()}
+    counts = {}
+    for train, held, *codes in map(str.split, sizes.split(";")):
+        by_split = {"train": int(train), "dev": int(held), "test": int(held)}
+        counts |= {f"{code}/{split}": by_split[split] for code in codes for split in by_split}
+    return counts
 
 
 _XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010)
