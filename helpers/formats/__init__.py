@@ -21,8 +21,7 @@ from helpers import metrics
 from helpers.errors import known
 from helpers.tasks import Task
 
-IGNORE = -100
-"""Label of a token that carries no loss (PyTorch's ``ignore_index``)."""
+IGNORE = -100  # label of a token that carries no loss (PyTorch's ``ignore_index``)
 
 Rows = Sequence[dict[str, Any]]
 Arrays = dict[str, np.ndarray]
