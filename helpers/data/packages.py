@@ -247,10 +247,27 @@ def _drawn(
 ) -> list[Piece]:
     """Draw from a template in a language, for some kinds of device; nothing where nothing comes of it."""
     facts = _package_facts(requirement, language)
-    lists = facts.get("lists", {})
 
     def fill(name: str, random: Random) -> str:
-        return _one(_options(lists.get(name) or {}, name, language, domains), random)
+        """Draw what fills a slot: of the package's values or numbers, else a word of our own."""
+        values, own = facts.get("lists", {}).get(name) or {}, words().get(language, {})
+        allowed = {i for domain in domains for i in _DEVICES.get(domain, ())}
+        if "values" in values:
+            options = [v["in"] if isinstance(v, dict) else v for v in values["values"]]
+        elif "range" in values:
+            begin, end = (values["range"][side] for side in ("from", "to"))
+            # A timer accepts 100 hours and a lamp 0 percent; people say smaller and larger numbers.
+            end = min(end, 59) if name.startswith("timer") else end
+            options = list(map(str, range(max(1, begin), end + 1, values["range"].get("step", 1))))
+        elif own and name in _FREE:
+            options = own[_FREE[name]]
+        elif own and name == "name" and domains and set(domains) <= {"cover", "lock", "valve"}:
+            options = own["door"]
+        elif own and name == "name" and (allowed or not domains):
+            options = [own["device"][i] for i in sorted(allowed or range(len(own["device"])))]
+        else:
+            raise Unusable(f"{{{name}}}")
+        return _one(options, random)
 
     try:
         pieces = sampled(template, random, facts["expansion_rules"], fill)
@@ -279,28 +296,6 @@ def words() -> dict[str, dict[str, list[str]]]:
     path = Path(__file__).resolve().parents[2] / "data" / "command_words.csv"
     table = pd.read_csv(path, index_col="language", keep_default_na=False)
     return table.map(lambda listed: listed.split("|")).to_dict("index")  # type: ignore[return-value]
-
-
-def _options(
-    values: dict[str, Any], name: str, language: str, domains: tuple[str, ...]
-) -> Sequence[str]:
-    """Return what may fill a slot: the package's values or numbers, else words of our own."""
-    if "values" in values:
-        return [v["in"] if isinstance(v, dict) else v for v in values["values"]]
-    if "range" in values:
-        numbers = values["range"]
-        # A timer accepts 100 hours and a lamp 0 percent; people say smaller and larger numbers.
-        top = min(numbers["to"], 59) if name.startswith("timer") else numbers["to"]
-        return [str(n) for n in range(max(1, numbers["from"]), top + 1, numbers.get("step", 1))]
-    own = words().get(language, {})
-    if own and name in _FREE:
-        return own[_FREE[name]]
-    if own and name == "name" and domains and set(domains) <= {"cover", "lock", "valve"}:
-        return own["door"]
-    allowed = {i for domain in domains for i in _DEVICES.get(domain, ())}
-    if not own or name != "name" or (domains and not allowed):
-        raise Unusable(f"{{{name}}}")
-    return [own["device"][i] for i in sorted(allowed or range(len(own["device"])))]
 
 
 def _sentence(language: str, intent: str, template: str, pieces: Sequence[Piece]) -> Sentence:
