@@ -73,13 +73,11 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     name = _table_name(tuned.model)
     table = state.pop(name, None)
     try:
-        if table is not None and table.shape != word_table(base.model).weight.shape:
-            raise RuntimeError(f"{name} is {tuple(table.shape)}")
         tuned.model.load_state_dict(state | {name: word_table(tuned.model).weight})
+        return _with_table(base, tuned, table)
     except RuntimeError as error:
         misfit = f"the tensors in {folder} do not fit the {base.layers} layers of {base.name!r}"
         raise BadRecord(f"{misfit}: load it with the layers it had, or redo its run.") from error
-    return _with_table(base, tuned, table)
 
 
 def _table_name(model: nn.Module) -> str:
