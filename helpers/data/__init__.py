@@ -28,8 +28,6 @@ from helpers.tasks import FIELDS, Row, Source, Task
 SPLITS = ("train", "dev", "test")
 # Hub sets with more raw rows than this are standardised once, into a memory-mapped file.
 IN_MEMORY = 20_000
-# Gold that chance would give less often than this is no gold.
-_NO_CHANCE = 1e-6
 
 
 @dataclass
@@ -365,7 +363,7 @@ def _of_gold(task: Task, found: Rows) -> Iterator[str]:
     else:
         golds = (names[label] for label in found.column("label"))
     # Few rows may well be alike by chance, the fewer the more labels there are.
-    if kinds > 1 and float(kinds) ** (1 - len(found)) < _NO_CHANCE:
+    if kinds > 1 and float(kinds) ** (1 - len(found)) < 1e-6:
         yield from filter(None, [metrics.placeholder(golds, enough=1)])
 
 

@@ -158,8 +158,6 @@ def _in_dev(message: str) -> bool:
 SEED = 13
 SENTENCES = {"train": 60, "dev": 12, "test": 12}
 _TRIES = 20
-# Templates longer than this come from rules that accept almost anything; people do not say them.
-_MAX_TOKENS = 25
 _WORD = re.compile(r"[^\s,;!?%°]+|[,;!?%°]")
 _CHARACTER = re.compile(r"[A-Za-z0-9.]+|\S")
 # Slots whose words are those of a list of data/command_words.csv.
@@ -207,7 +205,8 @@ def draw(requirement: str, language: str) -> dict[str, tuple[Sentence, ...]]:
                 template = _one(part, random)
                 pieces = _drawn(requirement, language, pool[template], template, random)
                 sentence = _sentence(language, intent, template, pieces)
-                if pieces and len(sentence.tokens) <= _MAX_TOKENS:
+                # Longer ones come from rules that accept almost anything; people do not say them.
+                if pieces and len(sentence.tokens) <= 25:
                     found.setdefault(sentence.text.casefold(), sentence)
             drawn[split] += found.values()
     intents = defaultdict(set)

@@ -359,7 +359,9 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
             raise ValueError("its tokenizer has no padding token or no special token around a text")
         sums = [sha256_file(file) for file in weights]
         sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-        encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, "")
+        config = model.config
+        note = f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}."
+        encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, note)
         with torch.inference_mode():
             ids = tokenizer("a b", "c", return_tensors="pt")["input_ids"]
             width = model(input_ids=ids).last_hidden_state.shape[-1]
@@ -371,5 +373,4 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
             "save_pretrained() writes of a model that runs on text alone (BERT, XLM-R) and its tokenizer, in "
             ".safetensors: other formats can run code, so convert them on a machine you trust."
         ) from error
-    note = f"{model.config.model_type}, {encoder.layers} layers of {encoder.dimension}."
-    return replace(encoder, note=note)
+    return encoder

@@ -29,7 +29,6 @@ from helpers.models.network import Network
 from helpers.tasks import Source, Task
 
 MLM = "mlm"
-_CHECK_EVERY = 25
 _STATE = "state.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 _KEPT = ("dev", "floor", "kept_step", "notes")  # what an unfinished run has come to
@@ -346,7 +345,7 @@ class Run:
             if progress is not None:
                 progress(done, total)
             # The loss is looked at now and then only: a GPU would wait for each look.
-            if done % _CHECK_EVERY == 0 or done in evaluate_at:
+            if done % 25 == 0 or done in evaluate_at:
                 self._check(done)
             if done in evaluate_at and self.outcome.status == "done":
                 self._evaluate(done)
