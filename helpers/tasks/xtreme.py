@@ -201,7 +201,7 @@ def _counts(split: str, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _panx_counts(sizes: str) -> dict[str, int]:
     """Return expected rows keyed ``language/split`` from train and evaluation sizes."""
-    counts = {}
+    counts: dict[str, int] = {}
     for train, held, *codes in map(str.split, sizes.split(";")):
         by_split = {"train": int(train), "dev": int(held), "test": int(held)}
         counts |= {f"{code}/{split}": by_split[split] for code in codes for split in by_split}
