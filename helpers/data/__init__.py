@@ -69,8 +69,7 @@ class Rows(Sequence[Row]):
         """Return the sha256 of the standard rows, the same from whatever source they came."""
         digest = hashlib.sha256()
         for row in self:
-            digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode())
-            digest.update(b"\n")
+            digest.update(f"{json.dumps(row, ensure_ascii=False, sort_keys=True)}\n".encode())
         return digest.hexdigest()
 
     def column(self, name: str) -> list[Any]:

@@ -194,9 +194,9 @@ FOLDERS = {reader.__name__: reader for reader in (ccgbank, pmb, translations)}
 
 def paragraphs(folder: Path, language: str) -> Iterator[str]:
     """Yield the lines of ``<language>.txt`` and ``<language>/*.txt``, else of ``<language>.tsv``."""
-    files = [folder / f"{language}.txt", *sorted((folder / language).glob("*.txt"))]
-    files = [file for file in files if file.is_file()] or [folder / f"{language}.tsv"]
-    if not files[0].is_file():
+    files = [*folder.glob(f"{language}.txt"), *sorted(folder.glob(f"{language}/*.txt"))]
+    files = files or [*folder.glob(f"{language}.tsv")]
+    if not files:
         expected = f"expected {language}.txt, {language}/*.txt or {language}.tsv"
         raise MissingData(f"no text in {language!r} below {folder}: {expected}")
     for file in files:

@@ -79,10 +79,9 @@ class Encoded:
     @cached_property
     def units(self) -> np.ndarray:
         """First sequence of each unit that must stay whole, shape ``(units + 1,)``."""
-        if not self.together or not len(self):
+        if not self.together:
             return np.arange(len(self) + 1)
-        change = np.flatnonzero(np.diff(self.example)) + 1
-        return np.concatenate([[0], change, [len(self)]])
+        return np.append(np.unique(self.example, return_index=True)[1], len(self))
 
     @cached_property
     def labelled_upto(self) -> np.ndarray:
@@ -93,8 +92,6 @@ class Encoded:
     @cached_property
     def longest(self) -> np.ndarray:
         """Length of the longest sequence of each unit, shape ``(units,)``."""
-        if not len(self):
-            return np.zeros(0, np.int64)
         return np.maximum.reduceat(self.lengths, self.units[:-1])
 
 
@@ -362,14 +359,9 @@ def _with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
 
 def cut_longest(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
     """Drop pieces from the end of the longer input until both fit in ``room``."""
-    over = len(first) + len(second) - room
-    if over <= 0:
-        return first, second
-    gap = len(first) - len(second)
-    more = min(over, abs(gap))
-    cut_first = (more if gap > 0 else 0) + (over - more + 1) // 2
-    cut_second = (more if gap < 0 else 0) + (over - more) // 2
-    return first[: len(first) - cut_first], second[: len(second) - cut_second]
+    # The first keeps half of the room, or what the second leaves of it.
+    first = first[: max(room // 2, room - len(second))]
+    return first, second[: room - len(first)]
 
 
 # The formats are built from the names above.
