@@ -215,7 +215,8 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
         options = {"revision": source.revision} if source.revision else {}
         refusal = _refusal(source)
     load_dataset: Any = datasets.load_dataset
-    damage = (pa.ArrowException, yaml.YAMLError, datasets.exceptions.DatasetGenerationError)
+    broken = datasets.exceptions.DatasetGenerationError
+    damage = (pa.ArrowException, yaml.YAMLError, TypeError, broken)
     what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
     try:
         with _offline(bool(refusal)):
@@ -227,16 +228,14 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
             files = [file["filename"] for file in data.cache_files]
             if refusal and source.revision and not all(source.revision in f for f in files):
                 raise ValueError("the cache holds another revision only")
-    except (*damage, OSError, ValueError, RuntimeError, TypeError) as error:
+    except (*damage, OSError, ValueError, RuntimeError) as error:
         # What is damaged comes first: without a hub, what the cache holds may be so, too.
         damaged = isinstance(error, damage)
         cause = _first_line((damaged and error.__cause__) or error)
         silent = isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError)
-        if isinstance(error, TypeError):
-            quotes = "a configuration name in its README, such as no or 2018, must stand in quotes"
-            raise BadRows(f"{origin}, {what}: {quotes} ({cause})") from error
         if damaged or (isinstance(error, OSError) and not refusal and not silent):
-            text = f"{origin}, {what}: a file is damaged ({cause}); fetch it again"
+            quotes = "a name in its README, such as no or 2018, lacks quotes"
+            text = f"{origin}, {what}: a file is damaged, or {quotes} ({cause}); fetch it again"
             raise BadRows(text) from error
         text = f"{origin} has no {what}: {cause}"
         if silent:

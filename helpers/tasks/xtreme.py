@@ -65,7 +65,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 _POLYTONIC = re.compile(r"[\u1f00-\u1fff]")
 
 
-# What columns alone cannot say: each takes a raw row and the language asked for (``Task.adapt``).
 def placeholder(row: Row, language: str) -> Row:
     """Note PAWS-X pairs without a translation ("NS" or empty); they stay, as in published scores."""
     if {row["sentence1"].strip(), row["sentence2"].strip()} & {"NS", ""}:
