@@ -10,11 +10,10 @@ import sys
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pandas as pd
@@ -35,13 +34,12 @@ datasets.disable_progress_bars()  # they would stand in chapters
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
 
 
-@dataclass(frozen=True)
-class Raw:
+class Raw(NamedTuple):
     """Raw rows of one source, language and split."""
 
     rows: Any  # a sequence of dicts, or a memory-mapped `datasets.Dataset`
     origin: str  # where they were found: "mirror /path", "hub id@revision"
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by column
+    class_names: Mapping[str, Sequence[str]] = {}  # by column
 
 
 def root() -> Path | None:
@@ -57,9 +55,9 @@ def load(source: Source, language: str, split: str, first: int | None = None) ->
     language = source.language or language
     raw = _read(source, language, source.splits[split], first)
     if source.borrow:
-        raw = replace(raw, rows=_borrowed(raw.rows, source, language, split))
+        raw = raw._replace(rows=_borrowed(raw.rows, source, language, split))
     if source.divide:
-        raw = replace(raw, rows=_divided(raw.rows, source, split))
+        raw = raw._replace(rows=_divided(raw.rows, source, split))
     # A mirror may hold less than what was published, the hub may not.
     expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(raw.rows)))
     if first is None and raw.origin.startswith("hub ") and len(raw.rows) != expected:
@@ -77,7 +75,7 @@ def _read(source: Source, language: str, split: str, first: int | None = None) -
     raw = readers.get(source.kind, _function)(source, language, split)
     if first is None or source.divide or isinstance(raw.rows, datasets.Dataset):
         return raw
-    return replace(raw, rows=raw.rows[:first])
+    return raw._replace(rows=raw.rows[:first])
 
 
 def at_hand(source: Source, language: str, split: str) -> bool:
@@ -90,7 +88,7 @@ def at_hand(source: Source, language: str, split: str) -> bool:
     if source.kind == "folder":
         return bool(os.environ.get(source.id, ""))
     if source.kind == "tables":
-        return _path(source, language, split).is_file()
+        return (Path(source.id).expanduser() / source.config_for(language, split)).is_file()
     folder, config = root(), source.config_for(language, split)
     if folder is None or source.kind == "files":
         return folder is not None and (folder / source.id / config).is_file()
@@ -130,7 +128,7 @@ def _folder(source: Source, language: str, split: str) -> Raw:
 
 
 def _tables(source: Source, language: str, split: str) -> Raw:
-    path = _path(source, language, split)
+    path = (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
     if path.is_file():
         return Raw(tables.read(path), f"file {path}")
     folder = next(parent for parent in path.parents if parent.is_dir())
@@ -139,10 +137,6 @@ def _tables(source: Source, language: str, split: str) -> Raw:
     if language == "en":
         given += ", or name a task with English rows in train_with if there are none here"
     raise MissingData(f"{path} is not there; {folder} holds {there}. {given}.")
-
-
-def _path(source: Source, language: str, split: str) -> Path:
-    return (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
 
 
 def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]:
