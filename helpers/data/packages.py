@@ -68,7 +68,7 @@ def folder(requirement: str) -> Path:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         found = "of no stated version"
-    if wanted and found != wanted:
+    if found != wanted:
         checked = f"package {name} is {found}, but its data were checked for {wanted}"
         raise MissingData(f"{checked}; run: {pip_line(requirement)}")
     return Path(spec.submodule_search_locations[0])

@@ -384,11 +384,9 @@ def task_scores(
     gold = get(task.format).gold(task, rows)
     if task.format == "tagging":
         # Words whose right tag is unknown to the label set are left out.
-        known = [[place for place, tag in enumerate(tags) if tag != IGNORE] for tags in gold]
-        predictions, gold = (
-            [[tags[i] for i in places] for tags, places in zip(side, known, strict=True) if places]
-            for side in (predictions, gold)
-        )
+        both = (zip(*tags, strict=True) for tags in zip(predictions, gold, strict=True))
+        known = [pairs for row in both if (pairs := [pair for pair in row if pair[1] != IGNORE])]
+        predictions, gold = ([[pair[side] for pair in row] for row in known] for side in (0, 1))
     # A metric is told the label names where it takes them, and MLQA's, the only one, the language.
     metric = metrics.get(task.metric)
     labels = "labels" in inspect.signature(metric.function).parameters
