@@ -114,8 +114,7 @@ def rows(
         MissingData: the data are neither there nor reachable; the error says how to get them.
         BadRows: a column, a label or the gold does not fit; the error gives the file and its row.
     """
-    task = tasks.get(task) if isinstance(task, str) else task
-    found = _load(task, language, split, _serving(task, language, split))
+    found = _load(task, language, split)
     if limit is None:
         return found
     if limit < 1:
@@ -131,12 +130,10 @@ def rows(
 
 def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> Rows:
     """Return rows from the beginning of a set without fetching or standardising the rest."""
-    task = tasks.get(task) if isinstance(task, str) else task
-    serving = _serving(task, language, split)[:1]
     # Rows of other languages in a mixed set are read over: more raw rows are looked at.
     for first in (max(count, 8), 2000, 60_000):
         try:
-            found = _load(task, language, split, serving, first=first)
+            found = _load(task, language, split, first)
         except (BadRows, MissingData):
             if first == 60_000:
                 raise
@@ -215,12 +212,12 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     raise UnknownName(f"{error} {hint}")
 
 
-def _load(
-    task: Task, language: str, split: str, serving: Sequence[Source], first: int | None = None
-) -> Rows:
+def _load(task: Task | str, language: str, split: str, first: int | None = None) -> Rows:
     """Read the sources of a language and split one after another and standardise their rows."""
     from helpers.data import sources
 
+    task = tasks.get(task) if isinstance(task, str) else task
+    serving = _serving(task, language, split)[: None if first is None else 1]
     dropped, notes, labels = Count(), Count(), with_labels(task).labels
     makers = []
     for number, source in enumerate(serving):

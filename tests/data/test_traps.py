@@ -167,7 +167,7 @@ def test_mewslix_standardises_its_pool_once_for_all_languages(mirror, monkeypatc
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     monkeypatch.setattr(data, "_of_retrieval", lambda *_: ())  # a pool alone has no queries
     task = tasks.get("mewslix")
-    pool = task.source.serving("de", "test")[1:]
-    found = [list(data._load(task, code, "test", pool)) for code in ("de", "ar")]
+    pool = replace(task.source, parts=task.source.serving("de", "test")[1:])
+    found = [list(data.rows(replace(task, source=pool), code, "test")) for code in ("de", "ar")]
     assert found[0] == found[1] and len(found[0]) == 60
     assert len(keys) == 2 and len(set(keys)) == 1
