@@ -327,6 +327,6 @@ def tatoeba(
         note += f"{len(languages)} languages, mean accuracy {accuracy:.3f}"
         facts: dict[str, Any] = {"device": device, "threads": torch.get_num_threads()}
         facts |= {"rows": sum(entry["n"] for entry in scores), "note": note}
-        product = "its matrix products at the measured peak"
-        found.append(compared(row, seconds, "s", product, layer * operations / peak, **facts))
+        product = ("its matrix products at the measured peak", layer * operations / peak)
+        found.append(compared(row, seconds, "s", *product, **facts))
     return found

@@ -64,7 +64,7 @@ def reference_logme(f: np.ndarray, y: np.ndarray) -> float:
 
 def logme(base: int = 2000, repeats: int = 7) -> list[Measurement]:
     """Score random features both ways."""
-    found = []
+    found, stock = [], "loop of LogME's authors, NumPy"
     note = f"the same random features on both sides; median of {repeats} alternating calls"
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "note": note}
     sizes = ((base, 384, 2), (base, 384, 30), (base, 1024, 3), (base // 4, 1024, 17))
@@ -80,8 +80,7 @@ def logme(base: int = 2000, repeats: int = 7) -> list[Measurement]:
             raise SystemExit(f"values differ: {values}")
         theirs, ours = (statistics.median(seconds[side]) for side in sides)
         name = f"logme_{rows}_rows_{width}_columns_{classes}_classes"
-        reference = "loop of LogME's authors, NumPy"
-        found.append(compared(name, ours, "s", reference, theirs, rows=rows, **facts))
+        found.append(compared(name, ours, "s", stock, theirs, rows=rows, **facts))
     return found
 
 
@@ -124,10 +123,10 @@ def table(rows: int = 2000, columns: int = 384) -> list[Measurement]:
     targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
     shape = {"num_attention_heads": columns // 32, "intermediate_size": 2 * columns}
     encoder = random_encoder("wide", "Bert", columns, 1, **shape)
-    points: dict[tuple[str, int], Checkpoint] = {}
-    for task, seed in itertools.product((*intermediates, *targets), (0, 1)):
-        load = functools.partial(shifted, encoder, task, seed)
-        points[task.name, seed] = Checkpoint(f"{task.name} {seed}", load)
+    points = {
+        (t.name, seed): Checkpoint(f"{t.name} {seed}", functools.partial(shifted, encoder, t, seed))
+        for t, seed in itertools.product((*intermediates, *targets), (0, 1))
+    }
     families = ("text", "format", "labels", "representations", "transport")
     names = [name for family in families for name in similarity.names(family)]
     with tempfile.TemporaryDirectory() as folder:

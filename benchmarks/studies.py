@@ -134,8 +134,8 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     attempt = Outcome("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
     spec = plan.job(done["run"].iloc[-1]).spec
     names = ("run", "core", "stage", "condition", "intermediate", "target")
-    for values in done[[*names]].itertuples(index=False):
-        facts: dict[str, Any] = values._asdict()
+    for values in done[[*names]].itertuples(index=False, name=None):
+        facts: dict[str, Any] = dict(zip(names, values, strict=True))
         record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **facts)
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,24 +18,11 @@ from helpers.stats.reml import Fit
 DRAWS = 20000  # simulated outcomes behind a probability of being the best
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Joint prediction of new rows: mean (rows,), error covariance (rows, rows), df (rows,)."""
+def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Predict new rows from a fit, random effects of the levels seen in it; df by Satterthwaite.
 
-    mean: np.ndarray
-    covariance: np.ndarray
-    df: np.ndarray
-
-    def table(self) -> pd.DataFrame:
-        """Return predicted, se, df, low, high; the 95 % interval is for one new observation."""
-        se = np.sqrt(np.diag(self.covariance))
-        half = stats.t.ppf(0.975, self.df) * se
-        ends = {"low": self.mean - half, "high": self.mean + half}
-        return pd.DataFrame({"predicted": self.mean, "se": se, "df": self.df, **ends})
-
-
-def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
-    """Predict new rows from a fit, random effects of the levels seen in it; df by Satterthwaite."""
+    Returns predicted, se, df, low, high (95 %, of one new observation), and the covariance of all errors.
+    """
     used = design.columns_of(new, fixed)
     design.require(new, used, [c for c in used if c in new and is_numeric_dtype(new[c])])
     pieces = {design.INTERCEPT: np.ones(len(new))}
@@ -72,7 +59,10 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> Forecast:
     turned = np.array([*turn, rest / v[-1]])
     spread = np.einsum("kr,kl,lr->r", turned, fit.spread, turned)
     df = np.clip(2 * variance**2 / np.maximum(spread, 1e-300), 1.0, fit.rows - len(fit.table))
-    return Forecast(x @ state.beta + z @ slopes.zpy, covariance, df)
+    mean, half = x @ state.beta + z @ slopes.zpy, stats.t.ppf(0.975, df) * np.sqrt(variance)
+    ends = {"low": mean - half, "high": mean + half}
+    columns = {"predicted": mean, "se": np.sqrt(variance), "df": df, **ends}
+    return pd.DataFrame(columns, new.index), covariance
 
 
 @dataclass(frozen=True)
@@ -120,8 +110,8 @@ def leave_out(
         except BadFit as error:
             said = f"without {unit} {level} the rest does not carry the model: {error}"
             raise BadFit(said) from None
-        found = forecast(full, test, fixed).table().set_index(test.index)
-        found["baseline"] = forecast(plain, test, []).mean
+        found, _ = forecast(full, test, fixed)
+        found["baseline"] = forecast(plain, test, [])[0]["predicted"]
         rest = test.assign(observed=test[outcome]).drop(columns=found.columns, errors="ignore")
         parts.append(pd.concat([rest, found], axis=1))
         notes += [f"without {unit} {level}: {note}" for note in full.design.notes]
@@ -208,11 +198,13 @@ def predict_gain(
     Added are what a forecast has, ``best`` (the probability of being the best of the candidates, by
     simulation) and ``helps`` (of a gain above zero).
     """
-    found = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
-    table = found.table().set_index(new.index)
+    table, covariance = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
     out = pd.concat([new.drop(columns=table.columns, errors="ignore"), table], axis=1)
-    root = np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(new)))
-    drawn = found.mean + np.random.default_rng(0).normal(size=(DRAWS, len(new))) @ root.T
+    root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(new)))
+    drawn = (
+        table["predicted"].to_numpy()
+        + np.random.default_rng(0).normal(size=(DRAWS, len(new))) @ root.T
+    )
     out["best"] = np.bincount(drawn.argmax(1), minlength=len(new)) / DRAWS
     out["helps"] = stats.t.sf(-out["predicted"] / out["se"], out["df"])
     out = out.sort_values("predicted", ascending=False, kind="stable", ignore_index=True)

@@ -52,7 +52,7 @@ def test_the_ranking_is_the_model_of_the_study(study):
     mine = table[table["target"] == "own"]
     new = gains.add_formats(mine[["intermediate", "target"]])
     new = new.assign(x=((mine["value"] - mean) / sd).to_numpy())
-    expected = prediction.forecast(fit, new, ["x"]).table().set_index(new["intermediate"])
+    expected = prediction.forecast(fit, new, ["x"])[0].set_index(new["intermediate"])
     got = found.set_index("intermediate")
     np.testing.assert_allclose(got["predicted"], expected["predicted"].reindex(got.index))
     np.testing.assert_allclose(got["high"], expected["high"].reindex(got.index))

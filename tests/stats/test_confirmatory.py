@@ -182,7 +182,7 @@ def test_by_language_pools_towards_the_common_slope_and_its_errors_are_those_of_
     effects.append("similarity|language")
     fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects)
     two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
-    covariance = prediction.forecast(fit, two, ["similarity"]).covariance
+    _, covariance = prediction.forecast(fit, two, ["similarity"])
     one = np.array([1.0, -1.0])
     variance = one @ covariance @ one - 2 * fit.variances["residual"]
     assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))

@@ -48,18 +48,18 @@ def test_forecast_is_the_conditional_normal_distribution():
     data = crossed(8, 6, seed=2)
     train, new = data[data["target"] != 5], data[data["target"] == 5]
     fit = fitted(train, TWO)
-    found = prediction.forecast(fit, new, ["similarity"])
+    found, covariance = prediction.forecast(fit, new, ["similarity"])
     x_new = np.column_stack([np.ones(len(new)), new["similarity"]])
     mean, error = dense_forecast(fit, train, new, x_new)
-    assert found.mean == pytest.approx(mean)
-    assert found.covariance == pytest.approx(error)
+    assert found["predicted"].to_numpy() == pytest.approx(mean)
+    assert covariance == pytest.approx(error)
 
 
 def test_forecast_without_random_effects_is_the_textbook_interval():
     data = crossed(8, 6, seed=2)
     fit = fitted(data, [])
     new = pd.DataFrame({"similarity": [0.0, 2.0]})
-    table = prediction.forecast(fit, new, ["similarity"]).table()
+    table, _ = prediction.forecast(fit, new, ["similarity"])
     x = data["similarity"]
     s2 = float(((data["gain"] - fit.design.x @ fit.peak.state.beta) ** 2).sum() / 46)
     spread = s2 * (1 + 1 / 48 + (2.0 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
@@ -89,8 +89,8 @@ def test_leave_out_never_sees_the_unit_and_goes_by_position_not_by_label():
     here = (data["target"] == 2).to_numpy()
     columns = ["predicted", "low", "high", "baseline"]
     pd.testing.assert_frame_equal(first.table.loc[here, columns], second.table.loc[here, columns])
-    expected = prediction.forecast(fitted(data[~here], TWO), data[here], ["similarity"]).mean
-    assert first.table.loc[here, "predicted"].to_numpy() == pytest.approx(expected)
+    expected, _ = prediction.forecast(fitted(data[~here], TWO), data[here], ["similarity"])
+    pd.testing.assert_series_equal(first.table.loc[here, "predicted"], expected["predicted"])
     parts = [data[:20].reset_index(drop=True), data[20:].reset_index(drop=True)]
     found, again = (leave_out(d, "intermediate") for d in (data, pd.concat(parts)))
     pd.testing.assert_frame_equal(found.table, again.table)
@@ -132,7 +132,8 @@ def test_weighted_fits_predict_by_their_weights():
     v = np.diag(fit.variances["residual"] / data["w"].to_numpy()) + part
     fixed = fit.design.x @ fit.peak.state.beta
     expected = fixed + part @ np.linalg.solve(v, data["gain"].to_numpy() - fixed)
-    assert prediction.forecast(fit, data, ["similarity"]).mean == pytest.approx(expected)
+    found, _ = prediction.forecast(fit, data, ["similarity"])
+    assert found["predicted"].to_numpy() == pytest.approx(expected)
 
 
 def test_leave_out_refusals():
