@@ -13,7 +13,7 @@ from helpers.data import Rows
 from helpers.data import rows as load_rows
 from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.formats import Encoded, join, task_scores
-from helpers.metrics import mining
+from helpers.metrics import Scores, mining
 from helpers.metrics.mining import Taken
 from helpers.metrics.submissions import score_submission as score_submission
 from helpers.metrics.submissions import write_submission as write_submission
@@ -24,6 +24,8 @@ from helpers.tasks import Task
 
 _PARTS = ("precision", "recall")  # an F1 is stored without what it is made of
 Layer = int | Sequence[int] | None
+Names = Sequence[str] | None
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Prediction:
 def evaluate(
     tuned: Tuned,
     task: Task,
-    languages: Sequence[str] | None = None,
+    languages: Names = None,
     *,
     rows: int | None = None,
     split: str = "test",
@@ -92,9 +94,7 @@ def evaluate(
     ]
 
 
-def predict(
-    tuned: Tuned, task: Task, languages: Sequence[str] | None = None, **how: Any
-) -> list[Prediction]:
+def predict(tuned: Tuned, task: Task, languages: Names = None, **how: Any) -> list[Prediction]:
     """Predict as :func:`evaluate` does, asked alike; languages without rows are left out."""
     return list(_predict(tuned, task, languages, **how)[0])
 
@@ -133,7 +133,7 @@ def layer_scores(
 def _predict(
     tuned: Tuned,
     task: Task,
-    languages: Sequence[str] | None,
+    languages: Names,
     rows: int | None = None,
     split: str = "test",
     layer: Layer = None,
@@ -147,28 +147,27 @@ def _predict(
     if head_task.name in tuned.heads:
         longest = min(longest, head_task.max_length, tuned.settings.max_length)
 
-    def encoded(some: Sequence[dict[str, Any]]) -> Encoded:
+    def encoded(some: Sequence[Row]) -> Encoded:
         return formats.get(task.format).encode(head_task, some, tuned.encoder, longest, False)
 
-    found: dict[str, Rows] = {}
-    coded: dict[str, Encoded] = {}
+    found: dict[str, tuple[Rows, Any]] = {}
     lost: dict[str, str] = {}
     for language in asked:
         try:
-            found[language] = load_rows(task, language, split, rows)
-            if task.format != "retrieval":
-                coded[language] = encoded(found[language])
+            part = load_rows(task, language, split, rows)
+            found[language] = part, encoded(part) if task.format != "retrieval" else None
         except (BadRows, MissingData) as error:
             lost[language] = str(error)
     # All languages pass through the encoder together, so that batches hold rows of one length.
     if task.format != "retrieval":
-        raw = _outputs(tuned, task, head_task, list(coded.values()), layer) if coded else {}
-        return _decoded(replace(task, labels=head_task.labels), found, coded, raw, lost), lost
+        coded = [each for _, each in found.values()]
+        raw = _outputs(tuned, task, head_task, coded, layer) if coded else {}
+        return _decoded(replace(task, labels=head_task.labels), found, raw, lost), lost
     # The languages of a retrieval target share most candidates (Mewsli-X: a million).
     seen: dict[str, int] = {}
     places = [
         np.fromiter((seen.setdefault(row["text"], len(seen)) for row in part), int, len(part))
-        for part in found.values()
+        for part, _ in found.values()
     ]
     if not seen:
         return [], lost
@@ -177,7 +176,7 @@ def _predict(
     vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
     return (
         Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
-        for part, place in zip(found.values(), places, strict=True)
+        for (part, _), place in zip(found.values(), places, strict=True)
     ), lost
 
 
@@ -187,9 +186,7 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
     if trained.name in tuned.heads:
         labels = tuned.tasks[trained.name].labels
         if task.labels and task.labels != labels and task.format in ("pair", "tagging"):
-            said = (
-                f"target {task.name!r} has the labels {task.labels}, but {trained.name!r} {labels}"
-            )
+            said = f"{task.name!r} has the labels {task.labels} and {trained.name!r} has {labels}"
             raise HelpfulError(f"{said}; give both the same labels in the same order.")
         return replace(trained, labels=labels)
     if task.format == "retrieval":
@@ -217,36 +214,30 @@ def _outputs(
 
 
 def _decoded(
-    task: Task,
-    found: dict[str, Rows],
-    coded: dict[str, Encoded],
-    raw: dict[str, np.ndarray],
-    lost: dict[str, str],
+    task: Task, found: dict[str, tuple[Rows, Any]], raw: dict[str, Any], lost: dict[str, str]
 ) -> Iterator[Prediction]:
     """Cut the joint outputs into languages and decode each; say why where that is not possible."""
-    every = sum(len(part.tokens) for part in coded.values())
+    every = sum(len(part.tokens) for _, part in found.values())
     sequences, tokens = 0, 0
-    for language, part in coded.items():
+    for language, (rows, part) in found.items():
         # Outputs are of tokens or of sequences.
         of_tokens = slice(tokens, tokens + len(part.tokens))
         of_sequences = slice(sequences, sequences + len(part))
         tokens, sequences = of_tokens.stop, of_sequences.stop
         mine = {k: v[of_tokens if len(v) == every else of_sequences] for k, v in raw.items()}
         try:
-            decoded = formats.get(task.format).decode(task, found[language], part, mine)
+            decoded = formats.get(task.format).decode(task, rows, part, mine)
         except HelpfulError as error:
             lost[language] = f"language {language!r}: {error}"
         else:
-            yield Prediction(language, found[language], decoded)
+            yield Prediction(language, rows, decoded)
 
 
 # --- Retrieval ------------------------------------------------------------------------------------
-def retrieval_scores(
-    task: Task, rows: Sequence[dict[str, Any]], vectors: np.ndarray | Taken
-) -> dict[str, float]:
+def retrieval_scores(task: Task, rows: Sequence[Row], vectors: np.ndarray | Taken) -> Scores:
     """Score a retrieval target in one language, from one vector per row; the main value first."""
     base, _, cut = task.metric.partition("@")
-    sides: dict[str, list[dict[str, Any]]] = {"query": [], "candidate": []}
+    sides: dict[str, list[Row]] = {"query": [], "candidate": []}
     is_query = np.zeros(len(rows), bool)
     # Memory-mapped rows are read once; of a million candidates only the ids are kept.
     for place, row in enumerate(rows):
@@ -273,9 +264,7 @@ def retrieval_scores(
     return metrics.score("accuracy", hits, [1] * len(hits))
 
 
-def _mined(
-    queries: list[dict[str, Any]], candidates: list[dict[str, Any]], left: Taken, right: Taken
-) -> dict[str, float]:
+def _mined(queries: list[Row], candidates: list[Row], left: Taken, right: Taken) -> Scores:
     """Tune the threshold on one half of the queries, as there is no dev set; score the other."""
     columns = [
         [row[name] for row in side] for name in ("text", "id") for side in (queries, candidates)

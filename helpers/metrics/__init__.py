@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helpers.errors import BadRows, HelpfulError, known, unknown
+from helpers.errors import BadRows, HelpfulError, known
 
 VARIANTS = ("seqeval-0.0.12", "seqeval-1.2.2", "plain")
 ENOUGH = 20  # A set of so many rows with a single label is a placeholder, not gold.
@@ -40,6 +40,10 @@ ENOUGH = 20  # A set of so many rows with a single label is a placeholder, not g
 Answers = Mapping[str, str] | Sequence[str]
 Golds = Mapping[str, Sequence[str]] | Sequence[Sequence[str]]
 Pair = tuple[Hashable, Hashable]
+Ranked = Sequence[Sequence[Hashable]]
+Right = Sequence[Collection[Hashable]]
+Scores = dict[str, float]
+Keyed = dict[Any, Any]
 Tags = Sequence[Sequence[str | int]]
 
 # What stands for a label that is not told; "O" alone says that a set has no entity at all.
@@ -50,7 +54,7 @@ _HIDDEN = frozenset({"", "O", "_", "-", "?", "-1", "-100", -1, -100, None})
 class Metric(NamedTuple):
     """A named score: its function, and the key of the value that stands for it."""
 
-    function: Callable[..., dict[str, float]]
+    function: Callable[..., Scores]
     main: str
 
 
@@ -58,7 +62,7 @@ _METRICS: dict[str, Metric] = {}
 
 
 def register(
-    name: str, function: Callable[..., dict[str, float]], main: str = "", *, replace: bool = False
+    name: str, function: Callable[..., Scores], main: str = "", *, replace: bool = False
 ) -> Metric:
     """Add a metric: ``function(predictions, golds, **options)`` gives values by key; ``main``: one key."""
     if "@" in name:
@@ -79,7 +83,7 @@ def main(name: str) -> str:
     return get(name).main
 
 
-def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, float]:
+def score(name: str, predictions: Any, golds: Any, **options: Any) -> Scores:
     """Return values by key of a metric, by its name, with a cut-off where it has one: ``"map@20"``."""
     metric, (_, at, cut) = get(name), name.partition("@")
     accepted = inspect.signature(metric.function).parameters
@@ -89,9 +93,8 @@ def score(name: str, predictions: Any, golds: Any, **options: Any) -> dict[str, 
             raise HelpfulError(f"metric {name!r}: a cut-off is a positive number, as in 'map@20'.")
         options["k"] = int(cut)
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    for option in options:
-        if option not in accepted and not takes_all:
-            raise unknown(f"option of metric {name!r}", option, list(accepted)[2:])
+    for option in () if takes_all else options:
+        known(f"option of metric {name!r}", option, list(accepted)[2:])
     found = metric.function(predictions, golds, **options)
     result = {key: float(value) for key, value in found.items()}
     if not math.isfinite(result.get(metric.main, math.nan)):
@@ -125,7 +128,7 @@ def placeholder(golds: Iterable[Any], enough: int = ENOUGH) -> str:
 
 
 # --- Labels ---------------------------------------------------------------------------------------
-def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> Scores:
     """Return ``accuracy``, the share of right labels (XNLI, PAWS-X, XCOPA) or rows (Tatoeba)."""
     same_length(predictions, golds)
     # Label ids never match label names, and the score would be 0.
@@ -137,7 +140,7 @@ def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, floa
     return {"accuracy": float(hits) / len(golds)}
 
 
-def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+def macro_f1(predictions: Sequence[Any], golds: Sequence[Any]) -> Scores:
     """Return F1 averaged over the labels that occur on either side, and accuracy."""
     result = accuracy(predictions, golds)
     # F1 of a label is twice its hits over the times it occurs on both sides.
@@ -162,7 +165,7 @@ def span_f1(
     variant: str = "seqeval-0.0.12",
     labels: Sequence[str] | None = None,
     ragged: bool = False,
-) -> dict[str, float]:
+) -> Scores:
     """Return micro-averaged precision, recall and F1 over spans, and token accuracy.
 
     Args:
@@ -199,7 +202,7 @@ def span_f1(
     return _f1(int(same.sum()), len(end1), len(end2)) | tokens
 
 
-def _f1(hits: int, given: int, right: int) -> dict[str, float]:
+def _f1(hits: int, given: int, right: int) -> Scores:
     """Return F1, precision and recall of the hits among what is given and what is right."""
     precision, recall = (hits / number if number else 0.0 for number in (given, right))
     both = precision + recall
@@ -207,7 +210,7 @@ def _f1(hits: int, given: int, right: int) -> dict[str, float]:
     return {"f1": f1, "precision": precision, "recall": recall}
 
 
-def token_accuracy(predictions: Tags, golds: Tags) -> dict[str, float]:
+def token_accuracy(predictions: Tags, golds: Tags) -> Scores:
     """Return ``token_accuracy``, the share of right tags over all tokens."""
     same_length(predictions, golds, "sentences")
     for number, (one, other) in enumerate(zip(predictions, golds, strict=True)):
@@ -289,7 +292,8 @@ _ARTICLES = {
     "es": "un|una|unos|unas|el|la|los|las",
     "vi": "của|là|cái|chiếc|những",
 }
-# By language of MLQA what is replaced, and by what: articles go, each Chinese character is a word.
+# By language of MLQA what is replaced, and by what: articles go, of which Hindi has none, and each
+# Chinese character is a word.
 _RULES = {code: (re.compile(rf"\b({words})\b"), " ") for code, words in _ARTICLES.items()}
 _RULES |= {"ar": (re.compile("ال"), " "), "hi": (re.compile("\0"), "")}
 _RULES |= {"zh": (re.compile("([\u4e00-\u9fa5])"), r" \1 ")}
@@ -298,7 +302,7 @@ _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def squad(
     predictions: Answers, golds: Golds, language: str = "", unanswered: str = "error"
-) -> dict[str, float]:
+) -> Scores:
     """Return SQuAD 1.1's exact match and F1 (Rajpurkar et al., 2016); also of XQuAD and TyDiQA-GoldP.
 
     Args:
@@ -318,22 +322,17 @@ def squad(
     return _nearest(given, right, language)
 
 
-def mlqa(
-    predictions: Answers, golds: Golds, language: str, unanswered: str = "error"
-) -> dict[str, float]:
+def mlqa(predictions: Answers, golds: Golds, language: str, unanswered: str = "error") -> Scores:
     """Return :func:`squad`'s scores by MLQA's rules (Lewis et al., 2020) for the passage's language."""
     return squad(predictions, golds, known("MLQA language", language, _RULES), unanswered)
 
 
-def squad2(predictions: Answers, golds: Golds) -> dict[str, float]:
+def squad2(predictions: Answers, golds: Golds) -> Scores:
     """Return SQuAD 2.0's scores (Rajpurkar et al., 2018); no answer: ``""`` given, ``[]`` in golds."""
-    given, right = _aligned(predictions, golds, "error")
-    return _nearest(given, right, silence=True)
+    return _nearest(*_aligned(predictions, golds, "error"), silence=True)
 
 
-def _nearest(
-    given: dict[str, str], right: Mapping[str, Any], language: str = "", silence: bool = False
-) -> dict[str, float]:
+def _nearest(given: Keyed, right: Keyed, language: str = "", silence: bool = False) -> Scores:
     """Score each question by the accepted answer that is nearest; without a prediction it gets 0."""
     exact = f1 = 0.0
     for name, answers in right.items():
@@ -375,9 +374,7 @@ def _overlap(given: list[str], right: list[str], silence: bool) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _aligned(
-    predictions: Answers, golds: Golds, unanswered: str
-) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
+def _aligned(predictions: Answers, golds: Golds, unanswered: str) -> tuple[Keyed, Keyed]:
     """Bring predictions and golds into keyed form; ordered ones are keyed by their places."""
     keyed = isinstance(golds, Mapping)
     if isinstance(predictions, Mapping) != keyed:
@@ -395,7 +392,7 @@ def _aligned(
 
 
 # --- Retrieval ------------------------------------------------------------------------------------
-def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, float]:
+def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> Scores:
     """Return BUCC's ``f1``, ``precision``, ``recall`` over pairs of ids (Zweigenbaum et al., 2018)."""
     given, right = set(predictions), set(golds)
     if not right:
@@ -403,11 +400,7 @@ def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> dict[str, flo
     return _f1(len(given & right), len(given), len(right))
 
 
-def map_at_k(
-    predictions: Sequence[Sequence[Hashable]],
-    golds: Sequence[Collection[Hashable]],
-    k: int | None = 20,
-) -> dict[str, float]:
+def map_at_k(predictions: Ranked, golds: Right, k: int | None = 20) -> Scores:
     """Return ``map``, the mean average precision of the first ``k`` candidates (Roy et al., 2020)."""
     # As XTREME-R implements it for LAReQA: a candidate that comes twice counts once.
     total = 0.0
@@ -422,11 +415,7 @@ def map_at_k(
     return {"map": total / len(golds)}
 
 
-def mrr_at_k(
-    predictions: Sequence[Sequence[Hashable]],
-    golds: Sequence[Collection[Hashable]],
-    k: int | None = 20,
-) -> dict[str, float]:
+def mrr_at_k(predictions: Ranked, golds: Right, k: int | None = 20) -> Scores:
     """Return ``mrr``, the mean reciprocal rank of the first right candidate among ``k``."""
     # Mewsli-X has one right entity per mention, so this is what XTREME-R calls its mAP@20.
     total = 0.0
@@ -436,9 +425,7 @@ def mrr_at_k(
     return {"mrr": total / len(golds)}
 
 
-def _ranked(
-    predictions: Sequence[Sequence[Hashable]], golds: Sequence[Collection[Hashable]]
-) -> list[tuple[Sequence[Hashable], set[Hashable]]]:
+def _ranked(predictions: Ranked, golds: Right) -> list[tuple[Sequence[Hashable], set[Hashable]]]:
     """Return each query's ranking beside its right candidates, of which it must have one."""
     same_length(predictions, golds, "queries")
     for number, right in enumerate(golds):

@@ -24,6 +24,7 @@ import pandas as pd
 from helpers import metrics, tasks
 from helpers.errors import BadRows, MissingData, known, unknown
 from helpers.files import write_atomic
+from helpers.metrics import Keyed, Scores
 
 COLUMNS = "benchmark level task language metric value percent n missing extra official".split()
 OFFICIAL_VARIANT = "seqeval-0.0.12"
@@ -191,9 +192,7 @@ def score_submission(
     return frame
 
 
-def _means(
-    task: OfficialTask, values: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
+def _means(task: OfficialTask, values: Mapping[str, Scores]) -> dict[str, Scores]:
     """Return a task's means over all languages and without English; the main one is ``metric``."""
     parts = {"all": list(values), "without_english": [code for code in values if code != "en"]}
 
@@ -231,9 +230,7 @@ def _files_of(
     task: OfficialTask, given: Path, right: Path, strict: bool
 ) -> tuple[dict[str, tuple[Path, Path]], list[Path]]:
     """Return the two files of each language that has both, and the files that are missing."""
-    pairs = {
-        code: tuple(task.path(side, code) for side in (given, right)) for code in task.languages
-    }
+    pairs = {code: (task.path(given, code), task.path(right, code)) for code in task.languages}
     absent = [path for both in pairs.values() for path in both if not path.is_file()]
     present = {code: both for code, both in pairs.items() if not set(both) & set(absent)}
     if absent and (strict or not present):
@@ -258,7 +255,7 @@ def _language(
             alphabet = _alphabet(task, language, gold, rows, strict, of_gold)
             _check(task, content, f"{path}, ", alphabet, of_gold and strict)
         if strict:
-            _compare(task, said, gold, given, right)
+            _match(task, said, gold, given, right)
         counts, note = {"n": len(gold), "missing": 0, "extra": 0}, ""
         if task.kind in _LISTS:
             names = [name for name, _ in gold]
@@ -282,9 +279,7 @@ def _language(
         raise BadRows(f"{task.name} {language}: {where}{error}") from error
 
 
-def _score_by_id(
-    task: OfficialTask, language: str, said: dict[Any, Any], gold: list[tuple[Any, Any]]
-) -> dict[str, float]:
+def _score_by_id(task: OfficialTask, language: str, said: Keyed, gold: list[Any]) -> Scores:
     """Score answers or rankings by id, from 0 to 1."""
     if task.kind == "answers":
         # Numbered, because a question that the labels hold twice counts twice.
@@ -303,11 +298,9 @@ def _score_by_id(
 Alphabet = tuple[Callable[[Any], Any], str]  # what one value must be, as a test and in words
 
 
-def _check(
-    task: OfficialTask, content: Sequence[Any], where: str, alphabet: Alphabet, gold: bool
-) -> None:
+def _check(task: OfficialTask, content: list[Any], where: str, one: Alphabet, gold: bool) -> None:
     """Refuse values outside an alphabet, naming the first, and gold that is a placeholder."""
-    fits, expected = alphabet
+    fits, expected = one
     # Each value with its place in the file: an id, or the number of a line.
     values, line = list[tuple[Any, Any]](), 1
     for row in content if task.kind == "tags" else [content]:
@@ -318,7 +311,7 @@ def _check(
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:80] + "..."
             kind = "id" if task.kind in _LISTS else "line"
             raise BadRows(f"{where}{kind} {place!r}: {shown}; expected {expected}.")
-    if gold and task.kind != "pairs" and (why := metrics.placeholder(one for _, one in values)):
+    if gold and task.kind != "pairs" and (why := metrics.placeholder(told for _, told in values)):
         raise BadRows(f"{where}{why}")
 
 
@@ -358,9 +351,7 @@ def _alphabet(
     return task.labels.__contains__, f"{', '.join(task.labels)}, alone on a line"
 
 
-def _compare(
-    task: OfficialTask, said: Sequence[Any], gold: Sequence[Any], given: Path, right: Path
-) -> None:
+def _match(task: OfficialTask, said: list[Any], gold: list[Any], given: Path, right: Path) -> None:
     """Refuse ids that the labels lack, and ids or rows that are counted in another way."""
     if task.kind in _LISTS:
         names = [name for name, _ in gold]

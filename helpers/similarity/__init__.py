@@ -57,6 +57,7 @@ RELIABLE = 0.9
 Names = Sequence[str | Task]
 Job = tuple[Measure, "Dyad"]
 Record = Mapping[str, Any]
+Records = dict[Job, Record]
 
 
 def measure(
@@ -123,7 +124,7 @@ def measure(
     )
 
     def measured(study: Inputs, wanted: Sequence[Measure]) -> pd.DataFrame:
-        jobs = _jobs(*sides, wanted, languages, seeds)
+        jobs = _jobs(sides, wanted, languages, seeds)
         records = _records(study, jobs, place / "values.jsonl", mode, progress)
         return _table(records, jobs, seeds, study.encoder.name)
 
@@ -180,16 +181,13 @@ def default_place() -> Path:
 
 
 def _jobs(
-    intermediates: Sequence[Task],
-    targets: Sequence[Task],
-    measures: Sequence[Measure],
-    languages: Sequence[str],
-    seeds: Sequence[int],
+    sides: Any, measures: Sequence[Measure], languages: Sequence[str], seeds: Sequence[int]
 ) -> list[Job]:
     """All values, those that share a checkpoint next to each other."""
     from helpers.similarity.inputs import Dyad, Side
 
     jobs: list[Job] = []
+    intermediates, targets = sides
     for seed in seeds[:2]:
         for i in (Side(task.name, seed) for task in intermediates):
             for language in languages:
@@ -233,9 +231,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _records(
-    study: Inputs, jobs: Sequence[Job], path: Path, mode: str, progress: bool
-) -> dict[Job, Record]:
+def _records(study: Inputs, jobs: list[Job], path: Path, mode: str, progress: bool) -> Records:
     """Return the record of every job: what is stored, what cannot be, and what is computed now."""
     # First what is stored and what cannot be: the cost of the rest is said before it is read.
     stored = {} if mode == "always" else _stored(path)
@@ -318,9 +314,7 @@ def _computed(one: Measure, inputs: Sequence[Parts]) -> dict[str, Any]:
 
 
 # --- The table ------------------------------------------------------------------------------------
-def _table(
-    records: Mapping[Job, Record], jobs: Sequence[Job], seeds: Sequence[int], encoder: str
-) -> pd.DataFrame:
+def _table(records: Records, jobs: list[Job], seeds: Sequence[int], encoder: str) -> pd.DataFrame:
     """Join the records of both seeds and the ceilings into one row per dyad and measure."""
 
     def value(one: Measure, dyad: Dyad) -> float:
@@ -336,7 +330,7 @@ def _table(
         facts |= {"language": language, "measure": one.name, "family": one.family}
         facts |= {"encoder": encoder, "seed": i.seed, "second": math.nan, "ceiling": math.nan}
         if len(seeds) > 1:
-            other = {side: side and side._replace(seed=seeds[1]) for side in (i, t)}
+            other: Any = {side: side and side._replace(seed=seeds[1]) for side in (i, t)}
             facts["second"] = value(one, dyad._replace(intermediate=other[i], target=other[t]))
             if t:  # each task against itself under the other seed; NaN where one is unknown
                 own = [value(one, dyad._replace(intermediate=s, target=other[s])) for s in (i, t)]

@@ -316,16 +316,14 @@ def fisher(
     return {key: {name: mean(name, parts) for name in named} for key, parts in named_parts}
 
 
-def draw_labels(
-    probe: Probe, head: nn.Module, hidden: Tensor, batch: Batch, generator: torch.Generator
-) -> None:
+def draw_labels(probe: Probe, head: nn.Module, hidden: Tensor, batch: Batch, drawn: Any) -> None:
     """Replace the labels of a batch by draws from the model, in place (Gumbel maxima)."""
     kind = probe.sample.task.format
     # The largest of scores with Gumbel noise is a draw from their softmax.
     with torch.no_grad():
         pooled = pool(hidden, batch, probe.pooling) if kind in ("pair", "choice") else hidden
         scores = head(pooled).squeeze(-1) if kind == "choice" else head(pooled)
-        noise = torch.empty_like(scores).exponential_(generator=generator).log_().neg_()
+        noise = torch.empty_like(scores).exponential_(generator=drawn).log_().neg_()
         noisy = scores + noise
     if kind == "pair":
         batch.fields["label"] = noisy.argmax(dim=-1)
@@ -396,45 +394,38 @@ def _gradient(g: Inputs, one: Dyad) -> Parts:
 # Name (* stands for either task, each alone), what determines it, and the passes through an encoder per
 # row or the array that it is made of without reading anything else; how it is made, and what it is.
 # fmt: off
-_STATES = "intermediate.states"
+_STATES, _FEATURES = "intermediate.states", "intermediate.features"
 _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], ...] = (
     ("*.facts", "task", 0, lambda g, one: Parts(g.task(one)), "The task, as a Task"),
     ("*.texts", "rows", 0,
      lambda g, d: Parts(g.sample(d).texts, np.arange(len(g.sample(d).rows)), g.sample(d).half),
      "List of texts, one per sampled row"),
     ("*.segments", "rows", 0, _segments, "Number of texts encoded together for one decision"),
-    ("*.pieces", "rows, plain", 0, _pieces,
-     "Vocabulary ids of the texts, one after the other, no special ids"),
-    ("*.counts", "rows, plain", 0, _counts,
-     "How often each vocabulary id occurs, shape (vocabulary,)"),
+    ("*.pieces", "rows, plain", 0, _pieces, "Vocabulary ids of the texts, one after the other"),
+    ("*.counts", "rows, plain", 0, _counts, "How often each id occurs, shape (vocabulary,)"),
     ("*.states", "rows, plain", 1, lambda g, one: _states(g, one, g.encoder, g.plain),
      "Plain encoder's mean state of each sequence, shape (sequences, D)"),
-    ("*.embeddings", "rows, plain", "intermediate.states", lambda g, d: _per_row(g.at(_STATES, d)),
+    ("*.embeddings", "rows, plain", _STATES, lambda g, d: _per_row(g.at(_STATES, d)),
      "Plain encoder's mean state of each row, shape (rows, D)"),
     ("*.sentences", "rows, sentences", 1,
-     lambda g, one: _per_row(_states(g, one, g.sentence_encoder, Reader(g.sentence_encoder, g.precision))),
+     lambda g, d: _per_row(_states(g, d, g.sentence_encoder, Reader(g.sentence_encoder, g.precision))),
      "Mean state of each row by the sentence encoder, shape (rows, D)"),
-    ("*.features", "rows, plain", 1, _features,
-     "Plain encoder's state of each labelled unit, shape (units, D)"),
+    ("*.features", "rows, plain", 1, _features, "Plain state of each labelled unit, (units, D)"),
     ("*.labels", "rows, plain", 0, _labels, "Label of each unit, shape (units,)"),
-    ("*.knn_probe", "rows, plain", "intermediate.features", lambda g, d: _probed(g, d, knn_probe),
+    ("*.knn_probe", "rows, plain", _FEATURES, lambda g, d: _probed(g, d, knn_probe),
      "Accuracy of the nearest-neighbour probe on the plain features"),
-    ("*.linear_probe", "rows, plain", "intermediate.features", lambda g, d: _probed(g, d, linear_probe),
+    ("*.linear_probe", "rows, plain", _FEATURES, lambda g, d: _probed(g, d, linear_probe),
      "Accuracy of the linear probe on the plain features"),
-    ("*.label_names", "rows, plain", 0, _label_names,
-     "Plain encoder's embedding of each label name, shape (C, D)"),
-    ("*.fisher", "learnt, tuned", 3, _fisher,
-     "Mean squared gradient per row at the tuned encoder, by component"),
+    ("*.label_names", "rows, plain", 0, _label_names, "Plain state of each label name, (C, D)"),
+    ("*.fisher", "learnt, tuned", 3, _fisher, "Mean squared gradient when tuned, by component"),
     ("*.probe_fisher", "learnt, plain", 3, _probe_fisher,
      "Mean squared gradient per row at the plain encoder with a fitted head, by filter, (P,)"),
-    ("*.gradient", "learnt, plain", 15, _gradient,
-     "Unit gradient at the plain encoder, averaged over fitted heads, shape (P,)"),
+    ("*.gradient", "learnt, plain", 15, _gradient, "Mean unit gradient of fitted heads, (P,)"),
     ("*.weights", "tuned", 0, lambda g, one: _weights(g.tuned(one)[0].encoder),
      "Parameters of the tuned encoder, by component"),
     ("plain.weights", "plain", 0, lambda g, dyad: _weights(g.encoder),
      "Parameters of the plain encoder, by component"),
-    ("common.*", "common, tuned", 1, _common,
-     "Tuned encoder on sentences of all tasks of the study, shape (rows, D)"),
+    ("common.*", "common, tuned", 1, _common, "Tuned states of sentences of all tasks, (rows, D)"),
     ("common.*_axes", "common, tuned", "common.intermediate", _common_axes,
      "The same on its leading principal axes"),
     ("tuned.own", "learnt, tuned", 1,
@@ -456,18 +447,14 @@ _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], .
      "Masked-language loss of foreign sentences before tuning, shape (rows,)"),
     ("parallel.tuned", "pairs, tuned", 2, lambda g, dyad: _parallel(g, dyad, g.tuned(dyad)[1]),
      "States of English sentences and their translations after tuning, shape (2, rows, D)"),
-    ("parallel.plain", "pairs, plain", 2, lambda g, dyad: _parallel(g, dyad, g.plain),
-     "The same before tuning"),
-    ("early.score", "tuned, target, early", 0, _early,
-     "English score of the target after a short run from the intermediate"),
+    ("parallel.plain", "pairs, plain", 2, lambda g, d: _parallel(g, d, g.plain), "The same, before"),
+    ("early.score", "tuned, target, early", 0, _early, "English score after a short run"),
     ("study.centre", "study, plain", 0, lambda g, dyad: _centre(g, dyad, "embeddings"),
      "Mean over the tasks of the study of their mean embedding, shape (D,)"),
     ("study.sentence_centre", "study, sentences", 0, lambda g, dyad: _centre(g, dyad, "sentences"),
      "The same by the sentence encoder"),
-    ("study.whitening", "study, plain", 0, _whitening,
-     "Inverse root of the covariance of embeddings within tasks, shape (D, D)"),
-    ("study.texts_with", "study, plain", 0, _texts_with,
-     "Number of texts of the study that hold each piece, shape (vocabulary,)"),
+    ("study.whitening", "study, plain", 0, _whitening, "Inverse root covariance in tasks, (D, D)"),
+    ("study.texts_with", "study, plain", 0, _texts_with, "Texts that hold each id, (vocabulary,)"),
     ("study.texts", "study", 0, _text_count, "Number of texts of the study"),
 )
 # fmt: on

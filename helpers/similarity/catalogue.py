@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from helpers.errors import HelpfulError, known
-from helpers.similarity import features, representations, text
+from helpers.similarity import features, text
+from helpers.similarity import representations as rep
 from helpers.similarity.representations import cosine, task2vec_distance
 
 SIDES = ("intermediate", "target")  # of a dyad
@@ -191,7 +192,7 @@ def _negative_otdd(a: Any, labels_a: Any, b: Any, labels_b: Any) -> float:
         _, codes, counts = np.unique(labels[places], return_inverse=True, return_counts=True)
         sides.append(places[counts[codes] >= 3])
     left, right = (places[: min(map(len, sides))] for places in sides)
-    return -representations.otdd(a[left], labels_a[left], b[right], labels_b[right])
+    return -rep.otdd(a[left], labels_a[left], b[right], labels_b[right])
 
 
 # The measures of this package: family, name, needs (* stands for either task), function, source, and
@@ -244,19 +245,18 @@ _ROWS: tuple[tuple[str, str, str, Callable[..., float], str, dict[str, Any]], ..
      lambda x, y, plain: features.linear_probe(x, y) - float(plain),
      "Alain and Bengio 2016, minus the plain encoder", _OF_TARGET),
     ("labels", "esm_logme", "tuned.map target.features target.labels",
-     lambda map_, x, y: features.logme(representations.mapped(x, map_), y),
+     lambda map_, x, y: features.logme(rep.mapped(x, map_), y),
      "Schulte et al. 2024", _OF_TARGET),
     ("labels", "early_score", "early.score", float, "Poth et al. 2021; a ceiling", _DIRECTED),
-    ("representations", "cka", "common.*", representations.linear_cka,
+    ("representations", "cka", "common.*", rep.linear_cka,
      "Kornblith et al. 2019, debiased", _CEILING),
     # Pairs grow with the square of the rows: 500 sentences are already 124,750 of them.
-    ("representations", "rsa", "common.*", _thinned(representations.rsa, PAIRED),
+    ("representations", "rsa", "common.*", _thinned(rep.rsa, PAIRED),
      "Kriegeskorte et al. 2008", _CEILING),
-    ("representations", "svcca", "common.*_axes", representations.svcca, "Raghu et al. 2017",
-     _CEILING),
-    ("representations", "pwcca", "common.*_axes", representations.pwcca, "Morcos et al. 2018",
+    ("representations", "svcca", "common.*_axes", rep.svcca, "Raghu et al. 2017", _CEILING),
+    ("representations", "pwcca", "common.*_axes", rep.pwcca, "Morcos et al. 2018",
      _DIRECTED | _CEILING),
-    ("weights", "task_embedding", "*.fisher", representations.task_embedding_cosine,
+    ("weights", "task_embedding", "*.fisher", rep.task_embedding_cosine,
      "Vu et al. 2020, per example", _CEILING),
     ("weights", "task2vec", "*.probe_fisher", _minus(task2vec_distance),
      "Achille et al. 2019, negative", {}),
@@ -268,16 +268,15 @@ _ROWS: tuple[tuple[str, str, str, Callable[..., float], str, dict[str, Any]], ..
     ("weights", "gradient_cosine", "*.gradient",
      lambda a, b: float(np.dot(a.astype(np.float64), b.astype(np.float64))),
      "after Pruthi et al. 2020", _CEILING),
-    ("weights", "task_vector", _WEIGHTS, representations.task_vector_cosine,
-     "Ilharco et al. 2023", _CEILING),
+    ("weights", "task_vector", _WEIGHTS, rep.task_vector_cosine, "Ilharco et al. 2023", _CEILING),
     ("weights", "task_vector_layers", _WEIGHTS,
-     lambda *w: float(np.mean(list(representations.task_vector_cosines(*w).values()))),
+     lambda *w: float(np.mean(list(rep.task_vector_cosines(*w).values()))),
      "Ilharco et al. 2023, mean over components", _CEILING),
     ("transport", "otdd", _OTDD, _negative_otdd, "Alvarez-Melis and Fusi 2020, negative", {}),
-    ("cross-lingual", "alignment_cka", _DRIFT, representations.alignment_drift,
+    ("cross-lingual", "alignment_cka", _DRIFT, rep.alignment_drift,
      "debiased CKA, tuned - plain", _LANGUAGE),
     ("cross-lingual", "alignment_retrieval", _DRIFT,
-     lambda a, b: representations.alignment_drift(a, b, representations.retrieval_accuracy),
+     lambda a, b: rep.alignment_drift(a, b, rep.retrieval_accuracy),
      "retrieval, tuned - plain", _LANGUAGE),
     ("cross-lingual", "mlm_drift", "parallel.tuned_losses parallel.plain_losses",
      _minus(text.pseudo_perplexity_change), "masked-language loss, plain - tuned", _LANGUAGE),

@@ -160,11 +160,7 @@ class View:
 
 
 def encode(
-    sample: Sample,
-    encoder: Encoder,
-    max_length: int,
-    answers: bool = False,
-    choose: Callable[[Integers], Integers] | None = None,
+    sample: Sample, encoder: Encoder, max_length: int, answers: bool = False, choose: Any = None
 ) -> Encoded:
     """Tokenise a sample as its format does; ``example`` says which row each sequence belongs to."""
     # ``answers`` marks those of span rows and leaves out rows without a findable one; of the rows that

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Pair = Sequence[ArrayLike] | Floats
 Parameters = Mapping[str, ArrayLike]
+Labelled = tuple[Floats, Integers, Integers]
 
 
 # --- Checks: what comes in is told to be no data before a number is made of it --------------------
@@ -92,9 +93,7 @@ def classes(labels: ArrayLike, rows: int, smallest: int = 1) -> tuple[Integers, 
     return codes.astype(np.int64), counts.astype(np.int64)
 
 
-def labelled(
-    features: ArrayLike, labels: ArrayLike, smallest: int = 1
-) -> tuple[Floats, Integers, Integers]:
+def labelled(features: ArrayLike, labels: ArrayLike, smallest: int = 1) -> Labelled:
     """Return checked features, class codes and class sizes; see ``matrix`` and ``classes``."""
     array = matrix(features)
     codes, counts = classes(labels, len(array), smallest)
@@ -274,9 +273,7 @@ def retrieval_accuracy(english: ArrayLike, other: ArrayLike) -> float:
     return float(np.mean(shares))
 
 
-def alignment_drift(
-    tuned: Pair, plain: Pair, score: Callable[[ArrayLike, ArrayLike], float] = linear_cka
-) -> float:
+def alignment_drift(tuned: Pair, plain: Pair, score: Callable[..., float] = linear_cka) -> float:
     """Alignment of two languages (2, N, D) after tuning minus before; below 0 where they part."""
     same = len(np.asarray(tuned[0])) == len(np.asarray(plain[0]))
     require(same, "the tuned and the plain encoder were given different sentences.")

@@ -208,9 +208,7 @@ def _hindrances(
     own = {name for cell in cells for name in cell.split("+")} & set(tasks.names()) - tasks.SHIPPED
     for name in sorted(own) if engine != "local" and not os.environ.get("TRANSFER_TASKS") else ():
         if tasks.get(name).group != "tiny":
-            said = (
-                f"task {name!r} is known to this session only, and engine {engine!r} starts others"
-            )
+            said = f"task {name!r} is known to this session only; engine {engine!r} starts others"
             yield f"{said}: use engine='local', or set TRANSFER_TASKS=module_that_registers_it."
     if plan.facts.get("stored") and not dirty and commit().endswith("+changes"):
         said = f"helpers/ differs from its commit; scores of profile {plan.profile!r} are committed"

@@ -56,15 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep = None if asked.keep is None else asked.keep == "yes"
         more = {"workers": asked.workers, "extra": asked.extra, "dirty": asked.dirty}
         scores = study.run(plan, asked.mode, asked.engine, keep=keep, **more)
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return error.code
     except KeyboardInterrupt:
         print("stopped; what was stored stays, and the same command goes on.", file=sys.stderr)
         return 130
     except HelpfulError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+        return error.code if isinstance(error, Stopped) else 2
     failed = scores[scores["status"].str.startswith("failed")]
     done = scores.loc[~scores["run"].isin(failed["run"]), "run"].nunique()
     print(f"{done} evaluated runs, {len(scores)} scores in {Store().folder}", file=sys.stderr)

@@ -369,12 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = load(asked.plan) if asked.plan else find(store.plans, asked.arms)
         with stopping() as stop:
             through(plan, asked.arms, store, keep=asked.keep, stop=stop, tell=tell)
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return error.code
     except HelpfulError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+        return error.code if isinstance(error, Stopped) else 2
     return 1 if failed else 0
 
 

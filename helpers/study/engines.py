@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,19 +238,14 @@ def _workflow(
         finally:
             if process.poll() is None:  # It is asked to stop, which cancels its jobs.
                 process.terminate()
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE - 3)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.kill()  # nothing happens to one that has ended
+                process.wait()
     progress.look()
     if process.returncode and progress.wanted:
-        said = (
-            f"Snakemake ended with {process.returncode}, {len(progress.wanted)} runs have no record"
-        )
-        raise HelpfulError(
-            f"{said}; the same command goes on. See {log}:\n{_complaints(log, began)}"
-        )
+        said = f"Snakemake ended with {process.returncode}, {len(progress.wanted)} runs are missing"
+        raise HelpfulError(f"{said}; the same command goes on. {log}:\n{_complaints(log, began)}")
 
 
 def _complaints(log: Path, began: int) -> str:
