@@ -193,6 +193,9 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
     made.cells.insert(0, nbformat.v4.new_markdown_cell(ran, id="settings"))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, nbformat.writes(made).encode())
+    # What is glued for another page shows nothing here, and the exporter would warn of it.
+    for cell in (cell for cell in made.cells if "outputs" in cell):
+        cell.outputs = [o for o in cell.outputs if "papermill" not in "".join(o.get("data", ""))]
     page, _ = HTMLExporter().from_notebook_node(made)
     write_atomic(target.with_suffix(".html"), page.encode())
     if failure:
