@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -210,13 +211,8 @@ def _exact_products() -> Iterator[None]:
     # Versions of torch without a switch for processors have one for all devices.
     switch = getattr(torch.backends.mkldnn, "matmul", None)
     before = switch.fp32_precision if switch else torch.get_float32_matmul_precision()
-
-    def put(value: str) -> None:
-        if switch:
-            switch.fp32_precision = value
-        else:
-            torch.set_float32_matmul_precision(value)
-
+    own: Any = partial(setattr, switch, "fp32_precision")
+    put = own if switch else torch.set_float32_matmul_precision
     put("ieee" if switch else "highest")
     try:
         yield

@@ -77,10 +77,8 @@ def vocabulary_overlap(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def tfidf_cosine(a: ArrayLike, b: ArrayLike, texts_with: ArrayLike, texts: int) -> float:
-    """Cosine of the TF-IDF vectors of two corpora, 0 to 1 (Salton and Buckley 1988).
-
-    ``a`` and ``b`` count each piece; ``texts_with`` of all ``texts`` hold it. Weights as scikit-learn's.
-    """
+    """Cosine of the TF-IDF vectors of two corpora, 0 to 1 (Salton and Buckley 1988)."""
+    # Both count each piece; ``texts_with`` of all ``texts`` hold it. Weights as scikit-learn's.
     frequency = rep.vector(texts_with, "number of texts with each piece")
     most = frequency.max()
     require(frequency.min() >= 0 and most <= texts, f"a piece is in {most:.0f} of {texts} texts.")
@@ -123,10 +121,8 @@ def mmd(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def domain_classifier_error(a: ArrayLike, b: ArrayLike) -> float:
-    """Cross-validated error of a ridge classifier of two tasks' embeddings (Ben-David et al. 2007).
-
-    Mean over both tasks: 0 where they are separable, about .5 where they are the same.
-    """
+    """Cross-validated error of a ridge classifier of two tasks' embeddings (Ben-David et al. 2007)."""
+    # Mean over both tasks: 0 where they are separable, about .5 where they are the same.
     first, second = rep.paired(a, b, "embeddings", 2, axis=1)
     domain = np.repeat([0, 1], [len(first), len(second)])
     wrong = probe_predictions(np.concatenate([first, second]), domain) != domain
