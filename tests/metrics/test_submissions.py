@@ -241,7 +241,6 @@ def row_of(frame, task, language):
 
 
 def test_questions_without_a_prediction_score_zero_and_are_counted(tmp_path):
-    folders = one_task(tmp_path, "xquad", SQUAD, '{"a": "x"}')
     frame = score_submission(*one_task(tmp_path, "xquad", SQUAD, '{"a": "x"}'))
     row = row_of(frame, "xquad", "en")
     assert (row["percent"], row["n"], row["missing"], row["extra"]) == (50.0, 2, 1, 0)

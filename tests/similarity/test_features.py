@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 from sklearn.covariance import ledoit_wolf
-from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -12,8 +11,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from helpers.similarity import features as f
 from helpers.similarity.representations import canonical_correlations
 from tests.similarity.shared import blobs
-
-IRIS = load_iris(return_X_y=True)
 
 
 class TestLogME:
