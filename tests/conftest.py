@@ -39,11 +39,21 @@ if os.environ.get("TEST_PRECISION") == "bf16":
     runpy.run_path(str(_FOLDER / "sitecustomize.py"))
 
 
+# Several processes begin with these, so that none is left with one while the others have ended.
+SLOW = "test_whole_book test_engines test_faults test_pages test_build test_real".split()
+
+
 def pytest_addoption(parser):
     parser.addoption("--shuffle", type=int, help="run modules and their tests in a random order")
 
 
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # or files with few tests would come last
+
+
 def pytest_collection_modifyitems(config, items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (*SLOW, item.path.stem).index(item.path.stem))
     seed = config.getoption("--shuffle")
     if seed is not None:
         order = random.Random(seed)

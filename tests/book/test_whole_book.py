@@ -12,6 +12,7 @@ import yaml
 from helpers import files, pages
 from tests.book.test_build import Images
 
+pytestmark = pytest.mark.timeout(1200)  # all chapters run, beside other tests
 LIGHT = "import sys; sys.path.insert(0, {!r}); from tests.project.light import refuse; refuse()"
 
 
