@@ -127,8 +127,8 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
         elif _cells(mine) != before.get("paired"):
             edited = "both" if common != before else f"{twin.name} alone"
             raise HelpfulError(
-                f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. Keep "
-                f"the notebook's version with: jupytext --to md:myst {twin}, the chapter's by deleting it."
+                f"{twin.name} and {chapter.name} differ, and since they last agreed {edited} changed. To keep "
+                f"the notebook's version: jupytext --to md:myst {twin}; the chapter's: delete {twin.name}."
             )
         content = (nbformat.writes(made, version=4) + "\n").encode()
         if not twin.is_file() or twin.read_bytes() != content:
