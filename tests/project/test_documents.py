@@ -1,5 +1,6 @@
 import ast
 import importlib.util
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -26,6 +27,17 @@ def test_what_a_document_names_exists(document):
     linked = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text)
     assert [name for name in linked if not (ROOT / name).exists()] == []
     assert set(re.findall(r"https://github\.com/[\w.-]+/transfer-book", text)) <= {files.address()}
+
+
+def test_names_of_the_code_in_a_text_can_be_imported():
+    files = [
+        *(ROOT / name for name in DOCUMENTS),
+        *ROOT.glob("data/*/*.md"),
+        *ROOT.glob("book/*.md"),
+    ]
+    text = "\n".join(file.read_text("utf-8") for file in files)
+    named = set(re.findall(r"\bhelpers(?:\.\w+)+", text))
+    assert len(named) > 10 and all(map(pkgutil.resolve_name, named))
 
 
 def test_the_citation_file_agrees_with_the_project_and_tasks_with_the_bibliography():
