@@ -359,11 +359,12 @@ class Maker(Builder):
         more = tuple(seed for seed in range(2 * len(seeds)) if seed not in seeds)
         alone = {"none": (*seeds, *more)[: 2 * len(seeds)], "more_target": seeds}
         for condition in [name for name in alone if name in conditions]:
+            each = self._targets(condition, targets)
             for target in targets:
                 # Retrieval trains nothing, so nothing is random: one run is all there is to know.
                 once = (0,) * (condition == "none") if target.format == "retrieval" else None
                 for seed in alone[condition] if once is None else once:
-                    self.add("target", condition, seed, **self._target(condition, target.name))
+                    self.add("target", condition, seed, **each[target.name])
         # Each intermediate stage is followed by all targets, which start from its encoder.
         groups = {condition: self._groups(condition, first) for condition in conditions}
         for seed in seeds:
@@ -372,9 +373,8 @@ class Maker(Builder):
                     links = {"intermediate": "+".join(group)}
                     facts = self._stage(condition, group) | links
                     links["parent"] = self.add("intermediate", condition, seed, **facts)
-                    for target in targets:
-                        facts = self._target(condition, target.name) | links
-                        self.add("target", condition, seed, **facts)
+                    for own in self._targets(condition, targets).values():
+                        self.add("target", condition, seed, **own | links)
         chosen, asked = self.profile, [] if self.languages == AVAILABLE else list(self.languages)
         known = {"keep": chosen.keep, "judged": list(chosen.judged), **self.facts}
         known |= {"encoder": self.encoder, "stored": chosen.stored, "seeds": list(seeds)}
@@ -425,6 +425,18 @@ class Maker(Builder):
         tokens = sum(each for _, each in learnt.values()) / (1 - settings.mlm_share)
         shared = {"data": self.part(data), "tokens": (int(tokens), 0)}
         return shared | {"settings": self.settings(settings.facts())}
+
+    def _targets(self, condition: str, targets: list[Task]) -> dict[str, dict[str, Any]]:
+        """Return the facts of targets; one fine-tuned like the one before it trains no tokens itself."""
+        found: dict[str, dict[str, Any]] = {}
+        made_of: tuple[str, str] | None = None
+        for target in targets:
+            facts = self._target(condition, target.name)
+            if target.format != "retrieval":
+                before, made_of = made_of, (target.train_with or target.name, facts["settings"])
+                facts = facts | {"tokens": (0, facts["tokens"][1])} if before == made_of else facts
+            found[target.name] = facts
+        return found
 
     @cache  # noqa: B019
     def _target(self, condition: str, name: str) -> dict[str, Any]:

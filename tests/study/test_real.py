@@ -57,7 +57,10 @@ def test_targets_that_train_on_the_same_rows_share_one_fine_tuning(undisturbed, 
     made, real = [], training.fine_tune
     counted = lambda *args, **more: made.append(args[1][0].name) or real(*args, **more)  # noqa: E731
     monkeypatch.setattr(training, "fine_tune", counted)
+    alone = study.plan("tiny", targets=["toy-intents"], store=store)
     both = study.plan("tiny", targets=["toy-intents", "toy-twin"], store=store)
+    assert len(both) > len(alone)
+    assert both.runs["train_tokens"].sum() == alone.runs["train_tokens"].sum()
     scores = study.run(both, store=store, progress=False)
     assert made.count("toy-intents") == len(both.runs.query("target == 'toy-twin'"))
     first, second = (part.reset_index() for _, part in scores.groupby("target"))
