@@ -326,7 +326,11 @@ def examples(task: Task, languages: Sequence[str]) -> dict[str, Row]:
     """Return a first row per language where rows are at hand, at most three, preferred ones first."""
     splits = dict(data.at_hand(task))
     order = [code for code in dict.fromkeys((*languages, *splits)) if code in splits]
-    found = {code: data.first_rows(task, code, splits[code]) for code in order[:3]}
+    found: dict[str, data.Rows] = {}
+    while order and len(found) < 3:
+        code = order.pop(0)
+        with contextlib.suppress(MissingData):  # only reading shows what a partial mirror lacks
+            found[code] = data.first_rows(task, code, splits[code])
     # Bitext also has English rows, told by their ids: the language itself is preferred.
     return {
         code: next((row for row in rows if row["id"].startswith(f"{code}-")), rows[0])

@@ -46,6 +46,15 @@ def test_written_examples_and_real_rows_are_named_so(monkeypatch):
     assert text.count('class="example"') == 3 and "entailment" in text
 
 
+def test_a_language_that_a_partial_mirror_lacks_gives_its_place_to_the_next():
+    rows = [{"id": str(n), "first": f"a{n}", "second": "", "label": n % 2} for n in range(4)]
+    source = Source("rows", "s", splits={"test": "test"}, read=lambda c, _: rows * (c != "de"))
+    task = Task(
+        "gaps", "target", "pair", source, labels=("x", "y"), languages=("de", "fi", "fr", "sw")
+    )
+    assert list(results.examples(task, ("de", "sw"))) == ["sw", "fi", "fr"]
+
+
 def test_text_of_a_row_cannot_become_markup():
     row = {"id": "0", "first": "<script>x</script>", "second": "", "label": 0}
     source = Source("rows", "s", splits={"train": "train"}, read=lambda language, split: [row] * 3)
