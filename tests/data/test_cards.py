@@ -47,11 +47,11 @@ def test_written_examples_and_real_rows_are_named_so(monkeypatch):
 
 
 def test_a_language_that_a_partial_mirror_lacks_gives_its_place_to_the_next():
-    rows = [{"id": str(n), "first": f"a{n}", "second": "", "label": n % 2} for n in range(4)]
-    source = Source("rows", "s", splits={"test": "test"}, read=lambda c, _: rows * (c != "de"))
-    task = Task(
-        "gaps", "target", "pair", source, labels=("x", "y"), languages=("de", "fi", "fr", "sw")
-    )
+    rows = [{"id": c, "first": c, "second": "", "label": 0} for c in ("fi", "fr", "sw")]
+    source = Source("rows", "mixed", splits={"test": "test"}, read=lambda *_: rows)
+    facts = {"labels": ("x",), "languages": ("de", "fi", "fr", "sw")}
+    told = lambda row, language: row | {"_language": row["id"]}  # noqa: E731
+    task = Task("gaps", "target", "pair", source, adapt=told, **facts)
     assert list(results.examples(task, ("de", "sw"))) == ["sw", "fi", "fr"]
 
 
