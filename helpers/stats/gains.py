@@ -172,6 +172,7 @@ def dyads(
     table: pd.DataFrame,
     *,
     condition: str = "single",
+    english: bool = False,
     similarity: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Average gains into one row per dyad: seeds within a language first, then languages.
@@ -181,7 +182,7 @@ def dyads(
 
     Args:
         table: what `gains` returned.
-        condition: rows of this condition count; English does not.
+        condition, english: rows of this condition count, and whether English does.
         similarity: measures per dyad, a column each or long (``measure``, ``value``) as
             `helpers.similarity.measure` returns it; of its languages English is used.
 
@@ -192,7 +193,7 @@ def dyads(
     Raises:
         BadRows: no row is left, a task's format is unknown, or a similarity is given twice.
     """
-    rows = table[(table["condition"] == condition) & (table["language"] != "en")]
+    rows = table[(table["condition"] == condition) & (english | (table["language"] != "en"))]
     if rows.empty:
         have = ", ".join(sorted(table["condition"].unique()))
         raise BadRows(f"no non-English gain of condition {condition!r} (have: {have}).")

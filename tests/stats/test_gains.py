@@ -149,6 +149,7 @@ def test_dyads_average_seeds_then_languages():
     others = part(found, intermediate="a", target="x").query("language != 'en'")
     assert row["gain"] == pytest.approx(others.groupby("language")["gain"].mean().mean())
     assert row[["seeds", "languages", "block", "same_format"]].tolist() == [3, 2, "pair x pair", 1]
+    assert g.dyads(found, english=True)["languages"].tolist() == [3] * 4
     # Languages weigh the same whatever the number of their seeds.
     gone = (table["run"] == "single-a-x-2") & (table["language"] == "fr")
     found = g.gains(table[~gone])
