@@ -231,8 +231,8 @@ def trainer(arm: str, ready: Prepared, work: Workload, seed: int) -> dict[str, A
         _synchronise()
         found: dict[str, Any] = {"seconds": time.perf_counter() - begin}
         found |= {"peak_memory_mb": network.peak_memory_mb(device)}
-        found |= {"dev": trainer_dev(stock, ready)}
-        return found | {"predicting": _least(lambda: stock.predict(items))}
+        found |= {"predicting": _least(lambda: stock.predict(items))}
+        return found | {"dev": trainer_dev(stock, ready)}
 
 
 def trainer_items(ready: Prepared, encoded: Encoded) -> Any:
@@ -273,6 +273,8 @@ def trainer_dev(stock: Any, ready: Prepared) -> float:
         return float("nan")
     ((name, (rows, encoded)),) = ready.dev.items()
     task, format_ = ready.tasks[name], ready.formats[name]
+    # Grouped by length, answers would come in another order than their rows.
+    stock.args.train_sampling_strategy = "random"
     found = stock.predict(trainer_items(ready, encoded)).predictions
 
     def tokens(padded: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from benchmarks import __main__ as suite
 from benchmarks import harness, scoring, similarity, stats, studies, training
 from benchmarks.harness import Measurement, not_measured
-from benchmarks.workloads import CPU, Workload
+from benchmarks.workloads import CPU, Workload, prepared
 from helpers.models import Settings
 
 # Names that other pages rely on.
@@ -47,6 +47,13 @@ def test_every_promised_and_every_stored_row_has_a_benchmark_that_it_names():
     assert suite.chosen(["similarity"]) == ["similarity"]
     with pytest.raises(SystemExit, match="unknown: trian; there are the benchmarks pair"):
         suite.chosen(["trian"])
+
+
+@pytest.mark.parametrize("arm", ["stock", "tuned"])
+def test_a_trainer_learns_what_it_is_compared_on_and_is_scored_row_by_row(arm):
+    how = {"epochs": 5, "learning_rate": 1e-2, "train_rows": 64, "dev_rows": 32}
+    work = Workload("tiny", "tiny", "toy-slots", Settings(**how, batch_tokens=256, max_length=32))
+    assert training.trainer(arm, prepared(work), work, 0)["dev"] > 0.9
 
 
 def stored(path):
