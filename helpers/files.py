@@ -124,8 +124,11 @@ def commit() -> str:
 @functools.cache
 def versions() -> str:
     """Return the versions of Python and of the packages that can change a score."""
-    found = [f"{package} {metadata.version(package)}" for package in PACKAGES]
-    return "; ".join([f"python {platform.python_version()}", *found])
+    found = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # Binder has no torch
+            found.append(f"{package} {metadata.version(package)}")
+    return "; ".join(found)
 
 
 def history(file: str) -> list[tuple[str, str, str]]:
