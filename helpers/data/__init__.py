@@ -157,19 +157,31 @@ def at_hand(task: Task | str) -> list[tuple[str, str]]:
     ]
 
 
+_LEARNT: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+
 def with_labels(task: Task | str) -> Task:
     """Return a task (or that of a name) with its labels, read off English training rows if unstated.
 
-    The most frequent comes first; numbers keep their value as place. Of the book's tasks only CCG
-    supertagging leaves its labels to the data.
+    Of the book's tasks only CCG supertagging leaves its labels to the data.
     """
     from helpers.data import sources
 
     task = tasks.get(task) if isinstance(task, str) else task
     if task.labels or task.format in ("span", "retrieval"):
         return task
+    serving = _serving(task, "en", "train")
+    raws = [sources.load(source, "en", "train") for source in serving]
+    key = (task.name, *((raw.origin, len(raw.rows)) for raw in raws))
+    # The user's own rows may change at any time: read off each time.
+    if key not in _LEARNT or any(source.kind in ("rows", "tables") for source in serving):
+        _LEARNT[key] = _read_labels(task, raws)
+    return replace(task, labels=_LEARNT[key])
+
+
+def _read_labels(task: Task, raws: Sequence[Any]) -> tuple[str, ...]:
+    """Return the labels of raw rows, most frequent first; numbers keep their value as place."""
     column = task.columns.get(name := "tags" if task.format == "tagging" else "label", name)
-    raws = [sources.load(source, "en", "train") for source in _serving(task, "en", "train")]
     counts: Counter[Any] = Counter()
     for raw in raws:
         for row in decoded(raw.rows):
@@ -183,13 +195,13 @@ def with_labels(task: Task | str) -> Task:
     numbers = [value for value in counts if isinstance(value, int)]
     texts = [value for value in counts if isinstance(value, str) and value]
     if numbers and not texts:
-        return replace(task, labels=tuple(map(str, range(max(numbers) + 1))))
+        return tuple(map(str, range(max(numbers) + 1)))
     if numbers or not texts or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
         told = f"column {column!r} of {raws[0].origin} does not tell them ({found})"
         advice = "state labels=(...), for choice in the order of the choices"
         raise BadRows(f"task {task.name!r} states no labels, and {told}; {advice}.")
-    return replace(task, labels=tuple(sorted(texts, key=lambda text: (-counts[text], text))))
+    return tuple(sorted(texts, key=lambda text: (-counts[text], text)))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:

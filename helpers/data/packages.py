@@ -88,6 +88,8 @@ def read_arrow(requirement: str, config: str, split: str) -> Any:
     files = sorted((root / config / split).glob("*.arrow"))
     if not files:
         valid = {f.parent.parent.relative_to(root).as_posix() for f in root.rglob("*.arrow")}
+        if not valid:
+            raise MissingData(f"{root} holds no data; {_again(requirement)}")
         raise unknown(f"set with split {split!r} in {requirement}", config, valid)
     try:
         return datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files])
@@ -104,6 +106,9 @@ def read_messages(requirement: str, language: str, split: str) -> list[Row]:
     """Return Django's messages as queries and translations as candidates; a third is ``"dev"``."""
     pool = [m for m in common_messages(requirement) if _in_dev(m) == (split == "dev")]
     pairs = messages(requirement, language)
+    if lost := [message for message in pool if message not in pairs]:
+        lacks = f"Django's catalogue of {language!r} lacks {len(lost)} messages, first {lost[0]!r}"
+        raise BadRows(f"{lacks}; languages with all: {', '.join(MESSAGE_LANGUAGES)}")
     names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in pool}
     # Messages whose translation is spelled alike are right as well.
     alike = defaultdict(list)
@@ -181,6 +186,8 @@ class Sentence(NamedTuple):
 
 def read_commands(requirement: str, language: str, split: str) -> list[Row]:
     """Return rows ``{id, intent, text, tokens, slots, ...}``."""
+    if language != "en" and split != "test":
+        raise BadRows(f"commands in {language!r} are for evaluation only: split {split!r} is 'en'")
     begin, drawn = f"{language}-{split}-", draw(requirement, language)[split]
     return [{"id": begin + _digest(one.text)[:12]} | one._asdict() for one in drawn]
 

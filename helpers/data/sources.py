@@ -30,7 +30,6 @@ from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.files import write_atomic
 from helpers.tasks import Row, Source
 
-datasets.disable_progress_bars()  # they would stand in chapters
 ROOT_VARIABLE = "TRANSFER_DATA_ROOT"
 
 
@@ -213,7 +212,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     damage = (pa.ArrowException, yaml.YAMLError, TypeError, broken)
     what, ways = f"configuration {config!r}, split {split!r}", three_ways(source)
     try:
-        with _offline(bool(refusal)):
+        with _quiet(offline=bool(refusal)):
             if first is not None:
                 stream = load_dataset(where, config, split=split, streaming=True, **options)
                 features = stream.features or datasets.Features()
@@ -381,17 +380,20 @@ def _refusal(source: Source) -> str:
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Let `datasets` read its cache without asking the hub."""
+def _quiet(offline: bool) -> Iterator[None]:
+    """Keep the bars of `datasets` out of chapters, and let it read its cache without the hub."""
     places: Any = (hub_constants, datasets.config)
-    before = [place.HF_HUB_OFFLINE for place in places]
+    before, shown = [p.HF_HUB_OFFLINE for p in places], datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
-        for place in places if wanted else ():
+        for place in places if offline else ():
             place.HF_HUB_OFFLINE = True
         yield
     finally:
         for place, value in zip(places, before, strict=True):
             place.HF_HUB_OFFLINE = value
+        if shown:  # the reader's own data sets keep theirs
+            datasets.enable_progress_bars()
 
 
 def check(names: Sequence[str] = ()) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -132,6 +133,7 @@ def test_a_hub_folder_without_a_header_is_seen_by_its_file_names(tmp_path, data_
     task = Task("own", "intermediate", "pair", Source("hub", "me/set"), labels=("a", "b"))
     assert data.at_hand(task) == [("en", "train")]
     assert [row["label"] for row in data.rows(task)] == [0, 1]
+    assert datasets.is_progress_bar_enabled()  # a reader's own data sets keep their bars
     for header, message in (("[: b", "no YAML|damaged"), ("[a, b]", "needs configs, a list of")):
         write(tmp_path / "me" / "set" / "README.md", f"---\nconfigs: {header}\n---\n")
         with pytest.raises(BadRows, match=message):

@@ -35,6 +35,9 @@ def test_messages_are_clean_and_every_language_has_the_same_in_splits_that_share
     monkeypatch.setattr(packages, "_in_dev", lambda message: False)
     rows = packages.read_messages("django==0", "de", "test")
     assert [len(row["gold"]) for row in rows[::2]] == [1, 2, 2]
+    monkeypatch.setattr(packages, "common_messages", lambda requirement: ("not translated",))
+    with pytest.raises(BadRows, match="of 'xx' lacks 1 messages, first 'not translated'"):
+        packages.read_messages("django==0", "xx", "test")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from helpers import data, tasks
 from helpers.controls import copied, copy_score
 from helpers.data import packages
-from helpers.errors import HelpfulError, MissingData
+from helpers.errors import BadRows, HelpfulError, MissingData
 from helpers.tasks import demo
 
 pytestmark = pytest.mark.usefixtures("package_data")
@@ -26,6 +26,8 @@ def test_templates_and_sentences_of_train_dev_and_test_are_disjoint_up_to_slots(
     assert not shapes["dev"] & shapes["test"]
     for language in ("af", "nl", "it"):
         assert not shapes["train"] & {s.shape for s in drawn(language, "test")}
+    with pytest.raises(BadRows, match="commands in 'af' are for evaluation only: split 'train'"):
+        packages.read_commands(NAME, "af", "train")
 
 
 @pytest.mark.parametrize("language", ["en", "de", "hu", "zh", "th", "ar", "fi", "hi"])
