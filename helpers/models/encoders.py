@@ -83,9 +83,8 @@ class Encoder:
 
     name: str  # what ``load`` was asked for
     model: transformers.PreTrainedModel  # its output is ``last_hidden_state``
-    tokenizer: (
-        transformers.PreTrainedTokenizerFast
-    )  # its ids are the encoder's ids before ``remap``
+    # Its ids are the encoder's ids before ``remap``.
+    tokenizer: transformers.PreTrainedTokenizerFast
     revision: str  # commit, package version or seed that fixes the weights
     sha256: str  # of the weights file; of random encoders: of their description
     freeze_embeddings: bool  # whether training leaves the word embeddings alone

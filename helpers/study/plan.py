@@ -358,13 +358,13 @@ class Maker(Builder):
         # Baselines have twice as many seeds: half of them may serve as a covariate.
         more = tuple(seed for seed in range(2 * len(seeds)) if seed not in seeds)
         alone = {"none": (*seeds, *more)[: 2 * len(seeds)], "more_target": seeds}
+        each = {condition: self._targets(condition, targets) for condition in conditions}
         for condition in [name for name in alone if name in conditions]:
-            each = self._targets(condition, targets)
             for target in targets:
                 # Retrieval trains nothing, so nothing is random: one run is all there is to know.
                 once = (0,) * (condition == "none") if target.format == "retrieval" else None
                 for seed in alone[condition] if once is None else once:
-                    self.add("target", condition, seed, **each[target.name])
+                    self.add("target", condition, seed, **each[condition][target.name])
         # Each intermediate stage is followed by all targets, which start from its encoder.
         groups = {condition: self._groups(condition, first) for condition in conditions}
         for seed in seeds:
@@ -373,7 +373,7 @@ class Maker(Builder):
                     links = {"intermediate": "+".join(group)}
                     facts = self._stage(condition, group) | links
                     links["parent"] = self.add("intermediate", condition, seed, **facts)
-                    for own in self._targets(condition, targets).values():
+                    for own in each[condition].values():
                         self.add("target", condition, seed, **own | links)
         chosen, asked = self.profile, [] if self.languages == AVAILABLE else list(self.languages)
         known = {"keep": chosen.keep, "judged": list(chosen.judged), **self.facts}
