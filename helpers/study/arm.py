@@ -83,6 +83,7 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
                 store.drop_checkpoint(arm)
                 start.cache_clear()
                 left = [arm, run, *left]
+        _last.clear()  # nothing of it is needed any more, and it may be gigabytes
         if runs[0] == arm and not keep and not set(runs) & set(missing(plan, store, keep)):
             store.drop_checkpoint(arm)
     return True
