@@ -293,9 +293,10 @@ def stopping() -> Iterator[Stop]:
     def handle(number: int, *_: object) -> None:
         if number == signal.SIGINT and asked:
             raise KeyboardInterrupt
-        if number == signal.SIGTERM and signal.SIGTERM not in asked:
+        first = number not in asked
+        asked.append(number)  # before the timer starts: the next signal may interrupt just that
+        if first and number == signal.SIGTERM:
             timer.start()
-        asked.append(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
