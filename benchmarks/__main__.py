@@ -1,20 +1,17 @@
-"""Run the benchmarks: ``python -m benchmarks [--list] [name ...]``.
+"""Run the benchmarks: ``python -m benchmarks [name ...]``.
 
 A name is that of a benchmark or of a row of ``data/benchmarks.csv``. Without one, all are run but those
 that take long for what they say; two quiet processor cores need less than half an hour. Each runs in a
-process of its own, so that none warms another, and writes its rows when it is done.
+process of its own, so that none warms another, and its rows are written when it is done.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-
-import pandas as pd
 
 from benchmarks import harness
 
@@ -25,9 +22,7 @@ JOBS = {
     "span": ("training.span", "(train|evaluate)_span_vs_.*_trainer|.*_share_of_peak_span"),
     "profile": ("training.profiles", "train_.*_(time_in_.*|matmul_rate)"),
     "neighbour": ("training.beside", "train_pair_beside_a_neighbour_vs_tuned_trainer"),
-    "memory": ("training.memory", "train_large_32x128_peak_memory"),
     "grid": ("studies.grid", "grid_vs_.*"),
-    "processes": ("studies.processes", "grid_in_processes_vs_one_process"),
     "plans": ("studies.plans", "(plan|resume)_100k_runs_.*"),
     "tatoeba": ("scoring.tatoeba", "tatoeba_.*"),
     "spans": ("scoring.spans", "evaluate_span_.*_reference_loop"),
@@ -38,13 +33,7 @@ JOBS = {
     "logme": ("similarity.logme", "logme_.*"),
     "similarity": ("similarity.table", "similarity_.*"),
 }
-LONG = ("processes", "similarity", "tatoeba")
-
-
-def rows_of(benchmark: str) -> list[str]:
-    """Return the rows that a benchmark writes: those of the table, or what it would add to it."""
-    names, (_, rows) = pd.read_csv(harness.COMMITTED)["name"].unique(), JOBS[benchmark]
-    return [name for name in names if re.fullmatch(rows, name)] or [rows]
+LONG = ("similarity", "tatoeba")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -53,7 +42,7 @@ def chosen(names: Sequence[str]) -> list[str]:
     for name in names:
         writers = [job for job, (_, rows) in JOBS.items() if re.fullmatch(rows, name)]
         if not writers and name not in JOBS:
-            there = f"the benchmarks {', '.join(JOBS)}, and the rows that --list shows"
+            there = f"the benchmarks {', '.join(JOBS)}, and the rows of {harness.COMMITTED.name}"
             raise SystemExit(f"unknown: {name}; there are {there}.")
         found += [name] if name in JOBS else writers
     return list(dict.fromkeys(found)) or [name for name in JOBS if name not in LONG]
@@ -61,26 +50,18 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def main() -> int:
     """Run the named benchmarks, or all; return 1 when one failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name")
-    parser.add_argument("--list", action="store_true", help="show what there is")
-    parser.add_argument("--here", action="store_true", help="in this process")
-    options = parser.parse_args()
-    if options.list:
-        print("\n".join(f"{name}: {', '.join(rows_of(name))}" for name in JOBS))
-        return 0
     failed = []
-    for name in chosen(options.names):
-        if options.here:
-            rows = harness.call(JOBS[name][0])
-            harness.store(rows)
-            for row in rows:
-                against = f", {row.ratio:.2f} x {row.reference}" if row.reference else ""
-                print(f"{row.name}: {row.value:.4g} {row.unit}{against}  {row.note}")
-            continue
+    for name in chosen(sys.argv[1:]):
         began = time.monotonic()
-        if subprocess.run([sys.executable, "-m", "benchmarks", "--here", name]).returncode:
+        try:
+            rows = harness.apart(JOBS[name][0])
+        except subprocess.CalledProcessError:
             failed.append(name)
+            continue
+        harness.store(rows)
+        for row in rows:
+            against = f", {row['ratio']:.2f} x {row['reference']}" if row["reference"] else ""
+            print(f"{row['name']}: {row['value']:.4g} {row['unit']}{against}  {row['note']}")
         print(f"== {name}: {time.monotonic() - began:.0f} s\n", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from helpers.files import write_atomic
 COMMITTED = Path(__file__).resolve().parents[1] / "data" / "benchmarks.csv"
 # The variable is for trying out, without touching the committed figures.
 PATH = Path(os.environ.get("TRANSFER_BENCHMARKS") or COMMITTED)
-NOT_MEASURED = "not measured"
+Row = dict[str, Any]
 
 
 def machine() -> str:
@@ -41,34 +40,16 @@ def machine() -> str:
     return f"cpu {name}, {os.cpu_count()} cores"
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One figure, next to the reference it was measured against in the same run."""
-
-    name: str
-    value: float  # NaN where it was not measured
-    unit: str
-    reference: str = ""  # what it is compared with, in the same unit
-    reference_value: float = math.nan
-    ratio: float = math.nan  # how many times better the figure is
-    device: str = field(default_factory=machine)
-    threads: int = 0
-    rows: int = 0  # rows, pairs or runs worked on
-    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
-    note: str = ""  # what a reader of the figure must know
-
-
-def compared(
-    name: str, value: float, unit: str, reference: str, other: float, **facts: Any
-) -> Measurement:
-    """Return a figure beside its reference; a rate is better the higher, anything else the lower."""
+def measured(
+    name: str, value: float, unit: str, reference: str = "", other: float = math.nan, **facts: Any
+) -> Row:
+    """Return a row of the table: a figure, beside the reference of the same run where it has one."""
+    # How many times better it is: a rate is better the higher, anything else the lower.
     ratio = value / other if unit.endswith("/s") else other / value
-    return Measurement(name, value, unit, reference, other, ratio, **facts)
-
-
-def not_measured(name: str, unit: str, device: str, why: str) -> Measurement:
-    """Return the row of a figure that this machine cannot give; nothing is estimated."""
-    return Measurement(name, math.nan, unit, device=device, note=f"{NOT_MEASURED}: {why}")
+    figures = {"value": value, "unit": unit, "reference": reference, "reference_value": other}
+    where = {"ratio": ratio, "device": machine(), "threads": 0, "rows": 0}
+    date = datetime.now(UTC).date().isoformat()
+    return {"name": name, **figures, **where, "date": date, "note": ""} | facts
 
 
 def turns(
@@ -94,11 +75,9 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def apart(name: str, *arguments: Any) -> Any:
-    """Do :func:`call` in a fresh process, or raise RuntimeError; both ways goes JSON."""
+    """Do :func:`call` in a fresh process, or raise CalledProcessError; JSON goes both ways."""
     command = [sys.executable, "-m", "benchmarks.harness", name, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name}{arguments} failed:\n{done.stderr[-2000:]}")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     said = done.stdout.splitlines()[-1]
     print(name, *arguments, said, file=sys.stderr, flush=True)
     return json.loads(said)
@@ -114,22 +93,16 @@ def neighbour() -> Iterator[None]:
             other.kill()
 
 
-def store(measurements: list[Measurement], path: Path = PATH) -> pd.DataFrame:
-    """Put measurements into the table, each in place of the older one of its name and device."""
-    table = (
-        pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*Measurement.__annotations__])
-    )
-    for row in measurements:
-        # What was not measured never replaces a figure, nor stands beside one of the same kind of
-        # device; it goes when there is a figure.
-        kinds = table["device"].str.split().str[0]  # cpu or cuda
-        alike = (table["name"] == row.name) & (kinds == row.device.split()[0])
-        if not (math.isnan(row.value) and alike.any()):
-            old = alike & ((table["device"] == row.device) | table["value"].isna())
-            table = pd.concat([table[~old], pd.DataFrame([asdict(row)])])
-    table = table.sort_values(["name", "device"])
+def store(rows: list[Row], path: Path = PATH) -> None:
+    """Put rows into the table, each in place of the older one of its name and device."""
+    new = pd.DataFrame(rows)
+    table = pd.concat([pd.read_csv(path) if path.exists() else new[:0], new])
+    table = table.drop_duplicates(["name", "device"], keep="last")
+    # What was not measured makes room for a figure on the same kind of device, cpu or cuda.
+    there = table["value"].notna()
+    told = there.groupby([table["name"], table["device"].str.split().str[0]]).transform("any")
+    table = table[there | ~told].sort_values(["name", "device"])
     write_atomic(path, table.to_csv(index=False).encode())
-    return table
 
 
 if __name__ == "__main__":

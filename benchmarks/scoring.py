@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
+from benchmarks.harness import Row, apart, measured, turns
 
 REPEATS = 5
 
@@ -30,7 +31,7 @@ UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM 
 WORDS = "the a red dog's house, in Oslo; 1,234 of «Paris» der die una 北京 大学 2008年".split()
 
 
-def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Measurement]:
+def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Row]:
     """Score tags against seqeval, nine in ten right, and answers against the published script."""
     import seqeval.metrics
 
@@ -71,7 +72,7 @@ def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Measu
         assert np.allclose(found["ours"], found["stock"], rtol=0, atol=1e-12), "the ways disagree"
         rate = {side: count / min(spent) for side, spent in seconds.items()}
         facts = {"rows": count, "threads": 1, "note": "CPU time"}
-        rows.append(compared(name, rate["ours"], "rows/s", reference, rate["stock"], **facts))
+        rows.append(measured(name, rate["ours"], "rows/s", reference, rate["stock"], **facts))
     return rows
 
 
@@ -100,7 +101,7 @@ def stock_answers(
 LENGTH, QUESTION, STRIDE, N_BEST, LONGEST = 384, 20, 128, 20, 30
 
 
-def spans(questions: int = 5_000) -> list[Measurement]:
+def spans(questions: int = 5_000) -> list[Row]:
     """Decode by the default rules, and by those of the usual loop, which it follows to the letter."""
     from helpers.formats.span import best_spans
 
@@ -120,7 +121,7 @@ def spans(questions: int = 5_000) -> list[Measurement]:
     facts |= {"note": f"CPU time; {len(offsets)} windows of {LENGTH} tokens"}
     stock = ("usual post-processing loop", rate["loop"])
     names = {name: f"evaluate_span_{name}vs_reference_loop" for name in ("by_its_rules_", "")}
-    return [compared(row, rate[n], "questions/s", *stock, **facts) for n, row in names.items()]
+    return [measured(row, rate[n], "questions/s", *stock, **facts) for n, row in names.items()]
 
 
 def span_rows(questions: int, seed: int = 0) -> tuple[Any, Any, Any, Any, list[str]]:
@@ -252,34 +253,27 @@ def _spent(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return found, {"wall": wall, "cpu": cpu, "memory": memory, "threads": torch.get_num_threads()}
 
 
-def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Measurement]:
+def mining(rows: int = 100_000, pool_rows: int = 1_000_000) -> list[Row]:
     """Mine between two rounds of bare products, then search."""
     parts = ("bare_products", "mined", "bare_products")
     before, ours, after = (apart(f"scoring.{part}", rows) for part in parts)
-    search = apart("scoring.pool", pool_rows)
-    size = f"mining_{rows // 1000}k"
-    facts: dict[str, Any] = {"rows": rows, "threads": int(ours["threads"])}
-    of_pool = facts | {"rows": pool_rows}
-    found = []
+    facts = {"rows": rows, "threads": ours["threads"], "note": f"both directions, width {WIDTH}"}
+    size, found = f"mining_{rows // 1000}k", []
     for clock, suffix in (("wall", ""), ("cpu", "_cpu")):
-        name, note = f"{size}{suffix}_vs_bare_matmul", f"both directions, width {WIDTH}"
         bare = ("one bare product of all pairs", (before[clock] + after[clock]) / 2)
-        found.append(compared(name, ours[clock], "s", *bare, note=note, **facts))
-    whole = "whole process"
-    pages = f"{whole}, with the pages of the pool that are in memory"
-    note = f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk"
-    return [
-        *found,
-        Measurement(f"{size}_peak_memory", ours["memory"], "MB", note=whole, **facts),
-        Measurement("search_pool_wall", search["wall"], "s", note=note, **of_pool),
-        Measurement("search_pool_peak_memory", search["memory"], "MB", note=pages, **of_pool),
-    ]
+        found.append(measured(f"{size}{suffix}_vs_bare_matmul", ours[clock], "s", *bare, **facts))
+    facts["note"] = "whole process"
+    found.append(measured(f"{size}_peak_memory", ours["memory"], "MB", **facts))
+    search = apart("scoring.pool", pool_rows)
+    facts |= {"rows": pool_rows, "note": "whole process, with the pages of the pool in memory"}
+    found.append(measured("search_pool_peak_memory", search["memory"], "MB", **facts))
+    facts["note"] = f"{QUERIES} queries, 20 neighbours, pool in 16 bits on disk"
+    return [*found, measured("search_pool_wall", search["wall"], "s", **facts)]
 
 
 # Tatoeba end to end: read, tokenise, embed, search and score.
 
 TATOEBA = ("tatoeba_36_pairs_xtreme_layer", "tatoeba_36_pairs_last_layer")
-NO_DATA = "rows of some language are not on the machine that ran the benchmarks"
 
 
 def xtreme_layer(layers: int) -> int:
@@ -289,44 +283,35 @@ def xtreme_layer(layers: int) -> int:
 
 def tatoeba(
     name: str = "bundled", target: str = "tatoeba", languages: Sequence[str] = ()
-) -> list[Measurement]:
+) -> list[Row]:
     """Score a retrieval target from two layers of an untuned encoder, beside its bare products."""
-    import torch
-
-    from benchmarks.training import matmul_flops, matmul_peak
+    from benchmarks.training import here, matmul_flops, matmul_peak
     from helpers import data, evaluation, formats, tasks
     from helpers.models import encoders, network
     from helpers.models.training import Tuned
 
     encoder, task = encoders.load(name), tasks.get(target)
     languages = languages or task.languages
-    best = network.best_device()
-    precision = network.resolve_precision("auto", best)
-    device = network.describe(best) if torch.cuda.is_available() else machine()
-    found: list[Measurement] = []
-    operations = 0.0
-    for row, layer in zip(TATOEBA, (xtreme_layer(encoder.layers), encoder.layers), strict=True):
-        before = matmul_peak(best, precision)
+    device = network.best_device()
+    precision = network.resolve_precision("auto", device)
+    found = []
+    for layer in (xtreme_layer(encoder.layers), encoder.layers):
+        before = matmul_peak(device, precision)
         began = time.perf_counter()
         scores = evaluation.evaluate(Tuned(encoder), task, languages, layer=layer)
         seconds = time.perf_counter() - began
-        peak = (before + matmul_peak(best, precision)) / 2
-        lost = [entry for entry in scores if entry["status"] != "done"]
-        if lost:
-            print(lost[0]["status"])
-            return [not_measured(one, "s", device, NO_DATA) for one in TATOEBA]
-        # Counted after the first timing, which reads what nobody has read before.
-        if not operations:
-            texts = {r["text"] for code in languages for r in data.rows(task, code, "test")}
-            each = [{"side": "candidate", "text": text} for text in sorted(texts)]
-            longest = min(task.max_length, encoder.max_length)
-            coded = formats.get(task.format).encode(task, each, encoder, longest, False)
-            operations = matmul_flops(coded, encoder.dimension, 1) / 3  # without a backward pass
-        accuracy = np.mean([entry["value"] for entry in scores])
-        note = f"{encoder.name} encoder, hidden state {layer} of {encoder.layers}, "
-        note += f"{len(languages)} languages, mean accuracy {accuracy:.3f}"
-        facts: dict[str, Any] = {"device": device, "threads": torch.get_num_threads()}
-        facts |= {"rows": sum(entry["n"] for entry in scores), "note": note}
+        peak = (before + matmul_peak(device, precision)) / 2
+        found.append((layer, seconds, peak, pd.DataFrame(scores)))
+    # Operations are counted after the clock, which starts with what nobody has read before.
+    texts = {r["text"] for code in languages for r in data.rows(task, code, "test")}
+    each = [{"side": "candidate", "text": text} for text in sorted(texts)]
+    longest = min(task.max_length, encoder.max_length)
+    coded = formats.get(task.format).encode(task, each, encoder, longest, False)
+    operations = matmul_flops(coded, encoder.dimension, 1) / 3  # without a backward pass
+    rows = []
+    for row, (layer, seconds, peak, scores) in zip(TATOEBA, found, strict=True):
         product = ("its matrix products at the measured peak", layer * operations / peak)
-        found.append(compared(row, seconds, "s", *product, **facts))
-    return found
+        note = f"{encoder.name} encoder, hidden state {layer} of {encoder.layers}, "
+        note += f"{len(languages)} languages, mean accuracy {scores['value'].mean():.3f}"
+        rows.append(measured(row, seconds, "s", *product, note=note, **here(scores["n"].sum())))
+    return rows

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.harness import Measurement, compared, turns
+from benchmarks.harness import Row, measured, turns
 from benchmarks.workloads import random_encoder
 from helpers import formats, similarity
 from helpers.models import network, training
@@ -62,7 +62,7 @@ def reference_logme(f: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(evidences))
 
 
-def logme(base: int = 2000, repeats: int = 7) -> list[Measurement]:
+def logme(base: int = 2000, repeats: int = 7) -> list[Row]:
     """Score random features both ways."""
     found, stock = [], "loop of LogME's authors, NumPy"
     note = f"the same random features on both sides; median of {repeats} alternating calls"
@@ -80,7 +80,7 @@ def logme(base: int = 2000, repeats: int = 7) -> list[Measurement]:
             raise SystemExit(f"values differ: {values}")
         theirs, ours = (statistics.median(seconds[side]) for side in sides)
         name = f"logme_{rows}_rows_{width}_columns_{classes}_classes"
-        found.append(compared(name, ours, "s", stock, theirs, rows=rows, **facts))
+        found.append(measured(name, ours, "s", stock, theirs, rows=rows, **facts))
     return found
 
 
@@ -117,8 +117,8 @@ def shifted(encoder: Any, task: Any, seed: int) -> training.Tuned:
     return training.Tuned(moved, {task.name: head}, {task.name: task})
 
 
-def table(rows: int = 2000, columns: int = 384) -> list[Measurement]:
-    """Measure 9 x 12 dyads twice: with the arrays, and once they are there."""
+def table(rows: int = 2000, columns: int = 384) -> list[Row]:
+    """Measure 9 x 12 dyads, once their arrays are there."""
     intermediates = [made_up_task(n, "intermediate", rows) for n in range(9)]
     targets = [made_up_task(n, "target", rows) for n in range(9, 21)]
     shape = {"num_attention_heads": columns // 32, "intermediate_size": 2 * columns}
@@ -130,20 +130,16 @@ def table(rows: int = 2000, columns: int = 384) -> list[Measurement]:
     families = ("text", "format", "labels", "representations", "transport")
     names = [name for family in families for name in similarity.names(family)]
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("arrays and measures", "measures alone"):
-            if what == "measures alone":
-                (Path(folder) / "values.jsonl").unlink()
-            began = time.perf_counter()
-            how: dict[str, Any] = {"checkpoints": points, "options": Options.sized(rows)}
-            how |= {"folder": folder, "progress": False}
-            found = similarity.measure((intermediates, targets), names, encoder, **how)
-            seconds = time.perf_counter() - began
-            print(f"{what:>22}: {seconds:6.1f} s")
-    done = found[found["status"] == "done"]
-    costs = done.groupby("measure", sort=False)["seconds"].sum()
-    print(costs.round(2).to_string())
+        how: dict[str, Any] = {"checkpoints": points, "options": Options.sized(rows)}
+        how |= {"folder": folder, "progress": False}
+        similarity.measure((intermediates, targets), names, encoder, **how)
+        (Path(folder) / "values.jsonl").unlink()
+        began = time.perf_counter()
+        found = similarity.measure((intermediates, targets), names, encoder, **how)
+        seconds = time.perf_counter() - began
+    count = found.query("status == 'done'")["measure"].nunique()
     peak = network.peak_memory_mb(torch.device("cpu"))
-    note = f"{len(costs)} measures of made-up tasks, two seeds, halves too, {columns} columns; "
+    note = f"{count} measures of made-up tasks, two seeds, halves too, {columns} columns; "
     note += f"arrays are there already; peak {peak:,.0f} MB"
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": rows, "note": note}
-    return [Measurement("similarity_9x12_dyads_seconds", seconds, "s", **facts)]
+    return [measured("similarity_9x12_dyads_seconds", seconds, "s", **facts)]

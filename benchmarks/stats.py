@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
-from benchmarks.harness import Measurement, compared, turns
+from benchmarks.harness import Row, measured, turns
 from data.make import calibration
 from helpers.stats import design, permutation
 from helpers.stats.reml import crossed_reml
@@ -22,7 +22,7 @@ TASKS = ("intermediate", "target")
 RELABELLINGS, MEASURES, SAMPLE = 9999, 25, 200
 
 
-def mixed_models(repeats: int = 3) -> list[Measurement]:
+def mixed_models(repeats: int = 3) -> list[Row]:
     """Fit five components to 9 intermediates by XTREME-R's 202 target-language cells.
 
     MixedLM runs with the powell search, since its default search stops short; all sides must reach
@@ -43,7 +43,7 @@ def mixed_models(repeats: int = 3) -> list[Measurement]:
     for name in ("dense", "sparse"):
         row, stock = f"reml_1818_rows_vs_mixedlm_{name}", f"statsmodels MixedLM, powell, {name}"
         times = (median["ours"], "s", stock, median[name])
-        rows.append(compared(row, *times, rows=len(data), note=note))
+        rows.append(measured(row, *times, rows=len(data), note=note))
     return rows
 
 
@@ -62,7 +62,7 @@ def mixedlm(
         return model.fit(reml=reml, method="powell")
 
 
-def relabelling(repeats: int = 3) -> list[Measurement]:
+def relabelling(repeats: int = 3) -> list[Row]:
     """Relabel a 9 x 12 table of 25 measures; the plain loop is timed on a few and scaled."""
     rng = np.random.default_rng(0)
     i, t = (a.ravel() for a in np.indices((9, 12)))
@@ -81,7 +81,7 @@ def relabelling(repeats: int = 3) -> list[Measurement]:
     loop = statistics.median(seconds["slow"]) * RELABELLINGS / SAMPLE
     note = f"loop timed on {SAMPLE} relabellings and scaled"
     name = "max_t_9999_relabellings_9x12_25_measures"
-    return [compared(name, ours, "s", "one relabelling at a time", loop, rows=108, note=note)]
+    return [measured(name, ours, "s", "one relabelling at a time", loop, rows=108, note=note)]
 
 
 def plain_loop(data: pd.DataFrame, measures: list[str], n: int) -> np.ndarray:

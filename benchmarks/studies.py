@@ -7,76 +7,54 @@ once. Both ways do the same cells with the same seeds here, on one device, and g
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness import Measurement, compared
+from benchmarks.harness import Row, measured
 from helpers import study
 from helpers.files import cores
 from helpers.models import Outcome
 from helpers.study.plan import Plan
 from helpers.study.store import Record, Store, missing
 
-PROFILE = "demo"
-INTERMEDIATES = ["mrpc-val"]
+PROFILE, INTERMEDIATE = "demo", "mrpc-val"
 # A target of the study has about this many languages; their scores are most of a record.
 LANGUAGES = 25
 
 
-def grid() -> list[Measurement]:
+def grid() -> list[Row]:
     """Run the same cells as a plan, and each in a process and a store of its own."""
-    with planned() as (plan, whole, other):
-        ours, theirs = as_plan(whole), 0.0
+    with tempfile.TemporaryDirectory() as name:
+        whole, other = Path(name) / "whole", Path(name) / "other"
+        # Data are read and layers chosen before the clock starts.
+        plan = study.plan(PROFILE, [INTERMEDIATE], store=Store(whole))
+        size = ["--profile", PROFILE, "--intermediates", INTERMEDIATE]
+        ours = _timed(["helpers.study", "--engine", "local", *size], whole)
+        theirs = 0.0
         for target in plan.runs.query("stage == 'target'").itertuples():
             own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
             place = other / str(target.run)
             command = ["helpers.study.arm", "--plan", str(own.save(place / "plans")), *own.arms]
             theirs += _timed(command, place)
-        _equal(whole, *sorted(other.iterdir()))
+        # Both ways must give the same scores.
+        columns = ["run", "language", "seed", "value", "status"]
+        sides = ([whole], sorted(other.iterdir()))
+        one, same = (pd.concat([Store(f).scores() for f in side])[columns] for side in sides)
+        one, same = (side.sort_values(columns[:3], ignore_index=True) for side in (one, same))
+        pd.testing.assert_frame_equal(one, same, atol=1e-6)
+    facts = {"threads": cores(), "rows": len(plan)}
+    facts["note"] = f"profile {PROFILE}; equal scores in both ways"
     times = (ours, "s", "every cell in a process of its own", theirs)
-    return [compared("grid_vs_cells_from_scratch", *times, **_facts(plan))]
-
-
-def processes() -> list[Measurement]:
-    """Run the same plan in one process with all threads, and in several."""
-    with planned() as (plan, whole, other):
-        one = as_plan(whole)
-        shutil.copytree(whole / "known", other / "known")
-        several = as_plan(other, "processes")
-        _equal(whole, other)
-    times = (several, "s", "one process with all threads", one)
-    return [compared("grid_in_processes_vs_one_process", *times, **_facts(plan))]
-
-
-@contextlib.contextmanager
-def planned() -> Iterator[tuple[Plan, Path, Path]]:
-    """Lend a plan and two stores; its data are read and its layers chosen before the clock starts."""
-    with tempfile.TemporaryDirectory() as name:
-        whole, other = Path(name) / "whole", Path(name) / "other"
-        yield study.plan(PROFILE, INTERMEDIATES, store=Store(whole)), whole, other
-
-
-def _facts(plan: Plan) -> dict[str, Any]:
-    note = f"profile {PROFILE}; equal scores in both ways"
-    return {"threads": cores(), "rows": len(plan), "note": note}
-
-
-def as_plan(folder: Path, engine: str = "local") -> float:
-    """Run a study in one process of its own and return the seconds."""
-    size = ["--intermediates", *INTERMEDIATES]
-    return _timed(["helpers.study", "--profile", PROFILE, "--engine", engine, *size], folder)
+    return [measured("grid_vs_cells_from_scratch", *times, **facts)]
 
 
 def _timed(arguments: list[str], folder: Path) -> float:
@@ -87,16 +65,7 @@ def _timed(arguments: list[str], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def _equal(whole: Path, *folders: Path) -> None:
-    """Refuse unless both ways gave the same scores."""
-    columns = ["run", "language", "seed", "value", "status"]
-    sides = (pd.concat([Store(f).scores() for f in side]) for side in ([whole], folders))
-    one, other = (side[columns].sort_values(columns[:3], ignore_index=True) for side in sides)
-    # A process with fewer threads adds up in another order, so the last digits may differ.
-    pd.testing.assert_frame_equal(one, other, atol=1e-6)
-
-
-def plans(runs: int = 100_000) -> list[Measurement]:
+def plans(runs: int = 100_000) -> list[Row]:
     """Plan, fill nine tenths of a store, and resume: once cold and once with the index."""
     with tempfile.TemporaryDirectory() as name:
         folder, clock = Path(name), time.perf_counter
@@ -119,10 +88,10 @@ def plans(runs: int = 100_000) -> list[Measurement]:
     facts: dict[str, Any] = {"threads": 1, "rows": len(plan)}
     note = "the libraries for training included"
     return [
-        Measurement("plan_100k_runs_seconds", planning, "s", **facts),
-        Measurement("resume_100k_runs_seconds", warm, "s", **facts),
-        Measurement("resume_100k_runs_first_look_seconds", cold, "s", **facts),
-        Measurement("plan_100k_runs_peak_mb", peak, "MB", note=note, **facts),
+        measured("plan_100k_runs_seconds", planning, "s", **facts),
+        measured("resume_100k_runs_seconds", warm, "s", **facts),
+        measured("resume_100k_runs_first_look_seconds", cold, "s", **facts),
+        measured("plan_100k_runs_peak_mb", peak, "MB", note=note, **facts),
     ]
 
 
@@ -133,10 +102,9 @@ def fill(plan: Plan, into: Store, share: float) -> int:
     scores = [{"language": f"l{n}"} | score for n in range(LANGUAGES)]
     attempt = Outcome("done", 0, scores, seconds=1.0, tokens=1000, device="cpu x")
     spec = plan.job(done["run"].iloc[-1]).spec
-    names = ("run", "core", "stage", "condition", "intermediate", "target")
-    for values in done[[*names]].itertuples(index=False, name=None):
-        facts: dict[str, Any] = dict(zip(names, values, strict=True))
-        record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **facts)
+    for facts in done["run core stage condition intermediate target".split()].to_dict("records"):
+        named: Any = facts
+        record = Record(encoder=plan.encoder, spec=spec, attempts=[attempt], provenance={}, **named)
         path = into.path(record.run)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(record.to_bytes())

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import copy
 import gc
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from benchmarks import harness
-from benchmarks.harness import Measurement, apart, compared, machine, not_measured, turns
-from benchmarks.workloads import CPU, GPU, MEMORY, Workload, prepared
+from benchmarks.harness import Row, apart, measured, turns
+from benchmarks.workloads import CPU, GPU, Workload, prepared
 from helpers import metrics
 from helpers.formats import Encoded, task_scores
 from helpers.models import network, training
@@ -32,73 +32,55 @@ from helpers.models.training import Prepared
 
 ARMS = ("stock", "tuned", "ours")
 PRODUCT = "largest matrix product, operations/s"
-NO_GPU = "no GPU on the machine that ran the benchmarks"
 
 
-def compare(workload: str, repeats: int = 2) -> list[Measurement]:
-    """Run all arms in turn and turn the medians of one workload into rows of the table."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(repeats):
-        for arm in ARMS if seed == 0 else ARMS[1:]:
-            try:
-                runs.setdefault(arm, []).append(apart("training.one", arm, workload, seed))
-            except RuntimeError as error:  # of a large model on a small GPU, for one
-                print(error)
-    found = {arm: medians(several) for arm, several in runs.items() if several}
+def compare(workload: str, repeats: int = 2) -> list[Row]:
+    """Turn the medians of all arms of one workload into rows of the table."""
+    found = medians(ARMS, workload, repeats)
     ours, rows = found.pop("ours"), []
-    facts = _facts(ours)
+    facts = here(ours["rows"])
     for arm, other in found.items():
         note = f"dev score {ours['dev']:.3f} against {other['dev']:.3f}; peak memory "
         note += f"{ours['peak_memory_mb']:.0f} against {other['peak_memory_mb']:.0f} MB"
         for stage, said in (("train", note), ("evaluate", "predicting the training rows")):
             pair = (ours[stage], "tokens/s", f"transformers.Trainer, {arm}", other[stage])
             name = f"{stage}_{workload}_vs_{arm}_trainer"
-            rows.append(compared(name, *pair, note=said, **facts))
+            rows.append(measured(name, *pair, note=said, **facts))
     share = ours["share_of_peak"]
     name = "train_matmul_share_of_peak" + f"_{workload}" * (workload != "pair")
-    rows.append(Measurement(name, share, "share", PRODUCT, ours["peak"], share, **facts))
-    if not torch.cuda.is_available():
-        absent = f"train_{workload}_vs_tuned_trainer"
-        rows.append(not_measured(absent, "tokens/s", "cuda", NO_GPU))
-    return rows
+    return [*rows, measured(name, share, "share", PRODUCT, ours["peak"], ratio=share, **facts)]
 
 
 pair, tagging, span = (partial(compare, name) for name in CPU)
 
 
-def medians(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        key: statistics.median(run[key] for run in found) if isinstance(value, float) else value
-        for key, value in found[0].items()
-    }
+def medians(arms: Sequence[str], workload: str, repeats: int) -> dict[str, Row]:
+    """Run arms in turn, each in a process of its own, and stock Trainer once; return medians by arm."""
+    asked = [
+        (arm, seed) for seed in range(repeats) for arm in arms if not (seed and arm == "stock")
+    ]
+    found = pd.DataFrame([apart("training.one", arm, workload, seed) for arm, seed in asked])
+    middle: Any = found.groupby([arm for arm, _ in asked]).median().to_dict("index")
+    return middle
 
 
-def _facts(found: dict[str, Any]) -> dict[str, Any]:
-    device = found["device"] if torch.cuda.is_available() else machine()
-    return {"device": device, "threads": torch.get_num_threads(), "rows": found["rows"]}
+def here(rows: float) -> Row:
+    """Return what a row says of the device, and of how many rows it worked on."""
+    device = network.best_device()
+    name = network.describe(device) if device.type == "cuda" else harness.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "rows": int(rows)}
 
 
-def beside(repeats: int = 2) -> list[Measurement]:
+def beside(repeats: int = 2) -> list[Row]:
     """Train pairs beside one busy neighbour, both this project's way and a tuned Trainer's."""
     alone = apart("training.one", "ours", "pair", 0)["train"]
     with harness.neighbour():
-        tuned, ours = (
-            medians([apart("training.one", arm, "pair", seed) for seed in range(repeats)])
-            for arm in ARMS[1:]
-        )
+        found = medians(ARMS[1:], "pair", repeats)
+    ours, tuned = found["ours"], found["tuned"]
     name = "train_pair_beside_a_neighbour_vs_tuned_trainer"
     note = f"one other program keeps a core busy; {alone:.0f} tokens/s without it"
     pair = (ours["train"], "tokens/s", "transformers.Trainer, tuned", tuned["train"])
-    return [compared(name, *pair, **_facts(ours), note=note)]
-
-
-def memory() -> list[Measurement]:
-    """Return the memory that XLM-R Large's shape needs at batch 32 x 128; on a GPU only."""
-    name, limit = "train_large_32x128_peak_memory", 16_000.0
-    if not torch.cuda.is_available():
-        return [not_measured(name, "MB", "cuda", NO_GPU)]
-    found = run_arm("ours", MEMORY, 0)
-    return [compared(name, found["peak_memory_mb"], "MB", "16 GB", limit, **_facts(found))]
+    return [measured(name, *pair, note=note, **here(ours["rows"]))]
 
 
 def one(arm: str, workload: str, seed: int) -> dict[str, Any]:
@@ -135,7 +117,6 @@ def run_arm(arm: str, work: Workload, seed: int) -> dict[str, Any]:
         "peak": peak,
         "share_of_peak": tokens / len(encoded.tokens) * flops / seconds / peak,
         "rows": encoded.rows,
-        "device": network.describe(device),
     }
 
 
@@ -306,7 +287,7 @@ NOTES = {
 }
 
 
-def profiles(works: Iterable[Workload] = CPU.values()) -> list[Measurement]:
+def profiles(works: Iterable[Workload] = CPU.values()) -> list[Row]:
     """Return which share of the time of training goes into which kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -325,14 +306,14 @@ def profiles(works: Iterable[Workload] = CPU.values()) -> list[Measurement]:
                     spent[part] += event.self_cpu_time_total / 1e6 / outcome.seconds
                     break
         spent["rest"] = 1 - sum(spent.values())
-        facts: dict[str, Any] = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
+        facts = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
         for part, share in spent.items():
             name, note = f"train_{work.name}_time_in_{part}", NOTES.get(part, "")
-            rows.append(Measurement(name, share, "share", note=note, **facts))
+            rows.append(measured(name, share, "share", note=note, **facts))
         passes = outcome.tokens / len(encoded.tokens)
         flops = passes * matmul_flops(encoded, ready.encoder.dimension, ready.encoder.layers)
         rate = flops / ((spent["matmul"] + spent["attention"]) * outcome.seconds) / peak
-        facts["note"] = "while matrix products and attention run"
+        facts |= {"ratio": rate, "note": "while matrix products and attention run"}
         name = f"train_{work.name}_matmul_rate"
-        rows.append(Measurement(name, rate, "share", PRODUCT, peak, rate, **facts))
+        rows.append(measured(name, rate, "share", PRODUCT, peak, **facts))
     return rows

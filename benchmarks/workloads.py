@@ -42,20 +42,13 @@ CPU = {
         ("span", "generated-span", _SPANS | {"head_rate": 10}),
     )
 }
-_LARGE = Settings(epochs=1, pooling="first", max_length=256)
-_FULL = _LARGE.override(
-    {"learning_rate": 1e-5, "dev_rows": 1, "compile": True, "batch_tokens": 32_768}
-)
+_LARGE = {"epochs": 1, "learning_rate": 1e-5, "pooling": "first", "max_length": 256}
+_LARGE |= {"dev_rows": 1, "compile": True, "batch_tokens": 32_768, "train_rows": 20_000}
+_PASSAGES = {"train_rows": 10_000, "max_length": 384}
 GPU = {
-    name: Workload(name, "large-random", f"generated-{name}", _FULL.override(settings))
-    for name, settings in (
-        ("pair", {"train_rows": 20_000}),
-        ("tagging", {"train_rows": 20_000}),
-        ("span", {"train_rows": 10_000, "max_length": 384}),
-    )
+    name: Workload(name, "large-random", f"generated-{name}", Settings().override(_LARGE | more))
+    for name, more in (("pair", {}), ("tagging", {}), ("span", _PASSAGES))
 }
-_BATCH = {"train_rows": 640, "batch_tokens": 32 * 128, "max_length": 128}
-MEMORY = Workload("memory", "large-random", "generated-pair", _LARGE.override(_BATCH))
 
 
 def random_encoder(name: str, family: str, width: int, layers: int, **more: Any) -> Encoder:
@@ -83,12 +76,13 @@ def prepared(work: Workload, seed: int = 0) -> Prepared:
     encoder = large_random() if large else encoders.load(work.encoder)
     if not work.task.startswith("generated"):
         return prepare(encoder, [tasks.get(work.task)], work.settings, seed)
-    if large:
-        return _random_ids(encoder, work)
-    task, train, dev = generated_spans(work.settings.train_rows, work.settings.dev_rows)
     ready = Prepared(encoder)
-    ready.add(task, formats.get(task.format), train, dev, work.settings.max_length)
-    ready.outcome.rows = len(train)
+    if large:
+        _add_random_ids(ready, work)
+    else:
+        task, train, dev = generated_spans(work.settings.train_rows, work.settings.dev_rows)
+        ready.add(task, formats.get(task.format), train, dev, work.settings.max_length)
+    ready.outcome.rows = work.settings.train_rows
     ready.prune()
     return ready
 
@@ -115,8 +109,8 @@ def generated_spans(train_rows: int, dev_rows: int) -> tuple[Task, list[Any], li
     return task, rows[:train_rows], rows[train_rows:]
 
 
-def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
-    """Return random sequences with lengths spread like a corpus's: for timing only."""
+def _add_random_ids(ready: Prepared, work: Workload) -> None:
+    """Add random sequences with lengths spread like a corpus's: for timing only."""
     kind: Any = work.task.removeprefix("generated-")
     generator = np.random.default_rng(5)
     longest, rows = work.settings.max_length, work.settings.train_rows
@@ -125,23 +119,20 @@ def _random_ids(encoder: Encoder, work: Workload) -> Prepared:
     pieces = generator.choice(np.arange(5, 250_000), 30_000, replace=False)
     sequences = [generator.choice(pieces, length) for length in lengths]
     labels = tuple(str(i) for i in range(17 if kind == "tagging" else 3))
-    metric = {"pair": "accuracy", "tagging": "token_accuracy", "span": "squad"}[kind]
+    # What each format has of sequences, and of tokens.
+    begin = np.array([generator.integers(1, n) for n in lengths])
+    metric, parts = {
+        "pair": ("accuracy", {"per_sequence": {"label": begin % len(labels)}}),
+        "tagging": ("token_accuracy", {"per_token": {"tag": [ids % 17 for ids in sequences]}}),
+        "span": (
+            "squad",
+            {
+                "per_sequence": {"begin": begin, "end": begin},
+                "per_token": {"allowed": [np.ones(n, bool) for n in lengths]},
+            },
+        ),
+    }[kind]
     source = Source("rows", "generated")
     task = Task(work.task, "target", kind, source, labels=labels, metric=metric)
-    label = generator.integers(0, len(labels), rows)
-    begin = np.array([generator.integers(1, n) for n in lengths])
-    tags = [generator.integers(0, 17, n) for n in lengths]
-    allowed = [np.ones(n, bool) for n in lengths]
-    # What each format has of sequences, and of tokens.
-    parts: dict[str, Any] = {
-        "pair": {"per_sequence": {"label": label}},
-        "tagging": {"per_token": {"tag": tags}},
-        "span": {"per_sequence": {"begin": begin, "end": begin}, "per_token": {"allowed": allowed}},
-    }
-    encoded = Encoded.build(sequences, range(rows), rows=rows, **parts[kind])
-    ready = Prepared(encoder)
-    ready.tasks[task.name], ready.formats[task.name] = task, formats.get(task.format)
-    ready.train[task.name] = encoded
-    ready.outcome.rows = rows
-    ready.prune()
-    return ready
+    ready.tasks[task.name], ready.formats[task.name] = task, formats.get(kind)
+    ready.train[task.name] = Encoded.build(sequences, range(rows), rows=rows, **parts)

@@ -7,6 +7,7 @@ something about language only above these baselines.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -18,43 +19,18 @@ from helpers.data import Rows
 from helpers.errors import BadRows, HelpfulError
 from helpers.metrics import accuracy, span_f1
 
-Row = dict[str, Any]
 _BUCKETS = 2**18
 
 
-def copied(train: Sequence[Row], test: Sequence[Row], format: str) -> list[Any]:
-    """Predict by copying from the training rows whatever looks alike, as ``decode`` gives it."""
-    # A pair gets the label of the row with the most similar character trigrams.
-    if format == "pair":
-        both = (
-            [f"{row['first']} {row['second']}".strip() for row in rows] for rows in (test, train)
-        )
-        labels = [row["label"] for row in train]
-        return [labels[i] for i in _nearest(*both)]
-    if format == "tagging":
-        # A token gets the tag that its form mostly had, whatever its case and digits, else tag 0.
-        seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        for row in train:
-            for token, tag in zip(row["tokens"], row["tags"], strict=True):
-                seen[_folded(token)][tag] += 1
-        best = {token: counts.most_common(1)[0][0] for token, counts in seen.items()}
-        return [[best.get(_folded(token), 0) for token in row["tokens"]] for row in test]
-    # A query gets the candidate with the most similar trigrams; nothing is trained.
-    if format == "retrieval":
-        queries = [row["text"] for row in test if row["side"] == "query"]
-        pool = [row for row in test if row["side"] == "candidate"]
-        return [pool[i]["id"] for i in _nearest(queries, [row["text"] for row in pool])]
-    raise HelpfulError(
-        f"no string-copy control for format {format!r}; there is one for pair, tagging, retrieval"
-    )
-
-
-def copy_score(train: Sequence[Row], test: Rows) -> float:
-    """Score :func:`copied`: accuracy of rows or queries, span F1 of tags, from 0 to 1.
+def copy_score(train: Sequence[dict[str, Any]], test: Rows) -> float:
+    """Score copying from whatever looks alike: accuracy of rows or queries, span F1 of tags.
 
     Args:
         train: rows of the format of ``test``, in English; none for retrieval.
         test: rows of the format pair, tagging or retrieval.
+
+    Returns:
+        The score, from 0 to 1.
 
     Raises:
         HelpfulError: another format; BadRows: no rows on a side.
@@ -63,27 +39,41 @@ def copy_score(train: Sequence[Row], test: Rows) -> float:
     for what, rows in (("training", learnt), (test.language, test)):
         if not len(rows):
             raise BadRows(f"{what}: no rows to copy from or to score.")
-    given = copied(train, test, test.format)
-    if test.format == "tagging":
-        return span_f1(given, [row["tags"] for row in test], labels=test.labels)["f1"]
+    # A pair gets the label of the row with the most similar character trigrams.
     if test.format == "pair":
+        texts = ([f"{r['first']} {r['second']}".strip() for r in rows] for rows in (test, train))
+        given = [train[place]["label"] for place in _nearest(*texts)]
         return accuracy(given, [row["label"] for row in test])["accuracy"]
-    gold = [row["gold"] for row in test if row["side"] == "query"]
-    return float(np.mean([g in right for g, right in zip(given, gold, strict=True)]))
+    # A token gets the tag that its form mostly had, whatever its case and digits, else tag 0.
+    if test.format == "tagging":
+        seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for row in train:
+            for token, tag in zip(row["tokens"], row["tags"], strict=True):
+                seen[_folded(token)][tag] += 1
+        best = {token: counts.most_common(1)[0][0] for token, counts in seen.items()}
+        tags = [[best.get(_folded(token), 0) for token in row["tokens"]] for row in test]
+        return span_f1(tags, [row["tags"] for row in test], labels=test.labels)["f1"]
+    # A query gets the candidate with the most similar trigrams; nothing is trained.
+    if test.format == "retrieval":
+        queries, pool = ([r for r in test if r["side"] == s] for s in ("query", "candidate"))
+        found = _nearest([row["text"] for row in queries], [row["text"] for row in pool])
+        hits = [pool[at]["id"] in row["gold"] for at, row in zip(found, queries, strict=True)]
+        return float(np.mean(hits))
+    known = "there is one for pair, tagging, retrieval"
+    raise HelpfulError(f"no string-copy control for format {test.format!r}; {known}")
 
 
 def _folded(token: str) -> str:
-    return "".join("0" if c.isdigit() else c for c in token.casefold())
+    return re.sub(r"\d", "0", token.casefold())
 
 
 def _nearest(texts: Sequence[str], pool: Sequence[str]) -> list[int]:
     """Return for each text the place of the most similar text of a pool (cosine of trigrams)."""
-    columns: list[int] = []
-    ends = [0]
+    columns, ends = list[int](), [0]
     for text in (*texts, *pool):
         padded = f"  {text.casefold()} "
         grams = {padded[i : i + 3] for i in range(len(padded) - 2)}
-        columns += [_bucket(gram) for gram in grams]
+        columns += map(_bucket, grams)
         ends.append(len(columns))
     lengths = np.diff(ends)
     values = np.repeat(1 / np.sqrt(lengths), lengths)

@@ -2,7 +2,7 @@ import pytest
 
 from helpers.controls import copy_score
 from helpers.data import Rows
-from helpers.errors import BadRows
+from helpers.errors import HelpfulError
 
 
 def rows(found, format="pair", labels=()):
@@ -49,8 +49,9 @@ def test_tags_are_copied_by_form_and_others_are_tagged_as_outside():
         (TRAIN, rows([]), "de: no rows"),
         ([], rows([], "tagging", ("O",)), "training: no rows"),
         ([{"tokens": ["a"], "tags": [0]}], rows([], "tagging", ("O",)), "de: no rows"),
+        (TRAIN, rows(TRAIN, "span"), "no string-copy control for format 'span'"),
     ],
 )
 def test_nothing_to_copy_or_to_score_is_refused(train, test, said):
-    with pytest.raises(BadRows, match=said):
+    with pytest.raises(HelpfulError, match=said):
         copy_score(train, test)

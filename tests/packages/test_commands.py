@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 
 from helpers import data, tasks
-from helpers.controls import copied, copy_score
+from helpers.controls import copy_score
 from helpers.data import packages
-from helpers.errors import BadRows, HelpfulError, MissingData
+from helpers.errors import BadRows, MissingData
 from helpers.tasks import demo
 
 pytestmark = pytest.mark.usefixtures("package_data")
@@ -97,19 +97,13 @@ def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first():
     assert data.rows("slots", "de", "test").fingerprint == before
 
 
-def test_string_copying_is_near_chance_in_other_scripts_and_gives_what_models_predict():
+def test_string_copying_is_near_chance_in_other_scripts():
     train, chance = data.rows("intents"), tasks.get("intents").chance
     scores = {code: copy_score(train, data.rows("intents", code, "test")) for code in ("ar", "ru")}
     assert copy_score(train, data.rows("intents", "en", "test")) > 0.5
     assert all(score < chance + 0.1 for score in scores.values())
-    train, test = data.rows("slots"), data.rows("slots", "es", "test")
-    tags = copied(train, test, "tagging")
-    assert [len(t) for t in tags] == [len(row["tokens"]) for row in test]
-    assert 0 < copy_score(train, test) < 0.5
-    pool = data.rows("messages", "es", "test")
-    assert set(copied([], pool, "retrieval")) <= {row["id"] for row in pool.side("candidate")}
-    with pytest.raises(HelpfulError, match="no string-copy control for format 'span'"):
-        copied([], [], "span")
+    assert 0 < copy_score(data.rows("slots"), data.rows("slots", "es", "test")) < 0.5
+    assert 0.5 < copy_score([], data.rows("messages", "es", "test")) < 1
 
 
 @pytest.mark.parametrize(
