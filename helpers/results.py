@@ -340,11 +340,12 @@ def examples(task: Task, languages: Sequence[str]) -> dict[str, Row]:
 
 def _row(task: Task, row: Mapping[str, Any]) -> str:
     """Return one row as a line of HTML, its fields in their order."""
+    labels = functools.cache(lambda: data.with_labels(task).labels)
 
     def name(label: Any) -> str:  # an example may state it; an ignored tag has none
         if isinstance(label, str):
             return label
-        return data.with_labels(task).labels[int(label)] if label >= 0 else "-"
+        return labels()[int(label)] if label >= 0 else "-"
 
     shown: dict[str, Callable[[Any], str]] = {
         "label": name,

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -57,12 +58,6 @@ class Rows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         """Iterate over the rows, decoding a memory-mapped set in batches."""
         return decoded(self._data)
-
-    @property
-    def what(self) -> str:
-        """Return what errors call these rows."""
-        place = f"language {self.language!r}, split {self.split!r} in {self.source}"
-        return f"task {self.task!r}, {place}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,19 +123,17 @@ def rows(
     return found.take(np.sort(np.concatenate([pool[order], rest])).tolist())
 
 
-def first_rows(task: Task | str, language: str, split: str, count: int = 3) -> Rows:
-    """Return rows from the beginning of a set without fetching or standardising the rest."""
+def first_rows(task: Task | str, language: str, split: str) -> Rows:
+    """Return the first three rows of a set without fetching or standardising the rest."""
     # Rows of other languages in a mixed set are read over: more raw rows are looked at.
-    for first in (max(count, 8), 2000, 60_000):
-        try:
+    for first in (8, 2000):
+        with suppress(BadRows, MissingData):
             found = _load(task, language, split, first)
-        except (BadRows, MissingData):
-            if first == 60_000:
-                raise
-            continue
-        if len(found) >= count:
-            break
-    return found.take(range(min(count, len(found))))
+            if len(found) >= 3:
+                break
+    else:
+        found = _load(task, language, split, 60_000)
+    return found.take(range(min(3, len(found))))
 
 
 def at_hand(task: Task | str) -> list[tuple[str, str]]:
@@ -157,9 +150,6 @@ def at_hand(task: Task | str) -> list[tuple[str, str]]:
     ]
 
 
-_LEARNT: dict[tuple[Any, ...], tuple[str, ...]] = {}
-
-
 def with_labels(task: Task | str) -> Task:
     """Return a task (or that of a name) with its labels, read off English training rows if unstated.
 
@@ -170,20 +160,10 @@ def with_labels(task: Task | str) -> Task:
     task = tasks.get(task) if isinstance(task, str) else task
     if task.labels or task.format in ("span", "retrieval"):
         return task
-    serving = _serving(task, "en", "train")
-    raws = [sources.load(source, "en", "train") for source in serving]
-    key = (task.name, *((raw.origin, len(raw.rows)) for raw in raws))
-    # The user's own rows may change at any time: read off each time.
-    if key not in _LEARNT or any(source.kind in ("rows", "tables") for source in serving):
-        _LEARNT[key] = _read_labels(task, raws)
-    return replace(task, labels=_LEARNT[key])
-
-
-def _read_labels(task: Task, raws: Sequence[Any]) -> tuple[str, ...]:
-    """Return the labels of raw rows, most frequent first; numbers keep their value as place."""
     column = task.columns.get(name := "tags" if task.format == "tagging" else "label", name)
     counts: Counter[Any] = Counter()
-    for raw in raws:
+    for source in _serving(task, "en", "train"):
+        raw = sources.load(source, "en", "train")
         for row in decoded(raw.rows):
             # A row without the column is refused, by its place, when it is read.
             option = next((option for option in column.split("|") if option in row), "")
@@ -192,16 +172,20 @@ def _read_labels(task: Task, raws: Sequence[Any]) -> tuple[str, ...]:
                 known = isinstance(value, int) and 0 <= value < len(names)
                 value = names[value] if known else value
                 counts[value.strip() if isinstance(value, str) else value] += 1
+    # Texts, the most frequent first, or numbers, which keep their value as place.
     numbers = [value for value in counts if isinstance(value, int)]
     texts = [value for value in counts if isinstance(value, str) and value]
-    if numbers and not texts:
-        return tuple(map(str, range(max(numbers) + 1)))
-    if numbers or not texts or task.format == "choice":
+    if bool(numbers) == bool(texts) or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
-        told = f"column {column!r} of {raws[0].origin} does not tell them ({found})"
+        told = f"column {column!r} of its training rows does not tell them ({found})"
         advice = "state labels=(...), for choice in the order of the choices"
         raise BadRows(f"task {task.name!r} states no labels, and {told}; {advice}.")
-    return tuple(sorted(texts, key=lambda text: (-counts[text], text)))
+    labels = (
+        map(str, range(max(numbers) + 1))
+        if numbers
+        else sorted(texts, key=lambda t: (-counts[t], t))
+    )
+    return replace(task, labels=tuple(labels))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
@@ -253,11 +237,12 @@ def _load(task: Task | str, language: str, split: str, first: int | None = None)
     found = Rows(task.name, language, split, origin, *counted, task.format, data)
     if split == "train" and task.exclude and first is None:
         found = _excluding(found, task.exclude)
+    place = f"task {task.name!r}, language {language!r}, split {split!r} in {origin}"
     if not len(found) and size and not found.dropped:
         held = f"the set holds {size} rows, none of them in {language!r}"
-        raise MissingData(f"{found.what}: {held}. {sources.three_ways(serving[0])}")
+        raise MissingData(f"{place}: {held}. {sources.three_ways(serving[0])}")
     if problem := next(_problems(task, found, whole=first is None), ""):
-        raise BadRows(f"{found.what}: {problem}")
+        raise BadRows(f"{place}: {problem}")
     if found.notes.get(f"{BLANK}'second'", 0) >= len(found):  # a set of single texts
         del found.notes[f"{BLANK}'second'"]
     return found
@@ -416,9 +401,9 @@ class Texts(tuple[str, ...]):
 def texts(language: str, limit: int | None = None) -> Texts:
     """Read paragraphs of a language without repetition, in the order of their source.
 
-    From the folder that ``TRANSFER_TEXT_ROOT`` names, with ``<language>.txt``, ``<language>/*.txt``
-    (one paragraph a line) or ``<language>.tsv`` (column ``text``); "django" stands for the messages of
-    its catalogues. Else from Wikipedia at a pinned snapshot. At most ``limit``, 10,000 by default.
+    From the folder that ``TRANSFER_TEXT_ROOT`` names, with ``<language>.txt`` or ``<language>/*.txt``
+    (one paragraph a line); "django" stands for the messages of its catalogues. Else from Wikipedia
+    at a pinned snapshot. At most ``limit``, 10,000 by default.
     """
     from helpers.data import packages, tables
 

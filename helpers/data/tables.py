@@ -193,19 +193,11 @@ FOLDERS = {reader.__name__: reader for reader in (ccgbank, pmb, translations)}
 
 
 def paragraphs(folder: Path, language: str) -> Iterator[str]:
-    """Yield the lines of ``<language>.txt`` and ``<language>/*.txt``, else of ``<language>.tsv``."""
+    """Yield the lines of ``<language>.txt`` and of ``<language>/*.txt``."""
     files = [*folder.glob(f"{language}.txt"), *sorted(folder.glob(f"{language}/*.txt"))]
-    files = files or [*folder.glob(f"{language}.tsv")]
     if not files:
-        expected = f"expected {language}.txt, {language}/*.txt or {language}.tsv"
+        expected = f"expected {language}.txt or {language}/*.txt"
         raise MissingData(f"no text in {language!r} below {folder}: {expected}")
     for file in files:
         with _utf8(file), file.open(encoding="utf-8") as lines:
-            if file.suffix == ".txt":
-                yield from lines
-                continue
-            # Of a table the column "text".
-            for row in READERS[".tsv"](file):
-                if "text" not in row:
-                    raise BadRows(f"{file}: no column 'text'; columns are {', '.join(row)}")
-                yield row["text"]
+            yield from lines

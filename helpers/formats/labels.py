@@ -22,7 +22,6 @@ from helpers.formats import (
     Outputs,
     Rows,
     Template,
-    cut_longest,
     join,
     piece_ids,
     pool,
@@ -47,16 +46,14 @@ class Pair(FormatBase):
         both = max_length - len(template.pair([], []))
         first = piece_ids(encoder.tokenizer, [row["first"] for row in rows])
         second = piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
-        sequences = [
-            template.pair(*cut_longest(a, b, both)) if b else template.single(a[:alone])
-            for a, b in zip(first, second, strict=True)
-        ]
+        sequences = []
+        for a, b in zip(first, second, strict=True):
+            # The first keeps half of the room, or what the second leaves of it.
+            room = both if b else alone
+            a = a[: max(room // 2, room - len(b))]
+            sequences.append(template.pair(a, b[: room - len(a)]) if b else template.single(a))
         label = {"label": np.array([row["label"] for row in rows], np.int64)}
         return Encoded.build(sequences, range(len(rows)), per_sequence=label, rows=len(rows))
-
-    def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
-        """Return label ids in row order."""
-        return [int(label) for label in outputs["label"]]
 
 
 class Choice(FormatBase):

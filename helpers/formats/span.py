@@ -132,11 +132,9 @@ LOWEST = np.float32(-1e36)  # Below this is no score, but a place that may not b
 
 
 class BestSpans(NamedTuple):
-    """The best stretch of each example's context; "", -1 and -inf where there is none."""
+    """The best stretch of each example's context; "" and -inf where there is none."""
 
     texts: list[str]  # without white space around them
-    starts: np.ndarray  # first characters, (examples,)
-    ends: np.ndarray  # the characters after their last ones, (examples,)
     scores: np.ndarray  # begin score plus end score, (examples,)
     null_scores: np.ndarray  # smallest score of the windows' first tokens, (examples,)
 
@@ -158,11 +156,6 @@ def best_spans(
     """
     begin, end = (_grid(scores, lengths, -np.inf) for scores in (start_logits, end_logits))
     place, example = _grid(offsets, lengths, -1), np.asarray(example_of_window, np.int64)
-    shapes = begin.shape == end.shape and place.shape == (*begin.shape, 2)
-    if not shapes or not np.array_equal(np.unique(example), np.arange(len(contexts))):
-        given = f"{begin.shape}, {end.shape} and offsets {place.shape} of {len(contexts)} contexts"
-        form = "(windows, length) twice, (windows, length, 2), and a window for each context"
-        raise BadRows(f"scores {given} do not fit: expected {form}.")
     if np.isnan(begin).any() or np.isnan(end).any():
         raise BadRows("a begin or end score is NaN: the model has diverged.")
     # The best stretch of each window, then the best of an example's windows; of equals the first.
@@ -176,7 +169,7 @@ def best_spans(
     np.minimum.at(null_scores, example, begin[:, 0] + end[:, 0])
     found = zip(contexts, starts.tolist(), ends.tolist(), strict=True)
     texts = [text[a:b].strip() if a >= 0 else "" for text, a, b in found]
-    return BestSpans(texts, starts, ends, scores, null_scores)
+    return BestSpans(texts, scores, null_scores)
 
 
 def _grid(values: np.ndarray, lengths: np.ndarray | None, fill: float) -> np.ndarray:

@@ -201,12 +201,10 @@ def register(task: Task, *, replace: bool = False) -> Task:
             together; the text lists them.
     """
     # First the names that must exist, then what must fit together.
-    named: list[tuple[str, str, Any]] = [("format", task.format, Format), ("role", task.role, Role)]
-    for what, name, kind in [
-        *named,
-        *(("kind of source", s.kind, Kind) for s in task.source.flat()),
-    ]:
-        known(what, name, get_args(kind))
+    known("format", task.format, FORMATS)
+    known("role", task.role, get_args(Role))
+    for source in task.source.flat():
+        known("kind of source", source.kind, get_args(Kind))
     if task.name in _TASKS and not replace:
         raise HelpfulError(f"task {task.name!r} exists; pass replace=True to overwrite it.")
     if problems := [*_own_problems(task), *_source_problems(task)]:
@@ -265,13 +263,13 @@ def _source_problems(task: Task) -> Iterator[str]:
             yield f"source {source.id!r} of kind 'rows' needs read=function(language, split)."
         if source.kind == "tables" and not source.config:
             yield f"source {source.id!r} of kind 'tables' needs config='file-{{language}}-{{split}}.csv'."
-        known = ("language", "split") if source.kind in ("files", "tables") else ("language",)
+        filled = ("language", "split") if source.kind in ("files", "tables") else ("language",)
         wrong = ""
         for config in dict.fromkeys((source.config, *source.configs.values())):
             try:
-                config.format(**dict.fromkeys(known, "x"))
+                config.format(**dict.fromkeys(filled, "x"))
             except (LookupError, ValueError, AttributeError) as error:
-                valid = " and ".join(f"{{{name}}}" for name in known)
+                valid = " and ".join(f"{{{name}}}" for name in filled)
                 wrong = f"{error!r}; source kind {source.kind!r} knows {valid}"
                 brace = "a brace that is text is written twice"
                 yield f"config {config!r} cannot be filled in: {wrong}, and {brace}."

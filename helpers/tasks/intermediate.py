@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from helpers.errors import HelpfulError
 from helpers.tasks import Row, Source, Task, get, register, shipped
 
 TRAIN_DEV = {"train": "train", "dev": "validation"}
@@ -148,41 +147,25 @@ _COPA = hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED, train=400, dev=100)
 _extra("copa", "choice", _COPA, **COPA)
 
 
-def translated_mnli(languages: tuple[str, ...] = ("de", "ru", "sw")) -> Task:
-    """Return MNLI in other languages: the translated training rows of ``facebook/xnli``, mixed."""
-    whole = hub("facebook/xnli", "{language}", {"train": "train"}, _UNSTATED, train=392702)
-    parts = tuple(replace(whole, language=language) for language in languages)
-    return _twin(MNLI, parts, f"MNLI machine-translated into {', '.join(languages)}")
-
-
-def translated_by_user(task: Task | str) -> Task:
-    """Return a task whose training rows are translations in a folder of the user's.
-
-    They are read from ``$TRANSFER_TRANSLATIONS/<name>/<language>/train.jsonl``, every language
-    there, one JSON object a line with the columns of the English set.
-    """
-    task = get(task) if isinstance(task, str) else task
-    config, licence = f"translations/{task.name}", "that of the user's folder"
-    folder = Source("folder", "TRANSFER_TRANSLATIONS", config, licence=licence)
-    return _twin(task, (folder,), f"{task.name} machine-translated by the user")
-
-
-def _twin(task: Task, train: tuple[Source, ...], genre: str) -> Task:
-    if task.role != "intermediate":
-        raise HelpfulError(f"task {task.name!r} is a target; only intermediate tasks have twins")
-    # Of the English rows only those for development are left.
+def translated(task: Task, train: tuple[Source, ...], by: str) -> Task:
+    """Register the twin of an intermediate: translated training rows, English development rows."""
     english = tuple(
         replace(leaf, splits={s: name for s, name in leaf.splits.items() if s != "train"})
         for leaf in task.source.flat()
     )
     trap = "Training text is machine-translated; development is English."
-    about = replace(task.about, genre=genre, traps=(*task.about.traps, trap), examples={})
+    genre, traps = f"{task.name} machine-translated {by}", (*task.about.traps, trap)
+    about = replace(task.about, genre=genre, traps=traps, examples={})
     own, source = (task.name,), replace(task.source, parts=(*train, *english))
     names = {"name": f"{task.name}-translated", "group": "translated", "about": about}
     facts: dict[str, Any] = names | {"origin": task.origin or own, "holds": task.holds or own}
-    return replace(task, source=source, **facts)
+    return register(replace(task, source=source, **facts))
 
 
-register(translated_mnli())
+_XNLI = hub("facebook/xnli", "{language}", {"train": "train"}, _UNSTATED, train=392702)
+_MIX = tuple(replace(_XNLI, language=language) for language in ("de", "ru", "sw"))
+translated(MNLI, _MIX, "into de, ru, sw")
+# Of other tasks the user has the translations: <name>/<language>/train.jsonl in a folder.
+_MADE = Source("folder", "TRANSFER_TRANSLATIONS", licence="that of the user's folder")
 for _name in ("anli_plus", "qqp", "squad1", "squad2", "hellaswag", "cosmosqa", "commonsenseqa"):
-    register(translated_by_user(_name))
+    translated(get(_name), (replace(_MADE, config=f"translations/{_name}"),), "by the user")

@@ -53,6 +53,9 @@ def test_long_pairs_fill_the_window_and_keep_their_beginnings(tiny, first, secon
         assert sequence[1:cut] == one[: cut - 1]
         rest = sequence[cut + len(gap) : -1]
         assert rest == other[: len(rest)]
+        # The longer one is cut.
+        assert len(one) < cut or cut - 1 >= len(rest) - 1
+        assert len(other) == len(rest) or len(rest) >= cut - 2
 
 
 def test_pair_predictions_come_back_in_row_order(tiny):

@@ -1,24 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from helpers.formats import Template, cut_longest, piece_ids, pieces_with_offsets
-
-pieces = st.lists(st.integers(0, 9), max_size=20)
-
-
-@given(pieces, pieces, st.integers(0, 45))
-def test_cutting_takes_pieces_from_the_end_of_the_longer_input(first, second, room):
-    one, other = cut_longest(first, second, room)
-    assert one == first[: len(one)] and other == second[: len(other)]
-    assert len(one) + len(other) == min(room, len(first) + len(second))
-    if len(one) < len(first):
-        assert len(one) >= len(other) - 1
-    if len(other) < len(second):
-        assert len(other) >= len(one) - 1
+from helpers.formats import Template, piece_ids, pieces_with_offsets
 
 
 def test_template_puts_two_separators_between_two_inputs(either):
