@@ -220,8 +220,26 @@ def provenance(
         columns = ["target", "language", "split", "data_source", "data_hash"]
         sources = scores.loc[scores["data_source"].astype(bool), columns]
         sources = sources.drop_duplicates().sort_values(columns)
-        facts |= _of_scores(scores, sources)
         link = download(sources, "data-sources.csv").source
+        runs, ok = scores.drop_duplicates("run"), int(scores["status"].eq("done").sum())
+        # One checksum for all sets of rows, whatever their order.
+        sets = sorted(set(sources["data_hash"].astype(str)))
+        digest = hashlib.sha256("\n".join(sets).encode()).hexdigest()[:16]
+        rows = f"{len(sets):,} sets of rows, sha256 {digest}"
+        counted = f"{len(scores):,} of {len(runs):,} runs; {ok:,} done"
+        facts |= {
+            "encoder": _listed(scores["encoder"]),
+            "scores": f"{counted}, {len(scores) - ok:,} with another status",
+            "seeds": _listed(scores["seed"]),
+            "data": f"{_listed(sources['data_source'])}; {rows}",
+            "run by code": _listed(scores["commit"]),
+            "run with": _listed(scores["versions"]),
+            "device": _listed(scores["device"]),
+            "compute": duration(float(runs["seconds"].sum())),
+            "last run": str(scores["utc"].max()),
+        }
+        if (peak := scores["peak_memory_mb"].max()) > 0:
+            facts["peak memory"] = f"{peak / 1000:.1f} GB"
     elif similarities is not None and len(similarities):
         done = similarities[similarities["status"] == "done"]
         dyads = similarities.groupby(["intermediate", "target"]).ngroups
@@ -230,31 +248,8 @@ def provenance(
         facts |= {"encoder": _listed(similarities["encoder"]), "similarities": f"{values}; {other}"}
         facts["compute"] = f"{duration(done['seconds'].sum())} beyond reading with the encoder"
     row = "<tr><th>{}</th><td>{}</td></tr>"
-    rows = "".join(row.format(*map(html.escape, fact)) for fact in facts.items())
-    return Page(f'<table class="provenance"><tbody>{rows}</tbody></table>{link}')
-
-
-def _of_scores(scores: pd.DataFrame, sources: pd.DataFrame) -> dict[str, str]:
-    """Sum up the origin columns of a score table, and the sets of rows it was scored on."""
-    runs, ok = scores.drop_duplicates("run"), int(scores["status"].eq("done").sum())
-    # One checksum for all sets of rows, whatever their order.
-    sets = sorted(set(sources["data_hash"].astype(str)))
-    digest = hashlib.sha256("\n".join(sets).encode()).hexdigest()[:16]
-    rows = f"{len(sets):,} sets of rows, sha256 {digest}"
-    counted = f"{len(scores):,} of {len(runs):,} runs; {ok:,} done"
-    facts = {
-        "encoder": _listed(scores["encoder"]),
-        "scores": f"{counted}, {len(scores) - ok:,} with another status",
-        "seeds": _listed(scores["seed"]),
-        "data": f"{_listed(sources['data_source'])}; {rows}",
-        "run by code": _listed(scores["commit"]),
-        "run with": _listed(scores["versions"]),
-        "device": _listed(scores["device"]),
-        "compute": duration(float(runs["seconds"].sum())),
-        "last run": str(scores["utc"].max()),
-    }
-    peak = scores["peak_memory_mb"].max()
-    return facts | ({"peak memory": f"{peak / 1000:.1f} GB"} if peak > 0 else {})
+    body = "".join(row.format(*map(html.escape, fact)) for fact in facts.items())
+    return Page(f'<table class="provenance"><tbody>{body}</tbody></table>{link}')
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -1,7 +1,6 @@
 """The chapters as files: pair them with notebooks, run one, build the book.
 
     python -m helpers.pages pair                   write the notebook beside every chapter
-    python -m helpers.pages check                  say which pairs differ; exit code 1 if any
     python -m helpers.pages run 06 permutations=999 run one chapter with other settings
     python -m helpers.pages build                  build the book, strictly, where anything changed
 
@@ -40,7 +39,7 @@ from latex2mathml.converter import convert
 from myst_nb.core.read import myst_nb_reader_plugin
 
 from helpers import book
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import HelpfulError, known, unknown
 from helpers.files import address, cores, drop_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,18 +84,6 @@ def notebook(chapter: Path) -> nbformat.NotebookNode:
     return made
 
 
-def differing(folder: Path | None = None) -> list[str]:
-    """Return what is wrong with the pairs: cell types, sources or tags that differ, or no notebook."""
-    wrong = []
-    for chapter in chapters(folder):
-        twin = chapter.with_suffix(".ipynb")
-        if not twin.is_file():
-            wrong.append(f"{twin.name} is missing")
-        elif _cells(notebook(chapter)) != _cells(_read_notebook(twin)):
-            wrong.append(f"{chapter.name} and {twin.name} differ")
-    return wrong
-
-
 def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
     """Write the notebook beside every chapter where it differs; return those written.
 
@@ -116,7 +103,11 @@ def pair(folder: Path | None = None, *, clear: bool = False) -> list[Path]:
             write_atomic(chapter, text.encode())
         twin, made = chapter.with_suffix(".ipynb"), notebook(chapter)
         common = made.metadata["transfer-book"]
-        mine = _read_notebook(twin) if twin.is_file() else made
+        try:
+            mine = nbformat.reads(_text(twin), as_version=4) if twin.is_file() else made
+        except nbformat.reader.NotJSONError:
+            fix = "Delete it and run: make pair"
+            raise HelpfulError(f"{twin.name} is not a notebook. {fix}") from None
         before = mine.metadata.get("transfer-book", {})
         if _cells(mine) == common["paired"]:
             # Outputs that somebody saved are theirs; they go only where the text changed.
@@ -153,26 +144,10 @@ def _text(file: Path) -> str:
     return text
 
 
-def _read_notebook(file: Path) -> nbformat.NotebookNode:
-    try:
-        return nbformat.reads(_text(file), as_version=4)
-    except nbformat.reader.NotJSONError:
-        raise HelpfulError(f"{file.name} is not a notebook. Delete it and run: make pair") from None
-
-
 def _cells(made: nbformat.NotebookNode) -> str:
     """Return a checksum of what a chapter and its notebook have in common."""
     common = [(c.cell_type, c.source.strip(), list(c.metadata.get("tags", []))) for c in made.cells]
     return hashlib.sha256(json.dumps(common).encode()).hexdigest()[:16]
-
-
-def settings_of(chapter: Path) -> list[str]:
-    """Return the names of a chapter's settings, read from its cell tagged ``parameters``."""
-    for cell in notebook(chapter).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
-            return [keyword.arg for call in calls for keyword in call.keywords if keyword.arg]
-    return []
 
 
 def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -> Path:
@@ -180,16 +155,17 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
     from nbconvert import HTMLExporter
 
     chapter = find(name, folder)
-    known = settings_of(chapter)
-    # A misspelt setting is refused before anything runs.
-    for given in book.split_parameters(" ".join(parameters)):
-        if given not in known:
-            raise unknown(f"parameter of {chapter.stem}", given, known)
-    made = notebook(chapter)
-    failure = execute(made, chapter.parent, {book.PARAMETERS: " ".join(parameters)})
+    made, asked = notebook(chapter), " ".join(parameters)
+    # A misspelt setting is refused before anything runs: they are the arguments of one cell's call.
+    cells = [c.source for c in made.cells if "parameters" in c.metadata.get("tags", [])]
+    calls = [n for cell in cells for n in ast.walk(ast.parse(cell)) if isinstance(n, ast.Call)]
+    settings = [keyword.arg for call in calls for keyword in call.keywords if keyword.arg]
+    for given in book.split_parameters(asked):
+        known(f"parameter of {chapter.stem}", given, settings)
+    failure = execute(made, chapter.parent, {book.PARAMETERS: asked})
     # A page that failed takes no good one's place, and each says which settings ran.
     target = ROOT / "_build" / "chapters" / f"{chapter.stem}{'-failed' * bool(failure)}.ipynb"
-    ran = f"*Run with {' '.join(parameters) or 'the settings of the chapter'}.*"
+    ran = f"*Run with {asked or 'the settings of the chapter'}.*"
     made.cells.insert(0, nbformat.v4.new_markdown_cell(ran, id="settings"))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, nbformat.writes(made).encode())
@@ -304,9 +280,7 @@ def _digest(root: Path, places: Sequence[str]) -> str:
     return total.hexdigest()
 
 
-# The Sphinx extension.
-
-
+# --- The Sphinx extension -------------------------------------------------------------------------
 def setup(app: Any) -> dict[str, Any]:
     """Tell Sphinx what this extension does."""
     app.add_config_value("runs_on_binder", [], "html")
@@ -360,7 +334,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     pairer = actions.add_parser("pair", help="write the notebook beside every chapter")
     pairer.add_argument("--clear", action="store_true", help="take out outputs of a session")
-    actions.add_parser("check", help="say which pairs differ")
     runner = actions.add_parser("run", help="run one chapter")
     runner.add_argument("name", help="such as 06 or 06_test_the_question")
     runner.add_argument("parameters", nargs="*", help="such as permutations=999")
@@ -368,10 +341,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     builder.add_argument("--force", action="store_true", help="build every page in any case")
     options, start = parser.parse_args(arguments), time.perf_counter()
     try:
-        if options.action == "check":
-            wrong = differing()
-            print("\n".join([*wrong, "Run: make pair"]) if wrong else "every pair agrees")
-            return int(bool(wrong))
         if options.action == "pair":
             for file in pair(clear=options.clear):
                 print(f"wrote {file.relative_to(ROOT)}")

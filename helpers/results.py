@@ -6,7 +6,6 @@ import contextlib
 import functools
 import html
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from helpers.tasks import Row, Task
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 FOLDER, SIMILARITY = DATA / "results", DATA / "similarity"
+# How a table is read in which "nan" and "None" are names, and only an empty cell is missing.
+NAMES_STAY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 # Rows a task is measured on; a profile that trains on fewer is measured on as few.
 ROWS = 2000
 # What a study has at hand: texts, formats, labels, and the encoders its intermediate stages left.
@@ -32,116 +33,91 @@ MEASURES = (
 )  # fmt: skip
 
 
-def read_csv(file: Path, texts: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a committed table: only an empty cell is missing; "nan" and "None" are names."""
-    types = dict.fromkeys(texts, str)
-    table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=[""])
-    return table.fillna({name: "" for name in texts if name in table})
-
-
-def load(profile: str, *, mode: str = "missing", progress: bool | None = None) -> pd.DataFrame:
+def load(profile: str, *, mode: str = "missing") -> pd.DataFrame:
     """Return the scores of a profile, one row per score: committed ones, else those of a live study.
 
     Args:
         profile: ``"tiny"``, ``"demo"``, ``"pilot"`` or ``"paper"``.
-        mode: ``"stored"``, ``"missing"`` or ``"always"``, for a study that is run here.
-        progress: whether it shows its progress; by default where no book is being built.
+        mode: ``"stored"``, ``"missing"`` or ``"always"``, for a study that is run here; it shows its
+            progress where no book is being built.
     """
     file = FOLDER / f"{profile}.parquet"
     if file.exists() and mode != "always":
         found = read_export(file)
         return found[found["stage"] == "target"].reset_index(drop=True)
-    shown = not book.building() if progress is None else progress
-    return study.run(study.plan(profile), mode, progress=shown)
+    return study.run(study.plan(profile), mode, progress=not book.building())
 
 
-def stages(profile: str) -> pd.DataFrame:
-    """Return the English development scores of a profile's intermediate stages, as `load` left them."""
-    file = FOLDER / f"{profile}.parquet"
+def learnt(profile: str) -> pd.DataFrame:
+    """Return the English development scores of a profile's intermediate stages, as `load` left them.
+
+    Beside them stand ``floor``, the score of the best constant answer (missing where its data are), and
+    ``above``: whether the score is clearly above it. Both are read where they are committed.
+    """
+    from helpers import evaluation
+
+    file, known = FOLDER / f"{profile}.parquet", FOLDER / f"{profile}-floors.csv"
     ran = () if file.exists() else study.plan(profile).runs["run"]
     found = read_export(file) if file.exists() else Store().scores(ran, stage="intermediate")
     # Stages of several tasks at once have a score for each, and no floor.
     own = (found["stage"] == "intermediate") & found["intermediate"].isin(tasks.names())
-    return found[own].reset_index(drop=True)
-
-
-def learnt(profile: str) -> pd.DataFrame:
-    """Return `stages` with ``floor``, the best constant answer's score, and ``above``: clearly above it."""
-    found = stages(profile)
-    known = floors(profile, found).set_index("intermediate")["floor"]
-    found = found.assign(floor=found["intermediate"].map(known).astype(float))
+    found, floors = found[own].reset_index(drop=True), {}
+    if known.exists():
+        stated = pd.read_csv(known, index_col="intermediate", **NAMES_STAY)
+        floors = stated["floor"].to_dict()
+    else:
+        each = found[["intermediate", "condition"]].drop_duplicates("intermediate")
+        for name, condition in each.to_numpy():
+            task = tasks.get(name)
+            limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
+            with contextlib.suppress(MissingData):
+                floors[name] = evaluation.floor(task, rows=limit or None)
+    found = found.assign(floor=found["intermediate"].map(floors).astype(float))
     above = (found["value"] > found["floor"] + profiles.MARGIN).astype("boolean")
     return found.assign(above=above.where(found["floor"].notna()))
 
 
-def floors(profile: str, found: pd.DataFrame) -> pd.DataFrame:
-    """Return intermediate, metric and floor: committed ones, else computed for the stages ``found``."""
-    from helpers import evaluation
-
-    file = FOLDER / f"{profile}-floors.csv"
-    if file.exists():
-        return read_csv(file)
-    rows, stages = [], found[["intermediate", "condition"]].drop_duplicates("intermediate")
-    for name, condition in stages.to_numpy():
-        task, value = tasks.get(name), math.nan
-        limit = profiles.get(profile).settings(task, "intermediate", condition).dev_rows
-        with contextlib.suppress(MissingData):
-            value = evaluation.floor(task, rows=limit or None)
-        rows.append((name, task.metric, value))
-    return pd.DataFrame(rows, columns=["intermediate", "metric", "floor"])
-
-
 def similarities(
-    profile: str,
-    measures: Sequence[str] = MEASURES,
-    *,
-    mode: str = "missing",
-    added: bool = True,
-    progress: bool | None = None,
+    profile: str, measures: Sequence[str] = MEASURES, *, mode: str = "missing", added: bool = True
 ) -> pd.DataFrame:
     """Return the similarity of the tasks of a profile, one row per dyad and measure, committed or measured.
 
     Args:
-        profile, mode, progress: as in `load`.
+        profile, mode: as in `load`.
         measures: names of measures to take where there is no committed table.
         added: whether measures that a reader registered join it; they need the profile's data.
     """
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
     from helpers import similarity
 
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
     own, file = similarity.added() if added else [], SIMILARITY / f"{profile}.csv"
     if not file.exists() or mode == "always":
-        return _measured(profile, dict.fromkeys([*measures, *own]), mode, progress)
+        return _measured(profile, list(dict.fromkeys([*measures, *own])), mode=mode)
     table = similarity.read(file)
     # A measure of the reader's own replaces a committed one of its name.
-    mine = [_measured(profile, own, mode, progress)] if own else []
+    mine = [_measured(profile, own, mode=mode)] if own else []
     return pd.concat([table[~table["measure"].isin(own)], *mine], ignore_index=True)
 
 
-def _options(profile: str) -> Any:
-    """Return how many rows of a task its similarities are measured on where nothing is committed."""
-    from helpers.similarity.inputs import Options
-
-    size = PROFILES[profile]
-    limits = (ROWS, size.intermediate.train_rows, size.target.train_rows)
-    return Options.sized(min(rows or ROWS for rows in limits))
-
-
 def _measured(
-    profile: str, measures: Iterable[str], mode: str, progress: bool | None
+    profile: str, measures: Sequence[str], targets: Sequence[str] = (), **asked: Any
 ) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
     from helpers import similarity
     from helpers.models import encoders
+    from helpers.similarity.inputs import Options
     from helpers.similarity.readers import from_store
 
     chosen = PROFILES[profile]
-    encoder, asked = encoders.load(chosen.encoder), {"options": _options(profile), "mode": mode}
+    # As many rows everywhere in the book: what was read for one page is not read again.
+    limits = (ROWS, chosen.intermediate.train_rows, chosen.target.train_rows)
+    asked |= {"options": Options.sized(min(rows or ROWS for rows in limits))}
+    encoder = encoders.load(chosen.encoder)
+    sides = chosen.intermediates, targets or chosen.targets
     with contextlib.suppress(MissingData):  # no stage was tuned from it: measures then say so
         asked["checkpoints"] = from_store(encoder)
-    asked["progress"] = not book.building() if progress is None else progress
-    return similarity.measure((chosen.intermediates, chosen.targets), [*measures], encoder, **asked)
+    return similarity.measure(sides, measures, encoder, progress=not book.building(), **asked)
 
 
 def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataFrame:
@@ -169,7 +145,12 @@ def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataF
         if mode != "stored":
             raise
         return book.nothing(f"Nothing to learn from: {error}", columns)
-    table = _beside(chosen, list(dict.fromkeys([*chosen.targets, own])), measure)
+    # All anew, since centring sees all tasks.
+    beside = list(dict.fromkeys([*chosen.targets, own]))
+    table = _measured(profile, [measure], beside, seeds=(0,))
+    for row in table[table["status"] != "done"].itertuples():
+        pair = f"{measure} of {row.intermediate} and {row.target}"
+        raise HelpfulError(f"{pair} is {row.status}: {row.reason}")
     dyads = gains.dyads(gains.gains(scores), similarity=table)
     known = gains.exclude(dyads[dyads["target"] != own])
     values = known[measure]
@@ -187,28 +168,12 @@ def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataF
     return found.rename(columns={measure: "similarity"})[columns]
 
 
-def _beside(profile: profiles.Profile, targets: list[str], measure: str) -> pd.DataFrame:
-    """Measure the intermediates of a profile beside targets, all of them anew: centring sees all."""
-    from helpers import similarity
-
-    # As many rows as elsewhere in the book: what was read there is not read again.
-    sides = (list(profile.intermediates), targets)
-    asked = {"seeds": (0,), "options": _options(profile.name), "progress": False}
-    table = similarity.measure(sides, [measure], profile.encoder, **asked)
-    for row in table[table["status"] != "done"].itertuples():
-        pair = f"{measure} of {row.intermediate} and {row.target}"
-        raise HelpfulError(f"{pair} is {row.status}: {row.reason}")
-    return table
-
-
 def speeds() -> pd.DataFrame:
     """Return the table of the benchmarks, one row per figure and device."""
-    return read_csv(DATA / "benchmarks.csv")
+    return pd.read_csv(DATA / "benchmarks.csv", **NAMES_STAY)
 
 
-# Facts of tasks, and a card for each: what it asks, an example, its size, its licence, its traps.
-
-
+# --- Facts of tasks, and a card for each: what it asks, an example, its size, its licence, its traps
 def groups() -> dict[str, list[str]]:
     """Return the tasks of the book by where they belong; generated test tasks are left out."""
     found = {g: tasks.names(group=g) for g in ("demo", "paper", "xtreme", "xtreme-r", "extra")}
@@ -241,19 +206,19 @@ def size(task: Task) -> str:
                 name = "candidates" if leaf.side == "candidate" else split
                 place = (f"{leaf.id} {leaf.config} {leaf.splits[split]}", language)
                 found.setdefault(name, {})[place] = count
-    stated = {split: _range(task, counts) for split, counts in found.items()}
+    stated = {}
+    for split, counts in found.items():
+        low, high = min(counts.values()), max(counts.values())
+        (_, language), *more = counts
+        stated[split] = f"{low:,} to {high:,}" if low < high else f"{low:,}"
+        if len(task.languages) == 1:
+            stated[split] = f"{sum(counts.values()):,}"
+        elif language and not more:
+            stated[split] += f" ({language})"
     if not stated and all(leaf.kind == "package" for leaf in task.source.flat()):
         stated = _counted(task.name)
     splits = ("train", "dev", "test", "candidates")
     return "; ".join(f"{split} {stated[split]}" for split in splits if split in stated)
-
-
-def _range(task: Task, counts: Mapping[tuple[str, str], int]) -> str:
-    if len(task.languages) == 1:
-        return f"{sum(counts.values()):,}"
-    low, high = min(counts.values()), max(counts.values())
-    language = next(iter(counts))[1] if len(counts) == 1 else ""
-    return f"{low:,}" + (f" to {high:,}" if low < high else f" ({language})" if language else "")
 
 
 @functools.cache
@@ -280,8 +245,7 @@ def relations(intermediates: Iterable[str], targets: Iterable[str]) -> pd.DataFr
     dyads = []
     for first, then in itertools.product(intermediates, targets):
         flags, row = tasks.relation(first, then), {"intermediate": first, "target": then}
-        row["intermediate_format"] = tasks.get(first).format
-        row["target_format"] = tasks.get(then).format
+        row |= {f"{side}_format": tasks.get(name).format for side, name in row.items()}
         shares = next((word for flag, word in words.items() if flags[flag]), "nothing")
         dyads.append({**row, **flags, "shares": shares})
     return pd.DataFrame(dyads)

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 COLUMNS = tuple(
     "intermediate target language measure family value half_a half_b second ceiling reliability "
     "reliability_within seed_reliability seed_reliability_within reliability_note n seconds "
-    "gather_seconds passes encoder seed status reason record".split()
+    "gather_seconds encoder seed status reason record".split()
 )
 _TEXTS = {*COLUMNS[:5], "reliability_note", "encoder", *COLUMNS[-3:]}
-_NUMBERS = [name for name in COLUMNS if name not in {*_TEXTS, "n", "passes", "seed"}]
+_NUMBERS = [name for name in COLUMNS if name not in {*_TEXTS, "n", "seed"}]
 MODES = ("stored", "missing", "always")
 # Where nobody says how much is read: so many rows a task, and more while a measure is less reliable.
 STEPS = (300, 600, 1200, 2000)
@@ -287,15 +287,14 @@ def _records(study: Inputs, jobs: list[Job], path: Path, mode: str, progress: bo
 
 def _record(status: str, reason: str = "", **facts: Any) -> dict[str, Any]:
     numbers = dict.fromkeys(("value", "half_a", "half_b", "seconds", "gather_seconds"), math.nan)
-    return numbers | {"n": 0, "passes": 0, "status": status, "reason": reason, "record": ""} | facts
+    return numbers | {"n": 0, "status": status, "reason": reason, "record": ""} | facts
 
 
 def _computed(one: Measure, inputs: Sequence[Parts]) -> dict[str, Any]:
     """Compute a value, and where its arrays split into halves the value of each half."""
-    facts: dict[str, Any] = {"passes": sum(parts.passes for parts in inputs)}
-    facts["n"] = min((parts.count for parts in inputs if parts.count is not None), default=0)
-    facts["gather_seconds"] = sum(parts.seconds for parts in inputs)
-    record = _record("done", "; ".join(parts.note for parts in inputs if parts.note), **facts)
+    record = _record("done", "; ".join(parts.note for parts in inputs if parts.note))
+    record["n"] = min((parts.count for parts in inputs if parts.count is not None), default=0)
+    record["gather_seconds"] = sum(parts.seconds for parts in inputs)
     split = any(parts.splits for parts in inputs)
     for part, column in (("all", "value"), ("a", "half_a"), ("b", "half_b"))[: 3 if split else 1]:
         start = time.perf_counter()

@@ -32,8 +32,6 @@ def each_part(value: Callable[[str], Any], **facts: Any) -> Parts:
 
 
 # --- Of the texts and labels of one task ----------------------------------------------------------
-
-
 def _segments(g: Inputs, one: Dyad) -> Parts:
     kind, rows = g.sample(one).task.format, g.sample(one).rows
     two = kind in ("choice", "span") or (kind == "pair" and any(row.get("second") for row in rows))
@@ -62,14 +60,14 @@ def _labels(g: Inputs, one: Dyad) -> Parts:
 
 def _label_names(g: Inputs, one: Dyad) -> Parts:
     names = readers.readable_labels(g.sample(one).task)
-    return Parts(g.plain.texts(names, g.options.max_length), passes=len(names))
+    return Parts(g.plain.texts(names, g.options.max_length))
 
 
 # --- States of an encoder on the rows of a task; a row may be several sequences -------------------
 def _states(g: Inputs, one: Dyad, encoder: Encoder, reader: Reader) -> Parts:
     sample = g.sample(one)
     encoded = readers.encode(sample, encoder, g.options.max_length)
-    return Parts(reader.sequences(encoded), encoded.example, sample.half, passes=len(encoded))
+    return Parts(reader.sequences(encoded), encoded.example, sample.half)
 
 
 def _per_row(found: Parts) -> Parts:
@@ -79,7 +77,7 @@ def _per_row(found: Parts) -> Parts:
 
 def _units(g: Inputs, one: Dyad, reader: Reader) -> Parts:
     view = g.view(one)
-    return Parts(reader.units(view), view.rows, g.sample(one).half, passes=len(view.encoded))
+    return Parts(reader.units(view), view.rows, g.sample(one).half)
 
 
 def _features(g: Inputs, one: Dyad) -> Parts:
@@ -105,8 +103,8 @@ def _probed(g: Inputs, one: Dyad, score: Callable[[Any, Any], float]) -> Parts:
 
 def _tuned_map(g: Inputs, dyad: Dyad) -> Parts:
     before, after = g.get("intermediate.embeddings", dyad), g.get("tuned.own", dyad)
-    spent = {"passes": before.passes + after.passes, "seconds": before.seconds + after.seconds}
-    return each_part(lambda part: embedding_map(before.get(part), after.get(part)), **spent)
+    spent = before.seconds + after.seconds
+    return each_part(lambda part: embedding_map(before.get(part), after.get(part)), seconds=spent)
 
 
 def _probabilities(g: Inputs, dyad: Dyad) -> Parts:
@@ -133,28 +131,25 @@ def _common(g: Inputs, one: Dyad) -> Parts:
     texts = g.common_texts()
     states = g.tuned(one)[1].texts(texts, g.options.max_length)
     # The halves must be the same for both encoders, whatever the seeds of their checkpoints.
-    half = readers.halves(len(texts), 0)
-    return Parts(states, np.arange(len(texts)), half, passes=len(texts))
+    return Parts(states, np.arange(len(texts)), readers.halves(len(texts), 0))
 
 
 def _common_axes(g: Inputs, one: Dyad) -> Parts:
     found = g.at("common.intermediate", one)
-    facts = {"entries": len(found.values), "passes": found.passes, "seconds": found.seconds}
+    facts = {"entries": len(found.values), "seconds": found.seconds}
     return each_part(lambda part: leading_axes(found.get(part), AXES), **facts)
 
 
 def _parallel(g: Inputs, dyad: Dyad, reader: Reader) -> Parts:
     states = np.stack([reader.texts(side, g.options.max_length) for side in g.pairs(dyad)])
     rows = np.arange(states.shape[1])
-    half = readers.halves(len(rows), dyad.intermediate.seed)
-    return Parts(states, rows, half, axis=1, passes=2 * len(rows))
+    return Parts(states, rows, readers.halves(len(rows), dyad.intermediate.seed), axis=1)
 
 
 def _losses(g: Inputs, dyad: Dyad, reader: Reader, foreign: bool = False) -> Parts:
     texts = g.pairs(dyad)[1] if foreign else g.sample(dyad.of("target")).texts
     losses, rows = reader.losses(texts, g.options.max_length, g.language_head)
-    half = readers.halves(len(texts), dyad.intermediate.seed)
-    return Parts(losses, rows, half, passes=len(texts))
+    return Parts(losses, rows, readers.halves(len(texts), dyad.intermediate.seed))
 
 
 def _early(g: Inputs, dyad: Dyad) -> Parts:
@@ -231,21 +226,16 @@ class Probe:
         """Rows of the sample that are learnt."""
         return np.unique(self.encoded.example)
 
-    def batches(self, rows: Integers, budget: int = 4096) -> list[Integers]:
+    def batches(self, rows: Integers) -> list[Integers]:
         """Sequences of some of the rows, as those of all rows are cut into batches."""
         wanted = np.isin(self.encoded.example, rows)
-        cut = (index[wanted[index]] for index in sorted_batches(self.encoded, budget))
+        cut = (index[wanted[index]] for index in sorted_batches(self.encoded, 4096))
         return [index for index in cut if len(index)]
 
     def network(self, head: nn.Module) -> Network:
         """Join the encoder and a head on the best device."""
         network = Network(self.encoder.model, {"head": head}, {"head": self.format})
         return network.to(best_device()).eval()
-
-    def parts(self, found: Any, heads: int = 1) -> Parts:
-        """Give what was made of gradients with so many heads its halves and its counts."""
-        halves, rows = (found["a"], found["b"]), len(self.rows)
-        return Parts(found["all"], halves=halves, entries=rows, passes=2 * heads * rows)
 
     def gradients(self, head: nn.Module, batches: Sequence[Integers], drawn: Any = None) -> Any:
         """Yield the gradients of the summed loss of each batch, whose labels ``drawn`` may redraw."""
@@ -261,7 +251,7 @@ class Probe:
             yield {n: g for n, g in zip(named, found, strict=True) if g is not None}
 
 
-def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> nn.Module:
+def fit_head(probe: Probe, seed: int, steps: int = 100) -> nn.Module:
     """Fit a head on the frozen encoder's states of a bootstrap sample, both drawn by the seed, by Adam."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -277,37 +267,35 @@ def fit_head(probe: Probe, seed: int, steps: int = 100, rate: float = 0.01) -> n
             weight = max(probe.format.weight(probe.encoded, index), 1.0)
             cached.append((batch, network.states(batch), weight))
     # A step takes one batch, and the steps become shorter.
-    optimizer = torch.optim.Adam(head.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(head.parameters())
     for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / steps)
         batch, hidden, weight = cached[int(random.integers(len(cached)))]
         loss = probe.format.loss(head, hidden, batch, probe.pooling) / weight
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        optimizer.param_groups[0]["lr"] = rate * (1 - (step + 1) / steps)
     return head.requires_grad_(False)
 
 
-def fisher(
-    probe: Probe, head: nn.Module, sampled: bool = False, by_filter: bool = False
-) -> dict[str, dict[str, Single]]:
+def fisher(probe: Probe, head: nn.Module, of_filters: bool = False) -> dict[str, dict[str, Single]]:
     """Diagonal Fisher information of the encoder, by component, of ``"a"``, ``"b"`` and ``"all"`` rows."""
-    # ``sampled`` draws labels from the model in place of the data's (empirical Fisher); ``by_filter``
-    # averages a matrix over its inputs.
-    named = parameters(probe.encoder)
-    drawn = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
+    # Task2Vec takes it ``of_filters``: the mean over the inputs of a matrix, and for labels drawn from
+    # the model in place of the data's (empirical Fisher).
+    named, drawn = parameters(probe.encoder), None
+    if of_filters:
+        drawn = torch.Generator(device=best_device()).manual_seed(probe.sample.seed)
     marks = ["b" if second else "a" for second in probe.sample.half[probe.rows]]
     # Squaring the gradient of a batch, as published code does, would follow the size of the batch.
     totals = {part: {n: torch.zeros_like(p) for n, p in named.items()} for part in "ab"}
     each = [np.flatnonzero(probe.encoded.example == row) for row in probe.rows]
-    found = probe.gradients(head, each, drawn if sampled else None)
-    for part, gradients in zip(marks, found, strict=True):
+    for part, gradients in zip(marks, probe.gradients(head, each, drawn), strict=True):
         for name, gradient in gradients.items():
             totals[part][name].addcmul_(gradient, gradient)
 
     def mean(name: str, parts: str) -> Single:
         sums = [totals[part][name].detach() for part in parts]
-        if by_filter and sums[0].ndim > 1:
+        if of_filters and sums[0].ndim > 1:
             sums = [total.flatten(1).mean(dim=1) for total in sums]
         whole = np.sum([total.flatten().float().cpu().numpy() for total in sums], axis=0)
         return (whole / max(sum(map(marks.count, parts)), 1)).astype(np.float32)
@@ -376,19 +364,20 @@ def _fisher(g: Inputs, one: Dyad) -> Parts:
     tuned, _ = g.tuned(one)
     probe = Probe.of(g, one, tuned.encoder, tuned.settings.pooling)
     head = tuned.heads.get(probe.sample.task.name) or fit_head(probe, probe.sample.seed)
-    return probe.parts(fisher(probe, head))
+    return each_part(fisher(probe, head).get, entries=len(probe.rows))
 
 
 def _probe_fisher(g: Inputs, one: Dyad) -> Parts:
     probe = Probe.of(g, one, g.encoder)
-    found = fisher(probe, fit_head(probe, probe.sample.seed), sampled=True, by_filter=True)
-    return probe.parts({part: np.concatenate(list(each.values())) for part, each in found.items()})
+    found = fisher(probe, fit_head(probe, probe.sample.seed), of_filters=True)
+    flat = lambda part: np.concatenate(list(found[part].values()))  # noqa: E731
+    return each_part(flat, entries=len(probe.rows))
 
 
 def _gradient(g: Inputs, one: Dyad) -> Parts:
     probe = Probe.of(g, one, g.encoder)
     heads = [fit_head(probe, 1000 * probe.sample.seed + k) for k in range(g.options.heads)]
-    return probe.parts(mean_gradient(probe, heads), len(heads))
+    return each_part(mean_gradient(probe, heads).get, entries=len(probe.rows))
 
 
 # Name (* stands for either task, each alone), what determines it, and the passes through an encoder per

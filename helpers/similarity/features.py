@@ -32,7 +32,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     # The evidence does not depend on the scale of features, but an absolute floor would.
     array = array / np.sqrt((array**2).mean())
     rows, columns = array.shape
-    targets = rep.one_hot(codes, len(counts))
+    targets = np.eye(len(counts))[codes]
     # Squared singular values (k,), and squared coordinates of each indicator along them (k, C).
     if rows >= columns:
         energy, axes = rep.eigen(array.T @ array, rows)
@@ -41,33 +41,24 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
         energy, axes = rep.eigen(array @ array.T, columns)
         fit = (axes.T @ targets) ** 2
     residual = np.maximum((targets**2).sum(axis=0) - fit.sum(axis=0), 0.0)
-    # The ratio of both precisions maps onto itself; once more it gives the other terms.
-    ratio = np.ones(len(counts))
-    for _ in range(100):
-        alpha, beta, _, _ = _precisions(ratio, energy, fit, residual, rows)
-        change = np.abs(alpha / beta - ratio) / ratio
-        ratio = alpha / beta
-        if change.max() <= 1e-5:
+    # The ratio of the precisions of weights and noise maps onto itself; once more it gives the rest.
+    ratio, change = np.ones(len(counts)), np.inf
+    for _ in range(101):
+        total = energy[:, None] + ratio
+        effective = (energy[:, None] / total).sum(axis=0)
+        size = (energy[:, None] * fit / total**2).sum(axis=0)  # of the squared weights
+        error = (fit * (ratio / total) ** 2).sum(axis=0) + residual
+        alpha = effective / (size + _EVIDENCE_FLOOR)
+        # With N <= D the effective number of weights may reach N; the noise must stay positive.
+        beta = np.maximum(rows - effective, 1e-9 * rows) / (error + _EVIDENCE_FLOOR)
+        if change <= 1e-5:
             break
-    alpha, beta, size, error = _precisions(ratio, energy, fit, residual, rows)
+        change = (np.abs(alpha / beta - ratio) / ratio).max()
+        ratio = alpha / beta
     determinant = np.log(alpha + beta * energy[:, None]).sum(axis=0)
     determinant += (columns - len(energy)) * np.log(alpha)
     evidence = columns * np.log(alpha) + rows * np.log(beta / (2 * np.pi)) - determinant
     return float(np.mean(evidence - beta * error - alpha * size) / (2 * rows))
-
-
-def _precisions(
-    ratio: Floats, energy: Floats, fit: Floats, residual: Floats, rows: int
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """One step: weight precision, noise precision, squared weights, squared error; each (C,)."""
-    total = energy[:, None] + ratio
-    effective = (energy[:, None] / total).sum(axis=0)
-    size = (energy[:, None] * fit / total**2).sum(axis=0)
-    error = (fit * (ratio / total) ** 2).sum(axis=0) + residual
-    alpha = effective / (size + _EVIDENCE_FLOOR)
-    # With N <= D the effective number of weights may reach N; the noise must stay positive.
-    beta = np.maximum(rows - effective, 1e-9 * rows) / (error + _EVIDENCE_FLOOR)
-    return alpha, beta, size, error
 
 
 def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: bool = True) -> float:
@@ -103,12 +94,10 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """
     probabilities = rep.matrix(source_probabilities, "source probabilities")
     proper = probabilities.min() >= 0 and np.abs(probabilities.sum(axis=1) - 1).max() <= 1e-3
-    rep.require(
-        proper, "source probabilities must be >= 0 and sum to 1 in each row; apply softmax."
-    )
+    rep.require(proper, "source probabilities must be >= 0 and sum to 1 per row; apply softmax.")
     # How likely each label is given each source class, and so on each row.
     codes, counts = rep.classes(labels, len(probabilities))
-    joint = rep.one_hot(codes, len(counts)).T @ probabilities / len(probabilities)
+    joint = np.eye(len(counts))[codes].T @ probabilities / len(probabilities)
     marginal = joint.sum(axis=0)
     seen = marginal > 0
     conditional = joint[:, seen] / marginal[seen]
@@ -137,9 +126,8 @@ def nleep(features: ArrayLike, labels: ArrayLike) -> float:
     """
     array, codes, counts = rep.labelled(features, labels)
     clusters = 5 * len(counts)
-    rep.require(
-        clusters < len(array), f"{len(array)} rows for {clusters} clusters; sample more rows."
-    )
+    enough = clusters < len(array)
+    rep.require(enough, f"{len(array)} rows for {clusters} clusters; sample more rows.")
     return leep(_mixture(rep.principal(array, 64), clusters, np.random.default_rng(0)), codes)
 
 
@@ -147,7 +135,7 @@ def _mixture(points: Floats, clusters: int, random: np.random.Generator) -> Floa
     """Responsibilities (N, K) of a diagonal Gaussian mixture fitted by EM."""
     floor = 1e-6 * points.var(axis=0).mean()
     centres = _spread_centres(points, clusters, random)
-    share = rep.one_hot(rep.squared_distances(points, centres).argmin(axis=1), clusters)
+    share = np.eye(clusters)[rep.squared_distances(points, centres).argmin(axis=1)]
     previous = -np.inf
     for _ in range(100):
         weight = share.sum(axis=0) + 10 * np.finfo(np.float64).eps
@@ -262,7 +250,7 @@ def probe_predictions(features: ArrayLike, labels: ArrayLike) -> Integers:
     array, codes, counts = rep.labelled(features, labels, smallest=2)
     folds = min(5, int(counts.min()))
     array = array - array.mean(axis=0)
-    targets = rep.one_hot(codes, len(counts))
+    targets = np.eye(len(counts))[codes]
     # Each class is spread evenly over the folds.
     shuffled, fold = np.random.default_rng(0).permutation(len(codes)), np.empty(len(codes), int)
     fold[shuffled[np.argsort(codes[shuffled], kind="stable")]] = np.arange(len(codes)) % folds

@@ -86,7 +86,6 @@ class Parts:
     halves: tuple[Any, Any] | None = None  # where they are not slices of the values
     axis: int = 0  # along which entries lie
     entries: int = 0  # examples behind it, where rows do not say
-    passes: int = 0  # rows sent through an encoder for it, backward passes counted as well
     seconds: float = 0.0  # that making it took
     note: str = ""  # for readers, such as classes left out
 

@@ -64,8 +64,11 @@ class Sample:
 
     @cached_property
     def texts(self) -> list[str]:
-        """One text per row; a context is written once, however many choices follow it."""
-        return [row_text(row) for row in self.rows]
+        """All that a row says as one text; a context is written once, however many choices follow it."""
+        names, lists = ("first", "second", "text", "question", "context"), ("tokens", "choices")
+        parts = [[row[name] for name in names if row.get(name)] for row in self.rows]
+        more = [[word for name in lists for word in row.get(name, ())] for row in self.rows]
+        return [" ".join(one + other) for one, other in zip(parts, more, strict=True)]
 
     @cached_property
     def half(self) -> NDArray[np.bool_]:
@@ -78,14 +81,6 @@ def halves(rows: int, seed: int) -> NDArray[np.bool_]:
     second = np.zeros(rows, dtype=bool)
     second[np.random.default_rng([seed, 2]).permutation(rows)[: rows // 2]] = True
     return second
-
-
-def row_text(row: Row) -> str:
-    """Return everything a row says, as one text."""
-    if "tokens" in row:
-        return " ".join(row["tokens"])
-    parts = [row.get(name, "") for name in ("first", "second", "text", "question", "context")]
-    return " ".join([part for part in parts if part] + list(row.get("choices", ())))
 
 
 def sample(task: Task, rows: int, seed: int, language: str = "en") -> Sample:
@@ -377,14 +372,13 @@ def fingerprint(tuned: Tuned) -> str:
     """Return a hash of the weights of a tuned encoder and its heads, frozen tables left out."""
     digest = hashlib.sha256(tuned.encoder.sha256.encode())
     # Frozen embeddings are those of the plain encoder, whose hash comes first.
-    state: list[tuple[str, Any]] = list(parameters(tuned.encoder).items())
-    if not tuned.encoder.freeze_embeddings:
-        state.append(("embeddings", tuned.encoder.model.get_input_embeddings().weight))
+    encoder = tuned.encoder
+    everything = dict(encoder.model.named_parameters())
+    state: dict[str, Any] = parameters(encoder) if encoder.freeze_embeddings else everything
     for name in sorted(tuned.heads):
-        state += [(f"{name}/{key}", value) for key, value in tuned.heads[name].state_dict().items()]
-    for name, value in state:
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+        state |= {f"{name}/{key}": v for key, v in tuned.heads[name].state_dict().items()}
+    for name, value in state.items():
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

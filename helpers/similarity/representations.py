@@ -37,7 +37,8 @@ def matrix(values: ArrayLike, name: str = "features", rows: int = 2) -> Floats:
     shaped = array.ndim == 2 and array.shape[1] > 0
     require(shaped, f"{name} has shape {array.shape}; expected (rows, columns) with columns > 0.")
     require(len(array) >= rows, f"{name} has {len(array)} rows; at least {rows} are needed.")
-    return _finite(array, name)
+    vector(array.ravel(), name)
+    return array
 
 
 def vector(values: ArrayLike, name: str) -> Floats:
@@ -45,10 +46,6 @@ def vector(values: ArrayLike, name: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     filled = array.ndim == 1 and array.size > 0
     require(filled, f"{name} has shape {array.shape}; expected a non-empty vector.")
-    return _finite(array, name)
-
-
-def _finite(array: Floats, name: str) -> Floats:
     bad = array.size - int(np.isfinite(array).sum())
     said = f"{name} has {bad} NaN or infinite entries of {array.size}; did the encoder overflow?"
     require(not bad, said)
@@ -110,14 +107,9 @@ def scalar(value: Any) -> float:
 
 
 # --- Linear algebra -------------------------------------------------------------------------------
-def one_hot(codes: Integers, count: int) -> Floats:
-    """Return indicator columns, shape (rows, count)."""
-    return np.eye(count)[codes]
-
-
 def class_means(features: Floats, codes: Integers, counts: Integers) -> Floats:
     """Return the mean of the features in each class, shape (classes, columns)."""
-    return one_hot(codes, len(counts)).T @ features / counts[:, None]
+    return np.eye(len(counts))[codes].T @ features / counts[:, None]
 
 
 def eigen(gram: Floats, largest_side: int) -> tuple[Floats, Floats]:

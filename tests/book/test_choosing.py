@@ -37,7 +37,7 @@ def study(monkeypatch, own):
         for b, t in enumerate([*TARGETS, "own"])
     ]
     table = pd.DataFrame(rows)
-    monkeypatch.setattr(results, "_beside", lambda *_: table)
+    monkeypatch.setattr(results, "_measured", lambda *_, **__: table)
     return scores, table
 
 
@@ -74,7 +74,7 @@ def test_a_study_too_small_says_so(study, monkeypatch):
     monkeypatch.setattr(results, "load", lambda *_, **__: few)
     found = rank()
     assert found.empty and found.attrs["note"].startswith("Nothing can be predicted: 4 rows")
-    monkeypatch.setattr(results, "_beside", lambda *_: table.assign(value=1.0))
+    monkeypatch.setattr(results, "_measured", lambda *_, **__: table.assign(value=1.0))
     assert "does not vary over 4 dyads" in rank().attrs["note"]
 
 
@@ -85,8 +85,11 @@ def test_refusals_and_a_live_measurement(own, monkeypatch, tmp_path):
             rank(target, profile)
     found = rank(profile="tiny", mode="stored")  # without a stored study nothing is run
     assert found.empty and "no run of this plan" in found.attrs["note"]
-    lacking = "logme of toy-same and own is undefined: there is no enc"
-    with pytest.raises(HelpfulError, match=lacking):
-        results._beside(profiles.get("tiny"), ["own"], "logme")
-    table = results._beside(profiles.get("tiny"), ["own"], PRIMARY)  # live, from rows in memory
+    table = results._measured("tiny", [PRIMARY], ["own"], seeds=(0,))  # live, from rows in memory
     assert table["value"].between(-1, 1).all() and len(table) == 2
+    tiny = profiles.get("tiny")
+    scores = tables.scores(tiny.intermediates, tiny.targets).assign(rows_trained=9)
+    monkeypatch.setattr(results, "load", lambda *_, **__: scores)
+    lacking = "logme of toy-same and toy-.* is undefined: there is no enc"
+    with pytest.raises(HelpfulError, match=lacking):
+        results.rank("own", "tiny", measure="logme")

@@ -13,23 +13,23 @@ MEASURES = ("token_similarity", "label_count")
 def measured(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(results, "SIMILARITY", tmp_path)
-    return results.similarities("tiny", MEASURES, progress=False)
+    return results.similarities("tiny", MEASURES)
 
 
 def test_what_was_measured_is_not_measured_again_nor_where_a_table_is_committed(measured, tmp_path):
     assert list(measured.columns) == list(similarity.COLUMNS)
     assert len(measured) == 2 * 3 * len(MEASURES)  # over the dyads of a profile
     assert set(measured["status"]) == {"done", "undefined"}  # retrieval has no labels to count
-    again = results.similarities("tiny", MEASURES, mode="stored", progress=False)
+    again = results.similarities("tiny", MEASURES, mode="stored")
     pd.testing.assert_frame_equal(again, measured)
-    table = results.similarities("tiny", ["logme"], progress=False)
+    table = results.similarities("tiny", ["logme"])
     assert table["reason"].str.contains("no encoder fine-tuned on toy-same").any()
     assert table["value"].isna().all()
     marked = measured.assign(value=0.25)
     marked.to_csv(tmp_path / "tiny.csv", index=False)
-    read = results.similarities("tiny", progress=False)
+    read = results.similarities("tiny")
     pd.testing.assert_frame_equal(read, marked, check_dtype=False)
-    anew = results.similarities("tiny", MEASURES, mode="always", progress=False)
+    anew = results.similarities("tiny", MEASURES, mode="always")
     assert not anew["value"].eq(0.25).any()
 
 
@@ -43,15 +43,15 @@ def mine():
 
 
 def test_a_readers_measure_joins_a_committed_table(measured, tmp_path, mine, monkeypatch):
-    live = results.similarities("tiny", MEASURES, progress=False)
+    live = results.similarities("tiny", MEASURES)
     assert set(live["measure"]) == {*MEASURES, "mine"}
     measured.to_csv(tmp_path / "tiny.csv", index=False)
-    table = results.similarities("tiny", progress=False)
+    table = results.similarities("tiny")
     assert len(table) == len(measured) + 6
     own = table[table["measure"] == "mine"]
     assert set(own["status"]) == {"done"} and own["reliability"].notna().all()
     monkeypatch.setattr(results, "_measured", None)  # without it, no data are needed
-    table = results.similarities("tiny", added=False, progress=False)
+    table = results.similarities("tiny", added=False)
     assert set(table["measure"]) == set(MEASURES)
 
 
@@ -59,7 +59,7 @@ def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_pat
     measured.to_csv(tmp_path / "tiny.csv", index=False)
     known = similarity.catalogue.get("token_similarity")
     similarity.register(replace(known, function=lambda a, b: 0.125), replace=True)
-    table = results.similarities("tiny", progress=False)
+    table = results.similarities("tiny")
     values = table.loc[table["measure"] == known.name, "value"]
     assert len(values) == 6 and set(values) == {0.125}
     similarity.register(known, replace=True)
@@ -70,7 +70,7 @@ def test_names_that_others_take_for_missing_stay_names_and_no_table_is_refused(m
     odd = {"intermediate": "null", "target": "None", "language": "nan", "measure": "NA"}
     written = measured.assign(**odd, value=[None, *measured["value"][1:]])
     written.to_csv(tmp_path / "tiny.csv", index=False)
-    read = results.similarities("tiny", progress=False)
+    read = results.similarities("tiny")
     assert {name: set(read[name]) for name in odd} == {k: {v} for k, v in odd.items()}
     assert read["value"].isna()[0] and pd.api.types.is_float_dtype(read["value"])
     measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
@@ -86,7 +86,7 @@ def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch
     results.FOLDER.mkdir(parents=True)
     for content in (b"", whole[:2000], whole[: len(whole) // 2]):
         (results.FOLDER / "pilot.parquet").write_bytes(content)
-        for read in (results.load, results.stages):
+        for read in (results.load, results.learnt):
             with pytest.raises(BadRecord, match=r"pilot\.parquet.*git checkout"):
                 read("pilot")
 

@@ -58,7 +58,7 @@ def one_thread():
 
 # The stored study.
 def language_gains(collapsed=False):
-    scores = results.load(STORED, progress=False)
+    scores = results.load(STORED)
     # A target without a finished baseline has no gain.
     finished = scores["status"].isin(["done", "collapsed"] if collapsed else ["done"])
     baselines = scores.loc[finished & (scores["condition"] == "none"), "target"]
@@ -70,7 +70,7 @@ def language_gains(collapsed=False):
 
 def dyad_table(rows=None):
     rows = language_gains() if rows is None else rows
-    return gains.dyads(rows, similarity=results.similarities(STORED, added=False, progress=False))
+    return gains.dyads(rows, similarity=results.similarities(STORED, added=False))
 
 
 def analysed():
@@ -89,8 +89,8 @@ def dyad_values():
 
 
 def confirmatory_values():
-    scores = results.load(STORED, progress=False)
-    similarity = results.similarities(STORED, added=False, progress=False)
+    scores = results.load(STORED)
+    similarity = results.similarities(STORED, added=False)
     departs = confirmatory.departures(scores, STORED, similarity)
     found = confirmatory.confirm(dyad_table(), language_gains(), departs=departs, n=N)
     fits = {name: fit.table.rename_axis("term").reset_index() for name, fit in found.fits.items()}
@@ -112,7 +112,7 @@ def permutation_values():
 
 
 def measures():
-    names = results.similarities(STORED, added=False, progress=False)["measure"].unique()
+    names = results.similarities(STORED, added=False)["measure"].unique()
     return [name for name in names if name in dyad_table() and name != confirmatory.PRIMARY]
 
 

@@ -54,7 +54,7 @@ def test_embeddings_are_means_over_tokens_then_rows(gather, tiny):
     encoded = encode(rows, tiny, gather.options.max_length)
     expected = row_means(Reader(tiny).sequences(encoded), encoded.example, len(rows.rows))
     np.testing.assert_allclose(parts.values, expected, atol=1e-6)
-    assert (parts.passes, parts.count) == (90, 90)
+    assert parts.count == 90
     assert len(parts.get("a")) + len(parts.get("b")) == 90
 
 
@@ -177,7 +177,7 @@ def test_common_and_parallel_sentences_are_the_same_whatever_encoder_or_seed(gat
     np.testing.assert_array_equal(one.second, two.second)
     assert np.abs(one.values - two.values).max() > 1e-3
     states, axes = (gather.get(f"common.target{end}", dyad()) for end in ("", "_axes"))
-    assert axes.count == states.count and axes.passes == states.passes
+    assert axes.count == states.count
     for part in ("all", "a", "b"):
         expected = leading_axes(states.get(part))
         kept = len(axes.get(part).share)
@@ -240,7 +240,7 @@ def test_nothing_is_read_twice(make, monkeypatch):
     second = make()
     for need, parts in made.items():
         found = second.get(need, dyad())
-        assert (found.passes, found.count, found.note) == (parts.passes, parts.count, parts.note)
+        assert (found.count, found.note) == (parts.count, parts.note)
         for part in ("all", "a", "b"):
             np.testing.assert_equal(found.get(part), parts.get(part))
 

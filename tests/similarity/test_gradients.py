@@ -57,7 +57,7 @@ class TestFisher:
         given = probe(tiny, name)
         head = arrays.fit_head(given, 0, steps=5)
         first, again, other = (
-            arrays.fisher(redrawn, head, sampled=True, by_filter=True)["all"]
+            arrays.fisher(redrawn, head, of_filters=True)["all"]
             for redrawn in (replace(given, sample=replace(given.sample, seed=n)) for n in (1, 1, 2))
         )
         np.testing.assert_array_equal(first[QUERY], again[QUERY])

@@ -25,7 +25,6 @@ from helpers.similarity.readers import (
     parallel,
     resolve,
     row_means,
-    row_text,
     sample,
     subset,
 )
@@ -41,7 +40,7 @@ def test_halves_are_drawn_by_seed_and_of_one_size(rows):
     assert rows < 100 or (halves(rows, 2) != second).any()
 
 
-def test_row_text():
+def test_a_row_is_one_text():
     rows = [
         {"first": "a b", "second": "", "label": 1},
         {"first": "a", "second": "b", "label": 1},
@@ -50,7 +49,14 @@ def test_row_text():
         {"context": "c", "question": "q", "answers": {}},
         {"side": "query", "text": "t", "gold": []},
     ]
-    assert list(map(row_text, rows)) == ["a b", "a b", "c x y", "a b", "q c", "t"]
+    assert Sample(tasks.get("toy-same"), rows, 0).texts == [
+        "a b",
+        "a b",
+        "c x y",
+        "a b",
+        "q c",
+        "t",
+    ]
 
 
 def drawn(name, rows=40, seed=0, language="en"):

@@ -174,11 +174,10 @@ def test_committed_floors_are_read_and_missing_data_are_none(learnt, tmp_path, m
     learnt.export(tmp_path / "tiny.parquet")
     assert set(results.load("tiny")["stage"]) == {"target"} and len(results.learnt("tiny")) == 2
     (tmp_path / "tiny.parquet").unlink()
-    found, file = results.stages("tiny"), tmp_path / "tiny-floors.csv"
-    live = results.floors("tiny", found)
+    live, file = results.learnt("tiny"), tmp_path / "tiny-floors.csv"
     assert live["floor"].notna().all() and len(live) == 2
-    live.assign(floor=0.25).to_csv(file, index=False)
-    assert set(results.floors("tiny", found)["floor"]) == {0.25}
+    live[["intermediate", "metric"]].assign(floor=0.25).to_csv(file, index=False)
+    assert set(results.learnt("tiny")["floor"]) == {0.25}
     file.unlink()
 
     def absent(*args, **options):
