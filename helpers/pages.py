@@ -135,12 +135,9 @@ def _text(file: Path) -> str:
         said = f"{file.name} begins with a byte order mark (BOM), which hides its header"
         raise HelpfulError(f"{said}. Save it as UTF-8 without one and run this again.")
     if mark := CONFLICT.search(text):
-        said = (
-            f"{file.name}, line {text.count(chr(10), 0, mark.start()) + 1}: a conflict mark of git"
-        )
-        raise HelpfulError(
-            f"{said}. Resolve it, or delete a notebook: its chapter writes it again."
-        )
+        line = text.count("\n", 0, mark.start()) + 1
+        fix = "Resolve it, or delete a notebook: its chapter writes it again."
+        raise HelpfulError(f"{file.name}, line {line}: a conflict mark of git. {fix}")
     return text
 
 
@@ -179,9 +176,7 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
     return target
 
 
-def execute(
-    made: nbformat.NotebookNode, folder: Path, environment: Mapping[str, str] | None = None
-) -> str:
+def execute(made: nbformat.NotebookNode, folder: Path, environment: Mapping[str, str]) -> str:
     """Execute a notebook in place, in its folder; return the error of the cell that failed, or "" ."""
     # With timing recorded, a cell would no longer be what the cache knows.
     how: dict[str, Any] = {"timeout": None, "kernel_name": "python3", "record_timing": False}
@@ -191,7 +186,7 @@ def execute(
     mine = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     try:
         # A loop of its own, closed at the end, also in a thread.
-        asyncio.run(client.async_execute(env=mine | dict(environment or {})))
+        asyncio.run(client.async_execute(env={**mine, **environment}))
     except nbclient.exceptions.CellExecutionError as error:
         return re.sub("\x1b\\[[0-9;]*m", "", str(error))
     return ""
@@ -232,7 +227,7 @@ def execute_missing(files: Sequence[Path], folder: Path) -> list[str]:
     return [file.stem for file in missing]
 
 
-def build(root: Path | None = None, *, force: bool = False) -> Path:
+def build(root: Path | None = None) -> Path:
     """Build the book strictly: a warning, a failing cell or a broken reference is an error.
 
     Every chapter is executed, from stored results. Nothing happens where neither text, code, data nor
@@ -242,10 +237,10 @@ def build(root: Path | None = None, *, force: bool = False) -> Path:
     front, stamp = (root / "_build" / "html" / name for name in ("index.html", ".built-from.json"))
     now = {"shared": _digest(root, SHARED), "text": _digest(root, ("book",))}
     before = json.loads(stamp.read_text("utf-8")) if stamp.is_file() and front.is_file() else {}
-    if before == now and not force:
+    if before == now:
         return front
     # Where anything but a page changed, no page that was executed before can be trusted.
-    everything = force or before.get("shared") != now["shared"]
+    everything = before.get("shared") != now["shared"]
     stamp.unlink(missing_ok=True)
     cache = root / "_build" / "executed"
     if everything:
@@ -337,19 +332,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runner = actions.add_parser("run", help="run one chapter")
     runner.add_argument("name", help="such as 06 or 06_test_the_question")
     runner.add_argument("parameters", nargs="*", help="such as permutations=999")
-    builder = actions.add_parser("build", help="build the book")
-    builder.add_argument("--force", action="store_true", help="build every page in any case")
+    actions.add_parser("build", help="build the book")
     options, start = parser.parse_args(arguments), time.perf_counter()
     try:
         if options.action == "pair":
-            for file in pair(clear=options.clear):
-                print(f"wrote {file.relative_to(ROOT)}")
-            return 0
-        if options.action == "run":
-            shown = run(options.name, options.parameters).with_suffix(".html")
+            shown = [f"wrote {file.relative_to(ROOT)}" for file in pair(clear=options.clear)]
+        elif options.action == "run":
+            shown = [run(options.name, options.parameters).with_suffix(".html")]
         else:
-            shown = build(force=options.force)
-        print(f"{shown}  ({book.duration(time.perf_counter() - start)})")
+            shown = [build()]
+        print(*shown, f"({book.duration(time.perf_counter() - start)})", sep="\n")
         return 0
     except HelpfulError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -69,11 +69,10 @@ def explorer(scores: pd.DataFrame, dyads: pd.DataFrame) -> Page:
 
     arms, base = rows[rows["condition"] != "none"], rows[rows["condition"] == "none"]
     runs = dict(list(arms.groupby(["intermediate", "target"])))
-    found = dyads.set_index(["intermediate", "target"])
-    told = zip(found.index, found["gain"].round(3), found["identity_pair"].tolist(), strict=True)
+    told = dyads[["intermediate", "target", "gain", "identity_pair"]].itertuples(index=False)
     pairs = {
-        " ".join(pair): {"gain": gain, "identity": identity, "scores": nested(runs[pair])}
-        for pair, gain, identity in told
+        f"{i} {t}": {"gain": round(gain, 3), "identity": same, "scores": nested(runs[i, t])}
+        for i, t, gain, same in told
     }
     known = list(display().index)
     sides = [sorted(set(dyads[side]), key=known.index) for side in ("intermediate", "target")]

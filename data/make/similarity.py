@@ -19,11 +19,13 @@ import pandas as pd
 
 from helpers import similarity, tasks
 from helpers.errors import MissingData
+from helpers.files import write_atomic
 from helpers.models import encoders
-from helpers.similarity import default_place, readers, to_csv
+from helpers.similarity import readers
 from helpers.similarity.inputs import Options
 from helpers.study import profiles
 from helpers.study.profiles import Profile
+from helpers.study.store import default_folder
 
 OUTPUT = Path(__file__).parents[1] / "similarity"
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--name", default="", help="of the files; by default the profile's")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--folder", type=Path, default=default_place(), help="keeps values")
+    parser.add_argument("--folder", type=Path, default=default_folder() / "similarity")
     options = parser.parse_args(arguments)
     table = measured(profiles.get(options.profile), options)
     if not (table["status"] == "done").any():
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         why = next(filter(None, table["reason"].astype(str)), "no measure was asked for")
         raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
     parts = [options.profile, options.encoder, "shuffled" * options.shuffle_labels]
-    file = to_csv(table, options.output / f"{options.name or '-'.join(filter(None, parts))}.csv")
+    file = options.output / f"{options.name or '-'.join(filter(None, parts))}.csv"
+    write_atomic(file, table.to_csv(index=False, float_format="%.8g").encode())
     print(f"{file}: {table['status'].value_counts().to_dict()}")
 
 

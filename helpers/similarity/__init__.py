@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from helpers.errors import BadRecord, BadRows, HelpfulError, known, unknown
-from helpers.files import cores, write_atomic
+from helpers.files import cores
 from helpers.similarity import catalogue
 from helpers.similarity.catalogue import FAMILIES, Measure, added, names, needs, register, table
 from helpers.similarity.reliability import independence, noise_ceiling, summarise
@@ -106,19 +106,23 @@ def measure(
         ``"done"``, ``"undefined"`` (``reason`` says why), ``"missing"`` or ``"failed: why"``;
         ``value`` is NaN unless done. UnknownName and HelpfulError say what was asked wrongly.
     """
+    from helpers.models import encoders
     from helpers.similarity.inputs import Inputs, Options
+    from helpers.study.store import default_folder
 
     known("mode", mode, MODES)
     sides, wanted = _roles(tasks), catalogue.chosen(measures)
-    place = Path(folder) if folder is not None else default_place()
+    given: list[Any] = [encoder, sentence_encoder]
+    plain, sentences = (encoders.load(one) if isinstance(one, str) else one for one in given)
+    place = Path(folder) if folder is not None else default_folder() / "similarity"
     study = Inputs(
-        _encoder(encoder),
+        plain,
         [*sides[0], *sides[1]],
         options or Options.sized(STEPS[0]),
         place / "arrays",
         checkpoints=checkpoints,
-        parallel=None if parallel is None else _task(parallel),
-        sentence_encoder=_encoder(sentence_encoder) if sentence_encoder else None,
+        parallel=_task(parallel),
+        sentence_encoder=sentences,
         language_head=language_head,
         early=early,
     )
@@ -163,21 +167,8 @@ def _roles(tasks: Names | tuple[Names, Names]) -> tuple[list[Task], list[Task]]:
     return intermediates, targets
 
 
-def _task(value: Any) -> Task:
+def _task(value: Any) -> Any:
     return get_task(value) if isinstance(value, str) else value
-
-
-def _encoder(value: Any) -> Encoder:
-    from helpers.models import encoders
-
-    return encoders.load(value) if isinstance(value, str) else value
-
-
-def default_place() -> Path:
-    """Return where values and arrays are kept unless a caller says otherwise."""
-    from helpers.study.store import default_folder
-
-    return default_folder() / "similarity"
 
 
 def _jobs(
@@ -215,18 +206,6 @@ def _stored(path: Path) -> dict[str, Record]:
     return dict(json.loads(body) for digest, _, body in parts if digest == _digest(body))
 
 
-def _keep(path: Path, key: str, record: Record) -> None:
-    """Keep a record for later calls, of this process and of others."""
-    body = json.dumps([key, record])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{_digest(body)} {body}\n")
-    except OSError as error:
-        fix = "Free some space, or pass another folder=; values that were kept are untouched."
-        raise HelpfulError(f"could not write {path}: {error.strerror}. {fix}") from error
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -249,6 +228,19 @@ def _records(study: Inputs, jobs: list[Job], path: Path, mode: str, progress: bo
             records[job] = stored[keys[job]]
         elif mode == "stored":
             records[job] = _record("missing", "not computed yet", record=keys[job])
+
+    def keep(job: Job, record: Record) -> None:
+        """Keep a record for later calls, of this process and of others."""
+        key, records[job] = keys[job], {**record, "record": keys[job]}
+        stored[key], body = records[job], json.dumps([key, records[job]])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{_digest(body)} {body}\n")
+        except OSError as error:
+            fix = "Free some space, or pass another folder=; values that were kept are untouched."
+            raise HelpfulError(f"could not write {path}: {error.strerror}. {fix}") from error
+
     waiting = [job for job in jobs if job not in records]
     if progress and waiting:
         texts = study.cost({(need, dyad) for one, dyad in waiting for need in one.needs})
@@ -269,19 +261,16 @@ def _records(study: Inputs, jobs: list[Job], path: Path, mode: str, progress: bo
                 try:
                     ready.append((job, [study.get(need, dyad) for need in job[0].needs]))
                 except (catalogue.Undefined, BadRows) as error:
-                    stored[keys[job]] = _record("undefined", str(error), record=keys[job])
-                    records[job] = stored[keys[job]]
-                    _keep(path, keys[job], records[job])
+                    keep(job, _record("undefined", str(error)))
                 except HelpfulError as error:  # a damaged checkpoint must not cost the other values
                     records[job] = _record(f"failed: {type(error).__name__}: {error}")
             # Measures share the cores: small decompositions in several threads each only wait.
             with threadpool_limits(1, user_api="blas"):
                 computed = pool.map(lambda pair: _computed(pair[0][0], pair[1]), ready)
                 for (job, _), record in zip(ready, computed, strict=True):
-                    records[job] = record | {"record": keys[job]}
+                    records[job] = record
                     if not record["status"].startswith("failed"):
-                        stored[keys[job]] = records[job]
-                        _keep(path, keys[job], records[job])
+                        keep(job, record)
     return records
 
 
@@ -357,15 +346,8 @@ def matrix(rows: pd.DataFrame, measure: str, column: str = "value") -> pd.DataFr
     return wide.reindex(index=part["intermediate"].unique(), columns=part["target"].unique())
 
 
-def to_csv(rows: pd.DataFrame, path: str | Path, index: bool = False) -> Path:
-    """Write a table as one CSV file, whole or not at all; missing values are empty."""
-    content = rows.to_csv(index=index, float_format="%.8g", lineterminator="\n")
-    write_atomic(Path(path), content.encode())
-    return Path(path)
-
-
 def read(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``to_csv`` wrote, or raise BadRecord.
+    """Read a table of ``measure`` that ``data/make/similarity.py`` wrote, or raise BadRecord.
 
     Names and reasons stay the texts they are, "nan" and "null" among them; an empty number is NaN.
     """

@@ -128,7 +128,11 @@ def _probabilities(g: Inputs, dyad: Dyad) -> Parts:
 
 # --- On sentences of all tasks, and on sentences and their translations ---------------------------
 def _common(g: Inputs, one: Dyad) -> Parts:
-    texts = g.common_texts()
+    # English texts drawn evenly from the tasks, whatever the encoder.
+    each, random = [s.texts for s in g.samples(0).values()], np.random.default_rng(8)
+    share = -(-g.options.sentences // len(each))
+    drawn = [some[at] for some in each for at in sorted(random.permutation(len(some))[:share])]
+    texts = list(dict.fromkeys(drawn))[: g.options.sentences]
     states = g.tuned(one)[1].texts(texts, g.options.max_length)
     # The halves must be the same for both encoders, whatever the seeds of their checkpoints.
     return Parts(states, np.arange(len(texts)), readers.halves(len(texts), 0))

@@ -176,10 +176,10 @@ def _minus(function: Callable[..., float]) -> Callable[..., float]:
 
 def _thinned(function: Callable[..., float], size: int) -> Callable[..., float]:
     """Let a function have at most so many rows of each array."""
-    return lambda *arrays: function(*(a[_places(len(a), size)] for a in arrays))
+    return lambda *arrays: function(*(a[evenly(len(a), size)] for a in arrays))
 
 
-def _places(rows: int, size: int) -> Any:
+def evenly(rows: int, size: int) -> Any:
     """Positions of at most ``size`` rows, evenly spaced: the first ones may be of one source."""
     return np.linspace(0, rows - 1, min(rows, size)).round().astype(int)
 
@@ -188,7 +188,7 @@ def _negative_otdd(a: Any, labels_a: Any, b: Any, labels_b: Any) -> float:
     # Sets of equal size, in which every class still has at least three rows.
     size, sides = min(len(a), len(b), PAIRED), []
     for states, labels in ((a, labels_a), (b, labels_b)):
-        places = _places(len(states), size)
+        places = evenly(len(states), size)
         _, codes, counts = np.unique(labels[places], return_inverse=True, return_counts=True)
         sides.append(places[counts[codes] >= 3])
     left, right = (places[: min(map(len, sides))] for places in sides)

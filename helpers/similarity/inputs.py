@@ -273,16 +273,6 @@ class Inputs:
         make = partial(readers.label_view, self.sample(one), self.encoder, *limits)
         return self.remember(("view", one), make)
 
-    def common_texts(self) -> list[str]:
-        """Return English texts drawn evenly from the tasks: what encoders are compared on."""
-        pools = [sample.texts for sample in self.samples(0).values()]
-        share = -(-self.options.sentences // len(pools))
-        random = np.random.default_rng(8)
-        texts = [
-            pool[place] for pool in pools for place in sorted(random.permutation(len(pool))[:share])
-        ]
-        return list(dict.fromkeys(texts))[: self.options.sentences]
-
     def pairs(self, at: Dyad) -> tuple[list[str], list[str]]:
         """Return English sentences and their translations."""
         facts = at.language, self.options.sentences, at.intermediate.seed

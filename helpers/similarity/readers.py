@@ -31,7 +31,7 @@ from helpers.models import Settings, encoders, training
 from helpers.models.encoders import Encoder
 from helpers.models.network import Network
 from helpers.models.training import Tuned
-from helpers.similarity.catalogue import Undefined
+from helpers.similarity.catalogue import Undefined, evenly
 from helpers.similarity.representations import Integers
 from helpers.tasks import Row, Source, Task
 
@@ -183,12 +183,7 @@ def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) ->
     if kind == "retrieval":
         raise Undefined(f"{sample.task.name} is a retrieval task: its texts have no labels.")
     by_token = kind in ("tagging", "span")
-
-    def fewer(rows: Integers) -> Integers:
-        """Rows evenly spaced over the sample."""
-        places = np.linspace(0, len(rows) - 1, min(len(rows), max(units // UNITS_PER_ROW, 1)))
-        return rows[places.round().astype(int)]
-
+    fewer = lambda rows: rows[evenly(len(rows), max(units // UNITS_PER_ROW, 1))]  # noqa: E731
     encoded = encode(sample, encoder, max_length, kind == "span", fewer if by_token else None)
     if kind == "span":
         marks = _answer_labels(encoded, sample.seed)
@@ -321,12 +316,12 @@ def language_head(encoder: Encoder) -> nn.Module:
     from transformers import AutoModelForMaskedLM
 
     folder = Path(encoder.name)
-    if not folder.is_dir() and (encoder.name in encoders.HUB or encoder.name.count("/") == 1):
-        identifier = encoders.HUB.get(encoder.name, (encoder.name,))[0]
-        folder = encoders.snapshot(identifier, encoder.revision)
-    if not folder.is_dir():
+    if encoder.name in encoders.LOCAL:
         advice = "Take a hub encoder, such as 'xlm-roberta-base', or a folder with its files."
         raise MissingData(f"{encoder.name!r} is built without a masked-language head. {advice}")
+    if not folder.is_dir():
+        identifier = encoders.HUB.get(encoder.name, (encoder.name,))[0]
+        folder = encoders.snapshot(identifier, encoder.revision)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     model, report = AutoModelForMaskedLM.from_pretrained(folder, **options)
@@ -400,13 +395,10 @@ def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, 
 
 
 def _stored(encoder: Encoder, folder: Path, task: str) -> Tuned:
-    """Load the encoder of a finished run, and its head where it was kept."""
+    """Load the encoder and the head of a finished run."""
     known = data.with_labels(tasks.get(task))
     tuned = training.load_encoder(encoder, folder)
-    path = folder / "heads.safetensors"
-    if not path.exists():
-        return Tuned(tuned, {}, {known.name: known})
-    tensors, facts = load_tensors(path)
+    tensors, facts = load_tensors(folder / "heads.safetensors")
     head, own = formats.get(known.format).head(known, encoder.dimension, 0.0), f"{known.name}/"
     head.load_state_dict({n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)})
     settings = Settings(pooling=facts["pooling"])

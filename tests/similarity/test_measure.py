@@ -9,7 +9,7 @@ import pytest
 from helpers import similarity, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
 from helpers.models import encoders
-from helpers.similarity import COLUMNS, features, to_csv
+from helpers.similarity import COLUMNS, features
 from helpers.similarity.inputs import Dyad, Inputs, Side
 from helpers.similarity.readers import Checkpoint
 from helpers.tasks import Source
@@ -299,7 +299,8 @@ class TestRead:
         table = call(["token_similarity"], seeds=(0,)).head(3)
         table["language"] = ["nan", "en", "no"]
         table["intermediate"], table["target"] = ["null", "NA", "x"], ["None", "", "n/a"]
-        found = similarity.read(to_csv(table, tmp_path / "own.csv"))
+        table.to_csv(tmp_path / "own.csv", index=False)
+        found = similarity.read(tmp_path / "own.csv")
         names = ["intermediate", "target", "language", "reason"]
         pd.testing.assert_frame_equal(found[names], table[names])
         assert np.isnan(found["second"]).all()
