@@ -67,9 +67,7 @@ def evaluate(
         HelpfulError: the encoder was not trained for the task.
     """
     predicted, lost = _predict(tuned, task, languages, rows, split, layer)
-    task = replace(task, labels=_head_task(tuned, task).labels)
-    columns = ("metric", "value", "n", "status", "data_source", "data_hash")
-    entries: list[tuple[str, tuple[Any, ...]]] = []
+    task, entries = replace(task, labels=_head_task(tuned, task).labels), list[Row]()
     for part in predicted:
         try:
             if task.format == "retrieval":
@@ -81,17 +79,16 @@ def evaluate(
         except HelpfulError as error:
             lost[part.language] = f"language {part.language!r}: {error}"
             continue
-        facts = count, "done", part.rows.source, part.rows.fingerprint
-        kept = [pair for pair in values.items() if pair[0] not in _PARTS]
-        entries += [(part.language, (*pair, *facts)) for pair in kept]
+        source = {"data_source": part.rows.source, "data_hash": part.rows.fingerprint}
+        facts = {"n": count, "status": "done"} | source
+        kept = [{"metric": m, "value": v} for m, v in values.items() if m not in _PARTS]
+        entries += [{"language": part.language, "split": split} | one | facts for one in kept]
     # What was lost comes last, with the reason in place of a value.
     for language, why in lost.items():
-        entries.append((language, (task.metric, float("nan"), 0, f"failed: {why}", "", "")))
-    return [
-        {"task": task.name, "language": language, "split": split}
-        | dict(zip(columns, found, strict=True))
-        for language, found in entries
-    ]
+        facts = {"n": 0, "status": f"failed: {why}", "data_source": "", "data_hash": ""}
+        none = {"metric": task.metric, "value": float("nan")}
+        entries.append({"language": language, "split": split} | none | facts)
+    return [{"task": task.name} | entry for entry in entries]
 
 
 def predict(tuned: Tuned, task: Task, languages: Names = None, **how: Any) -> list[Prediction]:
@@ -108,7 +105,6 @@ def floor(task: Task, *, rows: int | None = None) -> float:
 
 def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
     """Choose the hidden state (from 1; of equals the highest) that retrieves best on development data."""
-    # The choice is made once, for the plain encoder, and used for every checkpoint.
     scores = layer_scores(encoder, task, language)
     return max(scores, key=lambda layer: (scores[layer], layer))
 
@@ -191,9 +187,11 @@ def _head_task(tuned: Tuned, task: Task) -> Task:
         return replace(trained, labels=labels)
     if task.format == "retrieval":
         return replace(task, train_with="")
-    heads = f"it has heads for {sorted(tuned.heads) or 'nothing'}; a collapsed run has none"
-    said = f"this encoder has no head for target {task.name!r} ({heads})"
-    raise HelpfulError(f"{said}: fine-tune it on {trained.name!r} first.")
+    raise HelpfulError(
+        f"this encoder has no head for target {task.name!r} (it has heads for "
+        f"{sorted(tuned.heads) or 'nothing'}; a collapsed run has none): fine-tune it on "
+        f"{trained.name!r} first."
+    )
 
 
 def _outputs(
@@ -245,9 +243,9 @@ def retrieval_scores(task: Task, rows: Sequence[Row], vectors: np.ndarray | Take
         whole = is_query[place] or base == "pair_f1"
         sides[row["side"]].append(row if whole else {"id": row["id"]})
     queries, candidates = sides.values()
-    for side, members in (("queries", queries), ("candidates", candidates)):
-        if not members:
-            raise BadRows(f"no {side} among {len(rows)} rows: retrieval needs both sides.")
+    if not queries or not candidates:
+        side = "candidates" if queries else "queries"
+        raise BadRows(f"no {side} among {len(rows)} rows: retrieval needs both sides.")
     if not isinstance(vectors, Taken):
         vectors = Taken(vectors, np.arange(len(rows)))
     left, right = (Taken(vectors.vectors, vectors.places[side]) for side in (is_query, ~is_query))

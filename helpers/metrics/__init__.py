@@ -39,11 +39,9 @@ ENOUGH = 20  # A set of so many rows with a single label is a placeholder, not g
 
 Answers = Mapping[str, str] | Sequence[str]
 Golds = Mapping[str, Sequence[str]] | Sequence[Sequence[str]]
-Pair = tuple[Hashable, Hashable]
 Ranked = Sequence[Sequence[Hashable]]
 Right = Sequence[Collection[Hashable]]
 Scores = dict[str, float]
-Keyed = dict[Any, Any]
 Tags = Sequence[Sequence[str | int]]
 
 # What stands for a label that is not told; "O" alone says that a set has no entity at all.
@@ -86,15 +84,12 @@ def main(name: str) -> str:
 def score(name: str, predictions: Any, golds: Any, **options: Any) -> Scores:
     """Return values by key of a metric, by its name, with a cut-off where it has one: ``"map@20"``."""
     metric, (_, at, cut) = get(name), name.partition("@")
-    accepted = inspect.signature(metric.function).parameters
     # A cut-off is an option like others, written into the name.
     if at:
-        if not cut.isdecimal() or int(cut) < 1 or "k" not in accepted:
+        cuts = "k" in inspect.signature(metric.function).parameters
+        if not cuts or not cut.isdecimal() or int(cut) < 1:
             raise HelpfulError(f"metric {name!r}: a cut-off is a positive number, as in 'map@20'.")
         options["k"] = int(cut)
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    for option in () if takes_all else options:
-        known(f"option of metric {name!r}", option, list(accepted)[2:])
     found = metric.function(predictions, golds, **options)
     result = {key: float(value) for key, value in found.items()}
     if not math.isfinite(result.get(metric.main, math.nan)):
@@ -315,25 +310,41 @@ def squad(
     Returns:
         ``exact_match``, ``f1`` and their ``mean``, each from 0 to 1; BadRows where there is none.
     """
-    given, right = _aligned(predictions, golds, unanswered)
-    if empty := [name for name, answers in right.items() if not len(answers)]:
-        said = f"{len(empty)} questions have no gold answer, such as {empty[0]!r}"
-        raise BadRows(f"{said}: score them with 'squad2', or leave them out.")
-    return _nearest(given, right, language)
+    return _nearest(predictions, golds, language, unanswered)
 
 
 def mlqa(predictions: Answers, golds: Golds, language: str, unanswered: str = "error") -> Scores:
     """Return :func:`squad`'s scores by MLQA's rules (Lewis et al., 2020) for the passage's language."""
-    return squad(predictions, golds, known("MLQA language", language, _RULES), unanswered)
+    return _nearest(predictions, golds, known("MLQA language", language, _RULES), unanswered)
 
 
 def squad2(predictions: Answers, golds: Golds) -> Scores:
     """Return SQuAD 2.0's scores (Rajpurkar et al., 2018); no answer: ``""`` given, ``[]`` in golds."""
-    return _nearest(*_aligned(predictions, golds, "error"), silence=True)
+    return _nearest(predictions, golds, silence=True)
 
 
-def _nearest(given: Keyed, right: Keyed, language: str = "", silence: bool = False) -> Scores:
+def _nearest(
+    given: Any, right: Any, language: str = "", unanswered: str = "error", silence: bool = False
+) -> Scores:
     """Score each question by the accepted answer that is nearest; without a prediction it gets 0."""
+    keyed = isinstance(right, Mapping)
+    if isinstance(given, Mapping) != keyed:
+        raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
+    if not keyed or not right:
+        same_length(given, right, "questions")
+    # Ordered ones are keyed by their places.
+    given, right = (dict(side if keyed else enumerate(side)) for side in (given, right))
+    none, wanted = (
+        "no gold answer: score them with 'squad2' or leave them out",
+        unanswered == "error",
+    )
+    for names, what in (
+        ([name for name in given if name not in right], "predictions for unknown question ids"),
+        ([n for n in right if wanted and n not in given], "questions have no prediction"),
+        ([n for n in right if not silence and not len(right[n])], f"questions have {none}"),
+    ):
+        if names:
+            raise BadRows(f"{len(names)} {what}, such as {names[0]!r}.")
     exact = f1 = 0.0
     for name, answers in right.items():
         if name in given:
@@ -374,25 +385,8 @@ def _overlap(given: list[str], right: list[str], silence: bool) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _aligned(predictions: Answers, golds: Golds, unanswered: str) -> tuple[Keyed, Keyed]:
-    """Bring predictions and golds into keyed form; ordered ones are keyed by their places."""
-    keyed = isinstance(golds, Mapping)
-    if isinstance(predictions, Mapping) != keyed:
-        raise BadRows("predictions and golds must both be keyed by question id, or both be lists.")
-    if not keyed or not golds:
-        same_length(predictions, golds, "questions")
-    sides: tuple[Any, Any] = predictions, golds
-    given, right = (dict(side if keyed else enumerate(side)) for side in sides)
-    if extra := [name for name in given if name not in right]:
-        raise BadRows(f"{len(extra)} predictions for unknown question ids, such as {extra[0]!r}.")
-    missing = [name for name in right if name not in given]
-    if missing and unanswered == "error":
-        raise BadRows(f"{len(missing)} questions have no prediction, such as {missing[0]!r}.")
-    return given, right
-
-
 # --- Retrieval ------------------------------------------------------------------------------------
-def pair_f1(predictions: Iterable[Pair], golds: Iterable[Pair]) -> Scores:
+def pair_f1(predictions: Iterable[Hashable], golds: Iterable[Hashable]) -> Scores:
     """Return BUCC's ``f1``, ``precision``, ``recall`` over pairs of ids (Zweigenbaum et al., 2018)."""
     given, right = set(predictions), set(golds)
     if not right:

@@ -24,11 +24,9 @@ import pandas as pd
 from helpers import metrics, tasks
 from helpers.errors import BadRows, MissingData, known, unknown
 from helpers.files import write_atomic
-from helpers.metrics import Keyed, Scores
+from helpers.metrics import Scores
 
 COLUMNS = "benchmark level task language metric value percent n missing extra official".split()
-OFFICIAL_VARIANT = "seqeval-0.0.12"
-OWN_METRIC = "token_accuracy"
 
 # What a task's files hold, and their ending; targets of retrieval differ by their metric.
 _KINDS = {
@@ -115,7 +113,6 @@ def score_submission(
     benchmark: str = "xtreme",
     *,
     strict: bool = True,
-    variant: str = OFFICIAL_VARIANT,
 ) -> pd.DataFrame:
     """Score a folder of predictions against a folder of labels, as the official script does.
 
@@ -125,21 +122,19 @@ def score_submission(
         benchmark: ``"xtreme"`` or ``"xtreme-r"``.
         strict: refuse what the official script scores in silence: empty files, unknown or repeated
             ids, sentences of other lengths, lines of another form than the labels have, placeholders
-            for labels. Else they get the official figure, and languages without a file are left out
-            of the mean. A question without a prediction scores 0 and counts as ``missing``.
-        variant: how tags are read, see :mod:`helpers.metrics`.
+            for labels. Else they get the official figure, and a mean lacks languages without a file.
 
     Returns:
         One row per figure. ``level`` is ``language``, ``task`` (means over languages; the main
         figure is called ``metric``), ``group`` or ``overall``; ``language`` of a mean is ``all`` or
-        ``without_english``. ``value`` is from 0 to 1, ``percent`` the official figure; ``official``
-        is false for figures that the official script does not give. ``attrs["notes"]`` lists what
-        was passed over, ``attrs["statement"]`` says why there is no official mean.
+        ``without_english``. ``value`` is from 0 to 1, ``percent`` the official figure, if it is
+        ``official``; ``missing`` counts questions without a prediction, which score 0.
+        ``attrs["notes"]`` says what was passed over, ``attrs["statement"]`` why there is no mean.
 
     Raises:
         MissingData: a folder or a language's file is not there, or no task is in both folders.
         BadRows: a file is empty, malformed, or does not fit its labels.
-        UnknownName: no such benchmark or variant.
+        UnknownName: no such benchmark.
 
     Source:
         XTREME's ``evaluate.py``, revision 838c13b. LAReQA, which it lists and cannot score, is
@@ -151,7 +146,7 @@ def score_submission(
 
     def add(*where: str, value: float, official: bool, **counts: int) -> None:
         row = dict(zip(("level", "task", "language", "metric"), where, strict=True)) | counts
-        official &= row["metric"] != OWN_METRIC
+        official &= row["metric"] != "token_accuracy"
         rows.append(row | {"value": value, "percent": 100 * value, "official": official})
 
     # First each language of each task and the task's means, then groups and the whole.
@@ -160,11 +155,10 @@ def score_submission(
     for task in found:
         pairs, absent = _files_of(task, given, right, strict)
         notes += [f"{task.name}: {path} is missing; its language was left out." for path in absent]
-        # LAReQA's files and other readings of tags are not those of the official script.
-        by_rule = task.kind != "candidates" and (task.kind != "tags" or variant == OFFICIAL_VARIANT)
-        values: dict[str, dict[str, float]] = {}
+        by_rule = task.kind != "candidates"  # LAReQA's files are not those of the official script
+        values: dict[str, Scores] = {}
         for code, paths in pairs.items():
-            values[code], counts, note = _language(task, code, *paths, strict, variant)
+            values[code], counts, note = _language(task, code, *paths, strict)
             notes += filter(None, [note])
             for metric, value in values[code].items():
                 add("language", task.name, code, metric, value=value, official=by_rule, **counts)
@@ -195,16 +189,13 @@ def score_submission(
 def _means(task: OfficialTask, values: Mapping[str, Scores]) -> dict[str, Scores]:
     """Return a task's means over all languages and without English; the main one is ``metric``."""
     parts = {"all": list(values), "without_english": [code for code in values if code != "en"]}
-
-    def mean(metric: str) -> dict[str, float]:
-        each = {part: [values[code][metric] for code in codes] for part, codes in parts.items()}
-        return {part: sum(some) / len(some) for part, some in each.items() if some}
-
-    means = {metric: mean(metric) for metric in next(iter(values.values()))}
+    means: dict[str, Scores] = {metric: {} for metric in next(iter(values.values()))}
+    for metric, (part, codes) in itertools.product(means, parts.items()):
+        if codes:
+            means[metric][part] = sum(values[code][metric] for code in codes) / len(codes)
     # The main figure of questions is the mean of both of theirs.
     mains = list(means.values())[: 2 if task.kind == "answers" else 1]
-    main = {part: sum(mean[part] for mean in mains) / len(mains) for part in mains[0]}
-    return means | {"metric": main}
+    return means | {"metric": {p: sum(mean[p] for mean in mains) / len(mains) for p in mains[0]}}
 
 
 def _tasks_of(benchmark: str, given: Path, right: Path) -> tuple[list[OfficialTask], list[str]]:
@@ -241,7 +232,7 @@ def _files_of(
 
 
 def _language(
-    task: OfficialTask, language: str, given: Path, right: Path, strict: bool, variant: str
+    task: OfficialTask, language: str, given: Path, right: Path, strict: bool
 ) -> tuple[dict[str, float], dict[str, int], str]:
     """Score a file: values by metric, numbers of examples and of ids on one side only, a note."""
     try:
@@ -258,28 +249,26 @@ def _language(
             _match(task, said, gold, given, right)
         counts, note = {"n": len(gold), "missing": 0, "extra": 0}, ""
         if task.kind in _LISTS:
-            names = [name for name, _ in gold]
-            counts["missing"] = sum(name not in dict(said) for name in names)
-            counts["extra"] = len(dict(said).keys() - set(names))
-            values = _score_by_id(task, language, dict(said), gold)
+            by_id, names = dict(said), [name for name, _ in gold]
+            counts["missing"] = sum(name not in by_id for name in names)
+            counts["extra"] = len(by_id.keys() - set(names))
+            values = _score_by_id(task, language, by_id, gold)
         elif task.kind == "pairs":
             values, counts["n"] = metrics.pair_f1(said, gold), len(set(gold))
-            note = (
-                "" if said else f"{task.name} {language}: the file holds no pair, which scores 0."
-            )
+            empty = f"{task.name} {language}: the file holds no pair, which scores 0."
+            note = "" if said else empty
         elif task.kind == "tags":
-            values = metrics.span_f1(said, gold, variant, ragged=not strict)
+            values = metrics.span_f1(said, gold, ragged=not strict)
         else:
             hits = sum(one == other for one, other in zip(said, gold, strict=True))
             values = {"accuracy": hits / len(gold)}
         return values, counts, note
     except BadRows as error:
-        named = str(given) in str(error) or str(right) in str(error)
-        where = "" if named else f"{given}: "
+        where = "" if any(str(path) in str(error) for path in (given, right)) else f"{given}: "
         raise BadRows(f"{task.name} {language}: {where}{error}") from error
 
 
-def _score_by_id(task: OfficialTask, language: str, said: Keyed, gold: list[Any]) -> Scores:
+def _score_by_id(task: OfficialTask, language: str, said: Any, gold: list[Any]) -> Scores:
     """Score answers or rankings by id, from 0 to 1."""
     if task.kind == "answers":
         # Numbered, because a question that the labels hold twice counts twice.
@@ -358,8 +347,7 @@ def _match(task: OfficialTask, said: list[Any], gold: list[Any], given: Path, ri
         if odd := [name for name in names if not isinstance(name, str)]:
             raise BadRows(f"{right}: id {odd[0]!r} is not text, so no prediction can match it.")
         if extra := sorted({name for name, _ in said} - set(names)):
-            shown = ", ".join(map(repr, extra[:3]))
-            raise BadRows(f"{given}: {len(extra)} ids are not in {right}, such as {shown}.")
+            raise BadRows(f"{given}: {len(extra)} ids are not in {right}, such as {extra[0]!r}.")
     # Candidates none of which is right for any query were named in another way.
     if task.kind == "candidates":
         ours, theirs = ({one for _, ids in side for one in ids} for side in (said, gold))
@@ -478,11 +466,7 @@ def write_submission(
 def write_labels(
     golds: Mapping[str, Mapping[str, Any]], folder: str | Path, benchmark: str = "xtreme"
 ) -> Path:
-    """Write labels to score submissions against, in the form that :func:`write_submission` describes.
-
-    Of XQuAD, MLQA and TyDiQA they are lists of accepted answers by question id, of Mewsli-X and LAReQA
-    right ids by query id; not every language must be there.
-    """
+    """Write labels as :func:`write_submission` writes predictions; of a question all accepted answers."""
     return _write(golds, Path(folder), benchmark, True, gold=True)
 
 
@@ -548,14 +532,9 @@ def _text(task: OfficialTask, content: list[Any], gold: bool) -> str:
     if task.kind in _LISTS:
         whole: dict[str, Any] = dict(content)
         if task.kind == "answers" and gold:
-            qas = [
-                {
-                    "id": name,
-                    "question": "",
-                    "answers": [{"text": t, "answer_start": 0} for t in texts],
-                }
-                for name, texts in whole.items()
-            ]
+            qas = [{"id": name, "question": "", "answers": texts} for name, texts in content]
+            for row in qas:
+                row["answers"] = [{"text": text, "answer_start": 0} for text in row["answers"]]
             article = {"title": "", "paragraphs": [{"context": "", "qas": qas}]}
             whole = {"version": "1.1", "data": [article]}
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"

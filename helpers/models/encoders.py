@@ -102,6 +102,11 @@ class Encoder:
         return int(self.model.config.num_hidden_layers)
 
     @property
+    def table(self) -> torch.nn.Embedding:
+        """The word embeddings."""
+        return self.model.get_input_embeddings()
+
+    @property
     def max_length(self) -> int:
         """Longest input in tokens, special tokens included."""
         config: Any = self.model.config
@@ -119,10 +124,11 @@ class Encoder:
         places = np.full(int(self.kept[-1]) + 2, -1, np.int64)
         places[self.kept] = np.arange(len(self.kept))
         rows: NDArray[np.int64] = places[np.clip(wanted, -1, len(places) - 1)]
-        if (rows < 0).any():
-            lost = np.unique(wanted[rows < 0])[:5].tolist()
+        if len(lost := wanted[rows < 0]):
             advice = "Prune with the ids of every text of the plan: train, dev and all languages."
-            raise BadEncoder(f"token ids such as {lost} are not in the pruned encoder. {advice}")
+            raise BadEncoder(
+                f"token ids such as {lost[:5]} are not in the pruned encoder. {advice}"
+            )
         return rows
 
     def prune(self, token_ids: ArrayLike) -> Encoder:
@@ -132,7 +138,7 @@ class Encoder:
         if self.model.config.model_type in _OFFSET_POSITIONS:  # the padding id stays in place
             always |= set(range(self.tokenizer.pad_token_id))
         kept = np.union1d(np.asarray(token_ids, np.int64), sorted(always))
-        rows, table = self.remap(kept), word_table(self.model)
+        rows, table = self.remap(kept), self.table
         # The copy takes this table for its own, so that the whole one is not copied.
         weight = table.weight.detach()[torch.from_numpy(rows)]
         small = torch.nn.Embedding.from_pretrained(weight, not table.weight.requires_grad)
@@ -142,11 +148,6 @@ class Encoder:
             pad = int(np.searchsorted(rows, table.padding_idx))
             small.padding_idx = pruned.config.pad_token_id = pad
         return replace(self, model=pruned, kept=kept)
-
-
-def word_table(model: Any) -> torch.nn.Embedding:
-    """Return a model's word embeddings."""
-    return model.get_input_embeddings()
 
 
 def load(name: str, *, seed: int = 0) -> Encoder:
@@ -326,8 +327,7 @@ def snapshot(identifier: str, revision: str) -> Path:
     if getattr(getattr(refusal, "response", None), "status_code", 0) == 404:
         name = f"{identifier}@{revision or 'main'}"
         raise unknown("encoder on the hub", name, [*LOCAL, *HUB]) from refusal
-    page = f"{constants.ENDPOINT}/{identifier}"
-    why = errors.refusal(refusal, identifier, revision, page)
+    why = errors.refusal(refusal, identifier, revision, f"{constants.ENDPOINT}/{identifier}")
     pin = f" --revision {revision}" if revision else ""
     raise MissingData(
         f"{why}; and it is not whole in the local cache. Three ways to get the encoder: (1) connect and "
@@ -338,14 +338,13 @@ def snapshot(identifier: str, revision: str) -> Path:
 
 def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
     """Load a folder in transformers layout; what could not be trained is refused here, not run by run."""
-    weights = sorted(folder.glob("*.safetensors"))
     safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    how: dict[str, Any] = {"use_safetensors": True, "attn_implementation": _ATTENTION}
+    how |= {"dtype": torch.float32, "output_loading_info": True}
     try:
         for wanted in ("config.json", "*.safetensors"):
             if not any(folder.glob(wanted)):
                 raise ValueError(f"it holds no {wanted}")
-        how: dict[str, Any] = {"use_safetensors": True, "attn_implementation": _ATTENTION}
-        how |= {"dtype": torch.float32, "output_loading_info": True}
         model, report = transformers.AutoModel.from_pretrained(folder, **safely, **how)
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **safely)
         if lost := [key for key in report["missing_keys"] if "pooler" not in key]:
@@ -356,10 +355,10 @@ def _from_folder(folder: Path, name: str, revision: str) -> Encoder:
             raise ValueError("it has no fast tokenizer, and spans and tags need its offsets")
         if tokenizer.pad_token_id is None or len(tokenizer("a")["input_ids"]) < 2:
             raise ValueError("its tokenizer has no padding token or no special token around a text")
-        sums = [sha256_file(file) for file in weights]
+        sums = [sha256_file(file) for file in sorted(folder.glob("*.safetensors"))]
         sha256 = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-        config = model.config
-        note = f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}."
+        kind, size = model.config.model_type, model.config.hidden_size
+        note = f"{kind}, {model.config.num_hidden_layers} layers of {size}."
         encoder = Encoder(name, model.eval(), tokenizer, revision, sha256, False, note)
         with torch.inference_mode():
             ids = tokenizer("a b", "c", return_tensors="pt")["input_ids"]

@@ -24,7 +24,7 @@ from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded, FormatBase, shuffled_batches, split
 from helpers.formats.labels import Masked
 from helpers.models import Outcome, Settings, network
-from helpers.models.encoders import Encoder, word_table
+from helpers.models.encoders import Encoder
 from helpers.models.network import Network
 from helpers.tasks import Source, Task
 
@@ -50,16 +50,16 @@ class Tuned:
 
     def save_encoder(self, folder: Path) -> None:
         """Write the encoder for a later stage, and its heads for measures of task similarity."""
-        state = self.encoder.model.state_dict()
-        if not word_table(self.encoder.model).weight.requires_grad:  # the base has the same table
-            del state[_table_name(self.encoder.model)]
+        model: Any = self.encoder.model
+        frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+        # What was left alone, the word table at most, is that of the base.
+        state = {name: v for name, v in model.state_dict().items() if name not in frozen}
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
-        heads: dict[str, Tensor] = {}
-        for task, head in self.heads.items():
-            heads |= {f"{task}/{name}": value for name, value in head.state_dict().items()}
+        heads = {(task, n): v for task, h in self.heads.items() for n, v in h.state_dict().items()}
         if heads:
-            save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
+            named = {"/".join(key): value for key, value in heads.items()}
+            save_tensors(folder / "heads.safetensors", named, {"pooling": self.settings.pooling})
 
 
 def load_encoder(base: Encoder, folder: Path) -> Encoder:
@@ -68,32 +68,27 @@ def load_encoder(base: Encoder, folder: Path) -> Encoder:
     if facts.get("sha256") != base.sha256:
         other = f"{folder} was trained from encoder {facts.get('encoder')!r} with other weights"
         raise BadRecord(f"{other} than {base.name!r}: load those, or redo its run.")
-    tuned = base.prune(np.zeros(0, np.int64))
-    name = _table_name(tuned.model)
+    tuned = base.prune(())
+    own: Any = tuned.model
+    (name,) = [name for name, value in own.named_parameters() if value is tuned.table.weight]
     table = state.pop(name, None)
     try:
-        tuned.model.load_state_dict(state | {name: word_table(tuned.model).weight})
+        own.load_state_dict(state | {name: tuned.table.weight})
         return _with_table(base, tuned, table)
     except RuntimeError as error:
         misfit = f"the tensors in {folder} do not fit the {base.layers} layers of {base.name!r}"
         raise BadRecord(f"{misfit}: load it with the layers it had, or redo its run.") from error
 
 
-def _table_name(model: nn.Module) -> str:
-    table = word_table(model).weight
-    return next(name for name, value in model.named_parameters() if value is table)
-
-
 def _with_table(base: Encoder, tuned: Encoder, rows: Tensor | None) -> Encoder:
     """Give a tuned, pruned encoder all of its base's pieces back, and the tuned ``rows`` of them."""
-    full = word_table(base.model)
-    weight = full.weight.detach()  # shared where it was frozen
+    weight = base.table.weight.detach()  # shared where it was frozen
     if rows is not None:
         weight = weight.clone()
         kept = None if len(rows) == len(weight) else tuned.kept
         weight[slice(None) if kept is None else base.remap(kept)] = rows.detach().cpu()
     model: Any = tuned.model
-    table = nn.Embedding.from_pretrained(weight, rows is None, full.padding_idx)
+    table = nn.Embedding.from_pretrained(weight, rows is None, base.table.padding_idx)
     model.set_input_embeddings(table)
     model.config.vocab_size = len(weight)
     model.config.pad_token_id = base.model.config.pad_token_id
@@ -287,7 +282,7 @@ class Run:
         # Heads start from the seed's numbers; that of masked text counts the pieces that are left.
         torch.manual_seed(seed)
         model: Any = self.small.model
-        pieces, heads = {"pieces": len(word_table(model).weight)}, dict[str, nn.Module]()
+        pieces, heads = {"pieces": len(self.small.table.weight)}, dict[str, nn.Module]()
         for name, task in prepared.tasks.items():
             task = replace(task, settings=pieces)
             heads[name] = prepared.formats[name].head(task, self.small.dimension, settings.dropout)
@@ -303,7 +298,7 @@ class Run:
         facts |= {"precision": joined.precision, "device": network.describe(self.device)}
         self.outcome = replace(prepared.outcome, **facts)
         model.requires_grad_(True)  # whatever an earlier stage left alone
-        word_table(model).weight.requires_grad_(not self.small.freeze_embeddings)
+        self.small.table.weight.requires_grad_(not self.small.freeze_embeddings)
         if settings.gradient_checkpointing:  # the method was renamed within transformers 5
             new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
             getattr(model, new if hasattr(model, new) else old)()
@@ -443,7 +438,7 @@ class Run:
                 self.trained[name].copy_(value)
         self.network.to("cpu").eval()
         self.network.unpack()
-        table = word_table(self.small.model).weight
+        table = self.small.table.weight
         tuned = _with_table(prepared.encoder, self.small, table if table.requires_grad else None)
         known = {name: task for name, task in prepared.tasks.items() if name != MLM}
         heads = {name: self.network.head(name) for name in known}

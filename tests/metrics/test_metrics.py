@@ -37,8 +37,6 @@ def test_a_cut_off_is_part_of_the_name():
             metrics.score(name, [[1]], [[1]])
     with pytest.raises(UnknownName, match="'span_f1'"):
         metrics.score("spanf1", [["O"]], [["O"]])
-    with pytest.raises(UnknownName, match="'variant'"):
-        metrics.score("span_f1", [["O"]], [["O"]], varient="plain")
 
 
 @pytest.mark.parametrize(

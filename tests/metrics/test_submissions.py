@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import seqeval.metrics
 
 from helpers.errors import BadRows, MissingData, UnknownName
 from helpers.metrics.submissions import (
@@ -80,19 +79,6 @@ def test_figures_equal_those_of_the_formulas_and_what_is_official_is_said(folder
     assert percent(frame, "xnli", "metric", "without_english") == pytest.approx(others.mean())
     whole = percent(frame, "tatoeba")
     assert percent(frame, "tatoeba", "metric", "without_english") == pytest.approx(whole)
-
-
-def test_the_other_reading_of_tags_equals_the_installed_package(folders):
-    name, golds, predictions, given, right = folders
-    frame = score_submission(given, right, name, variant="seqeval-1.2.2")
-    scores = []
-    for language, gold in golds["udpos"].items():
-        with pytest.warns(UserWarning, match="NE tag"):
-            scores.append(seqeval.metrics.f1_score(gold, predictions["udpos"][language]))
-        assert percent(frame, "udpos", "f1", language) == pytest.approx(100 * scores[-1], abs=1e-9)
-    assert percent(frame, "udpos") == pytest.approx(100 * sum(scores) / len(scores), abs=1e-9)
-    main = frame[(frame["task"] == "udpos") & (frame["metric"] == "metric")]
-    assert not main["official"].any()
 
 
 # A part of XTREME's mock submission, written out; the figures are those of its own test.
