@@ -14,8 +14,7 @@ class UnknownName(HelpfulError, KeyError):
     """A task, language, encoder, mode or profile that does not exist."""
 
     def __str__(self) -> str:
-        """Return the message without the quotes that KeyError adds."""
-        return str(self.args[0])
+        return str(self.args[0])  # without the quotes that KeyError adds
 
 
 class MissingData(HelpfulError, FileNotFoundError):

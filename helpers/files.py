@@ -22,8 +22,6 @@ import yaml
 
 from helpers.errors import BadRecord, HelpfulError, StoreFull
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
-
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all, or raise StoreFull or HelpfulError and leave the old one."""
@@ -36,7 +34,6 @@ def write_atomic(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(name, path)
-        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             name.unlink()
@@ -45,16 +42,6 @@ def write_atomic(path: Path, content: bytes) -> None:
         wrong = f"could not write {path}: {error.strerror or error}; what was stored is untouched"
         text = f"{wrong}. {advice} or choose another folder (the store's in TRANSFER_STORE)."
         raise (StoreFull if full else HelpfulError)(text) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename itself durable, on file systems that know how."""
-    with contextlib.suppress(OSError):  # the content is safe; only the moment of the rename is not
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def drop_folder(folder: Path) -> None:
@@ -125,7 +112,7 @@ def commit() -> str:
 def versions() -> str:
     """Return the versions of Python and of the packages that can change a score."""
     found = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
+    for package in ("torch", "transformers", "tokenizers", "datasets", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # Binder has no torch
             found.append(f"{package} {metadata.version(package)}")
     return "; ".join(found)

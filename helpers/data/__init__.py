@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -46,17 +45,14 @@ class Rows(Sequence[Row]):
     _data: Any = field(repr=False)  # a list, or a memory-mapped ``datasets.Dataset``
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self._data)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one row, or a list of rows for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self._data[int(index)]
 
     def __iter__(self) -> Iterator[Row]:
-        """Iterate over the rows, decoding a memory-mapped set in batches."""
         return decoded(self._data)
 
     @cached_property
@@ -180,12 +176,8 @@ def with_labels(task: Task | str) -> Task:
         told = f"column {column!r} of its training rows does not tell them ({found})"
         advice = "state labels=(...), for choice in the order of the choices"
         raise BadRows(f"task {task.name!r} states no labels, and {told}; {advice}.")
-    labels = (
-        map(str, range(max(numbers) + 1))
-        if numbers
-        else sorted(texts, key=lambda t: (-counts[t], t))
-    )
-    return replace(task, labels=tuple(labels))
+    labels = sorted(texts, key=lambda text: (-counts[text], text))
+    return replace(task, labels=tuple(labels or map(str, range(max(numbers) + 1))))
 
 
 def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
@@ -200,8 +192,8 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
     valid = {name for source in served for name in source.splits}
     hint = (
         "If the data have it, name it in splits={...} of the task's source. Training rows can give "
-        "dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,) keeps equal values together."
     )
+    hint += "dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,) keeps texts together."
     if split in ("train", "dev") and (task.train_with or language != "en"):
         hint = f"It trains on the English rows of task {task.train_with or task.name!r}."
     error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
@@ -229,9 +221,9 @@ def _load(task: Task | str, language: str, split: str, first: int | None = None)
         prefix = f"{code}-{split}-" + f"{number}-" * (len(serving) > 1)
         makers.append(Standard(task, labels, raw, code, split, source.side, prefix))
     size = sum(len(maker.raw.rows) for maker in makers)
-    # Rows of the user's own and of packages are in memory already.
-    large = size > IN_MEMORY and not any(isinstance(maker.raw.rows, list) for maker in makers)
-    data: Any = (_mapped if large else _listed)(makers, dropped, notes)
+    # Rows of the user's own are in memory already.
+    listed = first is not None or any(isinstance(maker.raw.rows, list) for maker in makers)
+    data = (_listed if listed or size <= IN_MEMORY else _mapped)(makers, dropped, notes)
     origin = "; ".join(dict.fromkeys(maker.raw.origin for maker in makers))
     counted = (labels, dict(dropped), dict(notes))
     found = Rows(task.name, language, split, origin, *counted, task.format, data)
@@ -283,16 +275,24 @@ def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
     """Standardise into memory-mapped files, once per content of a source and of its task."""
     import datasets
     import pyarrow as pa
+    from datasets.fingerprint import Hasher
 
-    text, places = datasets.Value("string"), datasets.List(datasets.Value("int32"))
-    kinds: dict[str, Any] = dict.fromkeys(("choices", "tokens", "gold"), datasets.List(text))
-    kinds |= {"label": datasets.Value("int64"), "tags": places}
-    kinds |= {"answers": {"text": datasets.List(text), "start": places}}
+    texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
+    kinds: dict[str, Any] = dict.fromkeys(("choices", "tokens", "gold"), texts)
+    kinds |= {"label": pa.int64(), "tags": numbers}
+    kinds |= {"answers": pa.struct({"text": texts, "start": numbers})}
     fields = FIELDS[makers[0].task.format]
-    schema = datasets.Features({name: kinds.get(name, text) for name in fields}).arrow_schema
+    schema = pa.schema({name: kinds.get(name, pa.string()) for name in fields})
+    # `datasets` knows a function of this package by its name only: its text counts as well.
+    code = [*map(inspect.getsource, (standard, tasks.intermediate, tasks.xtreme))]
     parts = []
     for maker in makers:
-        folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / _map_key(maker)
+        # What the rows depend on: the content of the source, facts, and the code.
+        task, raw = maker.task, maker.raw
+        facts = (task.format, dict(task.columns), maker.labels, task.metric, task.adapt)
+        where = (maker.language, maker.split, maker.side, maker.prefix, raw.class_names)
+        key = Hasher.hash((raw.rows._fingerprint, raw.rows.cache_files, facts, where, code))
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-rows" / key
         whole = folder / "counts.json"  # written last: where it is, the rows are whole
         if not whole.is_file():
             own = (Count(), Count())
@@ -310,50 +310,30 @@ def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _map_key(maker: Standard) -> str:
-    """Hash what the standard rows depend on: the source's content, the task's facts, the code."""
-    from datasets.fingerprint import Hasher
-
-    code, adapt = [inspect.getsource(standard)], maker.task.adapt
-    if adapt is not None:
-        # A function of this package is known to `datasets` by its name only.
-        own = adapt.__module__.startswith("helpers.")
-        code.append(inspect.getsource(sys.modules[adapt.__module__]) if own else "")
-        code.append(Hasher.hash(adapt))
-    facts = (maker.task.format, dict(maker.task.columns), maker.labels, maker.task.metric)
-    where = (maker.language, maker.split, maker.side, maker.prefix, maker.raw.class_names)
-    rows = maker.raw.rows
-    return Hasher.hash((rows._fingerprint, rows.cache_files, facts, where, code))
-
-
-def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
-    """Tell sets without rows or without text, and whole sets whose gold is none."""
-    if not len(found):
-        left = f"no usable row; left out: {found.dropped or 'nothing, it is empty'}"
-        yield f"{left}. Hidden test labels and blank answers stay hidden: use 'dev' where it exists."
-    if whole:
-        yield from (_of_retrieval if task.format == "retrieval" else _of_gold)(task, found)
-    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
-    if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
-        yield f"{main!r} is blank in all {len(found)} rows; name its column in columns."
-
-
 _OTHER_COPY = "Use a copy with labels, or another split."
 
 
-def _of_gold(task: Task, found: Rows) -> Iterator[str]:
-    """Tell gold that only stands in for hidden gold."""
-    golds: Iterable[Any]
+def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
+    """Tell sets without rows or text, and whole sets whose gold only stands in for hidden gold."""
+    if not len(found):
+        left = f"no usable row; left out: {found.dropped or 'nothing, it is empty'}"
+        yield f"{left}. Hidden test labels and blank answers stay hidden: use 'dev' where it exists."
+    main = {"pair": "first", "span": "context", "retrieval": "text"}.get(task.format)
+    if found.notes.get(f"{BLANK}{main!r}", 0) >= len(found):
+        yield f"{main!r} is blank in all {len(found)} rows; name its column in columns."
+    golds: Iterable[Any] = ()
     names, kinds = found.labels, len(found.labels)
-    if task.format == "span":
+    if whole and task.format == "retrieval":
+        yield from _of_retrieval(task, found)
+    elif whole and task.format == "span":
         # Of SQuAD 2.0 half of the questions have no answer; of other sets all have one.
         texts = (answer["text"] for answer in found.column("answers"))
         golds, kinds = (n if text else "no answer" for n, text in enumerate(texts)), 2
-    elif task.format == "tagging":
+    elif whole and task.format == "tagging":
         golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
         if not any(golds):
             yield f"every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}"
-    else:
+    elif whole:
         golds = (names[label] for label in found.column("label"))
     # Few rows may well be alike by chance, the fewer the more labels there are.
     if kinds > 1 and float(kinds) ** (1 - len(found)) < 1e-6:

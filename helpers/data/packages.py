@@ -104,12 +104,12 @@ _MARKED = re.compile(r"[%{}<>&\n\\]|https?:")
 
 def read_messages(requirement: str, language: str, split: str) -> list[Row]:
     """Return Django's messages as queries and translations as candidates; a third is ``"dev"``."""
-    pool = [m for m in common_messages(requirement) if _in_dev(m) == (split == "dev")]
-    pairs = messages(requirement, language)
+    common, pairs = common_messages(requirement), messages(requirement, language)
+    names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in common}
+    pool = [m for m in common if (int(names[m][:8], 16) / 16**8 < 1 / 3) == (split == "dev")]
     if lost := [message for message in pool if message not in pairs]:
         lacks = f"Django's catalogue of {language!r} lacks {len(lost)} messages, first {lost[0]!r}"
         raise BadRows(f"{lacks}; languages with all: {', '.join(MESSAGE_LANGUAGES)}")
-    names = {message: hashlib.sha256(message.encode()).hexdigest()[:12] for message in pool}
     # Messages whose translation is spelled alike are right as well.
     alike = defaultdict(list)
     for message in pool:
@@ -153,10 +153,6 @@ def messages(requirement: str, language: str) -> dict[str, str]:
                     # Of two messages that differ in context only, the first is kept.
                     pairs.setdefault(english, translation)
     return pairs
-
-
-def _in_dev(message: str) -> bool:
-    return int(hashlib.sha256(message.encode()).hexdigest()[:8], 16) / 16**8 < 1 / 3
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -347,36 +343,34 @@ def _one(options: Sequence[Any], random: Random) -> Any:
 
 @cache
 def parse(template: str) -> Node:
-    """Parse a template; BadRows where brackets do not match."""
+    """Parse a template; BadRows where its brackets or separators do not fit together."""
     signs = _SIGN.findall(template)
-    if "".join(signs) != template:
-        raise BadRows(f"template {template!r}: a brace or angle bracket does not match")
-    return _group(signs[::-1], "", template)
+    whole = "".join(signs) == template
+    signs.reverse()
 
+    def group(close: str) -> Node:
+        """Take signs up to a closing bracket."""
+        options: list[list[Node]] = [[]]
+        separators = set()
+        while signs and signs[-1] not in (")", "]"):
+            sign = signs.pop()
+            if sign in ("|", ";"):
+                separators.add(sign)
+                options.append([])
+            elif sign in ("(", "["):
+                inner = group(")" if sign == "(" else "]")
+                options[-1].append(inner if sign == "(" else ("any", [inner, ("all", [])]))
+            elif sign[0] in "<{":
+                options[-1].append(("rule" if sign[0] == "<" else "slot", sign[1:-1]))
+            else:
+                options[-1].append(("text", sign))
+        # What closes must be what was opened, and a group has one kind of separator.
+        if not whole or (signs.pop() if signs else "") != close or len(separators) > 1:
+            raise BadRows(f"template {template!r}: brackets do not match, or ';' beside '|'")
+        parts: list[Node] = [("all", option) for option in options]
+        return ("order" if ";" in separators else "any", parts) if len(parts) > 1 else parts[0]
 
-def _group(signs: list[str], close: str, template: str) -> Node:
-    """Take signs from the end of a list, up to a closing bracket."""
-    options: list[list[Node]] = [[]]
-    separators = set()
-    while signs and signs[-1] not in (")", "]"):
-        sign = signs.pop()
-        if sign in ("|", ";"):
-            separators.add(sign)
-            options.append([])
-        elif sign in ("(", "["):
-            inner = _group(signs, ")" if sign == "(" else "]", template)
-            options[-1].append(inner if sign == "(" else ("any", [inner, ("all", [])]))
-        elif sign[0] in "<{":
-            options[-1].append(("rule" if sign[0] == "<" else "slot", sign[1:-1]))
-        else:
-            options[-1].append(("text", sign))
-    # What closes must be what was opened, and a group has one kind of separator.
-    if (signs.pop() if signs else "") != close:
-        raise BadRows(f"template {template!r}: its brackets do not match")
-    if len(separators) > 1:
-        raise BadRows(f"template {template!r}: '|' and ';' in one group")
-    parts: list[Node] = [("all", option) for option in options]
-    return ("order" if ";" in separators else "any", parts) if len(parts) > 1 else parts[0]
+    return group("")
 
 
 def sampled(

@@ -26,6 +26,7 @@ from huggingface_hub.utils import get_session
 
 from helpers import errors
 from helpers.data import packages, tables
+from helpers.data.standard import decoded
 from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.files import write_atomic
 from helpers.tasks import Row, Source
@@ -38,7 +39,7 @@ class Raw(NamedTuple):
 
     rows: Any  # a sequence of dicts, or a memory-mapped `datasets.Dataset`
     origin: str  # where they were found: "mirror /path", "hub id@revision"
-    class_names: Mapping[str, Sequence[str]] = {}  # by column
+    class_names: Mapping[str, Sequence[str]]  # by column
 
 
 def root() -> Path | None:
@@ -52,29 +53,35 @@ def root() -> Path | None:
 def load(source: Source, language: str, split: str, first: int | None = None) -> Raw:
     """Load the raw rows of a source without parts, of our split; the ``first`` ones if stated."""
     language = source.language or language
-    raw = _read(source, language, source.splits[split], first)
+    rows, origin = _read(source, language, source.splits[split], first)
+    names = {}  # of the labels of every column, in lists or not
+    for column, kind in rows.features.items() if isinstance(rows, datasets.Dataset) else ():
+        while hasattr(kind, "feature"):
+            kind = kind.feature
+        if isinstance(kind, datasets.ClassLabel):
+            names[column] = kind.names
     if source.borrow:
-        raw = raw._replace(rows=_borrowed(raw.rows, source, language, split))
+        rows = _borrowed(rows, source, language, split)
     if source.divide:
-        raw = raw._replace(rows=_divided(raw.rows, source, split))
+        rows = _divided(list(decoded(rows)), source, split)
     # A mirror may hold less than what was published, the hub may not.
-    expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(raw.rows)))
-    if first is None and raw.origin.startswith("hub ") and len(raw.rows) != expected:
-        held = f"{len(raw.rows)} rows; published are {expected}"
+    expected = source.counts.get(f"{language}/{split}", source.counts.get(split, len(rows)))
+    if first is None and origin.startswith("hub ") and len(rows) != expected:
+        held = f"{len(rows)} rows; published are {expected}"
         advice = f"Delete its folder in {datasets.config.HF_DATASETS_CACHE}, or correct the counts."
-        raise BadRows(f"{raw.origin}, {language!r}, split {split!r} has {held}. {advice}")
-    return raw
+        raise BadRows(f"{origin}, {language!r}, split {split!r} has {held}. {advice}")
+    return Raw(rows[:first] if isinstance(rows, list) else rows, origin, names)
 
 
-def _read(source: Source, language: str, split: str, first: int | None = None) -> Raw:
+def _read(source: Source, language: str, split: str, first: int | None = None) -> tuple[Any, str]:
     """Read a source's own split; only the hub can give its beginning without the rest."""
     if source.kind == "hub":
         return _hub(source, language, split, first)
-    readers = {"files": _files, "package": _package, "folder": _folder, "tables": _tables}
-    raw = readers.get(source.kind, _function)(source, language, split)
-    if first is None or source.divide or isinstance(raw.rows, datasets.Dataset):
-        return raw
-    return raw._replace(rows=raw.rows[:first])
+    if source.kind == "package":
+        rows = packages.read(source.id, source.config_for(language), language, split)
+        return rows, f"package {source.id}"
+    readers = {"files": _files, "folder": _folder, "tables": _tables}
+    return readers.get(source.kind, _function)(source, language, split)
 
 
 def at_hand(source: Source, language: str, split: str) -> bool:
@@ -100,36 +107,27 @@ def at_hand(source: Source, language: str, split: str) -> bool:
 
 
 # --- Rows that need no hub ------------------------------------------------------------------------
-def _package(source: Source, language: str, split: str) -> Raw:
-    rows = packages.read(source.id, source.config_for(language), language, split)
-    if not isinstance(rows, datasets.Dataset):
-        return Raw(rows, f"package {source.id}")
-    return Raw(rows.to_list(), f"package {source.id}", class_names(rows.features))
-
-
-def _function(source: Source, language: str, split: str) -> Raw:
+def _function(source: Source, language: str, split: str) -> tuple[Any, str]:
     origin, found = f"rows {source.id}", source.read and source.read(language, split)
-    if isinstance(found, datasets.Dataset):
-        return Raw(found, origin, class_names(found.features))
     # A frame or a mapping would give the names of its columns as rows.
     if not isinstance(found, Iterable) or isinstance(found, str | Mapping) or hasattr(found, "loc"):
         wrong = f"{origin}: its function gave a {type(found).__name__} for {language!r}, {split!r}"
         raise BadRows(f"{wrong}; expected a list of dictionaries, as by frame.to_dict('records').")
-    return Raw(list(found), origin)
+    return found if isinstance(found, datasets.Dataset) else list(found), origin
 
 
-def _folder(source: Source, language: str, split: str) -> Raw:
+def _folder(source: Source, language: str, split: str) -> tuple[Any, str]:
     value = os.environ.get(source.id, "")
     name, _, inner = source.config.partition("/")
     known("folder reader", name, tables.FOLDERS)
     path = Path(value).expanduser() if value else Path(f"${source.id} (not set)")
-    return Raw(list(tables.FOLDERS[name](path / inner, split)), f"folder {path / inner}")
+    return list(tables.FOLDERS[name](path / inner, split)), f"folder {path / inner}"
 
 
-def _tables(source: Source, language: str, split: str) -> Raw:
+def _tables(source: Source, language: str, split: str) -> tuple[Any, str]:
     path = (Path(source.id).expanduser() / source.config_for(language, split)).resolve()
     if path.is_file():
-        return Raw(tables.read(path), f"file {path}")
+        return tables.read(path), f"file {path}"
     folder = next(parent for parent in path.parents if parent.is_dir())
     there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     given = f"Correct id={source.id!r} or config={source.config!r} of the task's source"
@@ -144,7 +142,7 @@ def _borrowed(rows: Any, source: Source, language: str, split: str) -> list[Row]
     for column, lender in source.borrow.items():
         if lender == language:
             continue
-        others = _read(source, lender, source.splits[split]).rows
+        others, _ = _read(source, lender, source.splits[split])
         lent = {row["idx"]: row[column] for row in others}
         for number, row in enumerate(kept):
             if row["idx"] not in lent:
@@ -192,7 +190,7 @@ def three_ways(source: Source) -> str:
     )
 
 
-def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
+def _hub(source: Source, language: str, split: str, first: int | None) -> tuple[Any, str]:
     """Read a data set in hub layout with `datasets`, from the mirror, the hub or its cache."""
     folder, config, refusal = root(), source.config_for(language) or None, ""
     if folder is not None:
@@ -215,8 +213,8 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
         with _quiet(offline=bool(refusal)):
             if first is not None:
                 stream = load_dataset(where, config, split=split, streaming=True, **options)
-                features = stream.features or datasets.Features()
-                return Raw(list(islice(stream, first)), origin, class_names(features))
+                rows, kinds = list(islice(stream, first)), stream.features
+                return datasets.Dataset.from_list(rows, kinds) if kinds else rows, origin
             data = load_dataset(where, config, split=split, **options)
             files = [file["filename"] for file in data.cache_files]
             if refusal and source.revision and not all(source.revision in f for f in files):
@@ -240,53 +238,34 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> Raw:
     twice = [name for name in data.column_names if f"{name}.1" in data.column_names]
     if twice and data.info.builder_name == "csv":
         raise BadRows(f"{origin}: the CSV header names {twice[0]!r} twice; rename one of them")
-    return Raw(data, origin, class_names(data.features))
+    return data, origin
 
 
-def class_names(features: datasets.Features) -> dict[str, Sequence[str]]:
-    """Return the label names of every ClassLabel column, nested in lists or not."""
-    found: dict[str, Sequence[str]] = {}
-    for name, feature in features.items():
-        while hasattr(feature, "feature"):
-            feature = feature.feature
-        if isinstance(feature, datasets.ClassLabel):
-            found[name] = feature.names
-    return found
-
-
-def _files(source: Source, language: str, split: str) -> Raw:
-    """Read SQuAD-style JSON of a mirror, or fetched once: one raw row a paragraph."""
+def _files(source: Source, language: str, split: str) -> tuple[Any, str]:
+    """Read SQuAD-style JSON of a mirror, or downloaded once: one raw row a paragraph."""
     folder, name = root(), source.config_for(language, split)
-    if folder is None:
-        path, origin = _fetched(source, name), f"{source.url}{name}"
-    else:
+    if folder is not None:
         path = folder / source.id / name
         origin = f"mirror {path}"
         if not path.is_file():
             raise MissingData(f"{path} is not there. {three_ways(source)}")
+    else:
+        cache = Path(datasets.config.HF_CACHE_HOME) / "transfer"
+        path, origin = cache / source.id / source.revision / name, f"{source.url}{name}"
+    if not path.is_file():
+        try:
+            if not hub_reachable():
+                raise TimeoutError("it is not cached and the network is not reachable")
+            with urllib.request.urlopen(origin, timeout=60) as reply:
+                content = reply.read()
+        except OSError as error:
+            raise MissingData(f"cannot reach {origin} ({error}). {three_ways(source)}") from error
+        write_atomic(path, content)
     try:
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-        rows = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        return [paragraph for one in articles for paragraph in one["paragraphs"]], origin
     except (ValueError, KeyError, TypeError) as error:
         raise BadRows(f"{origin} is damaged ({error!r}); fetch it again") from error
-    return Raw(rows, origin)
-
-
-def _fetched(source: Source, name: str) -> Path:
-    """Download a file once into the cache of `datasets`; it appears there whole or not at all."""
-    path = Path(datasets.config.HF_CACHE_HOME) / "transfer" / source.id / source.revision / name
-    if path.is_file():
-        return path
-    try:
-        if not hub_reachable():
-            raise TimeoutError("it is not cached and the network is not reachable")
-        with urllib.request.urlopen(f"{source.url}{name}", timeout=60) as reply:
-            content = reply.read()
-    except OSError as error:
-        text = f"cannot reach {source.url}{name} ({error}). {three_ways(source)}"
-        raise MissingData(text) from error
-    write_atomic(path, content)
-    return path
 
 
 def _mirrored(folder: Path, source: Source) -> tuple[str, dict[str, Any]]:

@@ -61,10 +61,11 @@ class Standard:
         """Give the rows that raw ones become; count reasons of those left out, and what was met."""
         for number, raw in enumerate(decoded(self.raw.rows)):
             try:
-                for row in self._adapted(raw, number, dropped):
-                    if "_note" in row:
-                        notes[row["_note"]] += 1
+                for row in self._adapted(raw, number):
                     try:
+                        if "_dropped" in row:
+                            raise _Drop(row["_dropped"])
+                        notes.update([row["_note"]] if "_note" in row else ())
                         made = self._made(row, number, notes)
                     except _Drop as reason:
                         dropped[str(reason)] += 1
@@ -83,8 +84,8 @@ class Standard:
                     "Check the task's columns, labels and adapt, or the file."
                 ) from misfit
 
-    def _adapted(self, raw: Row, number: int, dropped: Count) -> Iterator[Row]:
-        """Give the rows that the task's ``adapt`` makes of a raw row; count what it leaves out."""
+    def _adapted(self, raw: Row, number: int) -> Iterator[Row]:
+        """Give the rows that the task's ``adapt`` makes of a raw row."""
         adapted: Any = raw
         if self.task.adapt is not None:
             try:
@@ -94,19 +95,14 @@ class Standard:
             except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
                 raise _Misfit(f"adapt failed with {error!r}", _one_of(raw)) from error
         if adapted is None:
-            dropped["left out by the task's adapt"] += 1
-            return
+            adapted = {"_dropped": "left out by the task's adapt"}
         for row in adapted if isinstance(adapted, list) else [adapted]:
             if not isinstance(row, dict):
                 found = f"{'adapt gave ' if self.task.adapt else ''}{row!r}"
                 raise _Misfit(found, "a row, a list of rows or None")
             # Mixed sets hold rows of other languages and splits: they are no losses.
             other = row.get("_language", self.language) != self.language
-            if other or row.get("_split", self.split) != self.split:
-                continue
-            if "_dropped" in row:
-                dropped[row["_dropped"]] += 1
-            else:
+            if not other and row.get("_split", self.split) == self.split:
                 yield row
 
     def _made(self, row: Row, number: int, notes: Count) -> Row:

@@ -42,7 +42,6 @@ class Encoded:
     skipped: dict[str, int] = field(default_factory=dict)  # rows left out of training, by reason
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
         return len(self.starts) - 1
 
     @cached_property

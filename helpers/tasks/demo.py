@@ -116,11 +116,6 @@ def _sentences(name: str, split: str) -> list[tuple[str, list[str]]]:
     return sentences
 
 
-def _spell(text: str, language: str) -> str:
-    shift, letters = TOY_LANGUAGES.index(language), string.ascii_lowercase
-    return text.translate(str.maketrans(letters, letters[shift:] + letters[:shift]))
-
-
 _TAGS = ("O", "B-colour", "I-colour", "B-place", "I-place")
 _TOYS: tuple[tuple[str, Role, Format, dict[str, Any]], ...] = (
     ("same", "intermediate", "pair", {"labels": ("different", "same")}),
@@ -135,8 +130,10 @@ _TOYS: tuple[tuple[str, Role, Format, dict[str, Any]], ...] = (
 def toys(name: str, language: str, split: str) -> Iterator[Row]:
     """Give the rows of a made-up task."""
     drawn, others = _sentences(name, split), _sentences("other", split)
+    shift, letters = TOY_LANGUAGES.index(language), string.ascii_lowercase
+    spelling = str.maketrans(letters, letters[shift:] + letters[:shift])
     for i, (text, words) in enumerate(dict(drawn).items() if name == "messages" else drawn):
-        (verb, colour, thing, place), spelt, row = words, _spell(text, language), {"id": str(i)}
+        (verb, colour, thing, place), spelt, row = words, text.translate(spelling), {"id": str(i)}
         if name == "same":  # two sentences, and whether they name the same thing
             second = others[i][0].replace(others[i][1][2], thing) if i % 2 else others[i][0]
             yield row | {"first": text, "second": second, "label": int(thing in second)}

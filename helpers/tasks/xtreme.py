@@ -19,7 +19,6 @@ from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, 
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 NER = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 
-XNLI_LANGUAGES = tuple("en ar bg de el es fr hi ru sw th tr ur vi zh".split())
 PAWSX_LANGUAGES = tuple("en de es fr ja ko zh".split())
 UDPOS_LANGUAGES = tuple(
     "en af ar bg de el es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi "
@@ -30,9 +29,6 @@ PANX_LANGUAGES = tuple(
     "ta te th tl tr ur vi yo zh".split()
 )
 XQUAD_LANGUAGES = tuple("en ar de el es hi ru th tr vi zh".split())
-MLQA_LANGUAGES = tuple("en ar de es hi vi zh".split())
-XCOPA_LANGUAGES = tuple("et ht id it qu sw ta th tr vi zh".split())
-MEWSLIX_LANGUAGES = tuple("ar de en es fa ja pl ro ta tr uk".split())
 TYDIQA_PREFIXES = dict(
     pair.split(":")
     for pair in "english:en arabic:ar bengali:bn finnish:fi indonesian:id korean:ko russian:ru "
@@ -137,8 +133,17 @@ def bucc(row: Row, language: str) -> list[Row]:
 
 def answer_sentences(row: Row, language: str) -> list[Row]:
     """Make questions queries, and sentences with their paragraph candidates (LAReQA)."""
-    if "qas" not in row:
-        return _training_pair(row)
+    if "qas" not in row:  # a SQuAD question and the sentence of its answer; no breaks are stated
+        context, answers, name = row["context"], row["answers"], row["id"]
+        if not answers["text"]:
+            return [row | {"_dropped": "no answer"}]
+        breaks = [0, *(match.end() for match in _SENTENCE_END.finditer(context)), len(context)]
+        for begin, end in zip(breaks, breaks[1:], strict=False):
+            if begin <= answers["answer_start"][0] < end:
+                text = " ".join(f"{context[begin:end]} {context}".split())
+                query = _query(f"q-{name}", row["question"], f"c-{name}")
+                return [query, _candidate(f"c-{name}", text)]
+        return [row | {"_dropped": "answer outside its passage"}]
     context, asked = row["context"], row["qas"]
     rows = [_query(f"{language}-{qa['id']}", qa["question"], qa["id"]) for qa in asked]
     for number, (start, end) in enumerate(row["sentence_breaks"]):
@@ -150,21 +155,6 @@ def answer_sentences(row: Row, language: str) -> list[Row]:
         candidate = _candidate(f"{language}-{row['_number']}-{number}", text)
         rows.append(candidate | {"_answers": answered})
     return rows
-
-
-def _training_pair(row: Row) -> list[Row]:
-    """Pair a SQuAD question with the sentence of its answer; breaks are inferred, none is stated."""
-    context, answers, name = row["context"], row["answers"], row["id"]
-    if not answers["text"]:
-        return [row | {"_dropped": "no answer"}]
-    breaks = [0, *(match.end() for match in _SENTENCE_END.finditer(context)), len(context)]
-    start = answers["answer_start"][0]
-    for begin, end in zip(breaks, breaks[1:], strict=False):
-        if begin <= start < end:
-            text = " ".join(f"{context[begin:end]} {context}".split())
-            query = _query(f"q-{name}", row["question"], f"c-{name}")
-            return [query, _candidate(f"c-{name}", text)]
-    return [row | {"_dropped": "answer outside its passage"}]
 
 
 def entities(row: Row, language: str) -> list[Row]:
@@ -208,11 +198,12 @@ def _panx_counts(sizes: str) -> dict[str, int]:
 
 
 _XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010)
-_both("xnli", "pair", _XNLI, languages=XNLI_LANGUAGES, train_with="mnli", origin="mnli", **NLI)
+_FACTS: dict[str, Any] = NLI | {"languages": "en ar bg de el es fr hi ru sw th tr ur vi zh"}
+_both("xnli", "pair", _XNLI, train_with="mnli", origin="mnli", **_FACTS)
 
 _ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
 _PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
-_FACTS: dict[str, Any] = {"labels": "0 1", "languages": PAWSX_LANGUAGES, "origin": "paws"}
+_FACTS = {"labels": "0 1", "languages": PAWSX_LANGUAGES, "origin": "paws"}
 _FACTS |= {"columns": {"first": "sentence1", "second": "sentence2"}, "adapt": placeholder}
 PAWSX = _target("pawsx", "pair", zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD), **_FACTS)
 
@@ -236,7 +227,7 @@ XQUAD = _target("xquad", "span", _XQUAD, **_FACTS)
 
 _SIZES = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
 _MLQA = hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_SIZES)
-_FACTS = {"languages": MLQA_LANGUAGES, "train_with": "squad1", "metric": "mlqa"}
+_FACTS = {"languages": "en ar de es hi vi zh", "train_with": "squad1", "metric": "mlqa"}
 MLQA = _both("mlqa", "span", _MLQA, **_FACTS)
 
 # English dev is English test, as in XTREME; no other language is looked at before the end.
@@ -276,8 +267,8 @@ def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
 
 _XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500)
 _XCOPA = replace(_XCOPA, borrow={"question": "et"})
-_FACTS = COPA | {"languages": XCOPA_LANGUAGES, "train_with": "copa", "origin": "copa"}
-_new("xcopa", "choice", _XCOPA, **_FACTS)
+_FACTS = COPA | {"languages": "et ht id it qu sw ta th tr vi zh"}
+_new("xcopa", "choice", _XCOPA, train_with="copa", origin="copa", **_FACTS)
 _LANGUAGES = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
 _longer(UDPOS, _LANGUAGES, source=zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
 _SIZES = _panx_counts(_WIKIANN_SIZES)
@@ -314,5 +305,5 @@ _ENTITIES = replace(_ENTITIES, side="candidate", language="en")
 _PAIRS = hub(_ID, "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
 _MEWSLI = (replace(_MENTIONED, side="query"), _ENTITIES, replace(_PAIRS, languages=("en",)))
 _MENTIONED = replace(_MENTIONED, parts=_MEWSLI)
-_FACTS = {"languages": MEWSLIX_LANGUAGES, "adapt": entities, "metric": "mrr@20", "max_length": 64}
-_new("mewslix", "retrieval", _MENTIONED, **_FACTS)
+_FACTS = {"languages": "ar de en es fa ja pl ro ta tr uk", "adapt": entities, "max_length": 64}
+_new("mewslix", "retrieval", _MENTIONED, metric="mrr@20", **_FACTS)

@@ -23,7 +23,7 @@ def uncounted(name, **facts):
     return replace(task, source=replace(task.source, counts={}, parts=parts, **facts))
 
 
-@pytest.mark.parametrize("where", ["xnli de test", "squad2 en train", "tatoeba de test"])
+@pytest.mark.parametrize("where", ["xnli de test", "squad2 en train", "tatoeba-xr de test"])
 def test_rows_of_the_hub_are_those_of_a_mirror_of_it(hub, monkeypatch, where):
     name, *place = where.split()
     task = uncounted(name)

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,18 +194,3 @@ def test_answers_are_found_at_the_place_nearest_to_the_stated_one(context, begin
     assert place is not None and context.startswith(text, place)
     places = [i for i in range(len(context)) if context.startswith(text, i)]
     assert abs(place - begin - shift) == min(abs(i - begin - shift) for i in places)
-
-
-def test_one_and_several_batches_map_alike(tmp_path, data_cache, monkeypatch):
-    given = [row | {"label": -1} if i % 7 == 0 else row for i, row in enumerate(PAIRS * 30)]
-    (tmp_path / "me/set").mkdir(parents=True)
-    numbered = [row | {"id": str(i)} for i, row in enumerate(given)]
-    datasets.Dataset.from_list(numbered).to_parquet(str(tmp_path / "me/set/train.parquet"))
-    monkeypatch.setenv(sources.ROOT_VARIABLE, str(tmp_path))
-    task = made([], source=Source("hub", "me/set"))
-    listed = data.rows(task)
-    monkeypatch.setattr(data, "IN_MEMORY", 10)
-    mapped = data.rows(task)
-    assert mapped._data.cache_files and not isinstance(listed._data, datasets.Dataset)
-    assert len(mapped) > 1000 and mapped.fingerprint == listed.fingerprint
-    assert mapped.dropped == listed.dropped == {"label -1": 429}

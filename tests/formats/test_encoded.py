@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.formats import Encoded, join, shuffled_batches, sorted_batches, split, token_index
+from helpers.formats import Encoded, join, shuffled_batches, sorted_batches, split
 
 quick = settings(max_examples=40)
 units = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=20)
@@ -80,16 +80,6 @@ def test_split_cuts_a_batch_without_losing_a_sequence(groups, together, budget, 
         if together:
             rows = [set(encoded.example[part]) for part in parts]
             assert sum(map(len, rows)) == len(set().union(*rows))
-
-
-@quick
-@given(units, st.data())
-def test_token_index_finds_the_tokens_of_sequences_in_any_order(groups, data):
-    encoded = built(groups)
-    chosen = data.draw(st.permutations(range(len(encoded))))[: data.draw(st.integers(1, 5))]
-    parts = np.split(encoded.tokens, encoded.starts[1:-1])
-    expected = np.concatenate([parts[i] for i in chosen])
-    np.testing.assert_array_equal(encoded.tokens[token_index(encoded, np.array(chosen))], expected)
 
 
 @quick

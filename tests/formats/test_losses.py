@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from helpers import formats
-from helpers.formats import IGNORE, Batch, Encoded, pool
+from helpers.formats import IGNORE, Batch
 from helpers.formats.labels import Masked, segment_logsumexp
 from helpers.models.network import Network
 from helpers.tasks import Source, Task
@@ -191,25 +191,6 @@ def test_log_sum_exp_of_segments_equals_the_loop_with_its_gradient():
     (expected,) = torch.autograd.grad(loop.square().sum(), scores)
     torch.testing.assert_close(found, loop)
     torch.testing.assert_close(gradient, expected)
-
-
-def test_pooling_leaves_padding_and_neighbours_out_and_heads_answer_in_32_bits():
-    hidden = torch.arange(12.0).reshape(6, 2)
-    batch = Batch.collate(Encoded.build([[0] * 2, [0] * 3, [0]], range(3)), np.arange(3))
-    assert pool(hidden, batch, "first").tolist() == [[0, 1], [4, 5], [10, 11]]
-    assert pool(hidden, batch, "mean").tolist() == [[1, 2], [6, 7], [10, 11]]
-    assert pool(hidden.bfloat16(), batch, "mean").dtype == torch.float32
-
-
-def test_a_batch_gathers_fields_of_sequences_and_tokens(tiny):
-    case, index = Case("tagging", tiny), np.array([4, 1])
-    batch = Batch.collate(case.encoded, index)
-    tokens = [case.tokens(place) for place in index]
-    assert batch.ids.tolist() == sum(tokens, [])
-    assert batch.fields["tag"].tolist() == [tag for at in index for tag in case.field("tag", at)]
-    assert batch.starts.tolist() == [0, len(tokens[0])]
-    assert batch.lengths.tolist() == list(map(len, tokens))
-    assert batch.rows == len(set(case.encoded.example[index]))
 
 
 def test_a_head_starts_small_and_losses_and_scores_have_32_bits(tiny):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import formats
-from helpers.formats import IGNORE, join, piece_ids
+from helpers.formats import IGNORE, piece_ids
 from helpers.tasks import Source, Task
 
 TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))
@@ -91,17 +91,6 @@ def test_a_long_sentence_is_split_between_words(tiny):
     assert np.concatenate(bodies).tolist() == pieces
     # A window begins with a word's first piece.
     assert (encoded.per_token["word"][encoded.starts[:-1] + 1] >= 0).all()
-
-
-def test_predictions_of_joined_languages_can_be_told_apart(tiny):
-    parts = [rows_of([SENTENCES[name]] * 2) for name in ("english", "chinese", "arabic")]
-    coded = [TAGGING.encode(TASK, rows, tiny, 12, True) for rows in parts]
-    raw = predicted(join(coded))["tag"]
-    begin = 0
-    for rows, encoded in zip(parts, coded, strict=True):
-        mine = {"tag": raw[begin : begin + len(encoded.tokens)]}
-        assert TAGGING.decode(TASK, rows, encoded, mine) == TAGGING.gold(TASK, rows)
-        begin += len(encoded.tokens)
 
 
 def test_rows_without_tags_can_be_predicted_and_unknown_tags_carry_no_loss(tiny):
