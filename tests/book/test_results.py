@@ -31,6 +31,8 @@ def test_what_was_measured_is_not_measured_again_nor_where_a_table_is_committed(
     pd.testing.assert_frame_equal(read, marked, check_dtype=False)
     anew = results.similarities("tiny", MEASURES, mode="always")
     assert not anew["value"].eq(0.25).any()
+    with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
+        results.similarities("tinny")
 
 
 @pytest.fixture
@@ -64,20 +66,6 @@ def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_pat
     assert len(values) == 6 and set(values) == {0.125}
     similarity.register(known, replace=True)
     assert similarity.added() == []
-
-
-def test_names_that_others_take_for_missing_stay_names_and_no_table_is_refused(measured, tmp_path):
-    odd = {"intermediate": "null", "target": "None", "language": "nan", "measure": "NA"}
-    written = measured.assign(**odd, value=[None, *measured["value"][1:]])
-    written.to_csv(tmp_path / "tiny.csv", index=False)
-    read = results.similarities("tiny")
-    assert {name: set(read[name]) for name in odd} == {k: {v} for k, v in odd.items()}
-    assert read["value"].isna()[0] and pd.api.types.is_float_dtype(read["value"])
-    measured.drop(columns="family").to_csv(tmp_path / "tiny.csv", index=False)
-    with pytest.raises(BadRecord, match="lacks the columns family"):
-        results.similarities("tiny")
-    with pytest.raises(UnknownName, match="unknown profile 'tinny'"):
-        results.similarities("tinny")
 
 
 def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch):

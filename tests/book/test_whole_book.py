@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from helpers import files, pages
-from tests.book.test_build import Images
+from tests.book.test_build import images
 
 pytestmark = pytest.mark.timeout(1200)  # all chapters run, beside other tests
 LIGHT = "import sys; sys.path.insert(0, {!r}); from tests.project.light import refuse; refuse()"
@@ -74,12 +74,10 @@ def test_every_chapter_became_a_page_that_says_where_its_numbers_come_from(whole
     assert chapters <= set(made)
     assert [name for name in chapters if 'class="provenance"' not in made[name]] == []
     for name, text in made.items():
-        images = Images()
-        images.feed(text)
         # Every picture is a captioned figure with a text.
-        assert all(image.get("alt", "").strip() for image in images.found), name
-        drawn = [image for image in images.found if image.get("class") != "hero"]
-        assert len(drawn) == images.figures == text.count("caption-number"), name
+        assert all(image.get("alt", "").strip() for image in images(text)), name
+        drawn = [image for image in images(text) if image.get("class") != "hero"]
+        assert len(drawn) == text.count("<figure") == text.count("caption-number"), name
         # Every number in prose was filled in, and no page shows an error.
         assert "{glue" not in text and "No key" not in text, name
         assert 'class="pasted-text"></span>' not in text, name

@@ -1,9 +1,11 @@
 import pytest
 
+from helpers import tasks
 from helpers.models import Settings, encoders
-from helpers.similarity.inputs import Options
+from helpers.similarity.inputs import Inputs, Options
 from helpers.similarity.readers import Trained
 
+STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
 SMALL = Options(rows=90, sentences=60, gradient_rows=12, heads=2, max_length=32, precision="fp32")
 # Values of one checkpoint are compared with each other to 1e-5: bf16, which "auto" means on some
 # processors, would train another one.
@@ -24,3 +26,17 @@ def trained(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def options():
     return SMALL
+
+
+@pytest.fixture
+def make(tiny, trained, options, tmp_path):
+    def made(options=options, folder=tmp_path, checkpoints=trained, **facts):
+        study, facts = map(tasks.get, STUDY), {"parallel": tasks.get("toy-messages")} | facts
+        return Inputs(tiny, list(study), options, folder, checkpoints=checkpoints, **facts)
+
+    return made
+
+
+@pytest.fixture
+def gather(make):
+    return make()

@@ -8,26 +8,10 @@ from helpers.formats.labels import Masked
 from helpers.models import Settings, training
 from helpers.similarity import inputs
 from helpers.similarity.catalogue import Undefined
-from helpers.similarity.inputs import ARRAYS, Dyad, Inputs, Parts, Side
+from helpers.similarity.inputs import ARRAYS, Dyad, Parts, Side
 from helpers.similarity.readers import Checkpoint, Early, Reader, encode, readable_labels, row_means
 from helpers.similarity.representations import leading_axes
-
-BITEXT = tasks.get("toy-messages")
-STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
-
-
-@pytest.fixture
-def make(tiny, trained, options, tmp_path):
-    def made(options=options, folder=tmp_path, checkpoints=trained, **facts):
-        study, facts = [tasks.get(name) for name in STUDY], {"parallel": BITEXT} | facts
-        return Inputs(tiny, study, options, folder, checkpoints=checkpoints, **facts)
-
-    return made
-
-
-@pytest.fixture
-def gather(make):
-    return make()
+from tests.similarity.conftest import STUDY
 
 
 def dyad(i="toy-same", t="toy-intents", seed=0, language="en"):
@@ -54,8 +38,7 @@ def test_embeddings_are_means_over_tokens_then_rows(gather, tiny):
     encoded = encode(rows, tiny, gather.options.max_length)
     expected = row_means(Reader(tiny).sequences(encoded), encoded.example, len(rows.rows))
     np.testing.assert_allclose(parts.values, expected, atol=1e-6)
-    assert parts.count == 90
-    assert len(parts.get("a")) + len(parts.get("b")) == 90
+    assert len(parts.get("a")) + len(parts.get("b")) == parts.count == 90
 
 
 @pytest.mark.parametrize("name", ["toy-intents", "toy-slots", "toy-span"])
@@ -77,18 +60,6 @@ def test_rows_are_read_in_the_language_of_the_dyad(gather, tiny):
     texts = gather.get("target.texts", dyad(language="qaa")).values
     pieces = sum(len(tiny.tokenizer.tokenize(text)) for text in texts)
     assert gather.get("target.counts", dyad(language="qaa")).values.sum() == pieces
-
-
-def test_the_plain_encoder_reads_a_task_of_texts_once(gather, monkeypatch):
-    for name in ("toy-intents", "toy-choice"):
-        given = dyad(i=name)
-        embeddings = gather.get("intermediate.embeddings", given)
-        monkeypatch.setattr(Reader, "read", None)
-        features = gather.get("intermediate.features", given)
-        monkeypatch.undo()
-        first = features.rows == 0
-        if name == "toy-intents":
-            np.testing.assert_allclose(features.values[first][0], embeddings.values[0], atol=1e-6)
 
 
 def test_other_rows_seeds_or_options_are_other_arrays(make, options):
@@ -265,10 +236,13 @@ def test_memory_is_bounded_and_the_latest_stay(gather, monkeypatch):
     assert held[-1] is gather.get("intermediate.embeddings", dyad(i="toy-slots"))
 
 
-def test_cost_counts_what_is_still_to_be_read(gather):
+def test_cost_counts_what_is_still_to_be_read(gather, monkeypatch):
     wanted = {(need, dyad()) for need in ("target.embeddings", "target.features", "study.texts")}
     assert gather.cost(wanted) == 90  # one reading serves embeddings and features
-    gather.get("target.features", dyad())
+    embeddings = gather.get("target.embeddings", dyad()).values
+    monkeypatch.setattr(Reader, "read", None)
+    features = gather.get("target.features", dyad())
+    np.testing.assert_allclose(features.values[features.rows == 0][0], embeddings[0], atol=1e-6)
     assert gather.cost(wanted) == 0
     assert gather.cost({("target.gradient", dyad())}) == 15 * 12
     assert gather.cost({("parallel.plain", dyad(language="qaa"))}) > 0

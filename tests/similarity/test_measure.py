@@ -10,7 +10,7 @@ from helpers import similarity, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError, MissingData, UnknownName
 from helpers.models import encoders
 from helpers.similarity import COLUMNS, features
-from helpers.similarity.inputs import Dyad, Inputs, Side
+from helpers.similarity.inputs import Dyad, Side
 from helpers.similarity.readers import Checkpoint
 from helpers.tasks import Source
 
@@ -41,12 +41,6 @@ def custom():
         return similarity.register(measure, replace=True)
 
     return add
-
-
-@pytest.fixture
-def gather(tiny, trained, options, tmp_path):
-    study, arrays = [tasks.get(name) for name in STUDY], tmp_path / "arrays"
-    return Inputs(tiny, study, options, arrays, checkpoints=trained)
 
 
 def test_one_row_per_dyad_and_measure_with_the_values_of_the_functions(call, gather):
@@ -297,11 +291,11 @@ class TestReading:
 class TestRead:
     def test_words_that_pandas_takes_for_missing_stay_names(self, call, tmp_path):
         table = call(["token_similarity"], seeds=(0,)).head(3)
-        table["language"] = ["nan", "en", "no"]
+        table["language"], table["measure"] = ["nan", "en", "no"], "NA"
         table["intermediate"], table["target"] = ["null", "NA", "x"], ["None", "", "n/a"]
         table.to_csv(tmp_path / "own.csv", index=False)
         found = similarity.read(tmp_path / "own.csv")
-        names = ["intermediate", "target", "language", "reason"]
+        names = ["intermediate", "target", "language", "measure", "reason"]
         pd.testing.assert_frame_equal(found[names], table[names])
         assert np.isnan(found["second"]).all()
         (tmp_path / "own.csv").write_text("measure\nx\n")

@@ -9,35 +9,18 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from helpers import tasks
 from helpers.errors import BadRows, MissingData
 from helpers.models import Settings, encoders, network, training
-from helpers.similarity import readers
+from helpers.similarity import readers as r
 from helpers.similarity.catalogue import Undefined
-from helpers.similarity.readers import (
-    Checkpoint,
-    Early,
-    Reader,
-    Sample,
-    Trained,
-    encode,
-    fingerprint,
-    halves,
-    label_view,
-    language_head,
-    parallel,
-    resolve,
-    row_means,
-    sample,
-    subset,
-)
 from helpers.study import store as stores
 from helpers.tasks import Source, Task
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 100])
 def test_halves_are_drawn_by_seed_and_of_one_size(rows):
-    second = halves(rows, 0)
+    second = r.halves(rows, 0)
     assert len(second) == rows and second.sum() == rows // 2
-    assert (halves(rows, 0) == second).all()
-    assert rows < 100 or (halves(rows, 2) != second).any()
+    assert (r.halves(rows, 0) == second).all()
+    assert rows < 100 or (r.halves(rows, 2) != second).any()
 
 
 def test_a_row_is_one_text():
@@ -49,18 +32,12 @@ def test_a_row_is_one_text():
         {"context": "c", "question": "q", "answers": {}},
         {"side": "query", "text": "t", "gold": []},
     ]
-    assert Sample(tasks.get("toy-same"), rows, 0).texts == [
-        "a b",
-        "a b",
-        "c x y",
-        "a b",
-        "q c",
-        "t",
-    ]
+    texts = ["a b", "a b", "c x y", "a b", "q c", "t"]
+    assert r.Sample(tasks.get("toy-same"), rows, 0).texts == texts
 
 
 def drawn(name, rows=40, seed=0, language="en"):
-    return sample(tasks.get(name), rows, seed, language)
+    return r.sample(tasks.get(name), rows, seed, language)
 
 
 class TestSample:
@@ -70,7 +47,7 @@ class TestSample:
         assert first.key == drawn("toy-same", 20).key
         assert len({first.key, drawn("toy-same", 20, 1).key, drawn("toy-same", 19).key}) == 3
         trained = replace(tasks.get("toy-intents"), train_with="toy-same", name="trained-by")
-        assert sample(trained, 20, 0).task.name == "toy-same"
+        assert r.sample(trained, 20, 0).task.name == "toy-same"
 
     def test_another_language_gives_development_rows_and_bitext_its_english_side(self):
         assert len(drawn("toy-intents", 500, 0, "qaa").rows) == 32
@@ -81,51 +58,51 @@ class TestSample:
             drawn("toy-intents", 10, 0, "xx")
         nothing = Task("n", "target", "pair", Source("rows", "n", splits={"test": "test"}))
         with pytest.raises(Undefined, match="no English training rows"):
-            sample(nothing, 10, 0)
+            r.sample(nothing, 10, 0)
         # Subsets keep their order.
-        chosen = subset(np.arange(10, 40), 8, 0)
+        chosen = r.subset(np.arange(10, 40), 8, 0)
         assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
-        assert subset(np.arange(5), 8, 0).tolist() == [0, 1, 2, 3, 4]
+        assert r.subset(np.arange(5), 8, 0).tolist() == [0, 1, 2, 3, 4]
 
 
 class TestParallel:
     def test_pairs_translate_each_other(self):
         task = tasks.get("toy-messages")
-        english, other = parallel(task, "qaa", 10, 0)
+        english, other = r.parallel(task, "qaa", 10, 0)
         assert len(english) == len(other) == 10
         # qaa writes every letter as the next one.
         for first, second in zip(english, other, strict=True):
             shifted = "".join(chr(ord(c) - 1) if c != " " else c for c in second)
             assert shifted.replace("`", "z") == first
-        assert (english, other) == parallel(task, "qaa", 10, 0)
+        assert (english, other) == r.parallel(task, "qaa", 10, 0)
         for name, language in (("toy-intents", "qaa"), ("toy-messages", "de")):
             with pytest.raises(Undefined):
-                parallel(tasks.get(name), language, 5, 0)
+                r.parallel(tasks.get(name), language, 5, 0)
 
     def test_english_is_found_on_either_side(self, monkeypatch):
         rows = [
             {"id": "de-1", "side": "query", "text": "eins", "gold": ["en-1"]},
             {"id": "en-1", "side": "candidate", "text": "one", "gold": []},
         ]
-        monkeypatch.setattr(readers, "_bitext", lambda task, language: rows)
+        monkeypatch.setattr(r, "_bitext", lambda task, language: rows)
         task = replace(tasks.get("toy-messages"), languages=("de",))
-        assert parallel(task, "de", 5, 0) == (["one"], ["eins"])
+        assert r.parallel(task, "de", 5, 0) == (["one"], ["eins"])
 
 
 class TestLabelView:
     def test_units_are_rows_choices_or_words(self, tiny):
         rows = drawn("toy-intents")
-        view = label_view(rows, tiny, 32, 500)
+        view = r.label_view(rows, tiny, 32, 500)
         assert not view.by_token
-        assert view.labels.tolist() == [rows.rows[r]["label"] for r in view.rows]
+        assert view.labels.tolist() == [rows.rows[at]["label"] for at in view.rows]
         # A choice is right or wrong.
         rows = drawn("toy-choice")
-        view = label_view(rows, tiny, 32, 500)
+        view = r.label_view(rows, tiny, 32, 500)
         assert len(view.units) == 3 * 40
         right = [[int(k == row["label"]) for k in range(3)] for row in rows.rows]
         assert [view.labels[view.rows == row].tolist() for row in range(40)] == right
         rows = drawn("toy-slots")
-        view = label_view(rows, tiny, 32, 4 * 40)
+        view = r.label_view(rows, tiny, 32, 4 * 40)
         words = view.encoded.per_token["word"][view.units]
         tags = [rows.rows[row]["tags"][word] for row, word in zip(view.rows, words, strict=True)]
         assert view.by_token and view.labels.tolist() == tags
@@ -133,7 +110,7 @@ class TestLabelView:
 
     def test_span_units_are_pieces_of_answers_and_as_many_others(self, tiny):
         rows = drawn("toy-span", 90)
-        view = label_view(rows, tiny, 64, 4 * 90)
+        view = r.label_view(rows, tiny, 64, 4 * 90)
         assert view.by_token and (view.labels == 1).sum() > 40
         assert (view.labels == 1).sum() == pytest.approx((view.labels == 0).sum(), rel=0.25)
         # The marked pieces spell the answer.
@@ -145,20 +122,20 @@ class TestLabelView:
     def test_units_are_drawn_by_seed_and_bounded(self, tiny):
         rows = drawn("toy-choice", 90)
         given = (rows, rows, replace(rows, seed=5))
-        first, again, other = (label_view(each, tiny, 32, 50).units for each in given)
+        first, again, other = (r.label_view(each, tiny, 32, 50).units for each in given)
         assert len(first) == 50 and (first == again).all() and (first != other).any()
 
     def test_rare_classes_are_left_out_and_counted_and_no_labels_are_refused(self, tiny):
         rows = drawn("toy-intents", 90)
         labels = [3, *(row["label"] % 3 for row in rows.rows[1:])]
         odd = [row | {"label": label} for row, label in zip(rows.rows, labels, strict=True)]
-        view = label_view(Sample(rows.task, odd, 0), tiny, 32, 500)
+        view = r.label_view(r.Sample(rows.task, odd, 0), tiny, 32, 500)
         assert view.dropped == 1 and 3 not in view.labels and 0 not in view.rows
         with pytest.raises(Undefined, match="retrieval"):
-            label_view(drawn("toy-messages"), tiny, 32, 50)
-        same = Sample(rows.task, [row | {"label": 0} for row in rows.rows], 0)
+            r.label_view(drawn("toy-messages"), tiny, 32, 50)
+        same = r.Sample(rows.task, [row | {"label": 0} for row in rows.rows], 0)
         with pytest.raises(BadRows, match="only 1 of 1 classes have 4 or more"):
-            label_view(same, tiny, 32, 50)
+            r.label_view(same, tiny, 32, 50)
 
 
 class TestReader:
@@ -169,28 +146,28 @@ class TestReader:
     @pytest.mark.parametrize("budget", [64, 4096])
     def test_sequences_equal_one_at_a_time(self, tiny, budget, monkeypatch):
         monkeypatch.setattr(network, "forward_tokens", lambda device: budget)
-        encoded = encode(drawn("toy-same", 12), tiny, 32)
-        found = Reader(tiny).sequences(encoded)
+        encoded = r.encode(drawn("toy-same", 12), tiny, 32)
+        found = r.Reader(tiny).sequences(encoded)
         for place in range(len(encoded)):
             ids = encoded.tokens[encoded.starts[place] : encoded.starts[place + 1]]
             expected = self.states(tiny, ids).mean(dim=0).numpy()
             np.testing.assert_allclose(found[place], expected, atol=1e-5)
 
     def test_rows_are_means_texts_are_read_as_alone_and_pruning_changes_nothing(self, tiny):
-        encoded = encode(drawn("toy-choice", 6), tiny, 32)
-        each = Reader(tiny).sequences(encoded)
-        rows = row_means(each, encoded.example, 6)
+        encoded = r.encode(drawn("toy-choice", 6), tiny, 32)
+        each = r.Reader(tiny).sequences(encoded)
+        rows = r.row_means(each, encoded.example, 6)
         np.testing.assert_allclose(rows[2], each[encoded.example == 2].mean(axis=0), atol=1e-6)
-        found, alone = (Reader(tiny).texts(t, 32) for t in (["open the door", "stop"], ["stop"]))
+        found, alone = (r.Reader(tiny).texts(t, 32) for t in (["open the door", "stop"], ["stop"]))
         np.testing.assert_allclose(found[1], alone[0], atol=1e-6)
         rows = drawn("toy-same", 10)
-        pruned = tiny.prune(encode(rows, tiny, 32).tokens)
-        whole, small = (Reader(e).sequences(encode(rows, e, 32)) for e in (tiny, pruned))
+        pruned = tiny.prune(r.encode(rows, tiny, 32).tokens)
+        whole, small = (r.Reader(e).sequences(r.encode(rows, e, 32)) for e in (tiny, pruned))
         np.testing.assert_allclose(small, whole, atol=1e-6)
 
     def test_units_of_tokens_are_states_at_their_places(self, tiny):
-        view = label_view(drawn("toy-slots"), tiny, 32, 100)
-        found = Reader(tiny).units(view)
+        view = r.label_view(drawn("toy-slots"), tiny, 32, 100)
+        found = r.Reader(tiny).units(view)
         for place in (0, len(view.units) // 2, len(view.units) - 1):
             token = view.units[place]
             sequence = int(np.searchsorted(view.encoded.starts, token, side="right")) - 1
@@ -201,24 +178,24 @@ class TestReader:
 
 def test_resolve_takes_mappings_and_functions(tiny):
     tuned = training.Tuned(tiny)
-    given = Checkpoint("run-7", lambda: tuned)
-    assert resolve({("a", 1): given}, "a", 1) is given
-    assert resolve(lambda task, seed: given if task == "a" else None, "a", 3) is given
-    wrapped = resolve({("a", 0): tuned}, "a", 0)
-    assert wrapped.load() is tuned and wrapped.key == fingerprint(tuned)
+    given = r.Checkpoint("run-7", lambda: tuned)
+    assert r.resolve({("a", 1): given}, "a", 1) is given
+    assert r.resolve(lambda task, seed: given if task == "a" else None, "a", 3) is given
+    wrapped = r.resolve({("a", 0): tuned}, "a", 0)
+    assert wrapped.load() is tuned and wrapped.key == r.fingerprint(tuned)
 
 
 @pytest.mark.parametrize("source", [None, {}, {("a", 1): "seed 1"}, lambda task, seed: None])
 def test_a_missing_checkpoint_is_undefined(source):
     with pytest.raises(Undefined, match="no encoder fine-tuned on a with seed 0"):
-        resolve(source, "a", 0)
+        r.resolve(source, "a", 0)
 
 
 def test_fingerprint_follows_encoder_and_heads(tiny):
     head = torch.nn.Linear(2, 2)
 
     def printed(encoder=tiny, **heads):
-        return fingerprint(training.Tuned(encoder, heads))
+        return r.fingerprint(training.Tuned(encoder, heads))
 
     first, with_head = printed(), printed(a=head)
     assert first == printed() != with_head
@@ -233,12 +210,12 @@ class TestTrained:
     def test_trains_once_and_reads_back_encoder_and_head(self, trained, monkeypatch):
         first = trained("toy-same", 0).load()
         monkeypatch.setattr(training, "fine_tune", None)  # a second training would fail
-        again = Trained(trained.encoder, trained.settings, trained.folder)("toy-same", 0).load()
-        assert fingerprint(first) == fingerprint(again)
+        again = r.Trained(trained.encoder, trained.settings, trained.folder)("toy-same", 0).load()
+        assert r.fingerprint(first) == r.fingerprint(again)
         assert again.settings.pooling == trained.settings.pooling
 
     def test_keys_follow_the_task_that_trains_seed_and_settings(self, trained):
-        other = Trained(trained.encoder, training.Settings(), trained.folder)
+        other = r.Trained(trained.encoder, training.Settings(), trained.folder)
         keys = {trained("toy-same", 0).key, trained("toy-same", 1).key, other("toy-same", 0).key}
         assert len({*keys, trained("toy-choice", 0).key}) == 4
         facts = {"name": "toy-other", "train_with": "toy-same"}
@@ -250,14 +227,14 @@ class TestTrained:
     def test_a_collapsed_run_is_undefined(self, trained, tmp_path, monkeypatch):
         collapsed = training.Tuned(trained.encoder, outcome=training.Outcome(status="collapsed"))
         monkeypatch.setattr(training, "fine_tune", lambda *a, **k: collapsed)
-        given = Trained(trained.encoder, trained.settings, tmp_path)("toy-same", 0)
+        given = r.Trained(trained.encoder, trained.settings, tmp_path)("toy-same", 0)
         with pytest.raises(Undefined, match="toy-same with seed 0 collapsed"):
             given.load()
 
 
 def test_a_store_gives_the_latest_finished_run(trained, tmp_path, monkeypatch):
     with pytest.raises(MissingData, match="Run a plan"):  # it is empty
-        readers.from_store(trained.encoder, tmp_path)
+        r.from_store(trained.encoder, tmp_path)
     tuned = trained("toy-same", 0).load()
     place = stores.Store(tmp_path)
     for run in ("r1", "r2"):
@@ -272,9 +249,9 @@ def test_a_store_gives_the_latest_finished_run(trained, tmp_path, monkeypatch):
     names = ["run", "encoder", "condition", "intermediate", "seed", "status", "utc"]
     table = pd.DataFrame(rows, columns=names)
     monkeypatch.setattr(stores.Store, "scores", lambda self, stage: table)
-    found = readers.from_store(trained.encoder, tmp_path)
+    found = r.from_store(trained.encoder, tmp_path)
     assert {key: value.key for key, value in found.items()} == {("toy-same", 0): "r2"}
-    assert fingerprint(found["toy-same", 0].load()) == fingerprint(tuned)
+    assert r.fingerprint(found["toy-same", 0].load()) == r.fingerprint(tuned)
 
 
 @pytest.fixture
@@ -292,7 +269,7 @@ def saved(tiny, tmp_path):
 
 def test_scores_are_those_of_the_whole_model(saved, tiny):
     encoder = saved(BertForMaskedLM)
-    head = language_head(encoder)
+    head = r.language_head(encoder)
     ids = torch.tensor([[0, 7, 9, 2]])
     whole = BertForMaskedLM.from_pretrained(encoder.name).eval()
     with torch.no_grad():
@@ -300,9 +277,9 @@ def test_scores_are_those_of_the_whole_model(saved, tiny):
         torch.testing.assert_close(head(hidden), whole(input_ids=ids).logits[0])
     assert not any(p.requires_grad for p in head.parameters())
     with pytest.raises(MissingData, match="stored without its masked-language head"):
-        language_head(saved(BertModel))
+        r.language_head(saved(BertModel))
     with pytest.raises(MissingData, match="'tiny' is built without"):
-        language_head(tiny)
+        r.language_head(tiny)
 
 
 SHORT = Settings(epochs=2, learning_rate=1e-2, batch_tokens=256, train_rows=40, dev_rows=30)
@@ -312,7 +289,7 @@ def test_an_early_score_is_the_score_of_a_run_that_starts_from_the_intermediate(
     tuned = trained("toy-same", 0).load()
     task = tasks.get("toy-intents")
     before = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"].clone()
-    value = Early(SHORT)(tuned, task, 3)
+    value = r.Early(SHORT)(tuned, task, 3)
     expected = training.fine_tune(tuned.encoder, [task], SHORT, 3).outcome.dev["toy-intents"]
     assert value == expected and 0 < value <= 1
     after = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"]

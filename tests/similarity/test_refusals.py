@@ -19,6 +19,8 @@ W = {"layer.0": RANDOM.normal(size=(4, 3)), "layer.1": RANDOM.normal(size=5)}
 MOVED = W | {"layer.0": W["layer.0"] + 1}
 LABELLED = [f.logme, f.h_score, f.nleep, f.transrate, f.gbc, f.knn_probe, f.linear_probe]
 PAIRED = [r.linear_cka, r.rsa, r.svcca, r.pwcca]
+UNLABELLED = [], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]]
+UNCUT = [], [-1, 2], [0.5, 1.0], [[1, 2]]
 
 
 def soft(value):
@@ -44,10 +46,7 @@ REFUSED = [
     (f.nleep, (X[:14], Y[:14]), "14 rows for 15 clusters"),
     (f.knn_probe, (X, Y, 60), "60 neighbours from 60 rows"),
     *((f.leep, (soft(bad), np.arange(60) % 2), ".") for bad in (-0.1, 0.5, np.nan)),
-    *(
-        (f.nce, (bad, [0, 0, 1, 1]), "source labels")
-        for bad in ([], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]])
-    ),
+    *((f.nce, (bad, [0, 0, 1, 1]), "source labels") for bad in UNLABELLED),
     *((m, (A, B[:19]), "20 and 19 rows") for m in PAIRED),
     *((m, (A[:3], B[:3]), "3 rows; at least 4") for m in PAIRED),
     *((m, (NAN, B), "NaN or infinite") for m in PAIRED),
@@ -65,24 +64,10 @@ REFUSED = [
     (r.cosine, ([1.0, 2.0], [1.0]), "lengths 2 and 1"),
     (r.cosine, ([0.0, 0.0], [1.0, 2.0]), "no direction"),
     *((r.scalar, (bad,), "expected a finite number") for bad in (np.nan, np.inf)),
-    *(
-        (t.js_divergence, pair, ".")
-        for pair in (
-            ([1, 1], [1, 1, 1]),
-            ([-1, 2], [1, 1]),
-            ([0, 0], [1, 1]),
-            ([np.nan, 1], [1, 1]),
-        )
-    ),
-    *(
-        (function, arguments, ".")
-        for bad in ([], [-1, 2], [0.5, 1.0], [[1, 2]])
-        for function, arguments in (
-            (t.token_similarity, ([1, 2, 3], bad)),
-            (t.vocabulary_overlap, ([1, 2, 3], bad)),
-            (t.piece_counts, (bad, 10)),
-        )
-    ),
+    *((t.js_divergence, (bad, [1, 1]), ".") for bad in ([1, 1, 1], [-1, 2], [0, 0], [np.nan, 1])),
+    *((t.token_similarity, ([1, 2, 3], bad), ".") for bad in UNCUT),
+    *((t.vocabulary_overlap, ([1, 2, 3], bad), ".") for bad in UNCUT),
+    *((t.piece_counts, (bad, 10), ".") for bad in UNCUT),
     (t.piece_counts, ([3, 10], 10), "outside a vocabulary of 10"),
     (t.tfidf_cosine, ([0, 0], [1, 1], [1, 1], 2), "is the text empty"),
     (t.tfidf_cosine, ([1, 1], [1, 1], [1, 5], 2), "5 of 2 texts"),
