@@ -64,9 +64,7 @@ if __name__ == "__main__":
     asked, known = parser.parse_args(), pd.DataFrame(columns=KEY)
     if OUTPUT.exists():
         known = pd.read_csv(OUTPUT, keep_default_na=False)
-    profile, intermediates = PROFILES.get(asked.profile), None
-    if profile is None:
-        profile, intermediates = regime.profile(asked.profile), regime.INTERMEDIATES
-    plan = study.plan(profile, intermediates, asked.targets, languages=["available"])
+    profile = PROFILES.get(asked.profile) or regime.profile(asked.profile)
+    plan = study.plan(profile, None, asked.targets, languages=["available"])
     found = layers(plan, Store(), asked.targets, asked.languages, known)
     write_atomic(OUTPUT, found.to_csv(index=False).encode())
