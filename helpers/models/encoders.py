@@ -55,10 +55,8 @@ LOCAL = {
 
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
-_SIZES = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
-)
+_SIZES = "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
+_SIZES += "vocab_size max_position_embeddings type_vocab_size layer_norm_eps".split()
 # On CPUs with bf16, the fused kernel's backward pass is slower than plain attention; in fp32 the two are
 # equal. On a GPU the fused kernel wins.
 _ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"

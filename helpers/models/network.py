@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from helpers.errors import HelpfulError, unknown
+from helpers.errors import HelpfulError, known
 from helpers.formats import Batch, Encoded, FormatBase, sorted_batches, split, token_index
 from helpers.models import PRECISIONS
 
@@ -138,9 +138,9 @@ class Network(nn.Module):
                     size = int(encoded.lengths[batch].max()) * len(batch)
                     halves = split(encoded, batch, size // 2)
                     if len(halves) < 2:
+                        full = f"memory ran out on a single row of {size} tokens"
                         advice = "lower max_length or use a larger device"
-                        text = f"memory ran out on a single row of {size} tokens; {advice}."
-                        raise HelpfulError(text) from error
+                        raise HelpfulError(f"{full}; {advice}.") from error
                     waiting.extend(halves)
                 if self.device.type != "cpu" and len(held) < _HELD and waiting:
                     continue
@@ -272,20 +272,14 @@ def describe(device: torch.device) -> str:
     return f"{device.type} {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """Say whether a device has instructions for products of 16-bit floats."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return ``"bf16"`` or ``"fp32"``; ``"auto"`` takes bf16 where the device multiplies in it."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    if precision != "auto":
+    if known("precision", precision, PRECISIONS) != "auto":
         return precision
-    return "bf16" if multiplies_bf16(device) else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has else "fp32"
 
 
 def forward_tokens(device: torch.device) -> int:

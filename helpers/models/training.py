@@ -56,10 +56,11 @@ class Tuned:
         state = {name: v for name, v in model.state_dict().items() if name not in frozen}
         facts = {"encoder": self.encoder.name, "sha256": self.encoder.sha256}
         save_tensors(folder / "encoder.safetensors", state, facts)
-        heads = {(task, n): v for task, h in self.heads.items() for n, v in h.state_dict().items()}
+        heads: dict[str, Tensor] = {}
+        for task, head in self.heads.items():
+            heads |= {f"{task}/{name}": value for name, value in head.state_dict().items()}
         if heads:
-            named = {"/".join(key): value for key, value in heads.items()}
-            save_tensors(folder / "heads.safetensors", named, {"pooling": self.settings.pooling})
+            save_tensors(folder / "heads.safetensors", heads, {"pooling": self.settings.pooling})
 
 
 def load_encoder(base: Encoder, folder: Path) -> Encoder:
@@ -375,8 +376,8 @@ class Run:
                     advice = "or batch_tokens, set gradient_checkpointing, or use a larger device"
                     raise HelpfulError(f"{full} {advice}.") from error
                 self.micro //= 2
-                note = f"memory ran out: {self.micro} tokens per forward pass from here"
-                self.outcome.notes.append(note)
+                full = f"memory ran out: {self.micro} tokens per forward pass from here"
+                self.outcome.notes.append(full)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.trained.values(), self.settings.clip)
         self.optimizer.step()
@@ -398,14 +399,15 @@ class Run:
 
     def _check(self, done: int) -> None:
         """Look at the losses so far and the weights; one that is no number ends the run."""
-        bad, why = (~torch.isfinite(self.losses[:done])).nonzero(), ""
+        bad = (~torch.isfinite(self.losses[:done])).nonzero()
         if len(bad):
             why = f"the loss was no longer a number at step {int(bad[0]) + 1}"
-        elif not bool(torch.stack([p.isfinite().all() for p in self.trained.values()]).all()):
+        elif not torch.stack([p.isfinite().all() for p in self.trained.values()]).all():
             why = f"a weight was no longer a number after step {done}"
-        if why:
-            self.outcome.status = "collapsed"
-            self.outcome.notes.append(why)
+        else:
+            return
+        self.outcome.status = "collapsed"
+        self.outcome.notes.append(why)
 
     def _evaluate(self, done: int) -> None:
         """Score the English development rows and keep the state if it is the best so far."""
@@ -480,10 +482,9 @@ class Run:
         for name, parameter in self.trained.items():
             parameter.data.copy_(state[f"now/{name}"])
             # A head that no step has trained yet has no moments.
-            moments = {m: state[f"{m}/{name}"] for m in _MOMENTS if f"{m}/{name}" in state}
-            if moments:
-                at = parameter.device
-                self.optimizer.state[parameter] = {m: value.to(at) for m, value in moments.items()}
+            if f"step/{name}" in state:
+                moments = {m: state[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS}
+                self.optimizer.state[parameter] = moments
             if f"best/{name}" in state:
                 self.best[name] = state[f"best/{name}"].to(self.device)
         self.losses.copy_(state["losses"])

@@ -128,8 +128,10 @@ def test_an_unpacked_encoder_is_an_ordinary_one_again(kind, batch):
 
 def test_auto_takes_bf16_where_the_device_multiplies_in_it(monkeypatch):
     asked, device = ("auto", "fp32", "bf16"), networks.best_device()
+    says = "cuda.is_bf16_supported", "cpu._is_avx512_bf16_supported", "cpu._is_amx_tile_supported"
     for chosen in ("bf16", "fp32"):
-        monkeypatch.setattr(networks, "multiplies_bf16", lambda _, chosen=chosen: chosen == "bf16")
+        for name in says:
+            monkeypatch.setattr(f"torch.{name}", lambda chosen=chosen: chosen == "bf16")
         found = [networks.resolve_precision(precision, device) for precision in asked]
         assert found == [chosen, "fp32", "bf16"]
 
