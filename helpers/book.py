@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import io
-import math
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,6 @@ from helpers.errors import HelpfulError, unknown
 PARAMETERS = "TRANSFER_PARAMETERS"  # "permutations=999 examples=en,de", set by `make chapter`
 BUILDING = "TRANSFER_BOOK_BUILD"  # set while the whole book is built
 MINUS = "\u2212"
-MISSING = "not available"
 # Colours that stay apart for readers who do not see red and green apart (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
@@ -115,8 +113,6 @@ def number(value: float, digits: int = 1) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time with the unit that suits it: ``"45 s"``, ``"12 min"``, ``"3.4 h"``."""
-    if not math.isfinite(seconds):
-        return MISSING
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

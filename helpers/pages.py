@@ -164,7 +164,6 @@ def run(name: str, parameters: Sequence[str] = (), folder: Path | None = None) -
     target = ROOT / "_build" / "chapters" / f"{chapter.stem}{'-failed' * bool(failure)}.ipynb"
     ran = f"*Run with {asked or 'the settings of the chapter'}.*"
     made.cells.insert(0, nbformat.v4.new_markdown_cell(ran, id="settings"))
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, nbformat.writes(made).encode())
     # What is glued for another page shows nothing here, and the exporter would warn of it.
     for cell in (cell for cell in made.cells if "outputs" in cell):

@@ -120,13 +120,13 @@ def _measured(
     return similarity.measure(sides, measures, encoder, progress=not book.building(), **asked)
 
 
-def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataFrame:
+def rank(target: str, profile: str, *, measure: str) -> pd.DataFrame:
     """Rank the intermediates of a profile for a target of your own, by the model of the profile's study.
 
     Args:
         target: name of a registered task; it needs English training rows, and no labels.
-        profile, mode: the study to learn from, as in `load`; by default one that is not there is run,
-            but not while a book is built. Its data must be at hand.
+        profile: the study to learn from, whose data must be at hand; one that is not there is run, but
+            not while a book is built.
         measure: similarity to predict from; one that needs no fine-tuned encoder.
 
     Returns:
@@ -138,11 +138,10 @@ def rank(target: str, profile: str, *, measure: str, mode: str = "") -> pd.DataF
 
     chosen, own = profiles.get(profile), tasks.get(target).name
     columns = ["rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity"]
-    mode = mode or ("stored" if book.building() else "missing")
     try:
-        scores, _ = gains.usable(load(profile, mode=mode))
+        scores, _ = gains.usable(load(profile, mode="stored" if book.building() else "missing"))
     except HelpfulError as error:
-        if mode != "stored":
+        if not book.building():
             raise
         return book.nothing(f"Nothing to learn from: {error}", columns)
     # All anew, since centring sees all tasks.
@@ -289,12 +288,11 @@ def _card(task: Task, languages: Sequence[str]) -> str:
 def examples(task: Task, languages: Sequence[str]) -> dict[str, Row]:
     """Return a first row per language where rows are at hand, at most three, preferred ones first."""
     splits = dict(data.at_hand(task))
-    order = [code for code in dict.fromkeys((*languages, *splits)) if code in splits]
     found: dict[str, data.Rows] = {}
-    while order and len(found) < 3:
-        code = order.pop(0)
-        with contextlib.suppress(MissingData):  # only reading shows what a partial mirror lacks
-            found[code] = data.first_rows(task, code, splits[code])
+    for code in dict.fromkeys((*languages, *splits)):
+        if code in splits and len(found) < 3:
+            with contextlib.suppress(MissingData):  # only reading shows what a partial mirror lacks
+                found[code] = data.first_rows(task, code, splits[code])
     # Bitext also has English rows, told by their ids: the language itself is preferred.
     return {
         code: next((row for row in rows if row["id"].startswith(f"{code}-")), rows[0])

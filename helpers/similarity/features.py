@@ -18,8 +18,6 @@ from helpers.similarity.representations import Floats, Integers, linear_cka, pwc
 
 # Keeps the evidence finite where the features fit a class perfectly; the value of the authors' code.
 _EVIDENCE_FLOOR = 1e-5
-# Smallest class variance relative to the overall one; keeps duplicated rows from giving log 0.
-_VARIANCE_FLOOR = 1e-4
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
@@ -202,7 +200,8 @@ def gbc(features: ArrayLike, labels: ArrayLike) -> float:
     means = rep.class_means(points, codes, counts)
     spread = rep.class_means(points**2, codes, counts) - means**2
     spread = np.broadcast_to(spread.mean(axis=1, keepdims=True), spread.shape)
-    spread = np.maximum(spread, _VARIANCE_FLOOR * points.var(axis=0).mean())
+    # Duplicated rows would give log 0.
+    spread = np.maximum(spread, 1e-4 * points.var(axis=0).mean())
     overlap = 0.0
     for mean, variance in zip(means, spread, strict=True):
         # Bhattacharyya coefficients of this class with all, itself (1) among them.

@@ -205,10 +205,9 @@ class Inputs:
         if key not in self._memo:
             try:
                 self._memo[key] = make()
-            except (Undefined, BadRows) as error:
-                self._memo[key] = error
-            except MissingData as error:
-                self._memo[key] = Undefined(str(error))
+            except (Undefined, BadRows, MissingData) as error:
+                absent = isinstance(error, MissingData)
+                self._memo[key] = Undefined(str(error)) if absent else error
         if isinstance(self._memo[key], HelpfulError):
             raise self._memo[key]
         return self._memo[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import product
 from typing import Any
 
@@ -30,24 +30,16 @@ def noise_ceiling(self_a: float, self_b: float) -> float:
     return float(np.sqrt(np.maximum(self_a, 0.0) * np.maximum(self_b, 0.0)))
 
 
-def lacking(a: ArrayLike, b: ArrayLike) -> str:
-    """Return why two columns of values, NaN where unknown, have no correlation; "" where they do."""
-    first, second = _known(a, b)
-    if len(first) < FEWEST_DYADS:
-        few = f"{len(first)} dyads have both values; {FEWEST_DYADS} are needed"
-        return few if len(first) else "no dyad has both values"
-    constant = np.ptp(first) == 0 or np.ptp(second) == 0
-    return "the values do not vary over the dyads" if constant else ""
-
-
-def correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Pearson correlation over the dyads where both values are known; NaN where ``lacking``."""
-    return np.nan if lacking(a, b) else float(np.corrcoef(*_known(a, b))[0, 1])
-
-
-def _known(a: ArrayLike, b: ArrayLike) -> Floats:
+def agreement(a: ArrayLike, b: ArrayLike) -> tuple[float, str]:
+    """Correlate two columns over the dyads where both values are known; NaN, and why, where it cannot be."""
     both = np.array([a, b], dtype=np.float64)
-    return both[:, np.isfinite(both).all(axis=0)]
+    both = both[:, np.isfinite(both).all(axis=0)]
+    if (count := both.shape[1]) < FEWEST_DYADS:
+        few = f"{count} dyads have both values; {FEWEST_DYADS} are needed"
+        return np.nan, few if count else "no dyad has both values"
+    if (np.ptp(both, axis=1) == 0).any():
+        return np.nan, "the values do not vary over the dyads"
+    return float(np.corrcoef(both)[0, 1]), ""
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:
@@ -72,36 +64,29 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (measure, language), part in table.groupby(["measure", "language"], sort=False):
         names = part["intermediate"].tolist(), part["target"].tolist()
-        columns = {name: part[name].to_numpy() for name in ("half_a", "half_b", "value", "second")}
-        # Once as they are, and once with the effects of tasks removed.
-        inner = {name: within(values, *names) for name, values in columns.items()}
         found: dict[str, Any] = {"measure": measure, "language": language}
-        for suffix, given in (("", columns), ("_within", inner)):
-            halves = correlation(given["half_a"], given["half_b"])
-            found[f"reliability{suffix}"] = spearman_brown(halves)
-            found[f"seed_reliability{suffix}"] = correlation(given["value"], given["second"])
-        found["reliability_note"] = _note(columns, inner, "half: " in str(set(part["reason"])))
+        small, notes = "half: " in str(set(part["reason"])), []
+        halves = "the halves are too small (see reason)" if small else "nothing in it is sampled"
+        seeds = "no dyad has a value of a second seed"
+        for column, kind, a, b, missing in (
+            ("reliability", "split half", "half_a", "half_b", halves),
+            ("seed_reliability", "two seeds", "value", "second", seeds),
+        ):
+            # Once as they are, and once with the effects of tasks removed.
+            whole, why = agreement(part[a], part[b])
+            inner, nothing = agreement(within(part[a], *names), within(part[b], *names))
+            step = spearman_brown if kind == "split half" else float
+            found |= {column: step(whole), f"{column}_within": step(inner)}
+            if not part[b].notna().any():
+                notes.append(f"{kind}: {missing}")
+            elif why:
+                notes.append(f"{kind}: {why}")
+            elif nothing:
+                notes.append(f"{kind}, within: nothing is left once task effects are removed")
+        known = part["value"].notna().any()
+        found["reliability_note"] = "; ".join(notes) if known else "no dyad has a value"
         rows.append(found)
     return pd.DataFrame(rows)
-
-
-def _note(columns: Mapping[str, Floats], inner: Mapping[str, Floats], too_small: bool) -> str:
-    """Say which reliabilities do not exist, and why."""
-    if not np.isfinite(columns["value"]).any():
-        return "no dyad has a value"
-    halves = "the halves are too small (see reason)" if too_small else "nothing in it is sampled"
-    found = []
-    for kind, a, b, missing in (
-        ("split half", "half_a", "half_b", halves),
-        ("two seeds", "value", "second", "no dyad has a value of a second seed"),
-    ):
-        if not np.isfinite(columns[b]).any():
-            found.append(f"{kind}: {missing}")
-        elif why := lacking(columns[a], columns[b]):
-            found.append(f"{kind}: {why}")
-        elif lacking(inner[a], inner[b]):
-            found.append(f"{kind}, within: nothing is left once task effects are removed")
-    return "; ".join(found)
 
 
 # --- Noise: what stands in for an array where nothing is related ----------------------------------

@@ -7,7 +7,7 @@ of vocabularies, and without task heads, whose parameters mean different things 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from helpers.errors import BadRows
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Pair = Sequence[ArrayLike] | Floats
 Parameters = Mapping[str, ArrayLike]
 Labelled = tuple[Floats, Integers, Integers]
 
@@ -265,7 +264,7 @@ def retrieval_accuracy(english: ArrayLike, other: ArrayLike) -> float:
     return float(np.mean(shares))
 
 
-def alignment_drift(tuned: Pair, plain: Pair, score: Callable[..., float] = linear_cka) -> float:
+def alignment_drift(tuned: Any, plain: Any, score: Callable[..., float] = linear_cka) -> float:
     """Alignment of two languages (2, N, D) after tuning minus before; below 0 where they part."""
     same = len(np.asarray(tuned[0])) == len(np.asarray(plain[0]))
     require(same, "the tuned and the plain encoder were given different sentences.")

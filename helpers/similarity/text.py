@@ -140,25 +140,21 @@ def pseudo_perplexity_change(tuned: ArrayLike, plain: ArrayLike) -> float:
 # --- Formats and labels ---------------------------------------------------------------------------
 def label_entropy_similarity(a: ArrayLike, b: ArrayLike) -> float:
     """Minus the absolute difference of the entropies of two label distributions, in nats."""
-    shares = [_class_sizes(labels) / np.size(labels) for labels in (a, b)]
+    shares = [rep.classes(labels, np.size(labels))[1] / np.size(labels) for labels in (a, b)]
     first, second = (float(-(share * np.log(share)).sum()) for share in shares)
     return -abs(first - second)
 
 
 def label_count_similarity(a: ArrayLike, b: ArrayLike) -> float:
     """Minus the absolute difference of the logarithms of two class counts, in nats."""
-    return -abs(float(np.log(len(_class_sizes(a)) / len(_class_sizes(b)))))
-
-
-def _class_sizes(labels: ArrayLike) -> Integers:
-    return rep.classes(labels, np.size(labels))[1]
+    counts = [len(rep.classes(labels, np.size(labels))[1]) for labels in (a, b)]
+    return -abs(float(np.log(counts[0] / counts[1])))
 
 
 def label_name_cosine(a: ArrayLike, b: ArrayLike) -> float:
     """Mean cosine of each label name (C, D) with its nearest name in the other task, both ways."""
     first, second = rep.paired(a, b, "label embeddings", 1, axis=1)
     first, second = (rep.unit_rows(x, "the embedding of a label name") for x in (first, second))
-    # Each name looks for its nearest in the other task.
     cosines = first @ second.T
     nearest = cosines.max(axis=1).mean() + cosines.max(axis=0).mean()
     return float(np.clip(nearest / 2, -1.0, 1.0))

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import results, tasks
+from helpers import book, results, tasks
 from helpers.errors import HelpfulError, UnknownName
 from helpers.similarity import COLUMNS
 from helpers.stats import gains, prediction, reml
@@ -13,8 +13,8 @@ from tests.stats import tables
 INTERMEDIATES, TARGETS = profiles.DEMO.intermediates, profiles.DEMO.targets
 
 
-def rank(target="own", profile="demo", **options):
-    return results.rank(target, profile, measure=PRIMARY, **options)
+def rank(target="own", profile="demo", measure=PRIMARY):
+    return results.rank(target, profile, measure=measure)
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_refusals_and_a_live_measurement(own, monkeypatch, tmp_path):
     for target, profile in (("nobody's", "tiny"), ("own", "tinny")):
         with pytest.raises(UnknownName):
             rank(target, profile)
-    found = rank(profile="tiny", mode="stored")  # without a stored study nothing is run
+    with pytest.MonkeyPatch.context() as patch:  # without a stored study a book runs nothing
+        patch.setenv(book.BUILDING, "1")
+        found = rank(profile="tiny")
     assert found.empty and "no run of this plan" in found.attrs["note"]
     table = results._measured("tiny", [PRIMARY], ["own"], seeds=(0,))  # live, from rows in memory
     assert table["value"].between(-1, 1).all() and len(table) == 2
@@ -92,4 +94,4 @@ def test_refusals_and_a_live_measurement(own, monkeypatch, tmp_path):
     monkeypatch.setattr(results, "load", lambda *_, **__: scores)
     lacking = "logme of toy-same and toy-.* is undefined: there is no enc"
     with pytest.raises(HelpfulError, match=lacking):
-        results.rank("own", "tiny", measure="logme")
+        rank("own", "tiny", "logme")

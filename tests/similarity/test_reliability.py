@@ -25,7 +25,7 @@ class TestWithin:
         target = np.tile(10 * random.normal(size=12), 9)
         a, b = (target + random.normal(size=108) for _ in range(2))
         inner = [measuring.within(v, *grid()) for v in (a, b)]
-        assert measuring.correlation(a, b) > 0.9 and abs(measuring.correlation(*inner)) < 0.3
+        assert measuring.agreement(a, b)[0] > 0.9 and abs(measuring.agreement(*inner)[0]) < 0.3
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 1000))
