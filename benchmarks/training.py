@@ -267,7 +267,7 @@ def trainer_dev(stock: Any, ready: Prepared) -> float:
         best = found.argmax(-1)
         raw = {"tag": tokens(best)} if task.format == "tagging" else {"label": best}
     values = task_scores(task, rows, format_.decode(task, rows, encoded, raw))
-    return values[metrics.main(task.metric)]
+    return values[metrics.get(task.metric).main]
 
 
 # Where the time goes: what the operations of a step are, by their names in PyTorch.

@@ -100,7 +100,7 @@ def floor(task: Task, *, rows: int | None = None) -> float:
     """Return the score of the best constant answer to English dev rows; a useful run is above it."""
     found = load_rows(task, "en", "dev", rows)
     constant = formats.get(task.format).constant(task, found)
-    return task_scores(task, found, constant)[metrics.main(task.metric)]
+    return task_scores(task, found, constant)[metrics.get(task.metric).main]
 
 
 def choose_layer(encoder: Encoder, task: Task, language: str = "de") -> int:
@@ -118,7 +118,7 @@ def layer_scores(
     if lost:
         raise MissingData(f"no layer can be chosen for {task.name!r}: {lost[language]}")
     (part,) = found
-    states, main = part.predictions, metrics.main(task.metric)
+    states, main = part.predictions, metrics.get(task.metric).main
     each = (Taken(states.vectors[:, i], states.places) for i in range(len(layers)))
     scores = (retrieval_scores(task, part.rows, vectors)[main] for vectors in each)
     return dict(zip(layers, scores, strict=True))

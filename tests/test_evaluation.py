@@ -60,7 +60,7 @@ def test_all_languages_at_once_equal_one_after_the_other(format_, tuned):
     together = evaluate(tuned, target)
     alone = [entry for language in LANGUAGES for entry in evaluate(tuned, target, [language])]
     assert together == alone
-    main = metrics.main(target.metric)
+    main = metrics.get(target.metric).main
     for language in LANGUAGES:
         mine = [entry for entry in together if entry["language"] == language]
         assert mine[0]["metric"] == main and {entry["metric"] for entry in mine} & {main}

@@ -72,13 +72,8 @@ def register(
 
 
 def get(name: str) -> Metric:
-    """Return a metric by name; a cut-off as in ``map@20`` is ignored."""
+    """Return a metric by name, whose cut-off as in ``map@20`` is ignored."""
     return _METRICS[known("metric", name.partition("@")[0], _METRICS)]
-
-
-def main(name: str) -> str:
-    """Return the key of a metric's main value, as in the result of :func:`score`."""
-    return get(name).main
 
 
 def score(name: str, predictions: Any, golds: Any, **options: Any) -> Scores:

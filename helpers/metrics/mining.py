@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from helpers.errors import BadRows, HelpfulError
-
-if TYPE_CHECKING:
-    import torch
 
 TILE = 2048  # Rows and columns of a tile: 16 MiB of similarities; more gains nothing.
 STRETCH = 32  # Shorter stretches are slow to reduce, longer ones leave more to search.
@@ -181,8 +177,6 @@ def nearest(queries: Any, candidates: Any, k: int = 1) -> Neighbours:
 
 def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbours]:
     """Find the ``k`` nearest ``y`` of each ``x`` and the reverse, from one pass of products."""
-    import torch
-
     for side in (x, y):
         if getattr(side, "ndim", 0) != 2 or not len(side):
             raise BadRows(f"vectors must have shape (n, width), got {getattr(side, 'shape', '?')}.")
@@ -191,7 +185,7 @@ def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbou
     if k < 1:
         raise HelpfulError(f"k must be at least 1, got {k}.")
     best = [_Best(len(x), min(k, len(y)))] + [_Best(len(y), min(k, len(x)))] * both
-    with torch.inference_mode(), _exact_products():
+    with torch.inference_mode():
         # Queries are held, unless they are on disk: they are read once for each tile of candidates.
         held = None if isinstance(x, np.memmap) else list(_tiles(x))
         for column, columns in _tiles(y):
@@ -203,27 +197,8 @@ def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbou
     return [_rescored(*side, one) for side, one in zip(((x, y), (y, x)), best, strict=False)]
 
 
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Keep full 32-bit products: training may have allowed coarser ones, which reorder neighbours."""
-    import torch
-
-    # Versions of torch without a switch for processors have one for all devices.
-    switch = getattr(torch.backends.mkldnn, "matmul", None)
-    before = switch.fp32_precision if switch else torch.get_float32_matmul_precision()
-    own: Any = partial(setattr, switch, "fp32_precision")
-    put = own if switch else torch.set_float32_matmul_precision
-    put("ieee" if switch else "highest")
-    try:
-        yield
-    finally:
-        put(before)
-
-
 def _tiles(vectors: Any) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the number of the first row and the rows, in 32-bit floats of length 1, by tile."""
-    import torch
-
     for start in range(0, len(vectors), TILE):
         rows = torch.from_numpy(np.array(vectors[start : start + TILE], np.float32))
         norms = torch.linalg.vector_norm(rows, dim=1)
@@ -275,8 +250,6 @@ class _Best:
     """The best ``k`` entries seen so far of each row of a matrix that arrives in tiles."""
 
     def __init__(self, rows: int, k: int) -> None:
-        import torch
-
         self.k = k
         # An entry is one integer whose upper half orders as its value and whose lower half falls with
         # its column: the largest integers are the best entries, equal values by column.
@@ -285,8 +258,6 @@ class _Best:
 
     def update(self, tile: torch.Tensor, row: int, column: int, axis: int = 1) -> None:
         """Take in a tile (its transpose with ``axis=0``) from a row and column on; columns rise."""
-        import torch
-
         # Rows whose largest entry cannot change their best are passed over.
         mine = slice(row, row + tile.shape[1 - axis])
         hit = (tile.amax(dim=axis) > self.worst[mine]).nonzero()[:, 0]
@@ -302,8 +273,6 @@ class _Best:
 
 def _largest(tile: torch.Tensor, k: int, column: int, axis: int) -> torch.Tensor:
     """Return the keys of the ``k`` largest entries along an axis, shape ``(rows, k)``."""
-    import torch
-
     width = tile.shape[axis]
     if width < 2 * k * STRETCH:
         values = tile if axis else tile.T.contiguous()
@@ -329,8 +298,6 @@ def _largest(tile: torch.Tensor, k: int, column: int, axis: int) -> torch.Tensor
 
 def _keys(values: torch.Tensor, column: int | torch.Tensor) -> torch.Tensor:
     """Return one integer per entry that orders by value, then by falling column."""
-    import torch
-
     if isinstance(column, int):
         column = torch.arange(column, column + values.shape[1])
     bits = values.contiguous().view(torch.int32)
@@ -340,8 +307,6 @@ def _keys(values: torch.Tensor, column: int | torch.Tensor) -> torch.Tensor:
 
 def _value(keys: torch.Tensor) -> torch.Tensor:
     """Return the values that keys were made of; -inf for places that are still empty."""
-    import torch
-
     ordered = keys >> _INDEX_BITS
     bits = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(torch.int32)
     return bits.view(torch.float32).nan_to_num(nan=-torch.inf, neginf=-torch.inf)

@@ -280,7 +280,7 @@ def _score_by_id(task: OfficialTask, language: str, said: Any, gold: list[Any]) 
     # An entity stands alone in its list; the official script reads the first.
     wanted = [[ids[0].strip()] if task.kind == "entities" else ids for _, ids in gold]
     values = metrics.score(task.metric, [said.get(name, []) for name, _ in gold], wanted)
-    return {"map@20": values[metrics.main(task.metric)]}
+    return {"map@20": values[metrics.get(task.metric).main]}
 
 
 # --- One alphabet for predictions and labels ------------------------------------------------------

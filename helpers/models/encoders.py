@@ -124,9 +124,7 @@ class Encoder:
         rows: NDArray[np.int64] = places[np.clip(wanted, -1, len(places) - 1)]
         if len(lost := wanted[rows < 0]):
             advice = "Prune with the ids of every text of the plan: train, dev and all languages."
-            raise BadEncoder(
-                f"token ids such as {lost[:5]} are not in the pruned encoder. {advice}"
-            )
+            raise BadEncoder(f"ids such as {lost[:5]} are not in the pruned encoder. {advice}")
         return rows
 
     def prune(self, token_ids: ArrayLike) -> Encoder:
@@ -257,14 +255,9 @@ def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     # A block is a 16-bit scale and 16 bytes; byte j holds weight j in its low half and weight j + 16
     # in its high half.
     blocks = raw.view([("scale", "<f2"), ("nibbles", "u1", 16)])
-    weights = np.empty((len(blocks), 32), np.float32)
-    step = 1 << 12  # the temporaries of so many blocks stay inside the processor's cache
-    for start in range(0, len(blocks), step):
-        block, out = blocks[start : start + step], weights[start : start + step]
-        out[:, :16] = block["nibbles"] & 15
-        out[:, 16:] = block["nibbles"] >> 4
-        out -= 8.0
-        out *= block["scale"].astype(np.float32)[:, None]
+    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1)
+    weights = nibbles.astype(np.float32) - np.float32(8)
+    weights *= blocks["scale"].astype(np.float32)[:, None]
     return weights.reshape(-1)
 
 

@@ -418,7 +418,7 @@ class Run:
             raw = self.network.outputs(name, encoded, **how)
             answers = (format_.decode(task, rows, encoded, raw), format_.constant(task, rows))
             found = [formats.task_scores(task, rows, answer) for answer in answers]
-            main = metrics.main(task.metric)
+            main = metrics.get(task.metric).main
             values[name], self.outcome.floor[name] = (scores[main] for scores in found)
         # Of equal scores the last counts, and without development rows the last state.
         if not kept or np.mean(list(values.values())) >= np.mean(list(kept.values())):

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,17 +84,6 @@ def test_candidates_that_get_better_or_worse_steadily_are_found(way):
     angle = np.linspace(0, math.pi / 2, 150)[::way]
     x, y = np.array([[1.0, 0.0]]), np.stack([np.cos(angle), np.sin(angle)], axis=1)
     assert nearest(x, y, 3).index[0].tolist() == ([0, 1, 2] if way == 1 else [149, 148, 147])
-
-
-@pytest.mark.parametrize("precision", ["highest", "medium"])
-def test_the_precision_of_products_is_put_back(precision):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        nearest(vectors(9, 3), vectors(10, 3))
-        assert torch.get_float32_matmul_precision() == precision
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 INFINITE = np.ones((50, 3))
