@@ -45,10 +45,10 @@ class BadFit(HelpfulError, ValueError):
     """A statistical model that must not be reported: too little data, or no optimum."""
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> UnknownName:
-    """Return the error for a name of some kind that is not valid; it lists the nearest first."""
+def unknown(kind: str, name: str, valid: Iterable[str], meant: str = "") -> UnknownName:
+    """Return the error for a name that is not valid; it says what was meant, or lists the nearest."""
     names = sorted(set(valid))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [meant] if meant in names else difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
     return UnknownName(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}.")
 

@@ -125,9 +125,9 @@ def history(file: str) -> list[tuple[str, str, str]]:
     return [(sha, utc(int(when)), subject) for sha, when, subject in rows]
 
 
-def address(root: Path | None = None) -> str:
+def address() -> str:
     """Return the address of the project's repository, as ``_config.yml`` names it; "" without one."""
-    config = (root or Path(__file__).resolve().parents[1]) / "_config.yml"
+    config = Path(__file__).resolve().parents[1] / "_config.yml"
     return str(yaml.safe_load(config.read_text("utf-8"))["repository"]["url"])
 
 

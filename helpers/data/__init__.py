@@ -310,9 +310,6 @@ def _mapped(makers: Sequence[Standard], *counts: Count) -> Any:
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-_OTHER_COPY = "Use a copy with labels, or another split."
-
-
 def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
     """Tell sets without rows or text, and whole sets whose gold only stands in for hidden gold."""
     if not len(found):
@@ -332,7 +329,7 @@ def _problems(task: Task, found: Rows, whole: bool) -> Iterator[str]:
     elif whole and task.format == "tagging":
         golds = [[names[t] for t in tags if t != IGNORED] for tags in found.column("tags")]
         if not any(golds):
-            yield f"every tag is -1 or {IGNORED}: hidden. {_OTHER_COPY}"
+            yield f"every tag is -1 or {IGNORED}: hidden. Use a copy with labels, or another split."
     elif whole:
         golds = (names[label] for label in found.column("label"))
     # Few rows may well be alike by chance, the fewer the more labels there are.
@@ -351,14 +348,13 @@ def _of_retrieval(task: Task, found: Rows) -> Iterator[str]:
     asked = [(name, gold) for name, side, gold in every if side == "query"]
     for name, gold in asked:
         for right in (right for right in gold if ("candidate", right) not in counts):
-            known = sorted(one for side, one in counts if side == "candidate")[:3]
-            some = ", ".join(map(repr, known))
+            some = ", ".join(sorted(repr(one) for side, one in counts if side == "candidate")[:3])
             yield f"gold {right!r} of query {name!r} is the id of no candidate, such as {some}."
         # Of two corpora to be mined most sentences have no translation on the other side.
         if not gold and task.metric != "pair_f1":
             yield f"query {name!r} has no gold; name its right candidates."
     if not any(gold for _, gold in asked):
-        yield f"no query has gold: it is hidden. {_OTHER_COPY}"
+        yield "no query has gold: it is hidden. Use a copy with labels, or another split."
 
 
 # --- Unlabelled text ------------------------------------------------------------------------------

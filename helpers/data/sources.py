@@ -9,7 +9,7 @@ import re
 import sys
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
@@ -100,10 +100,10 @@ def at_hand(source: Source, language: str, split: str) -> bool:
         return folder is not None and (folder / source.id / config).is_file()
     if (stated := _stated(folder / source.id)[0]) or not (folder / source.id).is_dir():
         return split in stated.get(config or "default", ())
-    try:  # without a header, the names of the files say their splits
+    # Without a header, the names of the files say their splits.
+    with suppress(OSError, datasets.exceptions.DatasetsError):
         return not config and split in map(str, get_data_patterns(str(folder / source.id)))
-    except (OSError, datasets.exceptions.DatasetsError):
-        return False
+    return False
 
 
 # --- Rows that need no hub ------------------------------------------------------------------------
@@ -279,16 +279,14 @@ def _mirrored(folder: Path, source: Source) -> tuple[str, dict[str, Any]]:
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "transfer-mirrors" / digest
-    quoted = _stated(path)[1]
-    if not quoted:
-        return str(path), {"cache_dir": str(cache)}
-    view = cache / "view" / path.name
-    view.mkdir(parents=True, exist_ok=True)
-    for entry in path.iterdir():
-        if entry.name != "README.md" and not (view / entry.name).exists():
-            (view / entry.name).symlink_to(entry)
-    write_atomic(view / "README.md", quoted.encode())
-    return str(view), {"cache_dir": str(cache)}
+    if quoted := _stated(path)[1]:
+        entries, path = [*path.iterdir()], cache / "view" / path.name
+        path.mkdir(parents=True, exist_ok=True)
+        for entry in entries:
+            if entry.name != "README.md" and not (path / entry.name).exists():
+                (path / entry.name).symlink_to(entry)
+        write_atomic(path / "README.md", quoted.encode())
+    return str(path), {"cache_dir": str(cache)}
 
 
 def _stated(folder: Path) -> tuple[dict[str, tuple[str, ...]], str]:

@@ -250,8 +250,8 @@ class FormatBase(ABC):
 
     def weight(self, encoded: Encoded, index: np.ndarray) -> float:
         """Return the number of terms in the loss of these sequences, known without the device."""
-        if self.field not in encoded.per_token:
-            return float(len(index))
+        if self.field not in encoded.per_token:  # one for each sequence, or for each whole row
+            return float(len(np.unique(encoded.example[index])) if encoded.together else len(index))
         upto = encoded.labelled_upto
         return float((upto[encoded.starts[index + 1]] - upto[encoded.starts[index]]).sum())
 

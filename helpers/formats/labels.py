@@ -83,11 +83,12 @@ class Choice(FormatBase):
         """Return the summed negative log probability of the right choices."""
         scores = self.predict(head, hidden, batch, pooling)["score"]
         right = (scores * batch.fields["right"]).sum()
-        return segment_logsumexp(scores, batch.row, batch.rows).sum() - right
-
-    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
-        """Return the number of rows among the sequences."""
-        return float(len(np.unique(encoded.example[index])))
+        # The largest score of a row is taken out of log-sum-exp, so that no power overflows.
+        top = torch.full((batch.rows,), -torch.inf, device=scores.device)
+        top = top.scatter_reduce(0, batch.row, scores.detach(), "amax")
+        total = torch.zeros(batch.rows, device=scores.device)
+        total = total.index_add(0, batch.row, (scores - top[batch.row]).exp())
+        return (total.log() + top).sum() - right
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return the score of each choice."""
@@ -96,15 +97,6 @@ class Choice(FormatBase):
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return the rank of the best choice of each row."""
         return [int(part.argmax()) for part in np.split(outputs["score"], encoded.units[1:-1])]
-
-
-def segment_logsumexp(scores: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """Return log-sum-exp of scores within each segment; their number is known on the host."""
-    # The largest score of a segment is taken out, so that no power overflows.
-    top = torch.full((segments,), -torch.inf, device=scores.device)
-    top = top.scatter_reduce(0, segment, scores.detach(), "amax")
-    total = torch.zeros(segments, device=scores.device)
-    return total.index_add(0, segment, (scores - top[segment]).exp()).log() + top
 
 
 class Tagging(FormatBase):
@@ -208,10 +200,6 @@ class Retrieval(FormatBase):
         scores = pairs[:, 0] @ pairs[:, 1].T * scale
         right = torch.arange(len(scores), device=scores.device)
         return functional.cross_entropy(scores, right, reduction="sum")
-
-    def weight(self, encoded: Encoded, index: np.ndarray) -> float:
-        """Return the number of queries."""
-        return float(len(index) // 2)
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return one vector per text."""

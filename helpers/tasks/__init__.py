@@ -287,13 +287,8 @@ def names(role: str = "", group: str = "") -> list[str]:
 
 def unknown_language(what: str, code: str, valid: Collection[str]) -> UnknownName:
     """Build the error for a language that is not one of the valid ones; know other codes of it."""
-    error = unknown(what, code, valid)
     base = code.replace("_", "-").split("-")[0].lower()
-    meant = _OTHER_CODES.get(base, base)
-    if meant == code or meant not in valid:
-        return error
-    listed = str(error).partition(" Valid: ")[2]
-    return UnknownName(f"unknown {what} {code!r}. Did you mean {meant!r}? Valid: {listed}")
+    return unknown(what, code, valid, _OTHER_CODES.get(base, base))
 
 
 def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:

@@ -84,23 +84,19 @@ COPA: dict[str, Any] = {"labels": "choice1 choice2", "adapt": copa_question}
 COPA["columns"] = {"id": "idx", "context": "prompt", "choices": "choice1,choice2"}
 
 
-def _anli(round: int, train: int, dev: int) -> Source:
-    splits = {"train": f"train_r{round}", "dev": f"dev_r{round}"}
-    licence = "CC BY-NC 4.0 (non-commercial)"
-    source = hub("facebook/anli", "plain_text", splits, licence, train=train, dev=dev)
-    # A partial mirror may hold the first round only; what is missing is noted in the rows.
-    return replace(source, optional=round > 1)
-
-
 _MATCHED = {"train": "train", "dev": "validation_matched"}
 _OANC = "OANC, CC BY 3.0, CC BY-SA 3.0, MIT (by genre)"
 _MNLI = hub("nyu-mll/glue", "mnli", _MATCHED, _OANC, train=392702, dev=9815)
 _SA = "CC BY-SA 4.0"
 _SNLI = hub("stanfordnlp/snli", "plain_text", TRAIN_DEV, _SA, train=550152, dev=10000)
-_ROUNDS = (_anli(1, 16946, 1000), _anli(2, 45460, 1000), _anli(3, 100459, 1200))
+_ANLI = hub("facebook/anli", "plain_text", {}, "CC BY-NC 4.0 (non-commercial)")
+_PARTS = [_SNLI, _MNLI]
+for _n, _size, _held in ((1, 16946, 1000), (2, 45460, 1000), (3, 100459, 1200)):
+    _SPLITS, _SIZES = {s: f"{s}_r{_n}" for s in TRAIN_DEV}, {"train": _size, "dev": _held}
+    # A partial mirror may hold the first round only; what is missing is noted in the rows.
+    _PARTS.append(replace(_ANLI, splits=_SPLITS, counts=_SIZES, optional=_n > 1))
 _NONCOMMERCIAL = "CC BY-NC 4.0 for the ANLI part (non-commercial)"
-_PARTS = (_SNLI, _MNLI, *_ROUNDS)
-_MIXED = Source("hub", "SNLI + MNLI + ANLI", parts=_PARTS, licence=_NONCOMMERCIAL)
+_MIXED = Source("hub", "SNLI + MNLI + ANLI", parts=(*_PARTS,), licence=_NONCOMMERCIAL)
 _paper("anli_plus", "pair", _MIXED, origin="snli mnli anli", holds="snli mnli anli", **NLI)
 MNLI = _paper("mnli", "pair", _MNLI, **NLI)
 

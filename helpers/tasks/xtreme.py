@@ -17,7 +17,7 @@ from helpers.tasks import About, Row, Source, Task, register, shipped
 from helpers.tasks.intermediate import COPA, NLI, REVISIONS, SQUAD1, TRAIN_DEV, hub
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
-NER = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+NER = "O B-PER I-PER B-ORG I-ORG B-LOC I-LOC"
 
 PAWSX_LANGUAGES = tuple("en de es fr ja ko zh".split())
 UDPOS_LANGUAGES = tuple(
@@ -260,9 +260,8 @@ for _task in (PAWSX, PANX, MLQA):
 
 # What XTREME-R adds: three tasks and longer language lists.
 def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
-    name = f"{task.name}-xr"
     facts |= {"languages": languages, "group": "xtreme-r", "about": About()}
-    return register(replace(task, name=name, **facts))
+    return register(replace(task, name=f"{task.name}-xr", **facts))
 
 
 _XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500)
