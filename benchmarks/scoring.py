@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from benchmarks.harness import Row, apart, measured, turns
+from helpers.metrics import mlqa, span_f1, squad
+from helpers.metrics.mining import TILE, mine, nearest
 
 REPEATS = 5
 
@@ -34,8 +37,6 @@ WORDS = "the a red dog's house, in Oslo; 1,234 of «Paris» der die una 北京 �
 def metrics_of_rows(sentences: int = 20_000, answers: int = 5_000) -> list[Row]:
     """Score tags against seqeval, nine in ten right, and answers against the published script."""
     import seqeval.metrics
-
-    from helpers.metrics import mlqa, span_f1, squad
 
     chance = np.random.default_rng(0)
     golds = [
@@ -117,11 +118,11 @@ def spans(questions: int = 5_000) -> list[Row]:
     seconds, found = turns(sides, REPEATS, time.process_time)
     assert found["by_its_rules_"] == found["loop"], "the two ways disagree"
     rate = {name: questions / min(values) for name, values in seconds.items()}
-    facts: dict[str, Any] = {"threads": 1, "rows": questions}
-    facts |= {"note": f"CPU time; {len(offsets)} windows of {LENGTH} tokens"}
-    stock = ("usual post-processing loop", rate["loop"])
+    facts: Row = {"threads": 1, "rows": questions}
+    facts["note"] = f"CPU time; {len(offsets)} windows of {LENGTH} tokens"
+    stock = ("questions/s", "usual post-processing loop", rate["loop"])
     names = {name: f"evaluate_span_{name}vs_reference_loop" for name in ("by_its_rules_", "")}
-    return [measured(row, rate[n], "questions/s", *stock, **facts) for n, row in names.items()]
+    return [measured(row, rate[name], *stock, **facts) for name, row in names.items()]
 
 
 def span_rows(questions: int, seed: int = 0) -> tuple[Any, Any, Any, Any, list[str]]:
@@ -197,10 +198,6 @@ def vectors(rows: int, seed: int) -> np.ndarray:
 
 def bare_products(rows: int) -> dict[str, float]:
     """One product of all pairs, tile by tile into one buffer, and nothing else."""
-    import torch
-
-    from helpers.metrics.mining import TILE
-
     x, y = (torch.from_numpy(vectors(rows, seed)) for seed in (0, 1))
     tile = torch.empty(TILE, TILE)
 
@@ -215,8 +212,6 @@ def bare_products(rows: int) -> dict[str, float]:
 
 def mined(rows: int) -> dict[str, float]:
     """Mine both directions by margin."""
-    from helpers.metrics.mining import mine
-
     x, y = vectors(rows, 0), vectors(rows, 1)
     y[: rows // 2] += 2 * x[: rows // 2]
     found, spent = _spent(lambda: mine(x, y))
@@ -227,8 +222,6 @@ def mined(rows: int) -> dict[str, float]:
 
 def pool(rows: int) -> dict[str, float]:
     """Search a memory-mapped pool of 16-bit vectors."""
-    from helpers.metrics.mining import nearest
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pool.npy"
         mapped = np.lib.format.open_memmap(path, "w+", np.float16, (rows, WIDTH))
@@ -244,8 +237,6 @@ def pool(rows: int) -> dict[str, float]:
 
 def _spent(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """Return what some work returns, and what it and this process took."""
-    import torch
-
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -301,7 +292,7 @@ def tatoeba(
         scores = evaluation.evaluate(Tuned(encoder), task, languages, layer=layer)
         seconds = time.perf_counter() - began
         peak = (before + matmul_peak(device, precision)) / 2
-        found.append((layer, seconds, peak, pd.DataFrame(scores)))
+        found.append((layer, seconds, peak, scores))
     # Operations are counted after the clock, which starts with what nobody has read before.
     texts = {r["text"] for code in languages for r in data.rows(task, code, "test")}
     each = [{"side": "candidate", "text": text} for text in sorted(texts)]
@@ -310,8 +301,9 @@ def tatoeba(
     operations = matmul_flops(coded, encoder.dimension, 1) / 3  # without a backward pass
     rows = []
     for row, (layer, seconds, peak, scores) in zip(TATOEBA, found, strict=True):
+        table = pd.DataFrame(scores)
         product = ("its matrix products at the measured peak", layer * operations / peak)
         note = f"{encoder.name} encoder, hidden state {layer} of {encoder.layers}, "
-        note += f"{len(languages)} languages, mean accuracy {scores['value'].mean():.3f}"
-        rows.append(measured(row, seconds, "s", *product, note=note, **here(scores["n"].sum())))
+        note += f"{len(languages)} languages, mean accuracy {table['value'].mean():.3f}"
+        rows.append(measured(row, seconds, "s", *product, note=note, **here(table["n"].sum())))
     return rows

@@ -51,10 +51,9 @@ def grid() -> list[Row]:
         one, same = (pd.concat([Store(f).scores() for f in side])[columns] for side in sides)
         one, same = (side.sort_values(columns[:3], ignore_index=True) for side in (one, same))
         pd.testing.assert_frame_equal(one, same, atol=1e-6)
-    facts = {"threads": cores(), "rows": len(plan)}
-    facts["note"] = f"profile {PROFILE}; equal scores in both ways"
+    name, note = "grid_vs_cells_from_scratch", f"profile {PROFILE}; equal scores in both ways"
     times = (ours, "s", "every cell in a process of its own", theirs)
-    return [measured("grid_vs_cells_from_scratch", *times, **facts)]
+    return [measured(name, *times, threads=cores(), rows=len(plan), note=note)]
 
 
 def _timed(arguments: list[str], folder: Path) -> float:

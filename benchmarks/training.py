@@ -273,14 +273,12 @@ def trainer_dev(stock: Any, ready: Prepared) -> float:
 # Where the time goes: what the operations of a step are, by their names in PyTorch.
 
 PARTS = {
-    "matmul": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn"),
-    "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::_flash_attention"),
-    "optimiser": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
-    "elementwise": (
-        "aten::gelu", "aten::native_layer_norm", "aten::add", "aten::mul", "aten::copy_",
-        "aten::sum", "aten::div", "aten::fill_", "aten::cat", "aten::masked_fill",
-    ),
-}  # fmt: skip
+    "matmul": "aten::mm aten::addmm aten::bmm aten::baddbmm mkldnn",
+    "attention": "aten::_scaled_dot_product aten::_softmax aten::_flash_attention",
+    "optimiser": "aten::_fused_adamw aten::_foreach aten::linalg_vector_norm",
+    "elementwise": "aten::gelu aten::native_layer_norm aten::add aten::mul aten::copy_ aten::sum "
+    "aten::div aten::fill_ aten::cat aten::masked_fill",
+}
 NOTES = {
     "matmul": "attention of short sequences included",
     "attention": "softmax, and the fused kernel of long sequences",
@@ -302,11 +300,11 @@ def profiles(works: Iterable[Workload] = CPU.values()) -> list[Row]:
         spent = dict.fromkeys(PARTS, 0.0)
         for event in seen.key_averages():
             for part, names in PARTS.items():
-                if event.key.startswith(names):
+                if event.key.startswith(tuple(names.split())):
                     spent[part] += event.self_cpu_time_total / 1e6 / outcome.seconds
                     break
         spent["rest"] = 1 - sum(spent.values())
-        facts = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
+        facts: Row = {"threads": torch.get_num_threads(), "rows": ready.outcome.rows}
         for part, share in spent.items():
             name, note = f"train_{work.name}_time_in_{part}", NOTES.get(part, "")
             rows.append(measured(name, share, "share", note=note, **facts))

@@ -121,6 +121,7 @@ def _add_random_ids(ready: Prepared, work: Workload) -> None:
     labels = tuple(str(i) for i in range(17 if kind == "tagging" else 3))
     # What each format has of sequences, and of tokens.
     begin = np.array([generator.integers(1, n) for n in lengths])
+    parts: Any
     metric, parts = {
         "pair": ("accuracy", {"per_sequence": {"label": begin % len(labels)}}),
         "tagging": ("token_accuracy", {"per_token": {"tag": [ids % 17 for ids in sequences]}}),

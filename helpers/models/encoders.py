@@ -100,7 +100,7 @@ class Encoder:
         return int(self.model.config.num_hidden_layers)
 
     @property
-    def table(self) -> torch.nn.Embedding:
+    def table(self) -> Any:
         """The word embeddings."""
         return self.model.get_input_embeddings()
 
