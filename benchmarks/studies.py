@@ -43,7 +43,13 @@ def grid() -> list[Row]:
         for target in plan.runs.query("stage == 'target'").itertuples():
             own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
             place = other / str(target.run)
-            command = ["helpers.study.arm", "--plan", str(own.save(place / "plans")), *own.arms]
+            command = [
+                "helpers.study",
+                "--plan",
+                str(own.save(place / "plans")),
+                "--arms",
+                *own.arms,
+            ]
             theirs += _timed(command, place)
         # Both ways must give the same scores.
         columns = ["run", "language", "seed", "value", "status"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
@@ -28,8 +27,6 @@ from helpers.study.store import Store, missing, stand_ins
 from helpers.tasks import Task
 
 MODES = ("stored", "missing", "always")
-# Python would warn where an arm is executed after it was imported here, as ``python -m`` does.
-warnings.filterwarnings("ignore", ".*'helpers.study.arm' found in sys.modules", RuntimeWarning)
 
 
 def plan(

@@ -1,19 +1,24 @@
-"""Plan and run a study from the command line: ``python -m helpers.study``."""
+"""Plan and run a study from the command line: ``python -m helpers.study``.
+
+The exit code is 0 when every run is done, 1 when one failed (its record says why), 2 after an error, and
+143 after SIGTERM or 130 after Ctrl-C (the state is written, and the same command goes on).
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from helpers import study
 from helpers.errors import HelpfulError, known
-from helpers.study.arm import Stopped, register_tasks
+from helpers.study.arm import Stopped, register_tasks, stopping, through
 from helpers.study.engines import ENGINES
-from helpers.study.plan import load, minutes, saved
+from helpers.study.plan import find, load, minutes, saved
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, missing
 
@@ -35,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=0, help="arms at a time")
     made.add_argument("--keep", choices=["yes", "no"], help="keep checkpoints")
     made.add_argument("--dirty", action="store_true", help="store what uncommitted code makes")
+    made.add_argument("--arms", help="do only these, as plan.arms has them, of a plan", **names)
+    made.add_argument("--plan", type=Path, help="file of that plan; found by its arms otherwise")
     made.add_argument("extra", nargs="*", help="after --: arguments for Snakemake")
     return made
 
@@ -46,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_tasks()
         if asked.status:
             return _print_status(Store(), asked.profile or "")
+        if asked.arms:
+            return _do_arms(Store(), asked.arms, asked.plan, asked.keep == "yes")
         known("engine", asked.engine, ENGINES)  # before the data are read
         cells = (asked.intermediates, asked.targets, asked.conditions, asked.seeds)
         plan = study.plan(asked.profile or "demo", *cells, asked.encoder, asked.languages)
@@ -68,6 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in failed.drop_duplicates("run").itertuples():
         print(f"  {row.run} {row.target} via {row.intermediate}: {row.status}", file=sys.stderr)
     return 1 if len(failed) else 0
+
+
+def _do_arms(store: Store, arms: Sequence[str], file: Path | None, keep: bool) -> int:
+    """Do some arms in this process, as a scheduler asks for them."""
+    plan, failed = load(file) if file else find(store.plans, arms), list[str]()
+
+    def tell(run: str, status: str, now: str) -> None:
+        if status:
+            print(f"{run} {plan.job(run).name}: {status}", flush=True)
+            failed.extend([run] * status.startswith("failed"))
+
+    with stopping() as stop:
+        through(plan, arms, store, keep=keep, stop=stop, tell=tell)
+    return 1 if failed else 0
 
 
 def status(store: Store, profile: str = "") -> pd.DataFrame:

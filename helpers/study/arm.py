@@ -1,15 +1,12 @@
-"""Do one arm in one process: ``python -m helpers.study.arm <arm> [<arm> ...]``.
+"""Do arms in this process, as every engine does, and ``python -m helpers.study --arms <arm> ...``.
 
 The encoder is loaded once, the intermediate stage trained once, then every target is trained, scored
 in its languages and recorded. Each call is idempotent: a run that is done is left alone, an unfinished
-fine-tuning goes on from its last state, an arm that another process works on is waited for. The exit
-code is 0 when every run is done, 1 when one failed (its record says why), and 143 after SIGTERM or 130
-after Ctrl-C (the state is written, and the same call goes on).
+fine-tuning goes on from its last state, an arm that another process works on is waited for.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib
 import logging
@@ -17,7 +14,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +27,7 @@ from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import provenance, write_atomic
 from helpers.models import Outcome, Settings
-from helpers.study.plan import Plan, find, load, stamp, survey
+from helpers.study.plan import Plan, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
 from helpers.study.store import FINISHED, Record, Store, missing
 
@@ -348,37 +344,3 @@ def register_tasks() -> None:
             advice = "Name modules on PYTHONPATH that register tasks, separated by commas."
             said = f"TRANSFER_TASKS names module {module.strip()!r}, and {error}"
             raise HelpfulError(f"{said}. {advice}") from error
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.study.arm", description=__doc__)
-    parser.add_argument("arms", nargs="+", help="ids of arms, as plan.arms has them")
-    parser.add_argument("--plan", type=Path, help="file of the plan; found by the arms otherwise")
-    parser.add_argument("--store", type=Path, help="folder of the store; else TRANSFER_STORE")
-    parser.add_argument("--keep", action="store_true", help="keep checkpoints nothing needs now")
-    asked = parser.parse_args(arguments)
-    failed: list[str] = []
-    store = Store(asked.store)
-
-    def tell(run: str, status: str, now: str) -> None:
-        if status:
-            print(f"{run} {plan.job(run).name}: {status}", flush=True)
-            failed.extend([run] * status.startswith("failed"))
-
-    try:
-        register_tasks()
-        plan = load(asked.plan) if asked.plan else find(store.plans, asked.arms)
-        with stopping() as stop:
-            through(plan, asked.arms, store, keep=asked.keep, stop=stop, tell=tell)
-    except HelpfulError as error:
-        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-        return error.code if isinstance(error, Stopped) else 2
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    # The functions of the imported module, not a second copy of them.
-    from helpers.study.arm import main as imported
-
-    sys.exit(imported())

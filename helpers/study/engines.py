@@ -211,7 +211,7 @@ def _workflow(
         "plan": str(plan.save(home / "plans")),
         "store": str(home),
         "python": sys.executable,
-        "keep": keep,
+        "keep": "yes" if keep else "no",
         "threads": cores() if gpus and "--cores" in arguments else 1,
         # Weights, gradients, two moments, twice, and libraries, in MB.
         "mem_mb": round(2500 + parameters * 4 * 5 * 2 / 1e6),

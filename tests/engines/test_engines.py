@@ -147,8 +147,10 @@ def test_two_drivers_that_are_killed_again_and_again_double_nothing(store, expec
 
 
 def command(store, *arguments):
-    line = [sys.executable, "-m", "helpers.study.arm", "--store", str(store.folder), *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--arms", *arguments]
+    there = os.environ | {"TRANSFER_STORE": str(store.folder)}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, env=there, **piped)
 
 
 def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
@@ -157,7 +159,7 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     plan.save(store.plans)
     fake.make_plan(intermediates=0).save(store.plans)
     arm, (stage, target) = next(item for item in plan.arms.items() if len(item[1]) == 2)
-    process = command(store, arm, "--keep")
+    process = command(store, arm)
     wait_for(lambda: bool(fake.trace()))
     time.sleep(0.6)
     assert store.held(arm) and status(store)["running"].sum() == 1
@@ -169,7 +171,7 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     assert '"done": ' in state.read_text()
     monkeypatch.setenv("FAKE_STEP", "0")
     for _ in range(2):  # the second time there is nothing to do
-        process = command(store, arm, "--keep")
+        process = command(store, arm)
         assert process.communicate(timeout=60)[0].count(": done") == (2 if _ == 0 else 0)
     assert store.runs() == {stage, target} and not state.exists()
     assert fake.ended() == [stage, target]

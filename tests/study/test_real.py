@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -76,9 +77,10 @@ def test_processes_give_the_same_scores(undisturbed, plan, store):
 
 
 def test_killed_and_resumed_gives_the_same_scores(undisturbed, plan, store):
-    command = [sys.executable, "-m", "helpers.study.arm", "--plan", str(plan.save(store.plans))]
-    command += ["--store", str(store.folder), "--keep", *plan.arms]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    plan.save(store.plans)
+    command = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--arms", *plan.arms]
+    there = os.environ | {"TRANSFER_STORE": str(store.folder)}
+    process = subprocess.Popen(command, env=there, stdout=subprocess.DEVNULL)
     while len(store.runs()) < 3 and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
