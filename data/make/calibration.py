@@ -1,15 +1,20 @@
-"""Make or extend data/calibration: how often the analysis is wrong, by simulation.
+"""How often the analysis is wrong: on simulated tables, on a study's own gains, on others' models.
 
     python -m data.make.calibration --study dyads --replicates 1000
+    python -m data.make.calibration --relabelled pilot
+    python -m data.make.calibration --recycled roberta-base_table.csv
 
-Simulated tables with a known slope are analysed as the specification says, and in the ways it is
-compared with. Batches are seeded by their own names, so that a run continues where it was stopped.
-The worlds that tables are drawn from are described in ``data/calibration/<study>.json``.
+The first makes or extends data/calibration: tables with a known slope are analysed as the specification
+says, and in the ways it is compared with. Batches are seeded by their own names, so that a run continues
+where it was stopped; the worlds are described in ``data/calibration/<study>.json``. The others make
+data/results/<profile>-relabelled.csv, with similarity relabelled, and data/results/recycled.csv from
+IBM's table, see ``helpers.stats.calibration.TABLE``; a copy with another checksum is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -22,14 +27,18 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from helpers import results
 from helpers.files import commit, write_atomic
 from helpers.stats import calibration, confirmatory, gains
 from helpers.stats.calibration import FINAL, Answers, ols, relabelled, slope_of
-from helpers.stats.confirmatory import TASKS
+from helpers.stats.confirmatory import PRIMARY, TASKS
 
 FOLDER = Path(__file__).resolve().parents[1] / "calibration"
 BATCH = 50
 COMPARED = 4  # batches in which the methods that are not ours run too
+RECYCLED = results.FOLDER / "recycled.csv"
+LOST = 10  # points: what a row of others' table that lost more is called collapsed for
+SIZES = (1000, 20)  # relabelled tables: the first are shown, the others are there to be repeated
 
 Draw = Callable[[np.random.Generator], pd.DataFrame]
 Cell = tuple[str, float, Draw, Callable[[pd.DataFrame, int], Answers]]
@@ -63,16 +72,12 @@ class Scenario:
     within: bool = False  # whether gains are standardised within their target before the analysis
 
 
-def described(study: str) -> dict[str, Any]:
-    """Return what is written beside a stored table: how it was made, and its worlds."""
-    return json.loads((FOLDER / f"{study}.json").read_text(encoding="utf-8"))
+def described(study: str) -> list[dict[str, Any]]:
+    """Return the worlds of a study, as they are written beside its table."""
+    return json.loads((FOLDER / f"{study}.json").read_text("utf-8"))["scenarios"]
 
 
-def worlds(study: str) -> dict[str, Scenario]:
-    return {facts["name"]: Scenario(**facts) for facts in described(study)["scenarios"]}
-
-
-SCENARIOS = worlds("decision") | worlds("scaled")
+SCENARIOS = {w["name"]: Scenario(**w) for s in ("decision", "scaled") for w in described(s)}
 
 
 def standard(values: np.ndarray) -> np.ndarray:
@@ -259,17 +264,17 @@ def cells(study: str) -> list[Cell]:
 
         found: list[Cell] = [("languages", b, rows(b, 0.0), by_language) for b in (0.0, 0.3)]
         return found + [("language distance", c, rows(0.3, c), by_distance) for c in (0.0, 0.1)]
-    names, specified = worlds(study), calibration.specified
+    names, specified = [world["name"] for world in described(study)], calibration.specified
     if study == "dyads":  # every scenario at 0 and 0.4, some at more slopes
-        more = (
-            "independent|blocks none|blocks half|blocks|20 x 10, none|20 x 10, half|20 x 10|7 x 3"
-        )
+        more = ["independent", *(f"blocks{k}" for k in (" none", " half", ""))]
+        more += [*(f"20 x 10{k}" for k in (", none", ", half", "")), "7 x 3"]
         asked = [(name, b, every) for name in names for b in (0.0, 0.4)]
-        asked += [(name, b, ours) for name in more.split("|") for b in (0.2, 0.6, 0.8)]
+        asked += [(name, b, ours) for name in more for b in (0.2, 0.6, 0.8)]
     elif study == "decision":  # four sizes of study, and the worlds that an outside review missed
         sizes = ("blocks half", "20 x 10, half", "7 x 3", "4 x 3")
         asked = [(name, b, specified) for name in sizes for b in (0.0, 0.2, 0.4, 0.6, 0.8)]
-        asked += [(n, b, sloped) for n in names if n not in worlds("dyads") for b in (0.0, 0.4)]
+        harder = names[names.index("confounded by target") :]
+        asked += [(n, b, sloped) for n in harder for b in (0.0, 0.4)]
     else:  # the next study, in points and within targets
         asked = [(name, b, specified) for name in names for b in (0.0, 0.2, 0.4, 0.6)]
     return [(name, b, dyad_tables(SCENARIOS[name], b), ask) for name, b, ask in asked]
@@ -282,18 +287,16 @@ def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
         **{"command": f"python -m data.make.calibration --study {study}", "commit": commit()},
         **{"seed": calibration.SEED, "batch": BATCH, "batches_with_all_methods": COMPARED},
         "relabellings": calibration.RELABELLINGS,
-        "scenarios": described(study)["scenarios"],
+        "scenarios": described(study),
         "versions": {"python": platform.python_version(), **used},
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
     text = "{\n" + ",\n".join(lines).replace('}, {"name"', '},\n  {"name"') + "\n}\n"
     write_atomic(folder / f"{study}.json", text.encode())
     path = folder / f"{study}.csv"
-    counts = (
-        pd.read_csv(path)
-        if path.exists()
-        else pd.DataFrame(columns=[*calibration.KEY, *calibration.COUNTED])
-    )
+    counts = pd.DataFrame(columns=[*calibration.KEY, *calibration.COUNTED])
+    if path.exists():
+        counts = pd.read_csv(path)
     done = set(map(tuple, counts[["scenario", "slope", "batch"]].to_numpy()))
     for number in range(-(-replicates // BATCH)):
         for name, slope, drawn, answer in cells(study):
@@ -306,10 +309,51 @@ def run(folder: Path, study: str, replicates: int = 1000) -> pd.DataFrame:
     return calibration.load(folder, study)
 
 
+# A study's own gains, and the table of others.
+
+
+def prepared(profile: str) -> pd.DataFrame:
+    """Return the dyads of a committed study as the analysis sees them."""
+    rows = gains.gains(gains.usable(results.load(profile))[0])
+    similarity = results.similarities(profile, added=False)
+    return confirmatory.prepared(gains.dyads(rows, similarity=similarity), PRIMARY)
+
+
+def fingerprint(whole: pd.DataFrame) -> str:
+    """Return a checksum of the gains and similarities that an analysis sees."""
+    rows = whole[[*TASKS, "gain", PRIMARY]].sort_values(TASKS).round(6)
+    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare methods on all rows of others, and without identity pairs and collapsed rows."""
+    own, lost = table["identity_pair"], table["gain"] < -LOST
+    parts = {
+        "all": table,
+        "without identity pairs": table[~own],
+        "without collapsed rows": table[~lost],
+        "without both": table[~own & ~lost],
+    }
+    found = {name: calibration.compare_recycled(part) for name, part in parts.items()}
+    return pd.concat(found, names=["which"]).reset_index()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.calibration", description=__doc__)
     parser.add_argument("--study", choices=STUDIES, default="dyads")
     parser.add_argument("--replicates", type=int, default=1000)
+    parser.add_argument("--relabelled", metavar="PROFILE")
+    parser.add_argument("--recycled", metavar="TABLE")
     asked = parser.parse_args()
-    counts = run(FOLDER, asked.study, asked.replicates)
-    print(calibration.summary(counts).to_string(index=False, float_format="%.3f"))
+    if asked.recycled:
+        shown = compared(calibration.read_recycled(asked.recycled))
+        write_atomic(RECYCLED, shown.to_csv(index=False, float_format="%.6g").encode())
+    elif asked.relabelled:
+        whole = prepared(asked.relabelled)
+        sets = [calibration.permuted_tables(whole, PRIMARY, n).assign(size=n) for n in SIZES]
+        shown = pd.concat(sets).assign(gains=fingerprint(whole))
+        file = results.FOLDER / f"{asked.relabelled}-relabelled.csv"
+        write_atomic(file, shown.to_csv(index=False).encode())
+    else:
+        shown = calibration.summary(run(FOLDER, asked.study, asked.replicates))
+    print(shown.to_string(index=False, float_format="%.3f"))

@@ -53,8 +53,7 @@ def table(path: Path, key: str) -> pd.DataFrame:
 def languages(lang2vec: Path, urielplus: Path) -> pd.DataFrame:
     """Return what is known of each language by itself."""
     isos = json.loads((lang2vec / "data" / "letter_codes.json").read_text(encoding="utf-8"))
-    geo = urielplus / "database" / "urielplus_csvs" / "lang_fam_geo.csv"
-    places = table(geo, "language_id")
+    places = table(urielplus / "database/urielplus_csvs/lang_fam_geo.csv", "language_id")
     gib = table(DATA / "published" / SIZES, "language")["xlmr_pretraining_gib"]
     rows = []
     for language, hand in table(DATA / "languages.csv", "language").iterrows():
@@ -77,9 +76,13 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
     """Add the distances to English."""
     (english,) = rows.index[rows["language"] == "en"]
     rows["same_family"] = (rows["family"] == rows["family"][english]).astype(int)
-    rows["geographic_km"] = [kilometres(row, rows.loc[english]) for _, row in rows.iterrows()]
-    files = (folder / f"feature_{name}.npz" for name in ("predictions", "averages"))
-    predicted, observed = (features(file, rows) for file in files)
+    # Great circles on a sphere of 6,371 km.
+    places, here = np.radians(rows[["latitude", "longitude"]]), np.radians(rows["latitude"])
+    north, east = ((places - places.loc[english]) / 2).to_numpy().T
+    half = np.sin(north) ** 2 + np.cos(here) * np.cos(here[english]) * np.sin(east) ** 2
+    rows["geographic_km"] = (2 * 6371.0 * np.arcsin(np.sqrt(half))).round().astype(int)
+    files = ("feature_predictions", "feature_averages", "family_features")
+    predicted, observed, lineage = (features(folder / f"{name}.npz", rows) for name in files)
     for kind, prefix in FEATURES.items():
         columns = [name for name in map(str, predicted) if name.startswith(prefix)]
         filled, seen = predicted[columns].to_numpy(), observed[columns].to_numpy()
@@ -92,8 +95,7 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
         ]
         rows[f"{kind}_shared"] = shared.sum(axis=1)
         rows[f"{kind}_imputed"] = (1.0 - known.mean(axis=1)).round(4)
-    lineage = features(folder / "family_features.npz", rows).to_numpy()
-    rows["genetic"] = [distance(one, lineage[english]) for one in lineage]
+    rows["genetic"] = [distance(one, lineage.to_numpy()[english]) for one in lineage.to_numpy()]
 
 
 def features(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -108,13 +110,6 @@ def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     """Return the cosine distance, if there is one."""
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return None if norm == 0.0 else round(max(1.0 - float(a @ b) / norm, 0.0), 4)
-
-
-def kilometres(a: pd.Series, b: pd.Series) -> int:
-    """Return the great-circle distance on a sphere of 6,371 km."""
-    here, there, turn = np.radians([a["latitude"], b["latitude"], a["longitude"] - b["longitude"]])
-    half = np.sin((here - there) / 2) ** 2 + np.cos(here) * np.cos(there) * np.sin(turn / 2) ** 2
-    return round(2 * 6371.0 * np.arcsin(np.sqrt(half)))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@
 Writes ``data/similarity/<name>.csv``.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from helpers import similarity, tasks
 from helpers.errors import MissingData
@@ -24,7 +21,6 @@ from helpers.models import encoders
 from helpers.similarity import readers
 from helpers.similarity.inputs import Options
 from helpers.study import profiles
-from helpers.study.profiles import Profile
 from helpers.study.store import default_folder
 
 OUTPUT = Path(__file__).parents[1] / "similarity"
@@ -45,25 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shuffle-labels", action="store_true", help="control")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--name", default="", help="of the files; by default the profile's")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--folder", type=Path, default=default_folder() / "similarity")
-    options = parser.parse_args(arguments)
-    table = measured(profiles.get(options.profile), options)
-    if not (table["status"] == "done").any():
-        # A committed table must not give way to one that says nothing.
-        why = next(filter(None, table["reason"].astype(str)), "no measure was asked for")
-        raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
-    parts = [options.profile, options.encoder, "shuffled" * options.shuffle_labels]
-    file = options.output / f"{options.name or '-'.join(filter(None, parts))}.csv"
-    write_atomic(file, table.to_csv(index=False, float_format="%.8g").encode())
-    print(f"{file}: {table['status'].value_counts().to_dict()}")
-
-
-def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
-    """Return the table of a profile, as the options ask."""
-    encoder = encoders.load(options.encoder or profile.encoder)
-    chosen = [name for family in options.families for name in similarity.names(family)]
-    chosen += [name for name in options.measures if name not in chosen]
+    asked = parser.parse_args(arguments)
+    profile = profiles.get(asked.profile)
+    encoder = encoders.load(asked.encoder or profile.encoder)
+    chosen = [name for family in asked.families for name in similarity.names(family)]
+    chosen += [name for name in asked.measures if name not in chosen]
 
     def settings(task: tasks.Task) -> Any:
         """As in the profile's own runs."""
@@ -71,35 +53,39 @@ def measured(profile: Profile, options: argparse.Namespace) -> pd.DataFrame:
             return profile.settings(task, "intermediate", "single")
         return profile.settings(task, "target", "none")
 
-    def if_there(load: Any) -> Any:
-        """What may be missing: measures then say what they lack."""
-        try:
-            return load(encoder)
-        except MissingData:
-            return None
-
-    checkpoints = if_there(readers.from_store)
-    if options.train:
-        stored = checkpoints or {}
-        trained = readers.Trained(encoder, settings, options.folder / "checkpoints")
-        checkpoints = lambda task, seed: stored.get((task, seed)) or trained(task, seed)  # noqa: E731
+    # What may be missing: measures then say what they lack.
+    given: dict[str, Any] = {}
+    with contextlib.suppress(MissingData):
+        given["checkpoints"] = readers.from_store(encoder)
+    with contextlib.suppress(MissingData):
+        given["language_head"] = readers.language_head(encoder)
+    if asked.train:
+        stored = given.get("checkpoints", {})
+        trained = readers.Trained(encoder, settings, default_folder() / "similarity" / "checkpoints")
+        given["checkpoints"] = lambda task, seed: stored.get((task, seed)) or trained(task, seed)
     # The first target that pairs English sentences with translations.
     retrieval = [t for t in map(tasks.get, profile.targets) if t.format == "retrieval"]
     bitexts = [task.name for task in retrieval if "en" not in task.languages]
-    return similarity.measure(
+    table = similarity.measure(
         (profile.intermediates, profile.targets),
         chosen or None,
         encoder,
-        checkpoints=checkpoints,
         parallel=bitexts[0] if bitexts else None,
-        languages=options.languages,
-        seeds=options.seeds,
-        folder=options.folder,
-        options=Options.sized(options.rows, options.shuffle_labels),
-        sentence_encoder=options.sentence_encoder,
-        language_head=if_there(readers.language_head),
-        early=readers.Early() if options.early else None,
+        languages=asked.languages,
+        seeds=asked.seeds,
+        options=Options.sized(asked.rows, asked.shuffle_labels),
+        sentence_encoder=asked.sentence_encoder,
+        early=readers.Early() if asked.early else None,
+        **given,
     )
+    if not (table["status"] == "done").any():
+        # A committed table must not give way to one that says nothing.
+        why = next(filter(None, table["reason"].astype(str)), "no measure was asked for")
+        raise SystemExit(f"nothing could be measured, and nothing was written: {why}")
+    parts = [asked.profile, asked.encoder, "shuffled" * asked.shuffle_labels]
+    file = OUTPUT / f"{asked.name or '-'.join(filter(None, parts))}.csv"
+    write_atomic(file, table.to_csv(index=False, float_format="%.8g").encode())
+    print(f"{file}: {table['status'].value_counts().to_dict()}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.make import claims, recycled
+from data.make import calibration, claims
 from helpers import results
 from tests.stats.tables import scores
 
@@ -63,7 +63,7 @@ def test_the_stored_tables_are_those_of_the_stored_scores_and_of_an_outside_revi
     stored = pd.read_csv(claims.OUTPUT, dtype={"claim": str})
     found = claims.claims(results.load("pilot"))
     pd.testing.assert_frame_equal(stored, found, check_dtype=False, rtol=1e-3)
-    table = pd.read_csv(recycled.OUTPUT).set_index(["which", "method"])
+    table = pd.read_csv(calibration.RECYCLED).set_index(["which", "method"])
     # an outside review computed these with statsmodels and lme4
     assert table.loc[("all", "OLS on rows"), "estimate"] == pytest.approx(-0.015, abs=5e-4)
     mixed = table.loc[("all", "REML, model, target and block")]

@@ -9,10 +9,10 @@ from helpers.similarity import COLUMNS
 def run(tmp_path, monkeypatch):
     """Run the command in a store of its own, and read the table that it wrote."""
     monkeypatch.setenv("TRANSFER_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(command, "OUTPUT", tmp_path / "out")
 
     def main(*arguments, name="tiny"):
-        places = ("--output", str(tmp_path / "out"), "--folder", str(tmp_path / "kept"))
-        command.main([*arguments, "--seeds", "0", *places])
+        command.main([*arguments, "--seeds", "0"])
         return pd.read_csv(tmp_path / "out" / f"{name}.csv")
 
     return main

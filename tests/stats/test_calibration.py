@@ -7,7 +7,6 @@ import pytest
 import statsmodels.formula.api as smf
 
 from data.make import calibration as make
-from data.make import relabelled
 from helpers import results
 from helpers.errors import BadFit, BadRecord, MissingData
 from helpers.files import sha256_file
@@ -164,9 +163,9 @@ def test_scenarios_have_the_structure_they_say():
 def test_stored_counts_of_a_study_belong_to_its_results_and_can_be_repeated():
     for file in sorted(results.FOLDER.glob("*-relabelled.csv")):
         profile = file.stem.removesuffix("-relabelled")
-        whole, counts = relabelled.prepared(profile), pd.read_csv(file)
-        stale = f"it belongs to other gains; python -m data.make.relabelled {profile}"
-        assert set(counts["gains"]) == {relabelled.fingerprint(whole)}, f"{file}: {stale}"
+        whole, counts = make.prepared(profile), pd.read_csv(file)
+        stale = f"it belongs to other gains; python -m data.make.calibration --relabelled {profile}"
+        assert set(counts["gains"]) == {make.fingerprint(whole)}, f"{file}: {stale}"
         few = counts[counts["size"] == counts["size"].min()].reset_index(drop=True)
         again = calibration.permuted_tables(whole, "text_embedding", int(few["size"].iloc[0]))
         pd.testing.assert_frame_equal(few[again.columns], again, check_dtype=False)
