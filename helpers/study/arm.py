@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import math
 import os
 import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import tasks
 from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
-from helpers.files import provenance, write_atomic
+from helpers.files import provenance, utc, write_atomic
 from helpers.models import Outcome, Settings
 from helpers.study.plan import Plan, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
     from helpers.models.training import Tuned
 
-log = logging.getLogger("helpers.study.arm")
 Stop = Callable[[], bool]
 # Told the run, its status, and what is being done of it; the status is "" while it is at work.
 Tell = Callable[[str, str, str], None]
@@ -110,24 +109,25 @@ def _record(
     if stop():
         raise Stopped
     tell(job.run, "", job.name)
-    with _logged(store.log(job.run)):
-        log.info("%s: %s, process %d", job.run, job.name, os.getpid())
-        try:
-            _refuse_changed_rows(job, store)
-            origin = pretrained(job.encoder) if job.stage == "intermediate" else start()
-            if isinstance(origin, Outcome):
-                outcomes = [replace(origin, seed=job.spec["seed"])]
-            else:
-                outcomes = _attempts(job, origin, store, stop, tell)
-        except (Stopped, StoreFull, _Lost):
-            raise
-        except Exception as error:  # a failed run is a result to show, not the end of a plan
-            log.exception("failed")
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            outcomes = [Outcome(f"failed: {why}", job.spec["seed"])]
-        record = replace(job, attempts=outcomes, provenance=provenance())
-        store.write(record)
-        log.info("%s in %.1f s", record.status, sum(each.seconds for each in outcomes))
+    log = functools.partial(_log, store.log(job.run))
+    log(f"{job.run}: {job.name}, process {os.getpid()}")
+    try:
+        _refuse_changed_rows(job, store)
+        origin = pretrained(job.encoder) if job.stage == "intermediate" else start()
+        if isinstance(origin, Outcome):
+            outcomes = [replace(origin, seed=job.spec["seed"])]
+        else:
+            outcomes = _attempts(job, origin, store, stop, tell)
+    except (Stopped, StoreFull, _Lost):
+        raise
+    except Exception as error:  # a failed run is a result to show, not the end of a plan
+        log(traceback.format_exc())
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        outcomes = [Outcome(f"failed: {why}", job.spec["seed"])]
+    record = replace(job, attempts=outcomes, provenance=provenance())
+    store.write(record)
+    notes = "; ".join(note for each in outcomes for note in each.notes)
+    log(f"{record.status} in {sum(each.seconds for each in outcomes):.1f} s {notes}")
     if record.status in FINISHED:
         shutil.rmtree(store.progress(job.run), ignore_errors=True)
     return record.status
@@ -172,7 +172,6 @@ def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell)
         outcomes.append(replace(outcome, seed=seed, seconds=time.monotonic() - began))
         if outcome.status != "collapsed":
             break
-        log.warning("collapsed with seed %d: %s", seed, "; ".join(outcome.notes))
     if job.stage == "intermediate":
         text = b"the loss was no longer a number: no encoder was kept\n"
         fill = tuned.save_encoder if learnt else lambda at: write_atomic(at / NO_ENCODER, text)
@@ -258,20 +257,12 @@ def tuned_encoder(base: Encoder, folder: Path) -> Encoder:
     return training.load_encoder(base, folder)
 
 
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Write what happens in a run to its own log file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+def _log(path: Path, text: str) -> None:
+    """Add a line to the log of a run; a full disk is for its record to say."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{utc()} {text}\n")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import study
 from helpers.files import write_atomic
 from helpers.models import Outcome
 from helpers.study import arm
@@ -40,6 +41,10 @@ def make_plan(intermediates=2, targets=2, seeds=1, *, keep=True, **facts):
             add_targets("single", seed, intermediate=name, parent=parent)
     known = {"encoder": builder.encoder, "keep": keep, "judged": ["target"], "device": "cpu"}
     return Plan("fake", "fake", builder.table(), builder.parts, known | facts)
+
+
+def run(plan, store, **options):
+    return study.run(plan, store=store, progress=False, **options)
 
 
 @dataclass

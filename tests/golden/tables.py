@@ -58,11 +58,7 @@ def one_thread():
 
 # The stored study.
 def language_gains(collapsed=False):
-    scores = results.load(STORED)
-    # A target without a finished baseline has no gain.
-    finished = scores["status"].isin(["done", "collapsed"] if collapsed else ["done"])
-    baselines = scores.loc[finished & (scores["condition"] == "none"), "target"]
-    scores = scores[scores["target"].isin(baselines)]
+    scores, _ = gains.usable(results.load(STORED), collapsed)
     rows = gains.gains(scores, collapsed=collapsed)
     rows["syntactic"] = rows["language"].map(languages()["syntactic"])
     return rows
@@ -71,11 +67,6 @@ def language_gains(collapsed=False):
 def dyad_table(rows=None):
     rows = language_gains() if rows is None else rows
     return gains.dyads(rows, similarity=results.similarities(STORED, added=False))
-
-
-def analysed():
-    table = confirmatory.prepared(dyad_table(), confirmatory.PRIMARY)
-    return table.dropna(subset=["gain"]).reset_index(drop=True)
 
 
 def gain_values():
@@ -132,7 +123,7 @@ def prediction_values():
     parts, names = [], ["observed", "predicted", "baseline", "se", "df", "low", "high"]
     model = "gain", [confirmatory.PRIMARY], confirmatory.RANDOM
     for unit in ("intermediate", "target", "block"):
-        found = prediction.leave_out(analysed(), *model, unit)
+        found = prediction.leave_out(confirmatory.analysed(dyad_table()), *model, unit)
         parts.append(found.table[[*TASKS, *names]].assign(unit=unit))
         parts.append(found.scores.to_frame().T.infer_objects().assign(unit=f"{unit}: scores"))
     return pd.concat(parts, ignore_index=True)
@@ -142,7 +133,7 @@ def interaction_values():
     rows = language_gains()
     cells = rows[(rows["language"] != "en") & (rows["condition"] == "single")]
     cells = cells.groupby([*TASKS, "language"], as_index=False)[["gain", "syntactic"]].mean()
-    own = analysed()[[*TASKS, "block", confirmatory.PRIMARY]]
+    own = confirmatory.analysed(dyad_table())[[*TASKS, "block", confirmatory.PRIMARY]]
     cells = cells.merge(own, on=TASKS)
     slopes = confirmatory.distance_slopes(cells, "gain", "syntactic")
     by_language = confirmatory.by_language(cells, confirmatory.PRIMARY)

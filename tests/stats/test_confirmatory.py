@@ -16,9 +16,8 @@ def confirm(*tables, departs=(), **settings):
 
 
 def dyads(slope, seed=0, name="blocks half"):
-    s = scenarios.SCENARIOS[name]
-    data = scenarios.table(s, *scenarios.draw(s, slope, np.random.default_rng(seed)))
-    data = data.rename(columns={"similarity": "text_embedding"})
+    draw = scenarios.dyad_tables(scenarios.SCENARIOS[name], slope)
+    data = draw(np.random.default_rng(seed)).rename(columns={"similarity": "text_embedding"})
     return data.assign(encoder="e", identity_pair=np.arange(len(data)) % 45 == 0)
 
 

@@ -11,10 +11,10 @@ from helpers.stats.reml import crossed_reml
 TASKS = ("intermediate", "target")
 
 
-def dyads(slope=0.0, seed=0, name="blocks"):
+def dyads(slope=0.0, seed=0):
     """A table like that of the study, with two scales, three measures and two identity pairs."""
-    rng, s = np.random.default_rng(seed), scenarios.SCENARIOS[name]
-    data = scenarios.table(s, *scenarios.draw(s, slope, rng))
+    rng = np.random.default_rng(seed)
+    data = scenarios.dyad_tables(scenarios.SCENARIOS["blocks"], slope)(rng)
     data["gain_z"] = data["gain"] / 2 + 0.1 * rng.normal(size=len(data))
     data["near"] = data["similarity"] + 0.5 * rng.normal(size=len(data))
     data["other"] = rng.normal(size=len(data))

@@ -21,8 +21,7 @@ def leave_out(data, unit, effects=TWO):
 
 
 def drawn(slope, rng):
-    s = scenarios.SCENARIOS["independent"]
-    return scenarios.table(s, *scenarios.draw(s, slope, rng))
+    return scenarios.dyad_tables(scenarios.SCENARIOS["independent"], slope)(rng)
 
 
 def dense_forecast(fit, data, new, x_new):

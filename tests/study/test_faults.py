@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from helpers import study, tasks
@@ -16,16 +17,13 @@ from helpers.study.profiles import PROFILES, TINY
 from helpers.study.store import Store
 from helpers.tasks import Source, Task
 from tests.engines import fake
+from tests.engines.fake import run
 
 
 def write(folder, *names, swapped=False):
     rows = [f"text number {n} is here,{'ab'[(n + swapped) % 2]}" for n in range(40)]
     for name in names:
         (folder / f"{name}.csv").write_text("\n".join(["text,kind", *rows]), encoding="utf-8")
-
-
-def run(plan, store, **options):
-    return study.run(plan, store=store, progress=False, **options)
 
 
 @pytest.fixture
@@ -61,16 +59,20 @@ def test_rows_that_changed_since_the_plan_are_never_scored_under_its_ids(own, st
     assert set(run(plan, store)["status"]) == {"done"}
 
 
-@pytest.mark.parametrize("kind", ["tables", "hub"])
+@pytest.mark.parametrize("kind", ["tables", "hub", "rows"])
 def test_changed_rows_change_the_plan(kind, tmp_path, store, data_cache, monkeypatch):
     monkeypatch.setenv("TRANSFER_DATA_ROOT", str(tmp_path))
     facts = {"splits": {"train": "train", "dev": "train"}, "divide": ("first",)}
+    ids, path = [], tmp_path / "me" / "own" / "train.csv"
     sources = {
-        "tables": Source("tables", str(tmp_path / "me/own"), config="{split}.csv", **facts),
+        "tables": Source("tables", str(path.parent), config="{split}.csv", **facts),
         "hub": Source("hub", "me/own", **facts),
+        # A task of a notebook is surveyed anew every time.
+        "rows": Source(
+            "rows", "mine", read=lambda *_: pd.read_csv(path).to_dict("records"), **facts
+        ),
     }
     tasks.register(Task("own", "intermediate", "pair", sources[kind], labels=("no", "yes")))
-    ids, path = [], tmp_path / "me" / "own" / "train.csv"
     path.parent.mkdir(parents=True)
     lines = [f"open the door {n},{'yes' if n % 2 else 'no'}" for n in range(40)]
     path.write_text("\n".join(["first,label", *lines]), encoding="utf-8")

@@ -132,20 +132,6 @@ def test_ids_change_with_what_determines_a_result_only(shared, change, same, mon
         assert {**spec, "mlm_languages": ()} == change["target"].facts()
 
 
-def test_ids_change_with_the_rows(shared):
-    def made(first):
-        def read(language, split):
-            rows = [{"id": f"{split}{i}", "first": first * (i + 1)} for i in range(4)]
-            return [row | {"second": "", "label": i % 2} for i, row in enumerate(rows)]
-
-        source = Source("rows", "mine", splits={s: s for s in ("train", "dev", "test")}, read=read)
-        tasks.register(Task("mine", "target", "pair", source, labels=("a", "b")), replace=True)
-        return set(runs(shared, targets=["mine"], intermediates=[])["run"])
-
-    assert made("x") == made("x")  # a task of a notebook is surveyed anew every time
-    assert made("x").isdisjoint(made("y"))
-
-
 def test_a_saved_plan_reads_back(shared, store):
     plan = study.plan("tiny", store=shared)
     path = plan.save(store.folder)
@@ -166,17 +152,12 @@ def test_a_saved_plan_reads_back(shared, store):
         study.run(plan, engine="slrm", store=shared)
 
 
-def test_cost_adds_up_and_says_where_it_is_from(shared, store):
+def test_a_cost_says_where_it_is_from_and_its_tokens_are_near_the_true_ones(shared, store):
     plan = study.plan("tiny", store=shared)
-    cost = plan.cost(store)
-    parts, total = cost.iloc[:-1], cost.iloc[-1]
-    for name in ("runs", "training_tokens", "test_tokens"):
-        assert total[name] == parts[name].sum() > 0
-    assert (total["runs"], total["arms"]) == (13, 4) and total["megabytes"] > 0
-    assert "not measured" in plan.sentence(store) and "<table" in plan._repr_html_()
-    more = study.plan("tiny", store=shared, seeds=2).cost(store)
-    assert more.iloc[-1]["minutes"] > total["minutes"] > 0 and repr(plan).startswith("13 runs")
-    # Estimated tokens are near the true ones.
+    assert repr(plan).startswith("13 runs") and "<table" in plan._repr_html_()
+    assert "not measured" in plan.sentence(store)
+    more = study.plan("tiny", store=shared, seeds=2).cost(store)["minutes"]
+    assert more.iloc[-1] > plan.cost(store)["minutes"].iloc[-1] > 0
     plan = study.plan("tiny", store=shared, intermediates=[], targets=["intents"])
     rows = data.rows("intents", "en", "train", TINY.target.train_rows)
     ids = encoders._bundled_tokenizer()([row["first"] for row in rows])["input_ids"]
