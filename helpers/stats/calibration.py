@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,34 +71,29 @@ def batch(
 ) -> pd.DataFrame:
     """Draw and analyse ``size`` tables; count: one row per method, columns ``KEY`` and ``COUNTED``."""
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), round(slope * 1000), number])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for _ in range(size):
         data, seed = draw(rng), int(rng.integers(2**31))
-        said: dict[str, Any] = {}
+        said: dict[str, dict[str, Any]] = {}
         for method, ask in answer(data, seed).items():
-            try:
-                said[method] = ask()
-            except BadFit:
-                said[method] = None  # a refusal is counted, not hidden
+            said[method] = {}
+            with suppress(BadFit):  # a refusal is counted, not hidden
+                said[method] = dict(ask())
         if COMPANION in said:
             # the decision of the specification: supported only if both reject
             model, companion = said[FINAL], said[COMPANION]
-            said[DECISION] = None
-            if model is not None and companion is not None:
+            said[DECISION] = {}
+            if model and companion:
                 p = max(model["p"], companion["p"])
                 said[DECISION] = {"estimate": model["estimate"], "p": p}
-        for method, found in said.items():
-            count = {"method": method, "replicates": 1, "refused": found is None}
-            if found is not None:
-                estimate, rejected = found["estimate"], int(found["p"] < 0.05)
-                wrong = int(rejected and np.sign(estimate) == -np.sign(slope) != 0)
-                count |= {"rejected": rejected, "wrong_sign": wrong}
-                count |= {"sum_estimate": estimate, "sum_square": estimate**2}
-                if "low" in found:
-                    covered = int(found["low"] <= slope <= found["high"])
-                    count |= {"intervals": 1, "covered": covered, "sum_se": found["se"]}
-            rows.append(count)
-    counts = pd.DataFrame(rows, columns=["method", *COUNTED]).fillna(0.0)
+        rows += [{"method": method} | found for method, found in said.items()]
+    table = pd.DataFrame(rows).reindex(columns=["method", "estimate", "p", "low", "high", "se"])
+    estimate, rejected = table["estimate"], table["p"] < 0.05
+    wrong = rejected & (np.sign(estimate) == -np.sign(slope)) & (slope != 0)
+    covered = ((table["low"] <= slope) & (slope <= table["high"])).astype(float)
+    counts = table[["method"]].assign(replicates=1, refused=estimate.isna(), rejected=rejected)
+    counts = counts.assign(wrong_sign=wrong, covered=covered, intervals=table["low"].notna() * 1.0)
+    counts = counts.assign(sum_estimate=estimate, sum_square=estimate**2, sum_se=table["se"])
     counts = counts.groupby("method", sort=False).sum().reset_index()
     return counts.assign(scenario=name, slope=slope, batch=number)[[*KEY, *COUNTED]]
 
@@ -219,20 +215,19 @@ def ols(
     clusters: Sequence[str] = (),
 ) -> pd.Series:
     """Fit least squares with indicators of ``effects``, errors clustered by at most two columns."""
-    x, names = design.fixed_matrix(data, [predictor, *effects])
+    x, _ = design.fixed_matrix(data, [predictor, *effects])
     robust: dict[str, Any] = {}
     if clusters:
         groups = np.column_stack([pd.factorize(data[c].astype(object))[0] for c in clusters])
         robust = {"cov_type": "cluster", "cov_kwds": {"groups": np.squeeze(groups)}}
     fit = sm.OLS(data[outcome].to_numpy(float), x).fit(use_t=True, **robust)
-    at = names.index(predictor)
-    if not (variance := fit.cov_params()[at, at]) > 0:
-        raise BadFit(
-            f"the variance of {predictor!r} is {variance:g}, not positive, as the two-way formula can "
-            "give with few clusters; use a mixed model."
+    if not (variance := fit.cov_params()[1, 1]) > 0:  # the intercept comes first
+        said = (
+            f"the variance of {predictor!r} is {variance:g}, as two ways of few clusters can give"
         )
+        raise BadFit(f"{said}; use a mixed model.")
     df = getattr(fit, "df_resid_inference", fit.df_resid)
-    return reml.t_table([predictor], fit.params[[at]], np.sqrt([variance]), np.array([df])).iloc[0]
+    return reml.t_table([predictor], fit.params[[1]], np.sqrt([variance]), np.array([df])).iloc[0]
 
 
 # The table of others.
@@ -250,16 +245,14 @@ def read_recycled(path: str | Path) -> pd.DataFrame:
     if (digest := sha256_file(file)) != SHA256:
         raise BadRecord(f"{file} has checksum {digest}, not {SHA256}: it is not {TABLE}.")
     wide = pd.read_csv(file).drop_duplicates("model_name").set_index("model_name")
-    scores = wide[list(TARGETS)].dropna()
+    scores = wide[list(TARGETS)].dropna().rename_axis(index="intermediate", columns="target")
     gained = scores.drop(index=BASELINE) - scores.loc[BASELINE]
-    gained = gained.rename_axis(index="intermediate", columns="target")
     out = pd.Series(gained.stack(), name="gain").reset_index()
     out["intermediate_family"] = out["intermediate"].map({m: family_of(m) for m in gained.index})
     out["target_family"] = out["target"].map(TARGETS)
     out["block"] = out["intermediate_family"] + " x " + out["target_family"]
     out["same_family"] = (out["intermediate_family"] == out["target_family"]).astype(float)
-    pairs = zip(out["intermediate"], out["target"], strict=True)
-    return out.assign(identity_pair=[trained_on(str(m), str(t)) for m, t in pairs])
+    return out.assign(identity_pair=list(map(trained_on, out["intermediate"], out["target"])))
 
 
 def trained_on(model: str, target: str) -> bool:
@@ -276,7 +269,7 @@ def family_of(model: str) -> str:
     return str(found[0]) if len(found) == 1 else ""
 
 
-def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.DataFrame:
+def compare_recycled(table: pd.DataFrame, n: int = 9999) -> pd.DataFrame:
     """Estimate the effect of a shared family (points) in ways that differ in what counts as independent.
 
     Models without a family are left out; families are relabelled ``n`` times, over the means of model
@@ -295,6 +288,6 @@ def compare_recycled(table: pd.DataFrame, n: int = 9999, seed: int = 0) -> pd.Da
     out = pd.DataFrame(rows).T[["estimate", "se", "df", "low", "high", "p"]].astype(float)
     families = ("intermediate_family", "target_family")
     means = used.groupby(list(families), as_index=False)[["gain", term]].mean()
-    found = permutation.qap(means, "gain", term, *families, n=n, seed=seed)
+    found = permutation.qap(means, "gain", term, *families, n=n)
     out.loc["permutation of families", ["estimate", "p"]] = [found.estimate, found.p]
     return out.assign(rows=len(used)).rename_axis("method")

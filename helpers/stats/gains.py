@@ -12,7 +12,7 @@ from helpers.errors import BadRows, unknown
 SCALES = ("gain", "gain_logit", "gain_error", "gain_z")
 ARM = ["encoder", "condition", "intermediate"]
 CELL = ["target", "language"]
-NEEDED = [*ARM, *CELL, "split", "metric", "value", "n", "seed", "status"]
+NEEDED = [*ARM, *CELL, "stage", "split", "metric", "value", "n", "seed", "status", "rows_trained"]
 
 
 def usable(scores: pd.DataFrame, collapsed: bool = False) -> tuple[pd.DataFrame, list[str]]:
@@ -123,10 +123,8 @@ def clean(scores: pd.DataFrame, *, collapsed: bool = False) -> pd.DataFrame:
     if missing := [c for c in NEEDED if c not in scores.columns]:
         raise BadRows(f"the score table lacks {', '.join(missing)}; it has {list(scores.columns)}.")
     use = {"done", "collapsed"} if collapsed else {"done"}
-    rows = scores[(scores["split"] == "test") & scores["status"].isin(use)]
-    rows = rows[rows["target"].astype(str) != ""].copy()
-    if "stage" in rows.columns:
-        rows = rows[rows["stage"] == "target"]
+    rows = scores[(scores["stage"] == "target") & (scores["split"] == "test")]
+    rows = rows[rows["status"].isin(use)]
     if rows.empty:
         have = sorted(map(str, scores["split"].unique()))
         raise BadRows(f"no finished score of split 'test' is there (splits: {have}); run the plan.")
@@ -152,8 +150,6 @@ def _metric(target: str, present: set[str]) -> str:
 
 def untrained(rows: pd.DataFrame) -> pd.Series:
     """Tell which runs trained nothing, so that another seed would give the same score."""
-    if "rows_trained" not in rows.columns:
-        return pd.Series(False, index=rows.index)
     return (rows["condition"] == "none") & (rows["rows_trained"] == 0)
 
 
@@ -225,12 +221,11 @@ def _everywhere(rows: pd.DataFrame, arm: str) -> pd.Series:
 
 def add_formats(table: pd.DataFrame) -> pd.DataFrame:
     """Add both formats from the task facts, their block and ``same_format``."""
-    out, known = table.copy(), tasks.names()
+    out = table.copy()
     for role in ("intermediate", "target"):
-        names = table[role].astype(str)
-        if unheard := sorted(set(names) - set(known)):
-            raise BadRows(f"the format of {unheard[0]!r} is not known: register the task first.")
-        out[f"{role}_format"] = names.map({t: tasks.get(t).format for t in names.unique()})
+        out[f"{role}_format"] = _fact(table[role].astype(str), "format", None)
+        for unheard in table.loc[out[f"{role}_format"].isna(), role]:
+            raise BadRows(f"the format of {unheard!r} is not known: register the task first.")
     out["block"] = out["intermediate_format"] + " x " + out["target_format"]
     out["same_format"] = (out["intermediate_format"] == out["target_format"]).astype(float)
     return out
@@ -310,8 +305,7 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     Returns:
         encoder, intermediate, target, gain (points), se, df, low, high, seeds, baseline_seeds,
         languages, own_noise (points, by the pooled spread of the dyad's own runs; the shared baseline's
-        noise is not in it), spread (``"own runs"``, ``"other runs of the target"``, ``"unknown"``) and
-        clear: the interval leaves out zero.
+        noise is not in it) and clear: the interval leaves out zero.
     """
     rows = clean(scores)
     rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
@@ -347,12 +341,10 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     half = stats.t.ppf(0.975, out["df"]) * out["se"]
     out["low"], out["high"] = out["gain"] - half, out["gain"] + half
     out["own_noise"] = np.sqrt(out["pooled"] / out["size"])
-    borrowed = np.where(half.notna(), "other runs of the target", "unknown")
-    out["spread"] = np.where(own, "own runs", borrowed)
     out["clear"] = (out["low"] > 0) | (out["high"] < 0)
     out = out.rename(columns={"size": "seeds", "base_size": "baseline_seeds"})
     names = ["encoder", "intermediate", "target", "gain", "se", "df", "low", "high", "seeds"]
-    return out[[*names, "baseline_seeds", "languages", "own_noise", "spread", "clear"]]
+    return out[[*names, "baseline_seeds", "languages", "own_noise", "clear"]]
 
 
 def reliability(spread: pd.DataFrame) -> pd.DataFrame:

@@ -90,10 +90,7 @@ def effects_basis(table: Grid, used: np.ndarray, effects: Sequence[str]) -> np.n
     i, j = np.nonzero(used)
     blocks = table.row_groups[i] * (table.column_groups.max() + 1) + table.column_groups[j]
     by, parts = {"rows": i, "columns": j, "blocks": blocks}, [np.ones((i.size, 1))]
-    for effect in effects:
-        if effect not in by:
-            raise unknown("effect", effect, by)
-        parts.append((by[effect][:, None] == np.unique(by[effect])).astype(float))
+    parts += [(by[e][:, None] == np.unique(by[e])).astype(float) for e in effects]
     parts += [z[i, j][:, None] for z in table.given]
     u, s, _ = np.linalg.svd(np.hstack(parts), full_matrices=False)
     return u[:, s > 1e-9 * s[0]]
@@ -224,14 +221,14 @@ def p_values(null: np.ndarray, observed: np.ndarray, exact: bool) -> np.ndarray:
 
 
 def _tested(
-    table: Grid, names: Sequence[str], n: int, seed: int, effects: Sequence[str]
+    table: Grid, names: Sequence[str], n: int, seed: int
 ) -> tuple[pd.DataFrame, np.ndarray, bool]:
     """Return estimate, t, cells and p per measure, the null of those that can be tested, and if exact."""
-    tables, fits = residual_tables(table, effects), dict[str, Regression]()
+    tables, fits = residual_tables(table, BOTH), dict[str, Regression]()
     problem = BadFit("there is no measure to test; name at least one column.")
     for k, name in enumerate(names):
         try:
-            fits[name] = regression(table, k, name, effects, tables[k])
+            fits[name] = regression(table, k, name, BOTH, tables[k])
         except BadFit as error:
             problem = error
     if not fits:
@@ -261,9 +258,8 @@ def qap(
     seed: int = 0,
     *,
     given: Sequence[str] = (),
-    effects: Sequence[str] = BOTH,
 ) -> Permuted:
-    """Test the slope of a dyad outcome on a similarity by relabelling tasks.
+    """Test the slope of a dyad outcome on a similarity by relabelling tasks, their own effects removed.
 
     Args:
         data: one row per dyad; rows without an outcome only lend their predictor.
@@ -272,7 +268,6 @@ def qap(
         within: columns with the formats of the two tasks; labels then move only within formats.
         n, seed: random relabellings; where fewer exist, each is used once and p is exact.
         given: further covariates, removed from both sides.
-        effects: which of ``"rows"``, ``"columns"``, ``"blocks"`` are removed from both sides.
 
     Returns:
         Slope, two-sided p of its t statistic ((1 + b) / (1 + n) if random), the smallest p that these
@@ -286,7 +281,7 @@ def qap(
         Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the p-value.
     """
     table = grid(data, outcome, [predictor], rows, columns, within, given)
-    found, null, exact = _tested(table, [predictor], n, seed, effects)
+    found, null, exact = _tested(table, [predictor], n, seed)
     t = np.abs(null[1, 0])
     smallest = float((t >= t.max() * (1 - CLOSE)).sum() / (t.size if exact else t.size + 1))
     estimate, p = found[["estimate", "p"]].iloc[0].astype(float)
@@ -310,7 +305,7 @@ def min_p(
     has none of them; one with less than ``LEAST_CELLS`` is not in the family.
     """
     table = grid(data, outcome, predictors, rows, columns, within)
-    found, null, exact = _tested(table, predictors, n, seed, BOTH)
+    found, null, exact = _tested(table, predictors, n, seed)
     tested = found[found["p"].notna()]
     # of a random null the observed table is one more relabelling
     every = null[1] if exact else np.column_stack([tested["t"], null[1]])

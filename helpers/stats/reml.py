@@ -42,7 +42,6 @@ class Fit:
             variance hardly shows.
         variances: one per random effect, and ``"residual"`` last.
         loglik, reml: log-likelihood, and whether the restricted one.
-        boundary: random effects whose variance was estimated at zero.
         notes: plain sentences about effects left out and zero variances.
         design, cross, peak, spread: the arrays behind them; spread is the variances' covariance.
     """
@@ -51,7 +50,6 @@ class Fit:
     variances: pd.Series
     loglik: float
     reml: bool
-    boundary: tuple[str, ...]
     notes: tuple[str, ...]
     design: Design = field(repr=False)
     cross: Cross = field(repr=False)
@@ -122,14 +120,14 @@ def crossed_reml(
     table = t_table(named.names, peak.state.beta, se, df)
     names = [*(term.name for term in named.terms), RESIDUAL]
     variances = pd.Series(peak.variances, index=names, name="variance")
-    boundary = tuple(n for n in names[:-1] if variances[n] <= 1e-8 * variances.sum())
     zero = (
         f"the variance of {name!r} is estimated at zero: this table shows no spread of it beyond "
         "the other effects (not proof that there is none)."
-        for name in boundary
+        for name in names[:-1]
+        if variances[name] <= 1e-8 * variances.sum()
     )
-    notes, arrays = (*named.notes, *zero), (named, cross, peak, spread)
-    return Fit(table, variances, peak.loglik, reml, boundary, notes, *arrays)
+    notes = (*named.notes, *zero)
+    return Fit(table, variances, peak.loglik, reml, notes, named, cross, peak, spread)
 
 
 def t_table(

@@ -181,9 +181,8 @@ def _tasks(
             found[name] = tasks.get(name)
         except HelpfulError as error:
             problems.append(str(error))
-    kinds = ("a target, not an intermediate", "an intermediate, not a target")
-    text = kinds[role == "target"]
-    problems += [f"task {name!r} is {text}." for name, task in found.items() if task.role != role]
+    wrong = [task for task in found.values() if task.role != role]
+    problems += [f"task {task.name!r} has the role {task.role!r}, not {role!r}." for task in wrong]
     return list(found.values())
 
 
@@ -210,9 +209,8 @@ def _hindrances(
     if plan.facts.get("stored") and not dirty and commit().endswith("+changes"):
         said = f"helpers/ differs from its commit; scores of profile {plan.profile!r} are committed"
         yield f"code: {said}: commit first, or ask for it with dirty=True (--dirty)."
-    folder = store.folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
+    place = store.folder.absolute()
+    folder = next(each for each in (place, *place.parents) if each.exists())
     # The state of an unfinished run holds the weights, the best so far and two moments of the
     # optimiser; one checkpoint is there even where none is kept.
     state = float(plan.facts.get("trained_parameters", 0)) * 4 * (4 + 1) / 1e6

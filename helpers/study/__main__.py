@@ -18,7 +18,7 @@ from helpers import study
 from helpers.errors import HelpfulError, known
 from helpers.study.arm import Stopped, register_tasks, stopping, through
 from helpers.study.engines import ENGINES
-from helpers.study.plan import find, load, minutes, saved
+from helpers.study.plan import load, minutes, saved
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, missing
 
@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m helpers.study", description=__doc__)
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     made.add_argument("--profile", choices=list(PROFILES), help="demo where none is named")
-    made.add_argument("--engine", default="local", help=", ".join(ENGINES))
-    made.add_argument("--mode", default="missing", help=", ".join(study.MODES))
+    made.add_argument("--engine", default="local", choices=list(ENGINES))
+    made.add_argument("--mode", default="missing", choices=study.MODES)
     made.add_argument("--status", action="store_true", help="only say what is done and missing")
     made.add_argument("--seeds", type=int, help="of every cell; baselines have twice as many")
     made.add_argument("--intermediates", **names)
@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=0, help="arms at a time")
     made.add_argument("--keep", choices=["yes", "no"], help="keep checkpoints")
     made.add_argument("--dirty", action="store_true", help="store what uncommitted code makes")
-    made.add_argument("--arms", help="do only these, as plan.arms has them, of a plan", **names)
-    made.add_argument("--plan", type=Path, help="file of that plan; found by its arms otherwise")
+    made.add_argument("--plan", type=Path, help="file of plan.save(): do its arms, or some of them")
+    made.add_argument("--arms", help="names of these, as plan.arms has them", **names)
     made.add_argument("extra", nargs="*", help="after --: arguments for Snakemake")
     return made
 
@@ -53,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_tasks()
         if asked.status:
             return _print_status(Store(), asked.profile or "")
-        if asked.arms:
-            return _do_arms(Store(), asked.arms, asked.plan, asked.keep == "yes")
-        known("engine", asked.engine, ENGINES)  # before the data are read
+        if asked.plan:
+            return _do_arms(load(asked.plan), asked.arms, asked.keep == "yes")
         cells = (asked.intermediates, asked.targets, asked.conditions, asked.seeds)
         plan = study.plan(asked.profile or "demo", *cells, asked.encoder, asked.languages)
         print(plan.sentence(), file=sys.stderr)
@@ -79,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if len(failed) else 0
 
 
-def _do_arms(store: Store, arms: Sequence[str], file: Path | None, keep: bool) -> int:
+def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool) -> int:
     """Do some arms in this process, as a scheduler asks for them."""
-    plan, failed = load(file) if file else find(store.plans, arms), list[str]()
+    arms, failed = [known("arm", name, plan.arms) for name in names or plan.arms], list[str]()
 
     def tell(run: str, status: str, now: str) -> None:
         if status:
@@ -89,7 +88,7 @@ def _do_arms(store: Store, arms: Sequence[str], file: Path | None, keep: bool) -
             failed.extend([run] * status.startswith("failed"))
 
     with stopping() as stop:
-        through(plan, arms, store, keep=keep, stop=stop, tell=tell)
+        through(plan, arms, Store(), keep=keep, stop=stop, tell=tell)
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Do arms in this process, as every engine does, and ``python -m helpers.study --arms <arm> ...``.
+"""Do arms in this process, as every engine does, and ``python -m helpers.study --plan FILE --arms ARM``.
 
 The encoder is loaded once, the intermediate stage trained once, then every target is trained, scored
 in its languages and recorded. Each call is idempotent: a run that is done is left alone, an unfinished

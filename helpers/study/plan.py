@@ -175,16 +175,6 @@ def saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!.]*.parquet"), key=lambda path: -path.stat().st_mtime_ns)
 
 
-def find(folder: Path, arms: Iterable[str]) -> Plan:
-    """Return the newest stored plan that holds all of some arms, or raise UnknownName."""
-    wanted = set(arms)
-    for path in saved(folder):
-        if wanted <= set((plan := load(path)).arms):
-            return plan
-    advice = "Plans are stored when they are run; check TRANSFER_STORE, or give a file with --plan."
-    raise UnknownName(f"no stored plan in {folder} holds arm {', '.join(wanted)}. {advice}")
-
-
 # --- What a plan will cost ------------------------------------------------------------------------
 def rate(plan: Plan, store: Store) -> tuple[float, str]:
     """Return the tokens per second that a plan's runs can expect, and where that is from."""

@@ -51,7 +51,7 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 INDEX = {
     **dict.fromkeys(("run", "core", "stage", "encoder", "status"), "str"),
-    **{"seconds": "float64", "tokens": "int64", "work": "float64", "device": "str"},
+    **{"seconds": "float64", "work": "float64", "device": "str"},
     **{"bytes": "int64", "changed": "int64"},
 }
 # A failed attempt is one row without a value, so that no failure disappears from a table.

@@ -146,20 +146,19 @@ def test_two_drivers_that_are_killed_again_and_again_double_nothing(store, expec
     assert len(fake.ended()) <= len(plan) + kills
 
 
-def command(store, *arguments):
-    line = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--arms", *arguments]
+def command(store, plan, arm):
+    line = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--plan", str(plan)]
     there = os.environ | {"TRANSFER_STORE": str(store.folder)}
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line, env=there, **piped)
+    return subprocess.Popen([*line, "--arms", arm], env=there, **piped)
 
 
 def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     monkeypatch.setenv("FAKE_STEP", "0.5")
     plan = fake.make_plan(intermediates=1, targets=1)
-    plan.save(store.plans)
-    fake.make_plan(intermediates=0).save(store.plans)
+    file = plan.save(store.plans)
     arm, (stage, target) = next(item for item in plan.arms.items() if len(item[1]) == 2)
-    process = command(store, arm)
+    process = command(store, file, arm)
     wait_for(lambda: bool(fake.trace()))
     time.sleep(0.6)
     assert store.held(arm) and status(store)["running"].sum() == 1
@@ -171,12 +170,12 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     assert '"done": ' in state.read_text()
     monkeypatch.setenv("FAKE_STEP", "0")
     for _ in range(2):  # the second time there is nothing to do
-        process = command(store, arm)
+        process = command(store, file, arm)
         assert process.communicate(timeout=60)[0].count(": done") == (2 if _ == 0 else 0)
     assert store.runs() == {stage, target} and not state.exists()
     assert fake.ended() == [stage, target]
-    lost = command(store, "0123456789abcdef")
-    assert "no stored plan" in lost.communicate(timeout=60)[1] and lost.returncode == 2
+    lost = command(store, file, "0123456789abcdef")
+    assert "unknown arm '01" in lost.communicate(timeout=60)[1] and lost.returncode == 2
 
 
 def test_a_process_that_does_not_react_to_sigterm_is_ended_in_time():

@@ -47,4 +47,5 @@ def scores(
     names = ["run", "condition", "intermediate", "target", "language", "seed"]
     value = np.random.default_rng(seed).uniform(0.3, 0.9, len(rows))
     facts = {"stage": "target", "encoder": "tiny", "split": "test", "metric": "accuracy", "n": 200}
+    facts |= {"rows_trained": 100, "commit": "58d480e67035"}
     return pd.DataFrame(rows, columns=names).assign(**facts, value=value, status="done")

@@ -26,7 +26,7 @@ def language_table(data, change, seed=1):
     distance = rng.normal(size=12)
     rows = data.loc[data.index.repeat(12)].reset_index(drop=True)
     rows["language"] = [f"l{k:02d}" for k in range(12)] * len(data)
-    rows["syntactic"] = np.tile(distance, len(data))
+    rows["syntactic"], rows["condition"] = np.tile(distance, len(data)), "single"
     rows["gain"] += change * rows["text_embedding"] * rows["syntactic"]
     rows["gain"] += 0.3 * rng.normal(size=len(rows))
     return rows
@@ -119,8 +119,6 @@ def test_equivalence_is_two_one_sided_tests():
     for bound in (0.05, 0.2, 0.5, 1.0):
         found = confirmatory.equivalence(fit, "(intercept)", bound)
         assert found["equivalent"] == (-bound < found["low"] and found["high"] < bound)
-    with pytest.raises(BadFit, match="above zero"):
-        confirmatory.equivalence(fit, "(intercept)", 0)
 
 
 def language_rows(slope=0.5, change=0.0, seed=0):
@@ -142,17 +140,11 @@ def test_distance_slopes_are_least_squares_within_dyads():
     assert len(confirmatory.distance_slopes(few, "gain", "distance")) == (counts >= 5).sum()
     with pytest.raises(BadFit, match="no dyad has 5 languages"):
         confirmatory.distance_slopes(data[data["language"] < "l04"], "gain", "distance")
-    # A shared baseline does not move differences between dyads.
-    data, rng = language_rows(), np.random.default_rng(1)
-    noise = data.groupby(["target", "language"])["gain"].transform(lambda part: rng.normal())
-    moved = data.assign(gain=data["gain"] - noise)
-    a, b = (confirmatory.distance_slopes(d, "gain", "distance") for d in (data, moved))
-    assert (a["slope"] - b["slope"]).groupby(a["target"]).std().max() < 1e-9
 
 
 def test_the_change_of_the_slope_with_distance_is_found():
     def change(data):
-        formats = {"intermediate_format": "f", "target_format": "g"}
+        formats = {"intermediate_format": "f", "target_format": "g", "condition": "single"}
         names = {"similarity": "text_embedding", "distance": "syntactic"}
         rows = data.assign(**formats).rename(columns=names)
         facts = rows.groupby([*confirmatory.TASKS, "text_embedding", "block", *formats])["gain"]
@@ -195,7 +187,7 @@ def departures(table, profile, similarity=None, controls=MEASURED):
 
 
 def test_departures_of_seeds_and_dyads():
-    table = scores().assign(rows_trained=10)
+    table = scores()
     found = departures(table, "pilot")
     few = "2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."
     assert found == {"seeds of trained baselines": few}

@@ -49,8 +49,9 @@ def test_r_is_the_partial_correlation():
     table = run(data).table
     assert set(table["subset"]) == {"all"}
     found = table.set_index(["scale", "measure", "removed"])["r"]
-    both = " + C(target) + C(intermediate)"
-    for removed, effects in {"none": "", "target": " + C(target)", "both": both}.items():
+    target, both = " + C(target)", " + C(target) + C(intermediate)"
+    terms = {"none": "", "target": target, "both": both, "both and block": both + " + C(block)"}
+    for removed, effects in terms.items():
         fit = smf.ols("gain ~ similarity" + effects, data).fit()
         t = fit.tvalues["similarity"]
         r = t / np.sqrt(t**2 + fit.df_resid)

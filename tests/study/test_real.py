@@ -77,8 +77,8 @@ def test_processes_give_the_same_scores(undisturbed, plan, store):
 
 
 def test_killed_and_resumed_gives_the_same_scores(undisturbed, plan, store):
-    plan.save(store.plans)
-    command = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--arms", *plan.arms]
+    command = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--plan"]
+    command.append(str(plan.save(store.plans)))
     there = os.environ | {"TRANSFER_STORE": str(store.folder)}
     process = subprocess.Popen(command, env=there, stdout=subprocess.DEVNULL)
     while len(store.runs()) < 3 and process.poll() is None:
@@ -143,8 +143,9 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert "3 runs of profile 'tiny'" in text and "2 evaluated runs, 4 scores" in text
     assert main(options) == 0
     assert "; 3 runs are stored, 0.0 minutes are left." in capsys.readouterr().err
-    assert main([*options, "--engine", "spark"]) == 2
-    assert "unknown engine 'spark'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*options, "--engine", "spark"])
+    assert "invalid choice: 'spark' (choose from" in capsys.readouterr().err
     assert main([*options, "--mode", "stored"]) == 0
     assert main(["--profile", "tiny", "--targets", "nix", "--engine", "local"]) == 2
     assert "unknown task 'nix'" in capsys.readouterr().err
