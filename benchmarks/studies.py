@@ -63,7 +63,7 @@ def grid() -> list[Row]:
 
 
 def _timed(arguments: list[str], folder: Path) -> float:
-    environment = os.environ | {"TRANSFER_STORE": str(folder), "TRANSFER_QUIET": "1"}
+    environment = os.environ | {"TRANSFER_STORE": str(folder)}
     began = time.perf_counter()
     command = [sys.executable, "-m", *arguments]
     subprocess.run(command, env=environment, check=True, capture_output=True)

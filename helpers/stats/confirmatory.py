@@ -313,10 +313,10 @@ def by_language(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
     fit = reml.crossed_reml(rows, "gain", [predictor], effects)
     own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
     se: float | np.ndarray = fit[predictor]["se"]
-    if term in fit.blups:
-        own, k = fit.blups[term], list(fit.blups).index(term)
-        v, slopes = fit.peak.variances, fit.peak.slopes
+    if term in fit.variances:
+        k, v, slopes = list(fit.variances.index).index(term), fit.peak.variances, fit.peak.slopes
         part, ratio = slice(*fit.cross.starts[k : k + 2]), v[k] / v[-1]
+        own = pd.Series(ratio * slopes.zpy[part], list(fit.design.terms[k].levels))
         # variance of the common slope plus a deviation, less what its prediction knows
         left = np.eye(len(fit.table))[fit.design.names.index(predictor)] - ratio * slopes.zhx[part]
         fixed = np.einsum("li,li->l", left, np.linalg.solve(fit.peak.state.info, left.T).T)

@@ -90,7 +90,12 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
         other, base = base[odd | both], base[~odd | both]
         if other.empty:
             raise BadRows("headroom needs at least two baseline seeds per target and language.")
-    table = arms.merge(_baselines(base, cell), on=cell, how="left", validate="m:1")
+    # mean baseline per target and language, and seed spread per target
+    by = base.groupby(cell)
+    means = by[["value", "logit"]].mean().set_axis(["baseline", "baseline_logit"], axis=1)
+    pooled = by["value"].var().groupby(level=cell[:2]).transform("mean")
+    means = means.assign(baseline_seeds=by.size(), baseline_sd=100 * np.sqrt(pooled))
+    table = arms.merge(means.reset_index(), on=cell, how="left", validate="m:1")
     bare = table.loc[table["baseline"].isna(), cell].drop_duplicates()
     if len(bare):
         some = "; ".join(" ".join(map(str, c)) for c in bare.head(5).itertuples(index=False))
@@ -108,14 +113,6 @@ def gains(scores: pd.DataFrame, *, collapsed: bool = False, headroom: bool = Fal
         out = out.join(100 * (1 - other.groupby(cell)["value"].mean().rename("headroom")), on=cell)
     out["english"] = out["language"] == "en"
     return add_flags(out).sort_values([*ARM, *CELL, "seed"], ignore_index=True)
-
-
-def _baselines(base: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """Return mean baseline per target and language, and seed spread per target."""
-    by = base.groupby(cell)
-    table = by[["value", "logit"]].mean().set_axis(["baseline", "baseline_logit"], axis=1)
-    pooled = by["value"].var().groupby(level=cell[:2]).transform("mean")
-    return table.assign(baseline_seeds=by.size(), baseline_sd=100 * np.sqrt(pooled)).reset_index()
 
 
 def clean(scores: pd.DataFrame, *, collapsed: bool = False) -> pd.DataFrame:
@@ -193,7 +190,7 @@ def dyads(
     if rows.empty:
         have = ", ".join(sorted(table["condition"].unique()))
         raise BadRows(f"no non-English gain of condition {condition!r} (have: {have}).")
-    full = _everywhere(rows, "intermediate")
+    full = _everywhere(rows)
     if not full.any():
         raise BadRows("no language is there for every intermediate of any target; run the plan.")
     dropped = rows[~full].groupby(["encoder", "target"])["language"].nunique()
@@ -212,11 +209,11 @@ def dyads(
     return out if similarity is None else add_similarity(out, similarity)
 
 
-def _everywhere(rows: pd.DataFrame, arm: str) -> pd.Series:
-    """Tell which rows are of a language that every arm of their target has."""
+def _everywhere(rows: pd.DataFrame) -> pd.Series:
+    """Tell which rows are of a language that every arm of their target has; "" is the baseline."""
     by = ["encoder", "target"]
-    arms = rows.groupby(by)[arm].transform("nunique")
-    return rows.groupby([*by, "language"])[arm].transform("nunique") == arms
+    arms = rows.groupby(by)["intermediate"].transform("nunique")
+    return rows.groupby([*by, "language"])["intermediate"].transform("nunique") == arms
 
 
 def add_formats(table: pd.DataFrame) -> pd.DataFrame:
@@ -310,8 +307,7 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     rows = clean(scores)
     rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
     by, arm = ["encoder", "target"], ["encoder", "target", "condition", "intermediate"]
-    named = rows.assign(arm=rows["condition"] + " " + rows["intermediate"].astype(str))
-    rows = rows[_everywhere(named, "arm")]
+    rows = rows[_everywhere(rows)]
     if not (rows["condition"] == "single").any():
         raise BadRows("no language is there for all arms of any target; complete the runs first.")
     runs = rows.groupby([*arm, "seed"])["value"].agg(["mean", "size"])

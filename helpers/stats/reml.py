@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -66,14 +65,6 @@ class Fit:
     def rows(self) -> int:
         """Number of observations."""
         return self.cross.rows
-
-    @cached_property
-    def blups(self) -> dict[str, pd.Series]:
-        """Predicted random effects by level, per effect."""
-        ratios = self.cross.per_level(self.peak.variances[:-1] / self.peak.variances[-1])
-        parts = np.split(ratios * self.peak.slopes.zpy, self.cross.starts[1:-1])
-        names = [(t.name, pd.Index(t.levels, name=t.name)) for t in self.design.terms]
-        return {n: pd.Series(u, levels) for (n, levels), u in zip(names, parts, strict=False)}
 
 
 def crossed_reml(

@@ -57,34 +57,24 @@ class Stopped(HelpfulError):
         self.code = 128 + signal_number
 
 
-class _Lost(HelpfulError):
-    """The checkpoint of a stage fails its checksum; the stage must be done again."""
-
-
 def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell) -> bool:
     """Do what is missing of an arm, run by run, or raise Stopped; False: another process has it."""
     with store.lock(arm) as mine:
         if not mine:
             return False
         # The encoder is loaded when the first target asks for it: its stage is done by then.
-        runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store))
-        left = [run for run in missing(plan, store, keep) if plan.arm_of[run] == arm]
+        runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store, stop, tell))
         _last.clear()
-        while left:
-            run = left.pop(0)
-            try:
+        for run in missing(plan, store, keep):
+            if plan.arm_of[run] == arm:
                 tell(run, _record(plan.job(run), store, start, stop, tell), "")
-            except _Lost:  # the stage is done again, and then the target that needed it
-                store.drop_checkpoint(arm)
-                start.cache_clear()
-                left = [arm, run, *left]
         _last.clear()  # nothing of it is needed any more, and it may be gigabytes
         if runs[0] == arm and not keep and not set(runs) & set(missing(plan, store, keep)):
             store.drop_checkpoint(arm)
     return True
 
 
-def _start(plan: Plan, arm: str, store: Store) -> Encoder | Outcome:
+def _start(plan: Plan, arm: str, store: Store, stop: Stop, tell: Tell) -> Encoder | Outcome:
     """Return the encoder that the targets of an arm start from, or what comes of there being none."""
     encoder, folder, status = pretrained(plan.encoder), store.checkpoint(arm), store.status(arm)
     if plan.arms[arm][0] != arm:  # baselines have no stage before them
@@ -98,8 +88,10 @@ def _start(plan: Plan, arm: str, store: Store) -> Encoder | Outcome:
         return Outcome("collapsed", notes=[f"its intermediate stage {arm} collapsed: {why}"])
     try:
         return tuned_encoder(encoder, folder)
-    except BadRecord as error:
-        raise _Lost(str(error)) from error
+    except BadRecord:  # damaged: the stage is done again
+        store.drop_checkpoint(arm)
+        tell(arm, _record(plan.job(arm), store, lambda: encoder, stop, tell), "")
+        return _start(plan, arm, store, stop, tell)
 
 
 def _record(
@@ -118,7 +110,7 @@ def _record(
             outcomes = [replace(origin, seed=job.spec["seed"])]
         else:
             outcomes = _attempts(job, origin, store, stop, tell)
-    except (Stopped, StoreFull, _Lost):
+    except (Stopped, StoreFull):
         raise
     except Exception as error:  # a failed run is a result to show, not the end of a plan
         log(traceback.format_exc())

@@ -42,15 +42,14 @@ SLACK, LEAST_MINUTES = 3.0, 20
 
 
 class Progress:
-    """A bar of the runs that are to be done: done, rate, time left; silent while a book is built."""
+    """A bar of the runs that are to be done: done, rate, time left."""
 
     def __init__(self, plan: Plan, wanted: Sequence[str], store: Store, show: bool) -> None:
         self.store, self.wanted = store, set(wanted)
-        quiet = os.environ.get("TRANSFER_QUIET", "0") not in ("", "0")
         # A log file gets at most a line a minute, however often it is told something.
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
         how: dict[str, Any] = {"unit": " runs", "mininterval": 0.2 if live else 60, "miniters": 0}
-        self.bar = tqdm(desc=plan.profile, total=len(wanted), disable=not show or quiet, **how)
+        self.bar = tqdm(desc=plan.profile, total=len(wanted), disable=not show, **how)
         index = store.index()
         self.before = dict(zip(index["run"], index["changed"], strict=True))
         self.ended: Counter[str] = Counter()
@@ -136,7 +135,6 @@ def _begin(devices: Any, driver: int) -> None:
     else:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
         os.environ.update(dict.fromkeys(names, "1"))
-    os.environ["TRANSFER_QUIET"] = "1"
     register_tasks()
 
 
@@ -245,15 +243,12 @@ def _workflow(
     progress.look()
     if process.returncode and progress.wanted:
         said = f"Snakemake ended with {process.returncode}, {len(progress.wanted)} runs are missing"
-        raise HelpfulError(f"{said}; the same command goes on. {log}:\n{_complaints(log, began)}")
-
-
-def _complaints(log: Path, began: int) -> str:
-    """Return the lines of Snakemake's log that speak of an error, each once, else its last lines."""
-    lines = log.read_bytes()[began:].decode(errors="replace").splitlines()
-    spoken = [line.strip() for line in lines if re.search(r"error|fail|denied|invalid", line, re.I)]
-    chosen = list(dict.fromkeys(spoken)) or [line.strip() for line in lines if line.strip()][-10:]
-    return "\n".join(f"  {line}" for line in chosen[:10])
+        # The lines of its log that speak of an error, each once, else its last ones.
+        text = log.read_bytes()[began:].decode(errors="replace")
+        lines = list(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
+        spoken = [line for line in lines if re.search(r"error|fail|denied|invalid", line, re.I)]
+        shown = "\n  ".join([f"{log}:", *(spoken or lines[-10:])[:10]])
+        raise HelpfulError(f"{said}; the same command goes on. {shown}")
 
 
 def problems(engine: str) -> list[str]:

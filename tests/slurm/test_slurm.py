@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from helpers import study
@@ -115,20 +116,13 @@ def kill_node(cluster):
     """Kill everything that belongs to node n2, as a power cut would; return how much that was."""
     daemon = int((cluster / "slurmd-n2.pid").read_text())
     steps = [
-        pid
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if "SLURMD_NODENAME=n2\0" in (own := read(f"/proc/{pid}/environ"))
-        or ("slurmstepd" in read(f"/proc/{pid}/comm") and "n2" in own)
+        each
+        for each in psutil.process_iter(["name", "environ"])
+        if "'SLURMD_NODENAME': 'n2'" in (own := str(each.info["environ"]))
+        or ("slurmstepd" in each.info["name"] and "n2" in own)
     ]
     os.kill(daemon, signal.SIGKILL)
-    for pid in steps:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for each in steps:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     return len(steps)
-
-
-def read(path):
-    try:
-        return Path(path).read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
