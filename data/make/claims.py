@@ -48,13 +48,15 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
 
     def against(condition: str) -> pd.Series:
         """Return, per target, the best single intermediate less another condition."""
-        rows = table[(table["condition"] == condition) & ~table["english"]]
-        rows = gains.exclude(rows)
+        rows = gains.exclude(table[(table["condition"] == condition) & ~table["english"]])
         means = rows.groupby(["target", "intermediate", "language"])["gain"].mean()
         return (best - means.groupby("target").mean()).dropna()
 
     trained = wide.index.isin(gains.trained_targets(single)["target"])
-    noise = _baseline_noise(scores)
+    # Variance (points squared) and degrees of freedom of each target's mean baseline.
+    base = gains.clean(scores).query("condition == 'none' and language != 'en'")
+    by = (100 * base.groupby(["target", "seed"])["value"].mean()).groupby("target")
+    noise = pd.DataFrame({"variance": by.var() / by.size(), "df": by.size() - 1})
     # Baselines that all values of a sample share; none where the study has no such target.
     shared = {"4 tydiqa": noise[noise.index == "tydiqa"], "4 xnli": noise[noise.index == "xnli"]}
     of_mean = noise[noise.index.isin(wide.index[trained])]
@@ -81,14 +83,6 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _baseline_noise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return variance (points squared) and degrees of freedom of each target's mean baseline."""
-    rows = gains.clean(scores).query("condition == 'none' and language != 'en'")
-    runs = 100 * rows.groupby(["target", "seed"])["value"].mean()
-    by = runs.groupby("target")
-    return pd.DataFrame({"variance": by.var() / by.size(), "df": by.size() - 1})
-
-
 def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, object]:
     """Return mean, 95 % interval, and whether the claim's sign is shown, refuted or open."""
     rule = "agrees if the interval is above zero, disagrees if below"
@@ -96,7 +90,8 @@ def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, 
         return {"n": 0, "rule": rule, "outcome": "not tested"}
     own = float(np.var(sample.to_numpy(float), ddof=1)) / len(sample)
     parts = pd.DataFrame({"variance": [own], "df": [len(sample) - 1]})
-    parts = pd.concat([parts, shared]) if shared is not None else parts
+    if shared is not None:
+        parts = pd.concat([parts, shared])
     each, variance = parts["variance"], float(parts["variance"].sum())
     df = variance**2 / float((each**2 / parts["df"]).sum())
     half = stats.t.ppf(0.975, df) * np.sqrt(variance)

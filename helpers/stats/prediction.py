@@ -201,10 +201,8 @@ def predict_gain(
     table, covariance = forecast(reml.crossed_reml(data, outcome, fixed, random), new, fixed)
     out = pd.concat([new.drop(columns=table.columns, errors="ignore"), table], axis=1)
     root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(new)))
-    drawn = (
-        table["predicted"].to_numpy()
-        + np.random.default_rng(0).normal(size=(DRAWS, len(new))) @ root.T
-    )
+    noise = np.random.default_rng(0).normal(size=(DRAWS, len(new)))
+    drawn = table["predicted"].to_numpy() + noise @ root.T
     out["best"] = np.bincount(drawn.argmax(1), minlength=len(new)) / DRAWS
     out["helps"] = stats.t.sf(-out["predicted"] / out["se"], out["df"])
     out = out.sort_values("predicted", ascending=False, kind="stable", ignore_index=True)

@@ -44,6 +44,7 @@ def test_every_specification_is_there_once():
     assert band["middle"].is_monotonic_increasing
 
 
+@pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")
 def test_r_is_the_partial_correlation():
     data = dyads(0.4)
     table = run(data).table
