@@ -10,8 +10,6 @@ table ``data/paper_tokens.csv`` says so with a missing value.
 from __future__ import annotations
 
 import math
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +75,11 @@ def testing(target: Task, store: Store) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    paper = profiles.PAPER
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(sys.argv[1] if sys.argv[1:] else folder)
-        rows = [training(tasks.get(name), "intermediate", store) for name in paper.intermediates]
-        for target in map(tasks.get, paper.targets):
-            if target.format != "retrieval":  # those train nothing and read little
-                rows += [training(target, "target", store), testing(target, store)]
+    store, paper = Store(), profiles.PAPER
+    rows = [training(tasks.get(name), "intermediate", store) for name in paper.intermediates]
+    for target in map(tasks.get, paper.targets):
+        if target.format != "retrieval":  # those train nothing and read little
+            rows += [training(target, "target", store), testing(target, store)]
     table = pd.DataFrame(rows).astype({"epochs": int}).round({"rows": 0, "tokens": 0})
     write_atomic(TARGET, table.to_csv(index=False, float_format="%.0f").encode())
     print(table.to_string())

@@ -227,5 +227,4 @@ if __name__ == "__main__":
         here = [language for language, split in data.at_hand(tasks.get(task)) if split == "test"]
         table = table_of(trap, (row for language in here for row in measure(task, language)))
         store(table)
-        shown = table.groupby(["rule", "metric"], sort=False)["value"]
-        print(shown.agg(["mean", "size"]), "\n")
+        print(table.groupby(["rule", "metric"], sort=False)["value"].agg(["mean", "size"]), "\n")

@@ -118,8 +118,7 @@ def leave_out(
     table = pd.concat(parts).sort_index()
     rest, plain_rest = (table["observed"] - table[c] for c in ("predicted", "baseline"))
     # ranks within each target of at least 3 rows that differ
-    pair = ["predicted", "observed"]
-    parts = [part[pair] for _, part in table.groupby("target")] if "target" in table else []
+    parts = [part[["predicted", "observed"]] for _, part in table.groupby("target")]
     parts = [part for part in parts if len(part) >= 3 and (part.nunique() > 1).all()]
     ranks = [float(stats.spearmanr(part).statistic) for part in parts]
     values = {

@@ -200,12 +200,11 @@ def _workflow(
     # What the jobs need, in one file: arms with their minutes, the plan, the store, the resources.
     home = store.folder.resolve()
     folder, log = home / "workflow" / plan.id, home / "workflow" / plan.id / "snakemake.log"
-    need = dict(zip(plan.runs["run"], minutes(plan, store), strict=True))
-    limit = {arm: math.ceil(SLACK * sum(need[run] for run in plan.arms[arm])) for arm in arms}
+    need = SLACK * minutes(plan, store).groupby(plan.runs["run"].map(plan.arm_of)).sum()
     gpus = int(plan.facts.get("device") == "cuda")
     parameters = float(plan.facts.get("parameters", 0)) + float(plan.facts.get("words", 0))
     content = {
-        "arms": {arm: max(LEAST_MINUTES, limit[arm]) for arm in arms},
+        "arms": {arm: max(LEAST_MINUTES, math.ceil(need[arm])) for arm in arms},
         "plan": str(plan.save(home / "plans")),
         "store": str(home),
         "python": sys.executable,

@@ -137,8 +137,7 @@ class Record:
         all_of, last = self.attempts, self.attempts[-1]
         summary = {name: getattr(self, name) for name in ("run", "core", "stage", "encoder")}
         summary |= {"status": last.status, "seconds": round(sum(a.seconds for a in all_of), 3)}
-        summary |= {"tokens": sum(a.tokens for a in all_of), "work": self.work * len(all_of)}
-        summary |= {"device": last.device}
+        summary |= {"work": self.work * len(all_of), "device": last.device}
         body = f'"summary":{_json(summary)},\n"record":{_json(asdict(self))}}}\n'.encode()
         return f'{{"checksum":"{hashlib.sha256(body).hexdigest()}",\n'.encode() + body
 

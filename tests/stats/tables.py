@@ -3,6 +3,19 @@
 import numpy as np
 import pandas as pd
 
+from data.make import calibration
+from helpers import tasks
+
+
+def register(name, form="pair", role="target", **facts):
+    source = tasks.Source("rows", name, read=lambda language, split: [])
+    tasks.register(tasks.Task(name, role, form, source, **facts), replace=True)
+
+
+def world(name, slope, seed):
+    """A dyad table of a simulated world; a generator in place of a seed goes on."""
+    return calibration.dyad_tables(calibration.SCENARIOS[name], slope)(np.random.default_rng(seed))
+
 
 def crossed(rows=6, columns=5, seed=None):
     """A full intermediate x target table; without a seed it needs no random numbers.

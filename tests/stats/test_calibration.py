@@ -11,7 +11,7 @@ from helpers import results
 from helpers.errors import BadFit, BadRecord, MissingData
 from helpers.files import sha256_file
 from helpers.stats import calibration
-from tests.stats.tables import crossed
+from tests.stats.tables import crossed, world
 
 STORED = Path(__file__).parents[2] / "data" / "calibration"
 COUNTS = ["replicates", "refused", "rejected", "covered", "intervals"]
@@ -102,7 +102,7 @@ def test_a_refused_replicate_is_counted_and_power_is_read_between_slopes():
 
 
 def test_relabelled_real_table_has_no_effect():
-    data = make.dyad_tables(make.SCENARIOS["blocks"], 3.0)(np.random.default_rng(0))
+    data = world("blocks", 3.0, 0)
     counts = calibration.permuted_tables(data.rename(columns={"similarity": "m"}), "m", 40)
     final = calibration.summary(counts).set_index("method").loc[calibration.FINAL]
     # a slope of 3 would always be found; relabelled, it is not
@@ -119,7 +119,7 @@ def test_scenarios_have_the_structure_they_say():
         if s.within:
             scaled = make.table(s, similarity, gain).groupby("target")["gain"]
             assert scaled.mean().abs().max() < 1e-9 and scaled.std().to_numpy() == pytest.approx(1)
-    blocks = make.dyad_tables(make.SCENARIOS["blocks"], 0.0)(rng)
+    blocks = world("blocks", 0.0, rng)
     assert blocks.groupby(["intermediate_format", "target_format"]).ngroups == 20
     rows = make.language_rows(rng, 0.3)
     assert len(rows) == 9 * 202

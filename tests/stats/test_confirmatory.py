@@ -8,7 +8,7 @@ from data.make import calibration as scenarios
 from helpers import results
 from helpers.errors import BadFit, BadRows
 from helpers.stats import confirmatory, design, gains, multiverse, permutation, prediction, reml
-from tests.stats.tables import crossed, scores
+from tests.stats.tables import crossed, scores, world
 
 
 def confirm(*tables, departs=(), **settings):
@@ -16,8 +16,7 @@ def confirm(*tables, departs=(), **settings):
 
 
 def dyads(slope, seed=0, name="blocks half"):
-    draw = scenarios.dyad_tables(scenarios.SCENARIOS[name], slope)
-    data = draw(np.random.default_rng(seed)).rename(columns={"similarity": "text_embedding"})
+    data = world(name, slope, seed).rename(columns={"similarity": "text_embedding"})
     return data.assign(encoder="e", identity_pair=np.arange(len(data)) % 45 == 0)
 
 

@@ -5,15 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from helpers import tasks
 from helpers.errors import BadRows, UnknownName
 from helpers.stats import gains as g
-from tests.stats.tables import scores
-
-
-def register(name, form="pair", **facts):
-    source = tasks.Source("rows", name, read=lambda language, split: [])
-    tasks.register(tasks.Task(name, "target", form, source, **facts), replace=True)
+from tests.stats.tables import register, scores
 
 
 def part(table, **where):

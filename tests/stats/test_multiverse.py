@@ -3,10 +3,10 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
-from data.make import calibration as scenarios
 from helpers.errors import BadFit, UnknownName
 from helpers.stats import multiverse, permutation
 from helpers.stats.reml import crossed_reml
+from tests.stats.tables import world
 
 TASKS = ("intermediate", "target")
 
@@ -14,7 +14,7 @@ TASKS = ("intermediate", "target")
 def dyads(slope=0.0, seed=0):
     """A table like that of the study, with two scales, three measures and two identity pairs."""
     rng = np.random.default_rng(seed)
-    data = scenarios.dyad_tables(scenarios.SCENARIOS["blocks"], slope)(rng)
+    data = world("blocks", slope, rng)
     data["gain_z"] = data["gain"] / 2 + 0.1 * rng.normal(size=len(data))
     data["near"] = data["similarity"] + 0.5 * rng.normal(size=len(data))
     data["other"] = rng.normal(size=len(data))

@@ -7,7 +7,7 @@ from data.make import calibration as scenarios
 from helpers.errors import BadFit, UnknownName
 from helpers.stats import prediction
 from helpers.stats.reml import crossed_reml
-from tests.stats.tables import crossed
+from tests.stats.tables import crossed, world
 
 TWO = ["intermediate", "target"]
 
@@ -18,10 +18,6 @@ def fitted(data, *effects):
 
 def leave_out(data, unit, effects=TWO):
     return prediction.leave_out(data, "gain", ["similarity"], effects, unit)
-
-
-def drawn(slope, rng):
-    return scenarios.dyad_tables(scenarios.SCENARIOS["independent"], slope)(rng)
 
 
 def dense_forecast(fit, data, new, x_new):
@@ -97,7 +93,7 @@ def test_leave_out_never_sees_the_unit_and_goes_by_position_not_by_label():
 
 def test_leave_out_scores_and_intervals_of_unseen_targets_cover():
     rng = np.random.default_rng(0)
-    strong, none = drawn(2.0, rng), drawn(0.0, rng)
+    strong, none = world("independent", 2.0, rng), world("independent", 0.0, rng)
     for unit in ("intermediate", "target_format", "intermediate_format"):
         good, bad = (leave_out(data, unit).scores for data in (strong, none))
         assert good["r2"] > 0.5 > 0.1 > bad["r2"]
@@ -109,7 +105,9 @@ def test_leave_out_scores_and_intervals_of_unseen_targets_cover():
     ]
     assert found.scores["r2"] == pytest.approx(1 - errors[0] / errors[1])
     rng = np.random.default_rng(1)
-    inside = [leave_out(drawn(0.5, rng), "target").scores["coverage"] for _ in range(5)]
+    inside = [
+        leave_out(world("independent", 0.5, rng), "target").scores["coverage"] for _ in range(5)
+    ]
     assert 0.89 <= np.mean(inside) <= 0.99
 
 
@@ -166,7 +164,7 @@ def test_expected_best_counts_ties(predicted, count, best):
 
 
 def test_predict_gain_ranks_with_intervals():
-    data = drawn(1.5, np.random.default_rng(5))
+    data = world("independent", 1.5, np.random.default_rng(5))
     new = data[data["target"] == "t00"].assign(target="new", similarity=np.linspace(-2, 2, 9))
     found = prediction.predict_gain(new, data, "gain", ["similarity"], TWO)
     assert found["rank"].tolist() == list(range(1, 10))
