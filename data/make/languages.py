@@ -77,9 +77,9 @@ def add_distances(rows: pd.DataFrame, folder: Path) -> None:
     (english,) = rows.index[rows["language"] == "en"]
     rows["same_family"] = (rows["family"] == rows["family"][english]).astype(int)
     # Great circles on a sphere of 6,371 km.
-    places, here = np.radians(rows[["latitude", "longitude"]]), np.radians(rows["latitude"])
-    north, east = ((places - places.loc[english]) / 2).to_numpy().T
-    half = np.sin(north) ** 2 + np.cos(here) * np.cos(here[english]) * np.sin(east) ** 2
+    lat, long = (np.radians(rows[name].to_numpy(float)) for name in ("latitude", "longitude"))
+    half = np.cos(lat) * np.cos(lat[english]) * np.sin((long - long[english]) / 2) ** 2
+    half += np.sin((lat - lat[english]) / 2) ** 2
     rows["geographic_km"] = (2 * 6371.0 * np.arcsin(np.sqrt(half))).round().astype(int)
     files = ("feature_predictions", "feature_averages", "family_features")
     predicted, observed, lineage = (features(folder / f"{name}.npz", rows) for name in files)
