@@ -333,6 +333,7 @@ class Maker(Builder):
         self.problems: list[str] = []
         self.unread: dict[Names, dict[str, str]] = {}
         self.absent: dict[str, list[str]] = {}
+        self.tuned: tuple[str, str, str] | None = None  # how the last target is fine-tuned
         stamp.cache_clear()
         self.facts: dict[str, Any] = {}
         identity = {"sha256": ""}
@@ -348,7 +349,7 @@ class Maker(Builder):
         # Baselines have twice as many seeds: half of them may serve as a covariate.
         more = tuple(seed for seed in range(2 * len(seeds)) if seed not in seeds)
         alone = {"none": (*seeds, *more)[: 2 * len(seeds)], "more_target": seeds}
-        each = {condition: self._targets(condition, targets) for condition in conditions}
+        each = {name: {t.name: self._target(name, t) for t in targets} for name in conditions}
         for condition in [name for name in alone if name in conditions]:
             for target in targets:
                 # Retrieval trains nothing, so nothing is random: one run is all there is to know.
@@ -356,15 +357,14 @@ class Maker(Builder):
                 for seed in alone[condition] if once is None else once:
                     self.add("target", condition, seed, **each[condition][target.name])
         # Each intermediate stage is followed by all targets, which start from its encoder.
-        groups = {condition: self._groups(condition, first) for condition in conditions}
+        groups = [(name, group) for name in conditions for group in self._groups(name, first)]
+        stages = [(name, "+".join(group), self._stage(name, group)) for name, group in groups]
         for seed in seeds:
-            for condition, names in groups.items():
-                for group in names:
-                    links = {"intermediate": "+".join(group)}
-                    facts = self._stage(condition, group) | links
-                    links["parent"] = self.add("intermediate", condition, seed, **facts)
-                    for own in each[condition].values():
-                        self.add("target", condition, seed, **own | links)
+            for condition, group, facts in stages:
+                links = {"intermediate": group}
+                links["parent"] = self.add("intermediate", condition, seed, **facts, **links)
+                for own in each[condition].values():
+                    self.add("target", condition, seed, **own | links)
         chosen, asked = self.profile, [] if self.languages == AVAILABLE else list(self.languages)
         known = {"keep": chosen.keep, "judged": list(chosen.judged), **self.facts}
         known |= {"encoder": self.encoder, "stored": chosen.stored, "seeds": list(seeds)}
@@ -399,7 +399,6 @@ class Maker(Builder):
             return [tuple(names)]
         return [(name,) for name in names if name not in lost]
 
-    @cache  # noqa: B019  (a maker lives as long as its plan is made)
     def _stage(self, condition: str, group: Names) -> dict[str, Any]:
         """Return settings, data and tokens of an intermediate stage."""
         settings = self.profile.settings(tasks.get(group[0]), "intermediate", condition)
@@ -416,22 +415,9 @@ class Maker(Builder):
         shared = {"data": self.part(data), "tokens": (int(tokens), 0)}
         return shared | {"settings": self.settings(settings.facts())}
 
-    def _targets(self, condition: str, targets: list[Task]) -> dict[str, dict[str, Any]]:
-        """Return the facts of targets; one fine-tuned like the one before it trains no tokens itself."""
-        found: dict[str, dict[str, Any]] = {}
-        made_of: tuple[str, str] | None = None
-        for target in targets:
-            facts = self._target(condition, target.name)
-            if target.format != "retrieval":
-                before, made_of = made_of, (target.train_with or target.name, facts["settings"])
-                facts = facts | {"tokens": (0, facts["tokens"][1])} if before == made_of else facts
-            found[target.name] = facts
-        return found
-
-    @cache  # noqa: B019
-    def _target(self, condition: str, name: str) -> dict[str, Any]:
+    def _target(self, condition: str, target: Task) -> dict[str, Any]:
         """Return target, settings, data, evaluation and tokens of a target."""
-        target, evaluation, tested = tasks.get(name), *self._testing(name)
+        name, (evaluation, tested) = target.name, self._testing(target.name)
         facts, settings, trained, layer = _facts(target), "", 0.0, None
         # Retrieval reads a layer of the encoder as it is; every other target is trained.
         if target.format == "retrieval":
@@ -440,6 +426,9 @@ class Maker(Builder):
             chosen = self.profile.settings(target, "target", condition)
             settings = self.settings(chosen.facts())
             facts, trained = self._training(target, chosen)
+            # One that is fine-tuned like the target before it trains no tokens itself.
+            before, self.tuned = self.tuned, (condition, target.train_with or name, settings)
+            trained *= before != self.tuned
         splits: dict[str, list[str]] = {}
         for language in target.languages:
             splits.setdefault(_split(target, language), []).append(language)
@@ -458,7 +447,7 @@ class Maker(Builder):
         each = tokens(task, train, settings.train_rows, longest)
         return _facts(task) | facts, each * settings.epochs
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019  (a maker lives as long as its plan is made)
     def _testing(self, name: str) -> tuple[str, float]:
         """Return the part with the fingerprint of each language's rows, and the tokens of all."""
         target, available = tasks.get(name), self.languages == AVAILABLE
