@@ -97,9 +97,8 @@ def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, 
     half = stats.t.ppf(0.975, df) * np.sqrt(variance)
     low, high = sample.mean() - half, sample.mean() + half
     outcome = "agrees" if low > 0 else "disagrees" if high < 0 else "cannot tell"
-    over = f"{sample.index.name}s"
-    found = {"ours": sample.mean(), "low": low, "high": high, "n": len(sample), "over": over}
-    return found | {"rule": rule, "outcome": outcome}
+    found = {"ours": sample.mean(), "low": low, "high": high, "n": len(sample)}
+    return found | {"over": f"{sample.index.name}s", "rule": rule, "outcome": outcome}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,10 @@ def attempt(job, start, state, seed, stop, step):
             write_atomic(kept, json.dumps({"done": done}).encode())
             raise Stopped
     value = fraction(job, seed, start if isinstance(start, str) else "")
-    dev = {"t": 0.1 if job.target in os.environ.get("FAKE_COLLAPSE", "-").split() else value}
+    # Named targets collapse; with an exclamation mark only in their first attempt.
+    names = os.environ.get("FAKE_COLLAPSE", "-").split()
+    low = job.target in names or (f"{job.target}!" in names and seed < 10_000)
+    dev = {"t": 0.1 if low else value}
     score = {"split": "test", "metric": "accuracy", "value": value, "n": 9}
     scores = [{"language": code} | score for code in job.spec["evaluation"]]
     facts = {"floor": {"t": 0.1}, "steps": STEPS, "rows": 10, "tokens": 1000, "device": "cpu fake"}
