@@ -89,22 +89,10 @@ def test_every_answer_is_found_in_whatever_window_it_falls(tiny, data):
     last = data.draw(st.integers(first, min(count - 1, first + 6)))
     words[first] = "first"  # so that the answer occurs once
     passage, answer = " ".join(words), " ".join(words[first : last + 1])
-    rows = [row(passage, answer, "who")]
-    assert decode(PLAIN, rows, encode(rows, tiny, data.draw(st.integers(40, 80)))) == [answer]
-
-
-def test_windows_overlap_and_cover_the_passage(tiny, monkeypatch):
-    monkeypatch.setattr(span, "STRIDE", 10)
-    passage = " ".join(WORDS * 6)
-    encoded = encode([row(passage, "find", "who")], tiny)
-    assert len(encoded) > 3 and encoded.lengths.max() == 32
-    offsets = seen(encoded)
-    for this, following in zip(offsets, offsets[1:], strict=False):
-        np.testing.assert_array_equal(this[10:], following[: len(this) - 10])
-    assert offsets[0][0, 0] == 0 and offsets[-1][-1, 1] == len(passage)
-    for pieces, count in ((40, 1), (41, 2)):  # one piece more than fits
-        passage = " ".join(["people"] * pieces)
-        assert len(encode([row(passage, "people", "who")], tiny, 45)) == count
+    rows, longest = [row(passage, answer, "who")], data.draw(st.integers(40, 80))
+    encoded = encode(rows, tiny, longest)
+    assert decode(PLAIN, rows, encoded) == [answer] and encoded.lengths.max() <= longest
+    assert (len(encoded) > 1) == (count > longest - 5)  # five other pieces stand in each window
 
 
 def test_a_window_that_holds_only_part_of_the_answer_has_none(tiny, monkeypatch):

@@ -72,7 +72,7 @@ class Case:
         self.hidden, self.mask = self._padded(encoder)
 
     def _padded(self, encoder):
-        sequences = [self.tokens(i) for i in self.index]
+        sequences = [self.encoded.tokens[self._range(i)].tolist() for i in self.index]
         width = max(map(len, sequences)) + 3
         ids = torch.full((len(sequences), width), encoder.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -81,9 +81,6 @@ class Case:
             mask[row, : len(sequence)] = 1
         with torch.no_grad():
             return encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
-
-    def tokens(self, sequence):
-        return self.encoded.tokens[self._range(sequence)].tolist()
 
     def field(self, name, sequence):
         return self.encoded.per_token[name][self._range(sequence)]

@@ -90,13 +90,6 @@ def test_every_language_has_words_of_its_own_for_every_slot_and_test_rows_only()
         data.rows("intents", "de", "train")
 
 
-def test_the_set_is_the_same_in_every_process_and_whatever_is_drawn_first():
-    before = data.rows("slots", "de", "test").fingerprint
-    packages.draw.cache_clear()
-    packages.draw(NAME, "fr")
-    assert data.rows("slots", "de", "test").fingerprint == before
-
-
 def test_string_copying_is_near_chance_in_other_scripts():
     train, chance = data.rows("intents"), tasks.get("intents").chance
     scores = {code: copy_score(train, data.rows("intents", code, "test")) for code in ("ar", "ru")}

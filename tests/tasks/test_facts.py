@@ -129,9 +129,3 @@ def test_facts_that_do_not_fit_together_and_names_that_are_unknown_are_refused(f
     assert message in str(caught.value)
     assert "was not registered" in str(caught.value) or (facts, message) in NAMED
     assert "own" not in tasks.names() and "a+b" not in tasks.names()
-
-
-def test_splitting_by_hash_is_even_and_stable():
-    halves = [xtreme.half(f"de-{i}") for i in range(2000)]
-    assert 0.45 < halves.count("dev") / 2000 < 0.55
-    assert halves[:6] == [xtreme.half(f"de-{i}") for i in range(6)]
