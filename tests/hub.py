@@ -15,7 +15,7 @@ from threading import Thread
 from urllib.parse import parse_qs, unquote, urlparse
 
 HEAD = "0123456789abcdef0123456789abcdef01234567"  # what every branch resolves to
-ACTION = r"(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?"
+ACTION = r"(?:/(revision|tree)/([^/]+)/?(.*))?"
 API = re.compile(r"/api/(datasets|models)/([^/]+/[^/]+)" + ACTION)
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 with socket.socket() as _probe:
@@ -62,23 +62,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self):
-        """Answer; HEAD and POST alike."""
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        """Answer; HEAD alike."""
         url = urlparse(self.path)
         path = unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
         if asked := API.fullmatch(path):
             if folder := self._repository(asked[1] == "datasets", asked[2]):
-                self._facts(folder, asked, parse_qs(url.query), body)
+                self._facts(folder, asked, parse_qs(url.query))
         elif asked := FILE.fullmatch(path):
             if folder := self._repository(bool(asked[1]), asked[2]):
                 self._file(folder / asked[4], asked[3])
-        elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
         else:
             self._refuse(404, "")
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
     def _repository(self, dataset, name):
         """Return a repository's folder, or answer that there is none for this client."""
@@ -89,15 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return folder
 
-    def _facts(self, folder, asked, query, body):
+    def _facts(self, folder, asked, query):
         _, name, action, revision, inside = asked.groups()
-        if action == "paths-info":
-            try:
-                paths = json.loads(body)["paths"]
-            except ValueError:
-                paths = parse_qs(body.decode()).get("paths", [])
-            self._json([_entry(folder / p, folder) for p in paths if (folder / p).exists()])
-        elif action == "tree" and not (folder / inside).is_dir():
+        if action == "tree" and not (folder / inside).is_dir():
             self._refuse(404, "EntryNotFound")
         elif action == "tree":
             deep = query.get("recursive", [""])[0].lower() in ("1", "true")
