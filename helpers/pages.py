@@ -337,9 +337,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.action == "pair":
             shown = [f"wrote {file.relative_to(ROOT)}" for file in pair(clear=options.clear)]
         elif options.action == "run":
-            shown = [run(options.name, options.parameters).with_suffix(".html")]
+            shown = [str(run(options.name, options.parameters).with_suffix(".html"))]
         else:
-            shown = [build()]
+            shown = [str(build())]
         print(*shown, f"({book.duration(time.perf_counter() - start)})", sep="\n")
         return 0
     except HelpfulError as error:

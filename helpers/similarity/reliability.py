@@ -39,7 +39,7 @@ def agreement(a: ArrayLike, b: ArrayLike) -> tuple[float, str]:
         return np.nan, few if count else "no dyad has both values"
     if (np.ptp(both, axis=1) == 0).any():
         return np.nan, "the values do not vary over the dyads"
-    return float(np.corrcoef(both)[0, 1]), ""
+    return float(np.corrcoef(*both)[0, 1]), ""
 
 
 def within(values: ArrayLike, intermediate: Sequence[str], target: Sequence[str]) -> Floats:

@@ -35,16 +35,13 @@ def test_what_was_measured_is_not_measured_again_nor_where_a_table_is_committed(
         results.similarities("tinny")
 
 
-@pytest.fixture
-def mine():
-    def lengths(first, second):
-        return -abs(sum(map(len, first)) / len(first) - sum(map(len, second)) / len(second))
+def lengths(first, second):
+    return -abs(sum(map(len, first)) / len(first) - sum(map(len, second)) / len(second))
 
+
+def test_a_readers_measure_joins_a_committed_table(measured, tmp_path, monkeypatch):
     needs = ("intermediate.texts", "target.texts")
-    return similarity.register(similarity.Measure("mine", "custom", needs, lengths))
-
-
-def test_a_readers_measure_joins_a_committed_table(measured, tmp_path, mine, monkeypatch):
+    similarity.register(similarity.Measure("mine", "custom", needs, lengths))
     live = results.similarities("tiny", MEASURES)
     assert set(live["measure"]) == {*MEASURES, "mine"}
     measured.to_csv(tmp_path / "tiny.csv", index=False)

@@ -7,8 +7,6 @@ import ast
 import re
 import statistics
 
-from helpers import pages
-
 MAX_CODE_CELLS = 36
 MAX_CELL_LINES = 25  # the longest cell; most are far shorter:
 MAX_NINETIETH, MAX_MEDIAN = 20, 12
@@ -228,7 +226,3 @@ def _plain(text):
     text = re.sub(r"\$[^$\n]*\$", " ", text)
     text = re.sub(r"\]\([^)]*\)|https?://\S+|^%.*$", " ", text, flags=re.MULTILINE)
     return re.sub(r"^\s*\d+\. |Exercise \d+", "", text, flags=re.MULTILINE)
-
-
-def all_chapters():
-    return [Chapter.of(file) for file in pages.chapters()]

@@ -1,17 +1,11 @@
-"""The packages of Binder alone: what nothing on its list brings cannot be imported.
+"""The packages of Binder alone: what nothing on its list brings cannot be imported."""
 
-``python -m tests.project.light book/04_measure_the_gains.md`` runs a chapter so.
-"""
-
-import os
 import re
 import sys
 from importlib import metadata
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-import jupytext
-import matplotlib
 import yaml
 from packaging.requirements import Requirement
 
@@ -56,19 +50,3 @@ def refuse():
 
     metadata.version = version
     assert not {"torch", "transformers", "datasets"} & set(sys.modules)
-
-
-def main(chapter):
-    cells = jupytext.read(chapter).cells
-    refuse()
-    matplotlib.use("agg")
-    os.chdir("book")
-    here = {}
-    for cell in cells:
-        if cell.cell_type == "code" and "git clone" not in cell.source:
-            exec(compile(cell.source, chapter, "exec"), here)
-            matplotlib.pyplot.close("all")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from helpers import files, pages
-from tests.project.chapter_rules import Chapter, all_chapters, asserted, complaints, typed_numbers
+from tests.project.chapter_rules import Chapter, asserted, complaints, typed_numbers
 
 EXAMPLE = Path(__file__).parent.parent / "book" / "chapter.md"
-CHAPTERS = all_chapters()
+CHAPTERS = [Chapter.of(file) for file in pages.chapters()]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)

@@ -254,20 +254,15 @@ def test_a_store_gives_the_latest_finished_run(trained, tmp_path, monkeypatch):
     assert r.fingerprint(found["toy-same", 0].load()) == r.fingerprint(tuned)
 
 
-@pytest.fixture
-def saved(tiny, tmp_path):
+def test_scores_are_those_of_the_whole_model(tiny, tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(vocab_size=len(tiny.tokenizer), intermediate_size=16, **sizes)
 
-    def write(kind):
+    def saved(kind):
         kind(config).save_pretrained(tmp_path)
         tiny.tokenizer.save_pretrained(tmp_path)
         return encoders.load(str(tmp_path))
 
-    return write
-
-
-def test_scores_are_those_of_the_whole_model(saved, tiny):
     encoder = saved(BertForMaskedLM)
     head = r.language_head(encoder)
     ids = torch.tensor([[0, 7, 9, 2]])

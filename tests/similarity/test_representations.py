@@ -110,13 +110,6 @@ def test_a_rotation_of_one_language_hurts_retrieval_but_not_cka():
     assert r.alignment_drift(tuned, plain, r.linear_cka) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_transport_agrees_with_pot():
-    ot = pytest.importorskip("ot", reason="POT is a 33 MB oracle; pip install pot to run this")
-    cost = r.squared_distances(wave(30, 4, 0.3), wave(30, 4, 0.9))
-    even = np.full(30, 1 / 30)
-    assert r.transport_cost(cost) == pytest.approx(ot.emd2(even, even, cost))
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 12))
 def test_transport_in_one_dimension_is_sorting(seed, rows):
