@@ -46,11 +46,10 @@ def test_pairing_is_stable_without_outputs_and_a_changed_cell_or_tag_is_a_differ
     assert twin.read_bytes() == first
 
 
-def edited(twin, by=-1, source="\n# mine", outputs=()):
+def edited(twin, source="\n# mine", outputs=()):
     notebook = nbformat.read(twin, as_version=4)
-    notebook.cells[by].source += source
-    if outputs:
-        next(cell for cell in notebook.cells if cell.cell_type == "code").outputs = list(outputs)
+    notebook.cells[-1].source += source
+    next(cell for cell in notebook.cells if cell.cell_type == "code").outputs += outputs
     nbformat.write(notebook, twin)
 
 
@@ -164,10 +163,8 @@ def chapter(folder, name, code, prose=""):
 
 @pytest.mark.skipif(cores() < 2, reason="one core runs one chapter at a time")
 def test_chapters_run_side_by_side(tmp_path):
-    files = [
-        chapter(tmp_path, "01_one", MEET.format(mine="a", other="b")),
-        chapter(tmp_path, "02_two", MEET.format(mine="b", other="a")),
-    ]
+    asked = ("01_one", "a", "b"), ("02_two", "b", "a")
+    files = [chapter(tmp_path, name, MEET.format(mine=m, other=o)) for name, m, o in asked]
     assert pages.execute_missing(files, tmp_path / "cache") == ["01_one", "02_two"]
 
 

@@ -6,7 +6,6 @@ from helpers.similarity.inputs import Inputs, Options
 from helpers.similarity.readers import Trained
 
 STUDY = "toy-same toy-choice toy-span toy-intents toy-slots toy-messages".split()
-SMALL = Options(rows=90, sentences=60, gradient_rows=12, heads=2, max_length=32, precision="fp32")
 # Values of one checkpoint are compared with each other to 1e-5: bf16, which "auto" means on some
 # processors, would train another one.
 TUNING = Settings(epochs=1, learning_rate=1e-3, batch_tokens=512, evaluations=0, precision="fp32")
@@ -25,7 +24,8 @@ def trained(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def options():
-    return SMALL
+    small = {"rows": 90, "sentences": 60, "gradient_rows": 12, "heads": 2, "max_length": 32}
+    return Options(**small, precision="fp32")
 
 
 @pytest.fixture

@@ -141,12 +141,11 @@ class TestProbes:
         assert f.linear_probe(np.eye(60), np.arange(60) % 2) <= 0.7
 
 
-class TestNulls:
-    @pytest.mark.parametrize("classes", [2, 4, 17])
-    def test_noise_scores_at_the_value_of_no_information(self, classes):
-        x, labels = np.random.default_rng(3).normal(size=(3400, 20)), np.arange(3400) % classes
-        soft = np.random.default_rng(0).dirichlet(np.ones(6), 3400)
-        assert f.leep(soft, labels) == pytest.approx(-np.log(classes), abs=0.01)
-        assert f.h_score(x, labels) < 0.02
-        assert f.knn_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)
-        assert f.linear_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)
+@pytest.mark.parametrize("classes", [2, 4, 17])
+def test_noise_scores_at_the_value_of_no_information(classes):
+    x, labels = np.random.default_rng(3).normal(size=(3400, 20)), np.arange(3400) % classes
+    soft = np.random.default_rng(0).dirichlet(np.ones(6), 3400)
+    assert f.leep(soft, labels) == pytest.approx(-np.log(classes), abs=0.01)
+    assert f.h_score(x, labels) < 0.02
+    assert f.knn_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)
+    assert f.linear_probe(x, labels) == pytest.approx(1 / classes, abs=0.03)

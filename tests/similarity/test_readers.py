@@ -176,19 +176,16 @@ class TestReader:
             np.testing.assert_allclose(found[place], states[token - start].numpy(), atol=1e-5)
 
 
-def test_resolve_takes_mappings_and_functions(tiny):
+def test_resolve_takes_mappings_and_functions_and_what_is_missing_is_undefined(tiny):
     tuned = training.Tuned(tiny)
     given = r.Checkpoint("run-7", lambda: tuned)
     assert r.resolve({("a", 1): given}, "a", 1) is given
     assert r.resolve(lambda task, seed: given if task == "a" else None, "a", 3) is given
     wrapped = r.resolve({("a", 0): tuned}, "a", 0)
     assert wrapped.load() is tuned and wrapped.key == r.fingerprint(tuned)
-
-
-@pytest.mark.parametrize("source", [None, {}, {("a", 1): "seed 1"}, lambda task, seed: None])
-def test_a_missing_checkpoint_is_undefined(source):
-    with pytest.raises(Undefined, match="no encoder fine-tuned on a with seed 0"):
-        r.resolve(source, "a", 0)
+    for source in (None, {}, {("a", 1): "seed 1"}, lambda task, seed: None):
+        with pytest.raises(Undefined, match="no encoder fine-tuned on a with seed 0"):
+            r.resolve(source, "a", 0)
 
 
 def test_fingerprint_follows_encoder_and_heads(tiny):

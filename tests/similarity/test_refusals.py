@@ -14,19 +14,13 @@ X, Y = blobs(60)
 A, B = RANDOM.normal(size=(2, 20, 3))
 MIDDLE = np.vstack([A[1:], A[1:].mean(axis=0)])  # its last row is where the centre is
 NAN = np.where(np.arange(60).reshape(20, 3) == 7, np.nan, A)
-SOFT = RANDOM.dirichlet(np.ones(3), 60)
+SOFT, SPOT = RANDOM.dirichlet(np.ones(3), 60), np.arange(180).reshape(60, 3) == 13
 W = {"layer.0": RANDOM.normal(size=(4, 3)), "layer.1": RANDOM.normal(size=5)}
 MOVED = W | {"layer.0": W["layer.0"] + 1}
 LABELLED = [f.logme, f.h_score, f.nleep, f.transrate, f.gbc, f.knn_probe, f.linear_probe]
 PAIRED = [r.linear_cka, r.rsa, r.svcca, r.pwcca]
 UNLABELLED = [], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]]
 UNCUT = [], [-1, 2], [0.5, 1.0], [[1, 2]]
-
-
-def soft(value):
-    spoilt = SOFT.copy()
-    spoilt[4, 1] = value
-    return spoilt
 
 
 REFUSED = [
@@ -45,7 +39,7 @@ REFUSED = [
     (f.gbc, (X, np.arange(60) == 3), "class True has 1 rows"),
     (f.nleep, (X[:14], Y[:14]), "14 rows for 15 clusters"),
     (f.knn_probe, (X, Y, 60), "60 neighbours from 60 rows"),
-    *((f.leep, (soft(bad), np.arange(60) % 2), ".") for bad in (-0.1, 0.5, np.nan)),
+    *((f.leep, (np.where(SPOT, bad, SOFT), Y), ".") for bad in (-0.1, 0.5, np.nan)),
     *((f.nce, (bad, [0, 0, 1, 1]), "source labels") for bad in UNLABELLED),
     *((m, (A, B[:19]), "20 and 19 rows") for m in PAIRED),
     *((m, (A[:3], B[:3]), "3 rows; at least 4") for m in PAIRED),

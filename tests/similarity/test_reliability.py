@@ -21,7 +21,6 @@ class TestWithin:
         centred = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
         found = measuring.within(values.ravel(), *grid())
         np.testing.assert_allclose(found, centred.ravel(), atol=1e-10)
-        random = np.random.default_rng(0)
         target = np.tile(10 * random.normal(size=12), 9)
         a, b = (target + random.normal(size=108) for _ in range(2))
         inner = [measuring.within(v, *grid()) for v in (a, b)]

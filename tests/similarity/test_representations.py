@@ -87,19 +87,18 @@ def test_features_offers_them_too():
         assert getattr(features, measure.__name__) is measure
 
 
-class TestRetrieval:
-    def test_directions_are_averaged_and_length_does_not_matter(self):
-        english, other = noise(300, 8), noise(300, 8) + 0.5 * noise(300, 8, 1)
-        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (english, other)]
-        places = np.arange(300)
-        expected = [(np.argmax(a @ b.T, axis=1) == places).mean() for a, b in (unit, unit[::-1])]
-        assert expected[0] != expected[1]
-        assert r.retrieval_accuracy(english, other) == pytest.approx(np.mean(expected))
-        scaled = other * np.random.default_rng(2).uniform(0.1, 10, (300, 1))
-        assert r.retrieval_accuracy(english, scaled) == pytest.approx(np.mean(expected))
-        # Noise is found by chance.
-        values = [r.retrieval_accuracy(noise(50, 20, s), noise(50, 20, 100 + s)) for s in range(20)]
-        assert np.mean(values) == pytest.approx(1 / 50, abs=0.02)
+def test_directions_of_retrieval_are_averaged_and_length_does_not_matter():
+    english, other = noise(300, 8), noise(300, 8) + 0.5 * noise(300, 8, 1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (english, other)]
+    places = np.arange(300)
+    expected = [(np.argmax(a @ b.T, axis=1) == places).mean() for a, b in (unit, unit[::-1])]
+    assert expected[0] != expected[1]
+    assert r.retrieval_accuracy(english, other) == pytest.approx(np.mean(expected))
+    scaled = other * np.random.default_rng(2).uniform(0.1, 10, (300, 1))
+    assert r.retrieval_accuracy(english, scaled) == pytest.approx(np.mean(expected))
+    # Noise is found by chance.
+    values = [r.retrieval_accuracy(noise(50, 20, s), noise(50, 20, 100 + s)) for s in range(20)]
+    assert np.mean(values) == pytest.approx(1 / 50, abs=0.02)
 
 
 def test_a_rotation_of_one_language_hurts_retrieval_but_not_cka():

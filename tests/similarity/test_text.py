@@ -21,20 +21,19 @@ def test_js_divergence_agrees_with_scipy(p, q):
     assert text.js_divergence(p, q) == pytest.approx(expected, abs=1e-9)
 
 
-class TestPieces:
-    def test_a_longer_sample_of_the_same_source_does_not_look_different(self):
-        random = np.random.default_rng(0)
-        chance = 1 / np.arange(1, 2001)
-        draw = lambda n: random.choice(2000, n, p=chance / chance.sum())  # noqa: E731
-        small, large, other = draw(2000), draw(40000), draw(2000)
-        same = text.token_similarity(small, other)
-        assert text.token_similarity(small, large) == pytest.approx(same, abs=0.02)
-        counts = [text.piece_counts(x, 2000) for x in (small, large)]
-        unmatched = 1 - text.js_divergence(*counts)
-        assert abs(unmatched - text.token_similarity(small, large)) > 0.02  # what matching removes
-        a, b = text.matched(np.arange(10), np.arange(1000))
-        assert len(a) == len(b) == 10 and len(set(b)) == 10
-        assert (text.matched(np.arange(10), np.arange(1000))[1] == b).all()
+def test_a_longer_sample_of_the_same_source_does_not_look_different():
+    random = np.random.default_rng(0)
+    chance = 1 / np.arange(1, 2001)
+    draw = lambda n: random.choice(2000, n, p=chance / chance.sum())  # noqa: E731
+    small, large, other = draw(2000), draw(40000), draw(2000)
+    same = text.token_similarity(small, other)
+    assert text.token_similarity(small, large) == pytest.approx(same, abs=0.02)
+    counts = [text.piece_counts(x, 2000) for x in (small, large)]
+    unmatched = 1 - text.js_divergence(*counts)
+    assert abs(unmatched - text.token_similarity(small, large)) > 0.02  # what matching removes
+    a, b = text.matched(np.arange(10), np.arange(1000))
+    assert len(a) == len(b) == 10 and len(set(b)) == 10
+    assert (text.matched(np.arange(10), np.arange(1000))[1] == b).all()
 
 
 def test_tfidf_agrees_with_scikit_learn():
