@@ -173,7 +173,7 @@ def with_labels(task: Task | str) -> Task:
     texts = [value for value in counts if isinstance(value, str) and value]
     if bool(numbers) == bool(texts) or task.format == "choice":
         found = ", ".join(map(repr, list(counts)[:5])) or "nothing"
-        told = f"column {column!r} of its training rows does not tell them ({found})"
+        told = f"column {column!r} of {raw.origin} does not tell them ({found})"
         advice = "state labels=(...), for choice in the order of the choices"
         raise BadRows(f"task {task.name!r} states no labels, and {told}; {advice}.")
     labels = sorted(texts, key=lambda text: (-counts[text], text))
@@ -190,10 +190,10 @@ def _serving(task: Task, language: str, split: str) -> tuple[Source, ...]:
         return serving
     served = (s for s in task.source.flat() if not s.languages or language in s.languages)
     valid = {name for source in served for name in source.splits}
-    hint = (
-        "If the data have it, name it in splits={...} of the task's source. Training rows can give "
+    hint = "If the data have it, name it in splits={...} of the task's source. Training rows give "
+    hint += (
+        "dev by splits={'train': 'train', 'dev': 'train'}; divide=(column,) keeps texts together."
     )
-    hint += "dev: splits={'train': 'train', 'dev': 'train'}, divide=(column,) keeps texts together."
     if split in ("train", "dev") and (task.train_with or language != "en"):
         hint = f"It trains on the English rows of task {task.train_with or task.name!r}."
     error = unknown(f"split of task {task.name!r} in {language!r}", split, valid)
