@@ -47,10 +47,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 def drop_folder(folder: Path) -> None:
     """Delete a folder at once, if it is there; a process that reads it keeps what it has opened."""
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.replace(folder, aside)
-    except FileNotFoundError:
-        return
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -133,11 +131,10 @@ def address() -> str:
 
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 20, "check": True}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, **how).stdout.strip()
+    return ""
 
 
 def cores() -> int:

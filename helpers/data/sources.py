@@ -327,11 +327,10 @@ def _first_line(error: BaseException) -> str:
 @lru_cache(maxsize=1)
 def hub_reachable() -> bool:
     """Say whether the hub's server answers; asked once per process, in at most three seconds."""
-    try:
+    with suppress(Exception):  # whatever the client's library calls a connection that fails
         get_session().head(hub_constants.ENDPOINT, timeout=3)
         return True
-    except Exception:  # whatever the client's library calls a connection that fails
-        return False
+    return False
 
 
 _SERVED: set[tuple[str, str]] = set()

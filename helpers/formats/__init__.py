@@ -225,6 +225,7 @@ class FormatBase(ABC):
     # not depend on how its batch is split over micro-batches.
     name: str
     field = "label"  # what is to be predicted, in the encoded set and among the outputs
+    answer = "label"  # and in the rows
     scores = 0  # of the head; 0: one per label
 
     @abstractmethod
@@ -265,7 +266,7 @@ class FormatBase(ABC):
 
     def gold(self, task: Task, rows: Rows) -> list[Any]:
         """Return what the predictions are compared with, in row order."""
-        return [int(row["label"]) for row in rows]
+        return [row[self.answer] for row in rows]
 
     def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the best predictions that do not read the input: the floor of a useful run."""

@@ -104,6 +104,7 @@ class Tagging(FormatBase):
 
     name = "tagging"
     field = "tag"
+    answer = "tags"
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode words, splitting a sentence where its pieces exceed ``max_length``."""
@@ -140,10 +141,6 @@ class Tagging(FormatBase):
         words = outputs["tag"][encoded.per_token["word"] >= 0] if rows else np.zeros(0)
         ends = np.cumsum([len(row["tokens"]) for row in rows])
         return [part.tolist() for part in np.split(words, ends)[:-1]]
-
-    def gold(self, task: Task, rows: Rows) -> list[Any]:
-        """Return the label ids of the rows."""
-        return [list(row["tags"]) for row in rows]
 
     def constant(self, task: Task, rows: Rows) -> list[Any]:
         """Return the most frequent label for every word."""

@@ -109,11 +109,9 @@ _SIZES = {"train": 96, "dev": 32, "test": 40}
 def _sentences(name: str, split: str) -> list[tuple[str, list[str]]]:
     """Draw the sentences of a split, each with its verb, colour, thing and place."""
     draw = np.random.default_rng(zlib.crc32(f"{name}/{split}".encode()))
-    sentences = []
-    for _ in range(_SIZES[split]):
-        words = [str(draw.choice(kind)) for kind in (VERBS, COLOURS, THINGS, PLACES)]
-        sentences.append(("{} the {} {} in the {}".format(*words), words))
-    return sentences
+    kinds = VERBS, COLOURS, THINGS, PLACES
+    drawn = [[str(draw.choice(kind)) for kind in kinds] for _ in range(_SIZES[split])]
+    return [("{} the {} {} in the {}".format(*words), words) for words in drawn]
 
 
 _TAGS = ("O", "B-colour", "I-colour", "B-place", "I-place")

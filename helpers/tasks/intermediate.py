@@ -41,9 +41,12 @@ _paper = partial(shipped, role="intermediate", group="paper")
 _extra = partial(shipped, role="intermediate", group="extra")
 
 
-def hub(id: str, config: str, splits: Mapping[str, str], licence: str, **counts: int) -> Source:
-    """Return a data set of the hub at its pinned commit, with its rows by split."""
-    at = REVISIONS.get(id, "")
+def hub(id: str, config: str, splits: Mapping[str, str], licence: str, **sizes: Any) -> Source:
+    """Return a data set of the hub at its pinned commit, with its rows by split, or by language."""
+    at, counts = REVISIONS.get(id, ""), dict[str, int]()
+    for split, size in sizes.items():
+        several = size.items() if isinstance(size, dict) else ()
+        counts |= {f"{code}/{split}": n for code, n in several} or {split: size}
     return Source("hub", id, config, splits=splits, revision=at, counts=counts, licence=licence)
 
 

@@ -184,16 +184,12 @@ def zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, s
     return replace(source, parts=(replace(source, languages=("en",)), others))
 
 
-def _counts(split: str, sizes: Mapping[str, int]) -> dict[str, int]:
-    return {f"{code}/{split}": size for code, size in sizes.items()}
-
-
-def _panx_counts(sizes: str) -> dict[str, int]:
-    """Return expected rows keyed ``language/split`` from train and evaluation sizes."""
-    counts: dict[str, int] = {}
+def _panx_counts(sizes: str) -> dict[str, dict[str, int]]:
+    """Return expected rows by split and language from train and evaluation sizes."""
+    counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}, "test": {}}
     for train, held, *codes in map(str.split, sizes.split(";")):
-        by_split = {"train": int(train), "dev": int(held), "test": int(held)}
-        counts |= {f"{code}/{split}": by_split[split] for code in codes for split in by_split}
+        for split, size in (("train", train), ("dev", held), ("test", held)):
+            counts[split] |= dict.fromkeys(codes, int(size))
     return counts
 
 
@@ -209,7 +205,7 @@ PAWSX = _target("pawsx", "pair", zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD), **_F
 
 # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
 _TREEBANKS = "UD 2.7, a licence per treebank"
-_UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, **{"el/test": 456})
+_UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, test={"el": 456})
 _FACTS = {"labels": UPOS, "languages": UDPOS_LANGUAGES, "adapt": modern, "metric": "span_f1"}
 _FACTS["columns"] = {"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"}
 # Checkpoints are chosen on English only, so no other language offers development rows.
@@ -225,7 +221,7 @@ _XQUAD = hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", te
 _FACTS = {"languages": XQUAD_LANGUAGES, "train_with": "squad1", "origin": "squad"}
 XQUAD = _target("xquad", "span", _XQUAD, **_FACTS)
 
-_SIZES = _counts("dev", _MLQA_DEV) | _counts("test", _MLQA_TEST)
+_SIZES = {"dev": _MLQA_DEV, "test": _MLQA_TEST}
 _MLQA = hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_SIZES)
 _FACTS = {"languages": "en ar de es hi vi zh", "train_with": "squad1", "metric": "mlqa"}
 MLQA = _both("mlqa", "span", _MLQA, **_FACTS)
@@ -240,7 +236,7 @@ _BUCC = hub("mteb/BUCC", "{language}-en", {"dev": "test"} | _TEST, "not stated",
 _FACTS = {"languages": "de fr ru zh", "adapt": bucc, "metric": "pair_f1", "max_length": 512}
 _target("bucc2018", "retrieval", _BUCC, **_FACTS)
 
-_SIZES = _counts("test", dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA)
+_SIZES = {"test": dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA}
 _CONFIGS = {code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()}
 _SOURCE = replace(hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES), configs=_CONFIGS)
 _FACTS = {"languages": tuple(sorted(TATOEBA_CODES)), "adapt": bitext, "max_length": 512}
@@ -297,7 +293,7 @@ _FACTS |= {"max_length": 256, "origin": "squad", "holds": "squad1"}
 _new("lareqa", "retrieval", _SOURCE, **_FACTS)
 
 _ID, _APACHE = "izhx/mewsli-x", "Apache-2.0"
-_MENTIONED = hub(_ID, "{language}", _TEST, _APACHE, **_counts("test", _MENTIONS))
+_MENTIONED = hub(_ID, "{language}", _TEST, _APACHE, test=_MENTIONS)
 _ENTITIES = hub(_ID, "candidate_entities", _TEST, _APACHE, test=1003893)
 # One pool for all: standardised once, not once per language asked for.
 _ENTITIES = replace(_ENTITIES, side="candidate", language="en")
