@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds=asked.seeds,
         options=Options.sized(asked.rows, asked.shuffle_labels),
         sentence_encoder=asked.sentence_encoder,
-        early=readers.Early() if asked.early else None,
+        early=readers.early if asked.early else None,
         **given,
     )
     if not (table["status"] == "done").any():

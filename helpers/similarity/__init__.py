@@ -94,7 +94,7 @@ def measure(
         parallel: a bitext task for the cross-lingual measures.
         sentence_encoder: one that was trained on none of the tasks, for ``sentence_embedding``.
         language_head: masked-language head of the encoder; see ``readers.language_head``.
-        early: gives the English score of a short run on a target; see ``readers.Early``.
+        early: gives the English score of a short run on a target; see ``readers.early``.
         options: how many rows are read. By default 300 a task, then twice as many, up to 2,000, for
             the measures whose halves are not yet reliable (.9 over at least five dyads).
         folder: where values and arrays are kept; by default ``similarity`` in the store of runs.

@@ -24,9 +24,6 @@ from helpers.similarity import representations as rep
 from helpers.similarity.representations import cosine, task2vec_distance
 
 SIDES = ("intermediate", "target")  # of a dyad
-FAMILIES = (
-    "text", "format", "labels", "representations", "weights", "transport", "cross-lingual", "custom",
-)  # fmt: skip
 # Rows used where cost grows with their square (pairs of rows) or their cube (assignments).
 PAIRED = 500
 # Rows of each side for the domain classifier, which takes two tasks at once.
@@ -290,3 +287,4 @@ for _family, _name, _wanted, _function, _source, _facts in _ROWS:
     ]
     _MEASURES[_name] = Measure(_name, _family, tuple(_both), _function, _source, **_facts)
 _OWN: Mapping[str, Measure] = dict(_MEASURES)
+FAMILIES = (*dict.fromkeys(measure.family for measure in _OWN.values()), "custom")

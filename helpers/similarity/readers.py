@@ -440,15 +440,11 @@ def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str
     return tuned
 
 
-@dataclass(frozen=True)
-class Early:
-    """Trains an intermediate's encoder on a few rows of a target: pass it as ``early=``."""
+SHORT = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)
 
-    # The score is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
 
-    settings: Settings = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)
-
-    def __call__(self, tuned: Tuned, task: Task, seed: int) -> float:
-        """Return the English development score, 0 to 1, of the task that trains a target."""
-        short = _tune(tuned.encoder, task, self.settings, seed, f"the short run on {task.name}")
-        return float(short.outcome.dev[task.name])
+def early(tuned: Tuned, task: Task, seed: int, settings: Settings = SHORT) -> float:
+    """Return the English development score, 0 to 1, of a short run on the task that trains a target."""
+    # It is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
+    short = _tune(tuned.encoder, task, settings, seed, f"the short run on {task.name}")
+    return float(short.outcome.dev[task.name])

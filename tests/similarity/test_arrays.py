@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from helpers.models import Settings, training
 from helpers.similarity import inputs
 from helpers.similarity.catalogue import Undefined
 from helpers.similarity.inputs import ARRAYS, Dyad, Parts, Side
-from helpers.similarity.readers import Checkpoint, Early, Reader, encode, readable_labels, row_means
+from helpers.similarity.readers import Checkpoint, Reader, early, encode, readable_labels, row_means
 from helpers.similarity.representations import leading_axes
 from tests.similarity.conftest import STUDY
 
@@ -188,18 +189,18 @@ def test_a_language_head_gives_losses(make, tiny, tmp_path):
 def test_an_early_run_is_made_once_per_dyad(make):
     calls = []
 
-    def early(tuned, task, seed):
+    def half(tuned, task, seed):
         calls.append((task.name, seed))
         return 0.5
 
-    given = make(early=early)
+    given = make(early=half)
     for _ in range(2):
         assert given.get("early.score", dyad()).values == 0.5
     assert calls == [("toy-intents", 0)]
     with pytest.raises(Undefined, match="nothing is trained"):
         given.get("early.score", dyad(t="toy-messages"))
-    runs = [Early(Settings(train_rows=rows)) for rows in (20, 40)]
-    made = [make(early=early) for early in runs]
+    runs = [partial(early, settings=Settings(train_rows=rows)) for rows in (20, 40)]
+    made = [make(early=run) for run in runs]
     assert len({g.key("early.score", dyad()) for g in made}) == 2
 
 

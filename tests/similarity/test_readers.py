@@ -281,7 +281,7 @@ def test_an_early_score_is_the_score_of_a_run_that_starts_from_the_intermediate(
     tuned = trained("toy-same", 0).load()
     task = tasks.get("toy-intents")
     before = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"].clone()
-    value = r.Early(SHORT)(tuned, task, 3)
+    value = r.early(tuned, task, 3, SHORT)
     expected = training.fine_tune(tuned.encoder, [task], SHORT, 3).outcome.dev["toy-intents"]
     assert value == expected and 0 < value <= 1
     after = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"]
