@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from helpers.errors import BadFit, unknown
+from helpers.errors import BadFit, known
 
 INTERCEPT = "(intercept)"
 # Below this share of a column or kernel left unexplained by the earlier ones, it counts as one of
@@ -60,17 +60,14 @@ def factors(data: pd.DataFrame, name: str) -> list[str]:
 def require(data: pd.DataFrame, columns: Sequence[str], numeric: Sequence[str] = ()) -> None:
     """Raise unless the columns exist and hold a value, the numeric ones a finite one, in each row."""
     for column in columns:
-        if column not in data:
-            raise unknown("column", column, map(str, data.columns))
+        known("column", column, [*map(str, data.columns)])
     if data.empty:
         raise BadFit("the table has no rows; check the filters that made it.")
     for column in columns:
-        known = np.isfinite(numbers(data, column)) if column in numeric else data[column].notna()
-        if missing := int((~known).sum()):
-            raise BadFit(
-                f"{missing} of {len(data)} rows have no usable value of {column!r}: complete the runs, "
-                f"or leave them out on purpose, data.dropna(subset=[{column!r}]), and say so."
-            )
+        usable = np.isfinite(numbers(data, column)) if column in numeric else data[column].notna()
+        if missing := int((~usable).sum()):
+            said = f"{missing} of {len(data)} rows have no usable value of {column!r}"
+            raise BadFit(f"{said}: complete the runs, or data.dropna(subset=[{column!r}]).")
 
 
 def numbers(data: pd.DataFrame, column: str) -> np.ndarray:
@@ -88,10 +85,8 @@ def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, list[str]]
     levels = {c: sorted(data[c].astype(str).unique()) for c in text}
     for column, values in levels.items():
         if pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
-            raise BadFit(
-                f"{column!r} holds numbers written as text, such as {values[0]!r}: convert it with "
-                "pandas.to_numeric, or give its categories names."
-            )
+            said = f"{column!r} holds numbers written as text, such as {values[0]!r}"
+            raise BadFit(f"{said}: use pandas.to_numeric, or give its categories names.")
     return levels
 
 
@@ -103,18 +98,13 @@ def expand(
     for column in factors(data, name):
         pieces = [(column, data[column])]
         if column in levels:
-            text, known = data[column].astype(str), levels[column]
-            if len(known) < 2:
-                said = (
-                    f"{column!r} has the single value {known[0]!r} and so no effect: leave it out."
-                )
-                raise BadFit(said)
-            if new := sorted(set(text) - set(known)):
-                raise BadFit(
-                    f"{column!r} has the value {new[0]!r}, which the fit has not seen (it knows "
-                    f"{', '.join(known)}), so it cannot be predicted."
-                )
-            pieces = [(f"{column}={value}", text == value) for value in known[1:]]
+            text, seen = data[column].astype(str), levels[column]
+            if len(seen) < 2:
+                raise BadFit(f"{column!r} has the single value {seen[0]!r}: leave it out.")
+            if new := sorted(set(text) - set(seen)):
+                said = f"{column!r} has the value {new[0]!r}, which the fit has not seen"
+                raise BadFit(f"{said}, so it cannot be predicted; it knows {', '.join(seen)}.")
+            pieces = [(f"{column}={value}", text == value) for value in seen[1:]]
         out = [(f"{a}:{b}".lstrip(":"), u * v.to_numpy(float)) for a, u in out for b, v in pieces]
     return out
 
@@ -135,10 +125,7 @@ def fixed_matrix(data: pd.DataFrame, fixed: Sequence[str]) -> tuple[np.ndarray, 
         if position == 1 or np.ptp(column) <= 1e-12 * max(1.0, np.abs(column).max()):
             raise BadFit(f"{name!r} is constant over the {column.size} rows; leave it out.")
         others = ", ".join(repr(n) for n, _ in columns[1:position])
-        raise BadFit(
-            f"{name!r} is a linear combination of {others}: their effects cannot be told apart; "
-            "keep one of them."
-        )
+        raise BadFit(f"{name!r} is a linear combination of {others}: keep one of them.")
     return np.column_stack([c for _, c in columns]), tuple(n for n, _ in columns)
 
 
@@ -217,10 +204,10 @@ def build(
     if np.ptp(y) == 0:
         raise BadFit(f"{outcome!r} is {y[0]:g} in every row; there is nothing to explain.")
     if len(y) < (need := len(names) + len(random) + 2):
-        raise BadFit(
-            f"{len(y)} rows cannot carry {len(names)} fixed effects and {len(random) + 1} variances "
-            f"(at least {need}): add intermediates or targets, or ask for fewer effects."
+        said = (
+            f"{len(y)} rows cannot carry {len(names)} fixed effects and {len(random) + 1} variances"
         )
+        raise BadFit(f"{said} (at least {need}): add tasks, or ask for fewer effects.")
     terms, notes = estimable(x, [random_term(data, name) for name in random], w)
     return Design(y, x, names, terms, w, notes, categories(data, fixed))
 

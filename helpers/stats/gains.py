@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from helpers import tasks
-from helpers.errors import BadRows, unknown
+from helpers.errors import BadRows, known
 
 SCALES = ("gain", "gain_logit", "gain_error", "gain_z")
 ARM = ["encoder", "condition", "intermediate"]
@@ -232,8 +232,7 @@ def add_similarity(table: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFram
     """Add one column per similarity measure to a dyad table; wide or long, see `dyads`."""
     key = ["intermediate", "target"]
     for column in key:
-        if column not in similarity.columns:
-            raise unknown("column", column, map(str, similarity.columns))
+        known("column", column, [*map(str, similarity.columns)])
     long = {"measure", "value"} <= set(similarity.columns)
     if long and "language" in similarity.columns:
         similarity = similarity[similarity["language"] == "en"]

@@ -64,10 +64,8 @@ def grid(
         raise unknown("column", column, map(str, data.columns))
     if (twice := data.duplicated(tasks)).any():
         pair = " x ".join(data.loc[twice, tasks].iloc[0].astype(str))
-        raise BadFit(
-            f"{pair} appears more than once: average languages and seeds first (gains.dyads), and "
-            "test one encoder and condition at a time."
-        )
+        said = "average languages and seeds first (gains.dyads), of one encoder and condition"
+        raise BadFit(f"{pair} appears more than once: {said}.")
     keyed = data.assign(**data[tasks].astype(str))
     wide = keyed.set_index(tasks)[values].astype(float).unstack()
     names = [np.sort(keyed[task].unique()) for task in tasks]
@@ -238,9 +236,7 @@ def _tested(
     found["cells"] = [int(fit.used.sum()) for fit in fits.values()]
     fixed = np.ptp(null[0], axis=1) <= 1e-10 * np.maximum(found["estimate"].abs(), 1e-300)
     if fixed.all():
-        said = (
-            f"relabelling within the given groups leaves the slope of {found.index[-1]!r} unchanged"
-        )
+        said = f"relabelling within groups leaves the slope of {found.index[-1]!r} unchanged"
         raise BadFit(f"{said}: it is fixed by the groups. Test it with within=None.")
     found["p"] = p_values(null[1], found["t"].to_numpy(), exact)
     found.loc[fixed, ["estimate", "t", "p"]] = np.nan

@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.linalg import lapack
 from threadpoolctl import ThreadpoolController
 
-from helpers.errors import BadFit, unknown
+from helpers.errors import BadFit, known
 from helpers.stats import design
 from helpers.stats.design import Design
 
@@ -57,9 +57,7 @@ class Fit:
 
     def __getitem__(self, term: str) -> pd.Series:
         """Return the table row of one fixed effect."""
-        if term not in self.table.index:
-            raise unknown("fixed effect", term, self.table.index)
-        return self.table.T[term]
+        return self.table.T[known("fixed effect", term, [*self.table.index])]
 
     @property
     def rows(self) -> int:
@@ -100,8 +98,7 @@ def crossed_reml(
     Source: Bates et al., J. Stat. Software 67(1) (2015) for the profiled likelihood; Patterson &
         Thompson, Biometrika 58 (1971) for REML.
     """
-    if method not in get_args(Method):
-        raise unknown("small-sample method", method, get_args(Method))
+    known("small-sample method", method, get_args(Method))
     named = design.build(data, outcome, fixed, random, weights)
     cross = cross_products(named)
     with BLAS.limit(limits=1, user_api="blas"):
@@ -112,8 +109,7 @@ def crossed_reml(
     names = [*(term.name for term in named.terms), RESIDUAL]
     variances = pd.Series(peak.variances, index=names, name="variance")
     zero = (
-        f"the variance of {name!r} is estimated at zero: this table shows no spread of it beyond "
-        "the other effects (not proof that there is none)."
+        f"the variance of {name!r} is estimated at zero, which is no proof that there is none."
         for name in names[:-1]
         if variances[name] <= 1e-8 * variances.sum()
     )
@@ -315,20 +311,15 @@ def maximise(cross: Cross, reml: bool = True) -> Peak:
     total = max(float(cross.yy - cross.xy @ np.linalg.solve(cross.xx, cross.xy)), 0.0)
     total /= max(cross.degrees(reml), 1)
     if total <= 1e-14 * cross.yy / cross.rows:
-        raise BadFit(
-            "the fixed effects fit every row exactly, so nothing is left to judge them by: use fewer "
-            "effects or more rows."
-        )
+        raise BadFit("the fixed effects fit every row exactly: use fewer effects or more rows.")
     good: list[Peak] = []
     for begin in _starts(cross, total):
         peak = _climb(cross, begin, reml, good)
         if peak is not None and peak.gap <= SETTLED:
             good.append(peak)
     if not good:
-        raise BadFit(
-            "the search for the variances did not converge, so no coefficient is shown: look for a "
-            "random effect with very few levels or a residual near zero, and leave that effect out."
-        )
+        said = "the search for the variances did not converge, so no coefficient is shown"
+        raise BadFit(f"{said}: leave out a random effect with very few levels.")
     return max(good, key=lambda peak: peak.loglik)
 
 

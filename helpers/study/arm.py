@@ -324,6 +324,5 @@ def register_tasks() -> None:
         try:
             importlib.import_module(module.strip())
         except ModuleNotFoundError as error:
-            advice = "Name modules on PYTHONPATH that register tasks, separated by commas."
             said = f"TRANSFER_TASKS names module {module.strip()!r}, and {error}"
-            raise HelpfulError(f"{said}. {advice}") from error
+            raise HelpfulError(f"{said}. Name modules on PYTHONPATH, with commas.") from error

@@ -390,11 +390,8 @@ class Maker(Builder):
         ending = "-translated" * (condition == "translated")
         names = [f"{task.name}{ending}" for task in first]
         lost = [name for name in names if ending and name not in tasks.names()]
-        self.problems += [
-            f"condition 'translated' needs a task {name!r} with the translated rows of "
-            f"{name.removesuffix(ending)!r}; register one."
-            for name in lost
-        ]
+        said = "condition 'translated' needs a task"
+        self.problems += [f"{said} {name!r} with translated rows; register one." for name in lost]
         if condition == "multitask":
             return [tuple(names)]
         return [(name,) for name in names if name not in lost]
