@@ -222,9 +222,7 @@ def ols(
         robust = {"cov_type": "cluster", "cov_kwds": {"groups": np.squeeze(groups)}}
     fit = sm.OLS(data[outcome].to_numpy(float), x).fit(use_t=True, **robust)
     if not (variance := fit.cov_params()[1, 1]) > 0:  # the intercept comes first
-        said = (
-            f"the variance of {predictor!r} is {variance:g}, as two ways of few clusters can give"
-        )
+        said = f"the variance of {predictor!r} is {variance:g}, as few clusters both ways can give"
         raise BadFit(f"{said}; use a mixed model.")
     df = getattr(fit, "df_resid_inference", fit.df_resid)
     return reml.t_table([predictor], fit.params[[1]], np.sqrt([variance]), np.array([df])).iloc[0]

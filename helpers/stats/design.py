@@ -204,9 +204,7 @@ def build(
     if np.ptp(y) == 0:
         raise BadFit(f"{outcome!r} is {y[0]:g} in every row; there is nothing to explain.")
     if len(y) < (need := len(names) + len(random) + 2):
-        said = (
-            f"{len(y)} rows cannot carry {len(names)} fixed effects and {len(random) + 1} variances"
-        )
+        said = f"{len(y)} rows cannot carry {len(names)} effects and {len(random) + 1} variances"
         raise BadFit(f"{said} (at least {need}): add tasks, or ask for fewer effects.")
     terms, notes = estimable(x, [random_term(data, name) for name in random], w)
     return Design(y, x, names, terms, w, notes, categories(data, fixed))

@@ -153,9 +153,8 @@ def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:
     if languages := plan.facts.get("languages"):
         scores = scores[scores["language"].isin([*languages, ""])].reset_index(drop=True)
     if scores.empty and len(plan):
-        advice = f"study.run(plan), or: python -m helpers.study --profile {plan.profile}"
-        said = f"no run of this plan is in {store.folder}. {plan.sentence(store)}"
-        raise HelpfulError(f"{said} Run it with {advice}")
+        said = f"no run of this plan is in {store.folder}. {plan.sentence(store)} Run it: study.run(plan)"
+        raise HelpfulError(f"{said}, or python -m helpers.study --profile {plan.profile}")
     return scores
 
 
