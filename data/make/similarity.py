@@ -60,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with contextlib.suppress(MissingData):
         given["language_head"] = readers.language_head(encoder)
     if asked.train:
-        stored = given.get("checkpoints", {})
-        trained = readers.Trained(
-            encoder, settings, default_folder() / "similarity" / "checkpoints"
-        )
+        stored, place = given.get("checkpoints", {}), default_folder() / "similarity/checkpoints"
+        trained = readers.Trained(encoder, settings, place)
         given["checkpoints"] = lambda task, seed: stored.get((task, seed)) or trained(task, seed)
     # The first target that pairs English sentences with translations.
     retrieval = [t for t in map(tasks.get, profile.targets) if t.format == "retrieval"]

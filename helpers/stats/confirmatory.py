@@ -297,8 +297,7 @@ def distance_slopes(
     out = parts.groupby(by, as_index=False).sum()
     out = out[(out["languages"] >= LEAST) & (out["xx"] > 1e-12)]
     if out.empty:
-        said = f"no dyad has {LEAST} languages that differ in {covariate!r}"
-        raise BadFit(f"{said}; add languages, or leave the interaction out.")
+        raise BadFit(f"no dyad has {LEAST} languages that differ in {covariate!r}: add languages.")
     out["slope"] = out["xy"] / out["xx"]
     return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
 

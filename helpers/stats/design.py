@@ -75,8 +75,7 @@ def numbers(data: pd.DataFrame, column: str) -> np.ndarray:
     try:
         return data[column].to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
-        said = f"column {column!r} must hold numbers; it holds {data[column].dtype}."
-        raise BadFit(said) from None
+        raise BadFit(f"column {column!r} must hold numbers, not {data[column].dtype}.") from None
 
 
 def categories(data: pd.DataFrame, fixed: Sequence[str]) -> dict[str, list[str]]:

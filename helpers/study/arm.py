@@ -197,7 +197,7 @@ def attempt(
     if job.spec["settings"]:
         settings = Settings().override(job.spec["settings"])
         learnt = [training.training_task(tasks.get(name)) for name in data["tasks"]]
-        made_of = [start, learnt, settings, seed]
+        made_of: list[Any] = [start, learnt, settings, seed]
         # Targets that train on the same rows, such as XQuAD and MLQA, share one fine-tuning.
         if _last[:-1] == made_of:
             known = _last[-1].outcome
@@ -206,9 +206,7 @@ def attempt(
         else:
             _last.clear()  # two of them need not fit into memory
             try:
-                tuned = training.fine_tune(
-                    start, learnt, settings, seed, checkpoint=state, progress=step, stop=stop
-                )
+                tuned = training.fine_tune(*made_of, checkpoint=state, progress=step, stop=stop)
             except training.Interrupted as error:
                 raise Stopped from error
             _last[:] = [*made_of, replace(tuned, outcome=replace(tuned.outcome))]

@@ -144,7 +144,6 @@ def test_a_saved_plan_reads_back(shared, store):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BadRecord, match="is not a plan"):
         load(path)
-    plan = study.plan("tiny", store=shared)
     with pytest.raises(UnknownName, match="unknown mode 'mising'. Did you mean 'missing'"):
         study.run(plan, mode="mising", store=shared)
     with pytest.raises(UnknownName, match="unknown engine 'slrm'. Did you mean 'slurm'"):
