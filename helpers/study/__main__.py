@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         register_tasks()
         if asked.status:
             return _print_status(Store(), asked.profile or "")
+        if asked.arms and not asked.plan:
+            raise HelpfulError("--arms needs --plan, the file that plan.save() wrote of theirs.")
         if asked.plan:
             return _do_arms(load(asked.plan), asked.arms, asked.keep == "yes")
         cells = (asked.intermediates, asked.targets, asked.conditions, asked.seeds)

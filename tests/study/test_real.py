@@ -146,6 +146,8 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*options, "--engine", "spark"])
     assert "invalid choice: 'spark' (choose from" in capsys.readouterr().err
+    assert main(["--arms", "0123456789abcdef"]) == 2
+    assert "--arms needs --plan" in capsys.readouterr().err
     assert main([*options, "--mode", "stored"]) == 0
     assert main(["--profile", "tiny", "--targets", "nix", "--engine", "local"]) == 2
     assert "unknown task 'nix'" in capsys.readouterr().err
