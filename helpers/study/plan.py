@@ -362,7 +362,7 @@ class Maker(Builder):
         for seed in seeds:
             for condition, group, facts in stages:
                 links = {"intermediate": group}
-                links["parent"] = self.add("intermediate", condition, seed, **facts, **links)
+                links["parent"] = self.add("intermediate", condition, seed, **facts | links)
                 for own in each[condition].values():
                     self.add("target", condition, seed, **own | links)
         chosen, asked = self.profile, [] if self.languages == AVAILABLE else list(self.languages)
