@@ -156,7 +156,10 @@ def _cut(encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False)
         room = budget if packed else budget // max(1, int(encoded.longest[units[begin]]))
         end = int(np.searchsorted(upto, upto[begin] + room, side="right")) - 1
         end = max(begin + 1, end)  # a unit that is larger than the budget has a batch of its own
-        batches.append(sequences[edges[begin] : edges[end]])
+        batch = sequences[edges[begin] : edges[end]]
+        # On a CPU neighbours of one length share their products, the choices of a question too.
+        by_length = np.argsort(-encoded.lengths[batch], kind="stable")
+        batches.append(batch if packed else batch[by_length])
         begin = end
     return batches
 

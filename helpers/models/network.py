@@ -80,8 +80,9 @@ class Network(nn.Module):
         config: Any = self.model.config
         places = torch.arange(len(batch.ids), device=batch.ids.device)
         places = places - batch.starts[batch.sequence]
+        back: Any = slice(None)
         if self.packed:
-            inputs, back = packed_inputs(batch, places, config)
+            inputs = packed_inputs(batch, places, config)
         else:
             # Padding goes by a scatter into a rectangle, and comes off by a gather from it.
             shape = (len(batch.lengths), int(batch.lengths.max()))
@@ -96,8 +97,7 @@ class Network(nn.Module):
             hidden = torch.stack([hidden[one] for one in layer], dim=2)
         elif layer is not None:
             hidden = hidden[layer]
-        hidden = hidden.flatten(0, 1)
-        return hidden if back is None else hidden[back]
+        return hidden.flatten(0, 1)[back]
 
     def forward(self, batch: Batch, name: str, pooling: str) -> Tensor:
         """Return the summed loss of a batch of one task."""
@@ -235,29 +235,18 @@ def packed_attention(
     return torch.cat(parts)[None], None
 
 
-def packed_inputs(
-    batch: Batch, places: Tensor, config: Any
-) -> tuple[dict[str, Any], Tensor | None]:
-    """Return what runs a batch packed, and where each of its tokens lies then (``None``: as given)."""
+def packed_inputs(batch: Batch, places: Tensor, config: Any) -> dict[str, Any]:
+    """Return what runs a batch packed."""
     # RoBERTa kinds count positions from behind the padding id.
     shift = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    ids, starts, back = batch.ids, batch.starts, None
-    # On a CPU sequences of one length share their products, so they are laid down sorted.
-    if not ids.is_cuda and (np.diff(batch.lengths) > 0).any():
-        per_token = np.repeat(batch.lengths, batch.lengths)
-        order = torch.from_numpy(np.argsort(per_token, kind="stable"))
-        lengths = torch.from_numpy(np.sort(batch.lengths))
-        ids, places, back = ids[order], places[order], torch.argsort(order)
-        starts = lengths.cumsum(0) - lengths
-    total = torch.full((1,), len(ids), device=ids.device)
-    inputs = {
-        "input_ids": ids[None],
+    total = torch.full((1,), len(batch.ids), device=batch.ids.device)
+    return {
+        "input_ids": batch.ids[None],
         "position_ids": (places + shift)[None],
-        "cu_seq_lens_q": torch.cat([starts, total]).to(torch.int32),
+        "cu_seq_lens_q": torch.cat([batch.starts, total]).to(torch.int32),
         # One bound for every batch: a compiled layer is compiled once.
         "max_length_q": config.max_position_embeddings,
     }
-    return inputs, back
 
 
 def best_device() -> torch.device:
