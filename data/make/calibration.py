@@ -234,8 +234,7 @@ def by_distance(data: pd.DataFrame, seed: int) -> Answers:
     rows = data.assign(product=data["similarity"] * data["distance"])
 
     def by_dyad() -> pd.Series:
-        keep = ["similarity", "block"]
-        slopes = confirmatory.distance_slopes(data, "gain", "distance", keep)
+        slopes = confirmatory.distance_slopes(data, "gain", "distance", ["similarity", "block"])
         return slope_of(slopes, outcome="slope")
 
     effects = [*TASKS, "distance", "similarity"]

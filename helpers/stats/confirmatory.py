@@ -226,7 +226,7 @@ def _answer(
         row["p_permutation"], row["p_smallest"] = found.p, found.smallest
     except BadFit:
         row["p_permutation"] = row["p_smallest"] = np.nan
-    return pd.concat([pd.Series({"dyads": fit.rows}, dtype=object), row]), fit
+    return pd.concat([pd.Series({"dyads": fit.cross.rows}, dtype=object), row]), fit
 
 
 def sloped(measure: str = PRIMARY) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def run(
     (_, _, null), exact = permutation.relabelled(whole, list(fits.values()), n, seed)
     table = pd.DataFrame([*fits], columns=["scale", "measure", "subset", "removed"])
     table["cells"] = [int(fit.used.sum()) for fit in fits.values()]
-    table["r"] = [float(fit.observed()[2]) for fit in fits.values()]
+    table["r"] = [float(fit.of(fit.predictor[fit.used])[2]) for fit in fits.values()]
     moves = np.ptp(null, axis=1) > 1e-12
     notes += [
         f"{', '.join(label)}: fixed by the formats, so relabelling within them cannot test it."

@@ -159,10 +159,6 @@ class Regression:
         rss = np.maximum(yy - slope * xy, 1e-12 * yy)
         return np.array([slope, slope * np.sqrt(left * self.df / rss), slope * np.sqrt(left / yy)])
 
-    def observed(self) -> np.ndarray:
-        """Return slope, t and partial correlation of the predictor as it is."""
-        return self.of(self.predictor[self.used])
-
 
 def regression(
     table: Grid, measure: int, name: str, effects: Sequence[str], predictor: np.ndarray
@@ -232,7 +228,8 @@ def _tested(
     if not fits:
         raise problem
     null, exact = relabelled(table, list(fits.values()), n, seed)
-    found = pd.DataFrame([f.observed()[:2] for f in fits.values()], [*fits], ["estimate", "t"])
+    observed = [fit.of(fit.predictor[fit.used])[:2] for fit in fits.values()]
+    found = pd.DataFrame(observed, [*fits], ["estimate", "t"])
     found["cells"] = [int(fit.used.sum()) for fit in fits.values()]
     fixed = np.ptp(null[0], axis=1) <= 1e-10 * np.maximum(found["estimate"].abs(), 1e-300)
     if fixed.all():

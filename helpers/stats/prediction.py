@@ -58,7 +58,7 @@ def forecast(fit: Fit, new: pd.DataFrame, fixed: Sequence[str]) -> tuple[pd.Data
     rest = variance - sum((s * g for s, g in zip(v, turn, strict=False)), np.zeros(len(z)))
     turned = np.array([*turn, rest / v[-1]])
     spread = np.einsum("kr,kl,lr->r", turned, fit.spread, turned)
-    df = np.clip(2 * variance**2 / np.maximum(spread, 1e-300), 1.0, fit.rows - len(fit.table))
+    df = np.clip(2 * variance**2 / np.maximum(spread, 1e-300), 1.0, fit.cross.rows - len(fit.table))
     mean, half = x @ state.beta + z @ slopes.zpy, stats.t.ppf(0.975, df) * np.sqrt(variance)
     ends = {"low": mean - half, "high": mean + half}
     columns = {"predicted": mean, "se": np.sqrt(variance), "df": df, **ends}

@@ -59,11 +59,6 @@ class Fit:
         """Return the table row of one fixed effect."""
         return self.table.T[known("fixed effect", term, [*self.table.index])]
 
-    @property
-    def rows(self) -> int:
-        """Number of observations."""
-        return self.cross.rows
-
 
 def crossed_reml(
     data: pd.DataFrame,
@@ -132,7 +127,7 @@ def t_table(
 def compare(full: Fit, reduced: Fit) -> float:
     """Return the p-value of the likelihood-ratio test of two models nested in their fixed effects."""
     df = len(full.table) - len(reduced.table)
-    if full.rows != reduced.rows or df < 1 or full.reml or reduced.reml:
+    if full.cross.rows != reduced.cross.rows or df < 1 or full.reml or reduced.reml:
         raise BadFit("compare needs nested models of the same rows, larger first, with reml=False.")
     return float(stats.chi2.sf(max(2 * (full.loglik - reduced.loglik), 0.0), df))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from os.path import getmtime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from helpers import study
 from helpers.errors import HelpfulError, known
 from helpers.study.arm import Stopped, register_tasks, stopping, through
 from helpers.study.engines import ENGINES
-from helpers.study.plan import load, minutes, saved
+from helpers.study.plan import load, minutes
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, missing
 
@@ -97,7 +98,7 @@ def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool) -> int:
 def status(store: Store, profile: str = "") -> pd.DataFrame:
     """Return a row per plan that was started in a store, newest first; minutes_left on one device."""
     rows = []
-    for path in saved(store.plans):
+    for path in sorted(store.plans.glob("[!.]*.parquet"), key=getmtime, reverse=True):
         try:
             plan = load(path)
         except HelpfulError as error:

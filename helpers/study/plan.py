@@ -170,11 +170,6 @@ def load(path: Path) -> Plan:
         raise BadRecord(f"{path} is not a plan ({error}); make the plan again.") from error
 
 
-def saved(folder: Path) -> list[Path]:
-    """Return the files of all plans in a folder, newest first."""
-    return sorted(folder.glob("[!.]*.parquet"), key=lambda path: -path.stat().st_mtime_ns)
-
-
 # --- What a plan will cost ------------------------------------------------------------------------
 def rate(plan: Plan, store: Store) -> tuple[float, str]:
     """Return the tokens per second that a plan's runs can expect, and where that is from."""
