@@ -165,8 +165,7 @@ def _attempts(job: Record, start: Encoder, store: Store, stop: Stop, tell: Tell)
         if outcome.status != "collapsed":
             break
     if job.stage == "intermediate":
-        text = b"the loss was no longer a number: no encoder was kept\n"
-        fill = tuned.save_encoder if learnt else lambda at: write_atomic(at / NO_ENCODER, text)
+        fill = tuned.save_encoder if learnt else lambda at: write_atomic(at / NO_ENCODER, b"NaN\n")
         store.save_checkpoint(job.run, fill)
     return outcomes
 
