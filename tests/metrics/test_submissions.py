@@ -272,11 +272,8 @@ def test_folders_that_are_no_tasks_are_noted_and_those_without_any_refused(tmp_p
             ask()
 
 
-TWO_IDS = "bucc2018 de: .*line 1: .*; expected two ids"
 NOT_WRITTEN = {
     "no rows": ({"pawsx": {"en": []}}, BadRows, "pawsx en: .*nothing to write"),
-    "no tag": ({"udpos": {"af": [["NOUN", ""]]}}, BadRows, "udpos af: .*line 2: ''; expected ADJ"),
-    "a space": ({"bucc2018": {"de": [("de 1\n", "en-1")]}}, BadRows, TWO_IDS),
     "no answers": ({"xquad": {"ar": {}}}, BadRows, "xquad ar: .*nothing to write"),
     "a task": ({"bucc": {}}, UnknownName, "'bucc2018'"),
     "a language": ({"pawsx": {"it": ["1"]}}, UnknownName, "language of pawsx 'it'"),
