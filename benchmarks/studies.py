@@ -38,19 +38,13 @@ def grid() -> list[Row]:
         # Data are read and layers chosen before the clock starts.
         plan = study.plan(PROFILE, [INTERMEDIATE], store=Store(whole))
         size = ["--profile", PROFILE, "--intermediates", INTERMEDIATE]
-        ours = _timed(["helpers.study", "--engine", "local", *size], whole)
+        ours = _timed(["--engine", "local", *size], whole)
         theirs = 0.0
         for target in plan.runs.query("stage == 'target'").itertuples():
             own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
             place = other / str(target.run)
-            command = [
-                "helpers.study",
-                "--plan",
-                str(own.save(place / "plans")),
-                "--arms",
-                *own.arms,
-            ]
-            theirs += _timed(command, place)
+            saved = str(own.save(place / "plans"))
+            theirs += _timed(["--plan", saved, "--arms", *own.arms], place)
         # Both ways must give the same scores.
         columns = ["run", "language", "seed", "value", "status"]
         sides = ([whole], sorted(other.iterdir()))
@@ -65,7 +59,7 @@ def grid() -> list[Row]:
 def _timed(arguments: list[str], folder: Path) -> float:
     environment = os.environ | {"TRANSFER_STORE": str(folder)}
     began = time.perf_counter()
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, "-m", "helpers.study", *arguments]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return time.perf_counter() - began
 
