@@ -300,25 +300,3 @@ def distance_slopes(
         raise BadFit(f"no dyad has {LEAST} languages that differ in {covariate!r}: add languages.")
     out["slope"] = out["xy"] / out["xx"]
     return out.drop(columns=["xy", "xx"]).reset_index(drop=True)
-
-
-def by_language(data: pd.DataFrame, predictor: str) -> pd.DataFrame:
-    """Return each language's slope on similarity, partially pooled, with the se of its prediction error.
-
-    Of one row per dyad and language; a slope is the common one plus the predicted deviation.
-    """
-    rows, term = design.standardise(data, [predictor]), f"{predictor}|language"
-    effects = [*RANDOM, "intermediate:target", "language", "target:language", term]
-    fit = reml.crossed_reml(rows, "gain", [predictor], effects)
-    own = pd.Series(0.0, index=sorted(rows["language"].astype(str).unique()))
-    se: float | np.ndarray = fit[predictor]["se"]
-    if term in fit.variances:
-        k, v, slopes = list(fit.variances.index).index(term), fit.peak.variances, fit.peak.slopes
-        part, ratio = slice(*fit.cross.starts[k : k + 2]), v[k] / v[-1]
-        own = pd.Series(ratio * slopes.zpy[part], list(fit.design.terms[k].levels))
-        # variance of the common slope plus a deviation, less what its prediction knows
-        left = np.eye(len(fit.table))[fit.design.names.index(predictor)] - ratio * slopes.zhx[part]
-        fixed = np.einsum("li,li->l", left, np.linalg.solve(fit.peak.state.info, left.T).T)
-        se = np.sqrt(v[k] + v[-1] * (fixed - ratio**2 * np.diag(slopes.zhz)[part]))
-    table = pd.DataFrame({"slope": fit[predictor]["estimate"] + own, "se": se, "deviation": own})
-    return table.rename_axis("language").sort_values("slope")

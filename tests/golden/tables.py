@@ -135,9 +135,7 @@ def interaction_values():
     cells = cells.groupby([*TASKS, "language"], as_index=False)[["gain", "syntactic"]].mean()
     own = confirmatory.analysed(dyad_table())[[*TASKS, "block", confirmatory.PRIMARY]]
     cells = cells.merge(own, on=TASKS)
-    slopes = confirmatory.distance_slopes(cells, "gain", "syntactic")
-    by_language = confirmatory.by_language(cells, confirmatory.PRIMARY)
-    return pd.concat([by_language.reset_index(), slopes], ignore_index=True)
+    return confirmatory.distance_slopes(cells, "gain", "syntactic")
 
 
 def calibration_values():

@@ -7,7 +7,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from data.make import calibration as scenarios
 from helpers import results
 from helpers.errors import BadFit, BadRows
-from helpers.stats import confirmatory, design, gains, multiverse, permutation, prediction, reml
+from helpers.stats import confirmatory, gains, multiverse, permutation, reml
 from tests.stats.tables import crossed, scores, world
 
 
@@ -154,28 +154,6 @@ def test_the_change_of_the_slope_with_distance_is_found():
     # the covariate is standardised over languages, whatever its unit
     scaled = language_rows(0.5, 0.6, 0).assign(distance=lambda d: 100 * d["distance"] + 7)
     assert change(scaled) == pytest.approx(estimates[0], rel=1e-5)
-
-
-def test_by_language_pools_towards_the_common_slope_and_its_errors_are_those_of_forecasts():
-    data = language_rows(0.5, 0.0, 3)
-    found = confirmatory.by_language(data, "similarity")
-    assert set(found.index) == set(data["language"]) and found["slope"].is_monotonic_increasing
-    groups = [group for _, group in data.groupby("language") if len(group) >= 5]
-    raw = [stats.linregress(group["similarity"], group["gain"]).slope for group in groups]
-    assert found["slope"].std() < np.std(raw, ddof=1)
-    data, rng = language_rows(0.5, 0.0, 4), np.random.default_rng(4)
-    own = {name: 0.8 * rng.normal() for name in data["language"].unique()}
-    data["gain"] += data["language"].map(own) * data["similarity"]
-    found = confirmatory.by_language(data, "similarity")
-    scaled = design.standardise(data, ["similarity"])
-    effects = [*confirmatory.RANDOM, "intermediate:target", "language", "target:language"]
-    effects.append("similarity|language")
-    fit = reml.crossed_reml(scaled, "gain", ["similarity"], effects)
-    two = scaled.head(1).loc[[0, 0]].assign(similarity=[1.0, 0.0])
-    _, covariance = prediction.forecast(fit, two, ["similarity"])
-    one = np.array([1.0, -1.0])
-    variance = one @ covariance @ one - 2 * fit.variances["residual"]
-    assert found.loc[two["language"].iloc[0], "se"] == pytest.approx(np.sqrt(variance))
 
 
 MEASURED = pd.DataFrame({"measure": ["text_random", "text_shuffled", "early_score"]})
