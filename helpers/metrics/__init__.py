@@ -329,14 +329,13 @@ def _nearest(
         same_length(given, right, "questions")
     # Ordered ones are keyed by their places.
     given, right = (dict(side if keyed else enumerate(side)) for side in (given, right))
-    none, wanted = (
-        "no gold answer: score them with 'squad2' or leave them out",
-        unanswered == "error",
-    )
+    silent = [name for name in right if name not in given and unanswered == "error"]
+    bare = [name for name in right if not silence and not len(right[name])]
+    advice = "score them with 'squad2' or leave them out"
     for names, what in (
         ([name for name in given if name not in right], "predictions for unknown question ids"),
-        ([n for n in right if wanted and n not in given], "questions have no prediction"),
-        ([n for n in right if not silence and not len(right[n])], f"questions have {none}"),
+        (silent, "questions have no prediction"),
+        (bare, f"questions have no gold answer: {advice}"),
     ):
         if names:
             raise BadRows(f"{len(names)} {what}, such as {names[0]!r}.")

@@ -374,8 +374,7 @@ def _fisher(g: Inputs, one: Dyad) -> Parts:
 def _probe_fisher(g: Inputs, one: Dyad) -> Parts:
     probe = Probe.of(g, one, g.encoder)
     found = fisher(probe, fit_head(probe, probe.sample.seed), of_filters=True)
-    flat = lambda part: np.concatenate(list(found[part].values()))  # noqa: E731
-    return each_part(flat, entries=len(probe.rows))
+    return each_part(lambda p: np.concatenate(list(found[p].values())), entries=len(probe.rows))
 
 
 def _gradient(g: Inputs, one: Dyad) -> Parts:

@@ -183,8 +183,9 @@ def label_view(sample: Sample, encoder: Encoder, max_length: int, units: int) ->
     if kind == "retrieval":
         raise Undefined(f"{sample.task.name} is a retrieval task: its texts have no labels.")
     by_token = kind in ("tagging", "span")
-    fewer = lambda rows: rows[evenly(len(rows), max(units // UNITS_PER_ROW, 1))]  # noqa: E731
-    encoded = encode(sample, encoder, max_length, kind == "span", fewer if by_token else None)
+    most = max(units // UNITS_PER_ROW, 1)
+    fewer = (lambda rows: rows[evenly(len(rows), most)]) if by_token else None
+    encoded = encode(sample, encoder, max_length, kind == "span", fewer)
     if kind == "span":
         marks = _answer_labels(encoded, sample.seed)
     else:
