@@ -236,3 +236,14 @@ def test_halves_are_stable_and_about_equal():
     halves = [in_first_half(f"de-{i:09d}") for i in range(2000)]
     assert halves[:8] == [in_first_half(f"de-{i:09d}") for i in range(8)]
     assert 900 < sum(halves) < 1100
+
+
+def test_translations_are_found_where_hubs_mislead_plain_cosine():
+    # A hub that is close to every source beats the translations by cosine, but not by margin.
+    shared, own = np.eye(6) + 0.8, np.eye(6)
+    x = np.hstack([shared, 0 * own])
+    y = np.vstack([np.hstack([shared, 1.57 * own]), np.hstack([np.ones(6), np.zeros(6)])])
+    ratio = mine(x, y, k=3)
+    assert sorted(ratio["source"]) == list(range(6))
+    assert (ratio["target"] == ratio["source"]).all() and (ratio["score"] > 1).all()
+    assert (nearest(x, y).index == 6).all()

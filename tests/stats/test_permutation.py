@@ -156,3 +156,16 @@ REFUSED = {
 def test_bad_input_is_a_sentence(said):
     with pytest.raises((BadFit, UnknownName), match=said):
         REFUSED[said]()
+
+
+def test_type_one_error_on_a_null_with_node_effects():
+    rng = np.random.default_rng(0)
+    p = []
+    i, t = (a.ravel() for a in np.indices((8, 7)))
+    for _ in range(120):
+        data = pd.DataFrame({"intermediate": i, "target": t})
+        for name in ("similarity", "gain"):
+            data[name] = rng.normal(size=8)[i] + rng.normal(size=7)[t] + rng.normal(size=56)
+        p.append(qap(data, n=99).p)
+    assert 0.0 <= np.mean(np.array(p) <= 0.05) <= 0.11  # 5 % with a binomial error of 2 points
+    assert 0.4 < np.mean(p) < 0.6
