@@ -15,7 +15,8 @@ from data.make import regime
 from helpers import evaluation, study, tasks
 from helpers.errors import MissingData
 from helpers.files import commit, write_atomic
-from helpers.study.arm import pretrained, tuned_encoder
+from helpers.study.arm import tuned_encoder
+from helpers.study.plan import pretrained
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store
 

@@ -27,7 +27,7 @@ from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import provenance, utc, write_atomic
 from helpers.models import Outcome, Settings
-from helpers.study.plan import Plan, stamp, survey
+from helpers.study.plan import Plan, pretrained, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
 from helpers.study.store import FINISHED, Record, Store, missing
 
@@ -229,14 +229,6 @@ def attempt(
         outcome.peak_memory_mb = max(outcome.peak_memory_mb, network.peak_memory_mb(device))
     outcome.scores = scores
     return tuned
-
-
-@functools.lru_cache(maxsize=1)
-def pretrained(name: str) -> Encoder:
-    """Load an encoder once per process; training copies what it changes."""
-    from helpers.models import encoders  # loads PyTorch
-
-    return encoders.load(name)
 
 
 def tuned_encoder(base: Encoder, folder: Path) -> Encoder:

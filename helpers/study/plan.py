@@ -16,10 +16,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -31,6 +31,9 @@ from helpers.models import BUNDLED, Settings
 from helpers.study.profiles import Profile
 from helpers.study.store import Record, Store, digest, missing, stamp_of
 from helpers.tasks import Task
+
+if TYPE_CHECKING:
+    from helpers.models.encoders import Encoder
 
 # Raise a stage's number by hand when a change of the code changes its results.
 CODE = {"intermediate": 1, "target": 2}
@@ -251,9 +254,15 @@ def describe(name: str, store: Store) -> Any:
     return store.kept(f"{name} {changes}", lambda: _describe(name))
 
 
-def _describe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    from helpers.study.arm import pretrained
+@lru_cache(maxsize=1)
+def pretrained(name: str) -> Encoder:
+    """Load an encoder once per process; training copies what it changes."""
+    from helpers.models import encoders  # loads PyTorch
 
+    return encoders.load(name)
+
+
+def _describe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     encoder = pretrained(name)
     total = sum(weights.numel() for weights in encoder.model.parameters())
     words = encoder.model.get_input_embeddings().weight.numel()  # type: ignore[operator]
@@ -472,7 +481,6 @@ class Maker(Builder):
 
         def choose() -> int:
             from helpers import evaluation
-            from helpers.study.arm import pretrained
 
             return evaluation.choose_layer(pretrained(self.name), target, language)
 
