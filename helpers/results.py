@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import book, data, study, tasks
-from helpers.errors import BadFit, HelpfulError, MissingData, unknown
+from helpers.errors import BadFit, HelpfulError, MissingData
 from helpers.study import profiles
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, read_export
@@ -89,8 +89,7 @@ def similarities(
     """
     from helpers import similarity
 
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    profiles.get(profile)  # or UnknownName, before anything is read
     own, file = similarity.added() if added else [], SIMILARITY / f"{profile}.csv"
     if not file.exists() or mode == "always":
         return _measured(profile, list(dict.fromkeys([*measures, *own])), mode=mode)

@@ -157,9 +157,9 @@ def _cut(encoded: Encoded, units: np.ndarray, budget: int, packed: bool = False)
         end = int(np.searchsorted(upto, upto[begin] + room, side="right")) - 1
         end = max(begin + 1, end)  # a unit that is larger than the budget has a batch of its own
         batch = sequences[edges[begin] : edges[end]]
-        # On a CPU neighbours of one length share their products, the choices of a question too.
-        by_length = np.argsort(-encoded.lengths[batch], kind="stable")
-        batches.append(batch if packed else batch[by_length])
+        if not packed:  # on a CPU neighbours of one length share their products, choices too
+            batch = batch[np.argsort(-encoded.lengths[batch], kind="stable")]
+        batches.append(batch)
         begin = end
     return batches
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,7 +187,7 @@ def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbou
     if k < 1:
         raise HelpfulError(f"k must be at least 1, got {k}.")
     best = [_Best(len(x), min(k, len(y)))] + [_Best(len(y), min(k, len(x)))] * both
-    with torch.inference_mode():
+    with torch.inference_mode(), _exact_products():
         # Queries are held, unless they are on disk: they are read once for each tile of candidates.
         held = None if isinstance(x, np.memmap) else list(_tiles(x))
         for column, columns in _tiles(y):
@@ -195,6 +197,21 @@ def nearest_both(x: Any, y: Any, k: int = 4, both: bool = True) -> list[Neighbou
                 if both:
                     best[1].update(tile, column, row, axis=0)
     return [_rescored(*side, one) for side, one in zip(((x, y), (y, x)), best, strict=False)]
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Keep full 32-bit products: training may have allowed coarser ones, which reorder neighbours."""
+    # Versions of torch without a switch for processors have one for all devices.
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    before = switch.fp32_precision if switch else torch.get_float32_matmul_precision()
+    own: Any = partial(setattr, switch, "fp32_precision")
+    put = own if switch else torch.set_float32_matmul_precision
+    put("ieee" if switch else "highest")
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def _tiles(vectors: Any) -> Iterator[tuple[int, torch.Tensor]]:

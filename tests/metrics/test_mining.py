@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -247,3 +248,14 @@ def test_translations_are_found_where_hubs_mislead_plain_cosine():
     assert sorted(ratio["source"]) == list(range(6))
     assert (ratio["target"] == ratio["source"]).all() and (ratio["score"] > 1).all()
     assert (nearest(x, y).index == 6).all()
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_the_precision_of_products_is_put_back(precision):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        nearest(vectors(9, 3), vectors(10, 3))
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
