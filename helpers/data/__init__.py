@@ -37,7 +37,7 @@ class Rows(Sequence[Row]):
     task: str
     language: str
     split: str  # "train", "dev" or "test"
-    source: str  # where they were read: "mirror /path", "hub id@revision"; several joined by "; "
+    source: str  # where they were read: "mirror id", "hub id@revision"; several joined by "; "
     labels: tuple[str, ...]  # in the order of their ids
     dropped: dict[str, int]  # reason -> number of raw rows left out
     notes: dict[str, int]  # what was mended or met -> number of cases

@@ -38,7 +38,7 @@ class Raw(NamedTuple):
     """Raw rows of one source, language and split."""
 
     rows: Any  # a sequence of dicts, or a memory-mapped `datasets.Dataset`
-    origin: str  # where they were found: "mirror /path", "hub id@revision"
+    origin: str  # where they were found: "mirror id", "hub id@revision"
     class_names: Mapping[str, Sequence[str]]  # by column
 
 
@@ -195,7 +195,7 @@ def _hub(source: Source, language: str, split: str, first: int | None) -> tuple[
     folder, config, refusal = root(), source.config_for(language) or None, ""
     if folder is not None:
         where, options = _mirrored(folder, source)
-        origin = f"mirror {folder / source.id}"
+        origin = f"mirror {source.id}"
     elif source.unpublished:
         raise MissingData(three_ways(source))
     elif Path(source.id).exists():  # `datasets` would open it in place of the hub
@@ -246,7 +246,7 @@ def _files(source: Source, language: str, split: str) -> tuple[Any, str]:
     folder, name = root(), source.config_for(language, split)
     if folder is not None:
         path = folder / source.id / name
-        origin = f"mirror {path}"
+        origin = f"mirror {source.id}/{name}"
         if not path.is_file():
             raise MissingData(f"{path} is not there. {three_ways(source)}")
     else:

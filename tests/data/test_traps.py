@@ -19,7 +19,7 @@ def counted(rows):
 
 
 def origin(rows):
-    return "/".join(rows.source.split("/")[-2:])
+    return rows.source.removeprefix("mirror ")
 
 
 def named(rows):
