@@ -24,12 +24,12 @@ OUTPUT = Path(__file__).parents[1] / "results" / "layers.csv"
 KEY = ["profile", "intermediate", "seed", "target", "language"]
 
 
-def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], Path | None]:
-    """Return where the encoder after each intermediate stage is that is in the store; "": the plain one."""
+def encoders(plan: study.Plan, store: Store) -> dict[tuple[str, int], tuple[str, Path | None]]:
+    """Return status and folder of every intermediate stage whose encoder is stored; "": the plain one."""
     stages = plan.runs.query("stage == 'intermediate' and condition == 'single'")
     arms = stages[["intermediate", "seed", "run"]].itertuples(index=False, name=None)
-    there = {(name, seed): store.checkpoint(run) for name, seed, run in arms}
-    return {("", 0): None} | {arm: folder for arm, folder in there.items() if folder}
+    there = {(name, seed): (store.status(run), store.checkpoint(run)) for name, seed, run in arms}
+    return {("", 0): ("done", None)} | {arm: found for arm, found in there.items() if found[1]}
 
 
 def layers(
@@ -38,7 +38,7 @@ def layers(
     """Return ``known`` with a row per encoder, target, language and layer that it lacked."""
     plain, made_by, rows = pretrained(plan.encoder), commit(), []
     done = set(known[KEY].itertuples(index=False, name=None))
-    for (intermediate, seed), folder in encoders(plan, store).items():
+    for (intermediate, seed), (status, folder) in encoders(plan, store).items():
         left = [(t, c) for t in targets for c in languages if c in tasks.get(t).languages]
         arm = (plan.profile, intermediate, seed)
         left = [pair for pair in left if (*arm, *pair) not in done]
@@ -52,7 +52,7 @@ def layers(
                 print(f"left out: {target} in {language}: {error}")
                 continue
             place = dict(zip(KEY, (*arm, target, language), strict=True))
-            place |= {"split": split, "metric": task.metric, "commit": made_by}
+            place |= {"split": split, "metric": task.metric, "status": status, "commit": made_by}
             rows += [place | {"layer": layer, "value": value} for layer, value in found.items()]
     return pd.concat([part for part in (known, pd.DataFrame(rows)) if len(part)] or [known])
 
