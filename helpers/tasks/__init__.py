@@ -296,7 +296,7 @@ def relation(intermediate: Task | str, target: Task | str) -> dict[str, bool]:
 
     ``identity_pair``: the target trains on rows that the intermediate trained on (MNLI and XNLI);
     ``same_source``: both, or the target's training task, are built from one text collection (QQP and
-    PAWS-X); ``same_format``.
+    PAWS, of which PAWS-X translates the other half); ``same_format``.
     """
     # A target brings what it is trained on.
     first, second = (get(t) if isinstance(t, str) else t for t in (intermediate, target))
