@@ -17,6 +17,7 @@ from helpers import tasks
 from helpers.errors import BadFit, BadRows
 from helpers.stats import design, gains, permutation, reml
 from helpers.stats.reml import Fit
+from helpers.study.profiles import PROFILES
 
 PRIMARY = "text_embedding"
 RANDOM = ("intermediate", "target", "block")
@@ -57,7 +58,8 @@ def departures(
     """Say where a study falls short of what the specification asks for.
 
     Args:
-        scores, profile: tidy score table, and the name of its profile.
+        scores, profile: tidy score table of the targets analysed, and the name of its profile, whose
+            intermediate tasks and trained targets must all be there.
         similarity: what `results.similarities` returned; None: not looked at.
         controls: what `multiverse.controls` returned; None or without rows: none was measured.
         absent: languages per target that the plan gave up beforehand, as no labelled rows are at hand.
@@ -79,11 +81,16 @@ def departures(
         if few := (seeds < least).sum():
             said = f"{few} of {len(seeds)} {what} have fewer than {least} seeds"
             out[f"seeds of {what}"] = f"{said} (the fewest: {seeds.min()})."
-    planned = rest["intermediate"].replace("", np.nan).nunique() * rest["target"].nunique()
-    if len(counts) < planned:
+    first, then = {*rest.query("condition == 'single'")["intermediate"]}, {*rest["target"]}
+    if profile in PROFILES and profile not in ILLUSTRATIVE:
+        first |= {*PROFILES[profile].intermediates}
+        learning = gains.trained_targets(pd.DataFrame({"target": PROFILES[profile].targets}))
+        then |= {*learning["target"]}.difference(scores["target"])
+    if (planned := len(first) * len(then)) > len(counts):
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
     known, short = {name: tasks.get(name) for name in tasks.names()}, []
-    for target, seen in done[done["target"].isin(known)].groupby("target")["language"]:
+    for target, part in done[done["target"].isin(known)].groupby("target"):
+        seen = part.loc[gains.everywhere(part), "language"]  # `gains.dyads` leaves out the others
         asked = {*known[str(target)].languages} - {"en", *absent.get(str(target), ())}
         if not asked <= set(seen):
             short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
@@ -176,7 +183,8 @@ def confirm(
                 raise
             notes.append(f"{name} was not tested: {error}")
     table = pd.DataFrame(answers).T.rename_axis("hypothesis")
-    table["verdict"] = _verdicts(table)
+    every = table.reindex(list(asked))  # one that could not be tested ends the sequence
+    table["verdict"] = pd.Series(_verdicts(every), every.index)
     if departs:
         why = f"the study departs from its specification ({', '.join(departs)})"
         table["verdict"] = f"withheld: {why}"
@@ -271,7 +279,7 @@ def _falling(
     rows: pd.DataFrame, scaled: pd.DataFrame, outcome: str, n: int, seed: int
 ) -> tuple[pd.Series, Fit]:
     """Return the answer to H3: the slope on similarity of each dyad's own slope on distance."""
-    facts = scaled.loc[scaled["gain"].notna(), [*TASKS, PRIMARY, "block", *FORMATS]]
+    facts = scaled[[*TASKS, PRIMARY, "block", *FORMATS]]
     single = rows.query("language != 'en' and condition == 'single'")
     by = single.groupby([*TASKS, "language"], as_index=False)
     means = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
@@ -280,10 +288,11 @@ def _falling(
     languages = means.groupby("language")[[DISTANCE]].first()
     means[DISTANCE] = means["language"].map(design.standardise(languages, [DISTANCE])[DISTANCE])
     slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
-    slopes = design.standardise(slopes, [PRIMARY])
-    if outcome == "gain_within":
-        slopes["slope"] = gains.scale_within(slopes, "slope")["slope_within"]
-    return _answer(slopes, slopes, "slope", [], n, seed)
+    # the slope of an identity pair goes, as its gain did; its similarity stays for permutations
+    slopes = slopes.merge(scaled[[*TASKS, "gain"]], on=TASKS)
+    slopes = slopes.assign(encoder="", identity_pair=slopes["gain"].isna(), gain=slopes["slope"])
+    slopes = prepared(gains.scale_within(slopes), PRIMARY)
+    return _answer(slopes.dropna(subset=[outcome]), slopes, outcome, [], n, seed)
 
 
 def distance_slopes(

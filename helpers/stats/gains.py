@@ -190,7 +190,7 @@ def dyads(
     if rows.empty:
         have = ", ".join(sorted(table["condition"].unique()))
         raise BadRows(f"no non-English gain of condition {condition!r} (have: {have}).")
-    full = _everywhere(rows)
+    full = everywhere(rows)
     if not full.any():
         raise BadRows("no language is there for every intermediate of any target; run the plan.")
     dropped = rows[~full].groupby(["encoder", "target"])["language"].nunique()
@@ -209,7 +209,7 @@ def dyads(
     return out if similarity is None else add_similarity(out, similarity)
 
 
-def _everywhere(rows: pd.DataFrame) -> pd.Series:
+def everywhere(rows: pd.DataFrame) -> pd.Series:
     """Tell which rows are of a language that every arm of their target has; "" is the baseline."""
     by = ["encoder", "target"]
     arms = rows.groupby(by)["intermediate"].transform("nunique")
@@ -306,7 +306,7 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
     rows = clean(scores)
     rows = rows[(rows["language"] != "en") & rows["condition"].isin(["none", "single"])]
     by, arm = ["encoder", "target"], ["encoder", "target", "condition", "intermediate"]
-    rows = rows[_everywhere(rows)]
+    rows = rows[everywhere(rows)]
     if not (rows["condition"] == "single").any():
         raise BadRows("no language is there for all arms of any target; complete the runs first.")
     runs = rows.groupby([*arm, "seed"])["value"].agg(["mean", "size"])

@@ -5,9 +5,10 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from data.make import calibration as scenarios
-from helpers import results
+from helpers import results, tasks
 from helpers.errors import BadFit, BadRows
 from helpers.stats import confirmatory, gains, multiverse, permutation, reml
+from helpers.study.profiles import PROFILES
 from tests.stats.tables import crossed, scores, world
 
 
@@ -66,6 +67,23 @@ def test_an_outcome_scaled_within_targets_is_tested_in_its_own_unit():
     assert found.fits["H3"].design.y.std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("outcome", ["gain", "gain_within"])
+def test_an_identity_pair_lends_its_similarity_to_the_permutation_of_slopes_too(outcome):
+    data = dyads(1.0).assign(identity_pair=lambda d: np.arange(len(d)) % 9 == 0)
+    data, rows = gains.scale_within(data), language_table(data, -0.03)
+    # one set of languages for all, so that no unit of distance moves the test
+    by_pair = rows.groupby(confirmatory.TASKS)[["syntactic", "gain"]]
+    slopes = by_pair.apply(lambda d: np.polyfit(d["syntactic"], d["gain"], 1)[0]).rename("slope")
+    own = data.join(slopes, on=confirmatory.TASKS)
+    if outcome == "gain_within":
+        own["slope"] = gains.scale_within(own, "slope")["slope_within"]
+    own["slope"] = own["slope"].mask(own["identity_pair"])
+    names = ["slope", "text_embedding", *confirmatory.TASKS]
+    expected = permutation.qap(own, *names, confirmatory.FORMATS, n=199)
+    found = confirm(data, rows, outcome=outcome, n=199).table.loc["H3"]
+    assert found["dyads"] == 80 and found["p_permutation"] == pytest.approx(expected.p)
+
+
 def test_the_sequence_stops_at_the_first_that_is_not_supported():
     data = dyads(0.0, seed=3)
     found = confirm(data, language_table(data, -0.5), n=199)
@@ -89,6 +107,10 @@ def test_what_cannot_be_tested_is_said_and_a_failed_control_withholds_every_verd
     found = confirm(data.assign(same_format=1.0), n=99)
     assert list(found.table.index) == ["H1"]
     assert any("H2 was not tested" in note for note in found.notes)
+    # nor does H3 take the place of an H2 that could not be tested
+    stuck = confirm(data.assign(same_format=1.0), language_table(data, -0.5), n=99).table
+    later = "not tested: an earlier hypothesis was not supported"
+    assert stuck["verdict"].to_dict() == {"H1": "supported", "H3": later}
     few = language_table(data, 0.0).query("language < 'l03'")
     assert any("H3 was not tested" in note for note in confirm(data, few, n=99).notes)
     random = data.assign(random=data["text_embedding"])
@@ -165,21 +187,21 @@ def departures(table, profile, similarity=None, controls=MEASURED):
 
 def test_departures_of_seeds_and_dyads():
     table = scores()
-    found = departures(table, "pilot")
+    found = departures(table, "own")
     few = "2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."
     assert found == {"seeds of trained baselines": few}
     # another seed of a baseline that trains nothing would give the same score
     table["rows_trained"] = 0
-    assert departures(table, "pilot") == {}
+    assert departures(table, "own") == {}
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
     found = departures(table, "demo")
     assert list(found) == ["profile", "seeds of dyads"]
     assert found["seeds of dyads"] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
     table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
     missing = {"missing dyads": "2 of 4 dyads have no finished run."}
-    assert departures(table, "pilot") == missing
+    assert departures(table, "own") == missing
     table.loc[table["condition"] == "none", "status"] = "collapsed"
-    lost = departures(table, "pilot")["targets without a baseline"]
+    lost = departures(table, "own")["targets without a baseline"]
     assert lost.startswith("x has no finished baseline (4 collapsed).")
 
 
@@ -192,7 +214,7 @@ def test_departures_of_seeds_and_dyads():
     ],
 )
 def test_controls_that_were_not_measured_are_departures(measured, lacking):
-    found = departures(scores(baseline_seeds=6), "pilot", None, pd.DataFrame({"measure": measured}))
+    found = departures(scores(baseline_seeds=6), "own", None, pd.DataFrame({"measure": measured}))
     assert found == ({"controls": f"Controls were not measured: {lacking}."} if lacking else {})
 
 
@@ -202,7 +224,7 @@ def test_departures_of_languages_code_plan_and_text():
     table = table.assign(commit=np.where(table["seed"] == 0, *commits))
     similarity = pd.DataFrame({"measure": "text_embedding", "n": [160, 40]})
     similarity["target"] = ["xnli", "tatoeba"]
-    found = departures(table, "pilot", similarity)
+    found = departures(table, "own", similarity)
     exact = {
         "languages": "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14.",
         "rows of text": "Similarity was measured on 160 rows a task, not 2,000.",
@@ -212,9 +234,25 @@ def test_departures_of_languages_code_plan_and_text():
     assert "a61c192" in found["plan changed after the scores"]
     said = "The similarity of tatoeba comes from English sentences"
     assert found["text of targets"].startswith(said)
+    # a language that one intermediate task lacks is left out of every dyad of its target
+    gap = (table["intermediate"] == "a") & (table["target"] == "xnli") & (table["language"] == "de")
+    assert "xnli in 1 of 14" in departures(table[~gap], "own")["languages"]
     clean = table.assign(commit="58d480e67035")
-    found = departures(clean, "pilot", similarity.assign(n=2000))
+    found = departures(clean, "own", similarity.assign(n=2000))
     assert list(found) == ["languages", "text of targets"]
+
+
+def test_tasks_of_the_plan_that_have_no_score_are_departures():
+    chosen = PROFILES["pilot-next"]
+    trained = gains.trained_targets(pd.DataFrame({"target": chosen.targets}))["target"]
+    table = scores(chosen.intermediates, trained, baseline_seeds=6)
+    absent = {name: tasks.get(name).languages for name in trained}
+    whole = confirmatory.departures(table, "pilot-next", None, MEASURED, absent)
+    assert len(trained) == 8 and whole == {}  # retrieval is an outcome of its own
+    for column, name, lost in (("intermediate", "siqa", 8), ("target", "slots", 10)):
+        part = table[table[column] != name]
+        found = confirmatory.departures(part, "pilot-next", None, MEASURED, absent)
+        assert found == {"missing dyads": f"{lost} of 80 dyads have no finished run."}
 
 
 def test_the_stored_study_departs_and_its_verdicts_are_withheld():
