@@ -57,6 +57,22 @@ def test_baselines_that_all_intermediates_share_widen_an_interval():
     assert alone["outcome"] == "agrees" and shared["outcome"] == "cannot tell"
     # one run against another: t with one degree of freedom
     assert shared["high"] - 1 == pytest.approx(12.706 * 2, rel=0.01)
+    # the noise of a single run is not known, which is not the same as none
+    one = claims._judged(sample, pd.DataFrame({"variance": [np.nan, 0.0], "df": [0, 1]}))
+    assert one["outcome"] == "cannot tell" and np.isnan(one["low"])
+
+
+def test_a_baseline_that_is_alone_and_a_third_retrieval_target_do_not_make_a_claim():
+    table = scores(INTERMEDIATES, ("xnli", "udpos", "tatoeba", "bucc2018", "lareqa"))
+    noise = np.random.default_rng(0).normal(0, 0.002, len(table))
+    gain = table["target"].map({"tatoeba": 0.1, "bucc2018": 0.1, "lareqa": -0.4, "xnli": -0.1})
+    table["value"] = 0.5 + noise + gain.fillna(0).where(table["condition"] != "none", 0)
+    found = claims.claims(table).set_index("claim")
+    assert found.loc["3", "outcome"] == found.loc["4 xnli", "outcome"] == "agrees"
+    assert found.loc["3", "ours"] == pytest.approx(13.75, abs=0.3)  # MNLI has no XNLI
+    lost = (table["target"] == "xnli") & (table["condition"] == "none") & (table["seed"] > 0)
+    found = claims.claims(table.assign(status=table["status"].mask(lost, "collapsed")))
+    assert found.set_index("claim").loc[["3", "4 xnli"], "outcome"].tolist() == ["cannot tell"] * 2
 
 
 def test_the_stored_tables_are_those_of_the_stored_scores_and_of_an_outside_review():
