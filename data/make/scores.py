@@ -2,7 +2,7 @@
 
     python -m data.make.scores pilot      # hours; stop it at any time, a second call goes on
 
-Beside the table it keeps the records of all finished runs in <profile>-records.zip. Committed with it,
+Beside the table it keeps the records of all its runs in <profile>-records.zip. Committed with it,
 they let another machine go on where this one was stopped. Only a clean commit makes stored scores.
 """
 
@@ -20,23 +20,23 @@ MOMENT = (1980, 1, 1, 0, 0, 0)  # the same records are the same file
 
 
 def restore(archive: Path, store: Store) -> int:
-    """Write the records of an archive that a store lacks; return how many."""
+    """Write the records of an archive that a store lacks, or has of a run that failed; return how many."""
     if not archive.exists():
         return 0
     with zipfile.ZipFile(archive) as packed:
-        new = [name for name in packed.namelist() if not store.path(Path(name).stem).exists()]
-        for name in new:
+        new = sorted({Path(name).stem for name in packed.namelist()} - store.runs())
+        for name in (f"{run}.json" for run in new):
             store.write(record_of(packed.read(name), f"{archive}: {name}"))
     return len(new)
 
 
 def keep(plan: study.Plan, store: Store, folder: Path) -> Path:
-    """Write table and archive of the finished runs, of this plan and of earlier ones; return the table."""
+    """Write table and archive of the runs done or failed, of this plan and earlier ones; return the table."""
     archive, runs = folder / f"{plan.profile}-records.zip", set(plan.runs["run"])
     if archive.exists():
         with zipfile.ZipFile(archive) as packed:
             runs |= {Path(name).stem for name in packed.namelist()}
-    runs &= store.runs()
+    runs &= {*store.index()["run"]}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as packed:
         for run in sorted(runs):

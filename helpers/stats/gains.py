@@ -40,7 +40,7 @@ def converged(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     english = trained_targets(clean(scores).query("language == 'en'"))
     base = english[english["condition"] == "none"].groupby(by)["value"].median()
     english = english.join(base.rename("median"), on=by)
-    guess = _fact(english["target"], "chance", 0.0)
+    guess = _fact(english["target"], "chance", 0.0).astype(float)
     english["least"] = english["median"] - (english["median"] - guess) / 4
     english["half"] = english["value"] < english["least"]
     alone = english.groupby([*ARM, "target"])["half"].transform("all")

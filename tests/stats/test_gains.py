@@ -298,6 +298,8 @@ def test_half_converged_runs_leave_in_both_arms_and_are_counted():
     rest, found = g.converged(table.assign(value=table["value"].where(table["target"] == "x", 0.6)))
     assert len(rest) == len(table) and found["target"].tolist() == ["y"]
     assert set(g.trained_targets(table)["target"]) == {"y"}
+    alone, found = g.converged(part(table, target="x"))  # nothing is trained
+    assert len(alone) == len(part(table, target="x")) and found.empty
 
 
 def test_gains_are_scaled_within_their_target_without_identity_pairs():
