@@ -100,10 +100,11 @@ def utc(when: float | None = None) -> str:
 
 @functools.cache
 def commit() -> str:
-    """Return the short commit of this code; ``+changes`` where helpers or profiles differ from it."""
+    """Return the short commit of this code; ``+changes`` where helpers or profiles may differ from it."""
     head, places = _git("rev-parse", "--short=12", "HEAD"), ("helpers", "data/profiles.toml")
-    changes = "+changes" * bool(head and _git("status", "--porcelain", "--", *places))
-    return head + changes or "unknown"
+    # A line for the branch, then one per change; none at all where git cannot tell.
+    said = _git("status", "--porcelain", "--branch", "--", *places).splitlines()
+    return head + "+changes" * (len(said) != 1) if head else "unknown"
 
 
 @functools.cache

@@ -449,7 +449,8 @@ class Run:
     @functools.cached_property
     def identity(self) -> str:
         """Hash of what a written state belongs to; to be asked for before the first step."""
-        facts = sorted((self.settings.facts() | {"checkpoint_seconds": None}).items())
+        own = {"checkpoint_seconds": None, "precision": self.network.precision}  # "auto" says none
+        facts = sorted((self.settings.facts() | own).items())
         known = (self.seed, self.outcome.fingerprints, len(self.steps), self.network.packed)
         begin = {n: v.flatten()[:16].tolist() for n, v in self.network.state_dict().items()}
         return hashlib.sha256(repr((facts, known, begin)).encode()).hexdigest()

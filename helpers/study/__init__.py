@@ -19,7 +19,7 @@ import pandas as pd
 
 from helpers import tasks
 from helpers.errors import BadPlan, HelpfulError, known
-from helpers.files import commit
+from helpers.files import commit, write_atomic
 from helpers.study import engines, profiles
 from helpers.study.plan import AVAILABLE, Maker, Plan, megabytes
 from helpers.study.profiles import CONDITIONS, Profile
@@ -126,7 +126,9 @@ def run(
     if wanted:
         _refuse([*engines.problems(engine), *_hindrances(plan, wanted, engine, store, kept, dirty)])
     if mode == "always":
-        _set_aside(plan, store)
+        _set_aside(plan.runs["run"], store)
+        while others := stand_ins(plan, store, set()):  # wider runs, which would answer for them
+            _set_aside(others.values(), store)
     # A second round redoes records that turn out to be damaged when they are read.
     for _ in range(2):
         if wanted:
@@ -139,8 +141,9 @@ def run(
             finally:
                 shown.bar.close()
         scores = stored(plan, store)
-        if not store.rejected.keys() & plan.arm_of.keys():
+        if not (rejected := store.rejected.keys() & plan.arm_of.keys()):
             break
+        _set_aside(rejected, store)  # other processes may see no damage in them
         wanted = missing(plan, store, kept)
     return scores
 
@@ -152,7 +155,7 @@ def stored(plan: Plan, store: Store | None = None) -> pd.DataFrame:
     scores = store.scores([others.get(run, run) for run in plan.runs["run"]])
     if languages := plan.facts.get("languages"):
         scores = scores[scores["language"].isin([*languages, ""])].reset_index(drop=True)
-    if scores.empty and len(plan):
+    if scores.empty and "target" in set(plan.runs["stage"]):
         said = f"no run of this plan is in {store.folder}. {plan.sentence(store)} Run it: study.run(plan)"
         raise HelpfulError(f"{said}, or python -m helpers.study --profile {plan.profile}")
     return scores
@@ -185,13 +188,13 @@ def _tasks(
     return list(found.values())
 
 
-def _set_aside(plan: Plan, store: Store) -> None:
-    """Move the records of a plan out of the way, to do it all again."""
+def _set_aside(runs: Iterable[str], store: Store) -> None:
+    """Move the records of some runs out of the way, to do them again."""
     folder = store.folder / "replaced" / f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns()}"
-    for run in plan.runs["run"]:
+    for run in runs:
         if store.path(run).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            store.path(run).rename(folder / store.path(run).name)
+            write_atomic(folder / store.path(run).name, store.path(run).read_bytes())
+            store.path(run).unlink(missing_ok=True)
         shutil.rmtree(store.progress(run), ignore_errors=True)
 
 
@@ -205,8 +208,8 @@ def _hindrances(
         if tasks.get(name).group != "tiny":
             said = f"task {name!r} is known to this session only; engine {engine!r} starts others"
             yield f"{said}: use engine='local', or set TRANSFER_TASKS=module_that_registers_it."
-    if plan.facts.get("stored") and not dirty and commit().endswith("+changes"):
-        said = f"helpers/ differs from its commit; scores of profile {plan.profile!r} are committed"
+    if plan.facts.get("stored") and not dirty and commit().endswith(("+changes", "unknown")):
+        said = f"helpers/ is no known commit ({commit()}); scores of {plan.profile!r} are committed"
         yield f"code: {said}: commit first, or ask for it with dirty=True (--dirty)."
     place = store.folder.absolute()
     folder = next(each for each in (place, *place.parents) if each.exists())

@@ -1,7 +1,7 @@
 """Plan and run a study from the command line: ``python -m helpers.study``.
 
-The exit code is 0 when every run is done, 1 when one failed (its record says why), 2 after an error, and
-143 after SIGTERM or 130 after Ctrl-C (the state is written, and the same command goes on).
+The exit code is 0 when no run failed, 1 when one did (its record says why), 2 after an error, and 143 after
+SIGTERM or 130 after Ctrl-C (the state is written, and the same command in mode 'missing' goes on).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from helpers.study.arm import Stopped, register_tasks, stopping, through
 from helpers.study.engines import ENGINES
 from helpers.study.plan import load, minutes
 from helpers.study.profiles import PROFILES
-from helpers.study.store import Store, missing
+from helpers.study.store import AGAIN, Store, missing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--languages", help='codes, or "available": those at hand', **names)
     made.add_argument("--encoder")
     made.add_argument("--workers", type=int, default=0, help="arms at a time")
-    made.add_argument("--keep", choices=["yes", "no"], help="keep checkpoints")
+    made.add_argument("--keep", choices=["yes", "no"], help="keep checkpoints, else as planned")
     made.add_argument("--dirty", action="store_true", help="store what uncommitted code makes")
     made.add_argument("--plan", type=Path, help="file of plan.save(): do its arms, or some of them")
     made.add_argument("--arms", help="names of these, as plan.arms has them", **names)
@@ -56,19 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _print_status(Store(), asked.profile or "")
         if asked.arms and not asked.plan:
             raise HelpfulError("--arms needs --plan, the file that plan.save() wrote of theirs.")
+        keep = None if asked.keep is None else asked.keep == "yes"
         if asked.plan:
-            return _do_arms(load(asked.plan), asked.arms, asked.keep == "yes")
+            return _do_arms(load(asked.plan), asked.arms, keep)
         cells = (asked.intermediates, asked.targets, asked.conditions, asked.seeds)
         plan = study.plan(asked.profile or "demo", *cells, asked.encoder, asked.languages)
         print(plan.sentence(), file=sys.stderr)
         for target, absent in plan.facts["absent"].items():
             if absent:
                 print(f"  {target}: no data in {', '.join(absent)}", file=sys.stderr)
-        keep = None if asked.keep is None else asked.keep == "yes"
         more = {"workers": asked.workers, "extra": asked.extra, "dirty": asked.dirty}
         scores = study.run(plan, asked.mode, asked.engine, keep=keep, **more)
     except KeyboardInterrupt:
-        print("stopped; what was stored stays, and the same command goes on.", file=sys.stderr)
+        print(f"stopped; what was stored stays, and {AGAIN}.", file=sys.stderr)
         return 130
     except HelpfulError as error:
         print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
@@ -81,9 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if len(failed) else 0
 
 
-def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool) -> int:
+def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool | None) -> int:
     """Do some arms in this process, as a scheduler asks for them."""
     arms, failed = [known("arm", name, plan.arms) for name in names or plan.arms], list[str]()
+    kept = bool(plan.facts.get("keep", True)) if keep is None else keep
 
     def tell(run: str, status: str, now: str) -> None:
         if status:
@@ -91,7 +92,7 @@ def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool) -> int:
             failed.extend([run] * status.startswith("failed"))
 
     with stopping() as stop:
-        through(plan, arms, Store(), keep=keep, stop=stop, tell=tell)
+        through(plan, arms, Store(), keep=kept, stop=stop, tell=tell)
     return 1 if failed else 0
 
 

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 from helpers import tasks
 from helpers.data import texts
 from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
-from helpers.files import provenance, utc, write_atomic
+from helpers.files import commit, provenance, utc, write_atomic
 from helpers.models import Outcome, Settings
 from helpers.study.plan import Plan, pretrained, stamp, survey
 from helpers.study.profiles import MARGIN, RETRY_SEED
-from helpers.study.store import FINISHED, Record, Store, missing
+from helpers.study.store import AGAIN, FINISHED, Record, Store, missing
 
 if TYPE_CHECKING:
     from helpers.models.encoders import Encoder
@@ -53,7 +53,7 @@ class Stopped(HelpfulError):
     """A run was asked to stop; what it had done is written down and the next start goes on."""
 
     def __init__(self, signal_number: int = signal.SIGTERM) -> None:
-        super().__init__("stopped as asked; the same command goes on where this one ended.")
+        super().__init__(f"stopped as asked; {AGAIN} where this one ended.")
         self.code = 128 + signal_number
 
 
@@ -62,6 +62,7 @@ def do(plan: Plan, arm: str, store: Store, *, keep: bool, stop: Stop, tell: Tell
     with store.lock(arm) as mine:
         if not mine:
             return False
+        commit()  # it is remembered: when the record is written the files may be others
         # The encoder is loaded when the first target asks for it: its stage is done by then.
         runs, start = plan.arms[arm], functools.cache(lambda: _start(plan, arm, store, stop, tell))
         _last.clear()

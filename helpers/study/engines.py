@@ -33,7 +33,7 @@ from helpers.errors import HelpfulError
 from helpers.files import cores, write_atomic
 from helpers.study.arm import GRACE, POLL, Stopped, do, patient, register_tasks, stopping, through
 from helpers.study.plan import Plan, load, minutes
-from helpers.study.store import Store
+from helpers.study.store import AGAIN, Store
 
 SNAKEFILE = Path(__file__).resolve().parents[2] / "workflow" / "Snakefile"
 DEVICES = Path("/dev")
@@ -109,8 +109,10 @@ def processes(*order: Any, workers: int, **_: Any) -> None:
                 if stop():
                     raise Stopped
         except BrokenProcessPool as error:
-            advice = "The same command goes on; if memory ran out, use fewer workers."
-            raise HelpfulError(f"a worker process died, and its arm with it. {advice}") from error
+            if stop():  # the workers were asked to end, too, as by a signal to all of a group
+                raise Stopped from error
+            advice = f"{AGAIN}; if memory ran out, use fewer workers."
+            raise HelpfulError(f"a worker process died, and its arm with it: {advice}") from error
         finally:
             # Whatever ends the loop ends the workers. One with an arm writes its state first; one
             # without could wait for ever, for the lock of a queue that a dead one held.
@@ -247,7 +249,7 @@ def _workflow(
         lines = list(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
         spoken = [line for line in lines if re.search(r"error|fail|denied|invalid", line, re.I)]
         shown = "\n  ".join([f"{log}:", *(spoken or lines[-10:])[:10]])
-        raise HelpfulError(f"{said}; the same command goes on. {shown}")
+        raise HelpfulError(f"{said}; {AGAIN}. {shown}")
 
 
 def problems(engine: str) -> list[str]:

@@ -57,6 +57,7 @@ INDEX = {
 # A failed attempt is one row without a value, so that no failure disappears from a table.
 NOTHING = {"language": "", "split": "", "metric": "", "value": None, "n": 0}
 SWEEP_SECONDS = 3600
+AGAIN = "the same command, in mode 'missing', goes on"  # mode 'always' begins again
 
 
 def default_folder() -> Path:

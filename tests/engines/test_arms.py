@@ -163,6 +163,9 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store):
     scores = run(narrow, store)
     assert len(ended()) == len(plan)
     assert set(scores["language"]) == {"de"} and len(scores) == target.sum()
+    # "always" means them, too: what answered for these runs is moved aside with its own languages
+    assert len(run(narrow, store, mode="always")) == len(scores)
+    assert len(ended()) == len(plan) + len(narrow)
 
 
 def test_progress_says_runs_rate_and_time_left_or_nothing(store, capsys, monkeypatch):

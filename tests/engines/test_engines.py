@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 from helpers import study
 from helpers.errors import BadPlan, HelpfulError
 from helpers.study import engines
+from helpers.study import store as stores
 from helpers.study.__main__ import status
 from helpers.study.store import Store, missing
 from tests.engines import fake
@@ -98,6 +100,15 @@ def test_a_failed_run_is_recorded_and_tried_again_by_the_next_call(engine, store
     assert len(fake.trace("begin")) == len(plan)
     monkeypatch.delenv("FAKE_FAIL")
     assert (study.run(plan, **options)["status"] == "done").all()
+    # A record of another version is whole; only who reads all of it, as no worker does, refuses it.
+    (record,) = store.records(plan.runs["run"][:1])
+    fields = asdict(record)
+    fields["attempts"][0]["colour"] = "red"
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "asdict", lambda record: fields)
+        store.write(record)
+    with pytest.warns(UserWarning, match="another version.*will be redone"):
+        assert set(study.run(plan, **options)["run"]) == set(scores["run"])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -142,7 +153,7 @@ def test_two_drivers_that_are_killed_again_and_again_double_nothing(store, expec
 
 
 def command(store, plan, arm):
-    line = [sys.executable, "-m", "helpers.study", "--keep", "yes", "--plan", str(plan)]
+    line = [sys.executable, "-m", "helpers.study", "--plan", str(plan)]
     there = os.environ | {"TRANSFER_STORE": str(store.folder)}
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*line, "--arms", arm], env=there, **piped)
@@ -167,7 +178,8 @@ def test_an_arm_is_a_command_that_stops_in_time_and_goes_on(store, monkeypatch):
     for _ in range(2):  # the second time there is nothing to do
         process = command(store, file, arm)
         assert process.communicate(timeout=60)[0].count(": done") == (2 if _ == 0 else 0)
-    assert store.runs() == {stage, target} and not state.exists()
+    # what the profile keeps stays, although the command does not speak of it
+    assert store.runs() == {stage, target} == {*store.checkpoints(), target} and not state.exists()
     assert fake.ended() == [stage, target]
     lost = command(store, file, "0123456789abcdef")
     assert "unknown arm '01" in lost.communicate(timeout=60)[1] and lost.returncode == 2

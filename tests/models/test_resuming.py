@@ -7,7 +7,7 @@ import torch
 from helpers.errors import BadRecord
 from helpers.evaluation import evaluate
 from helpers.files import load_tensors, save_tensors
-from helpers.models import encoders, training
+from helpers.models import encoders, network, training
 from helpers.models.training import Interrupted, Tuned, fine_tune, load_encoder
 from tests.models import toys
 from tests.models.toys import QUICK, assert_equal, weights
@@ -93,8 +93,8 @@ def test_a_damaged_state_is_left_aside_with_a_note(name, tiny, tasks, straight, 
     assert note.startswith("started again: ") and STATE in note
 
 
-@pytest.mark.parametrize("other", ["rows", "seed", "settings", "encoder"])
-def test_a_state_of_another_run_is_left_aside_with_a_note(other, tiny, tmp_path):
+@pytest.mark.parametrize("other", ["rows", "seed", "settings", "precision", "encoder"])
+def test_a_state_of_another_run_is_left_aside_with_a_note(other, tiny, tmp_path, monkeypatch):
     pair = toys.task("pair")
     settings = replace(SETTINGS, epochs=2)
     interrupted(tiny, [pair], tmp_path, 2, settings)
@@ -104,8 +104,11 @@ def test_a_state_of_another_run_is_left_aside_with_a_note(other, tiny, tmp_path)
         "rows": {"tasks": [toys.task("pair", read=read)]},
         "seed": {"seed": 1},
         "settings": {"settings": replace(settings, learning_rate=1e-3)},
+        "precision": {},
         "encoder": {"encoder": encoders.load("tiny", seed=1)},
     }[other]
+    if other == "precision":  # the second part is on another processor
+        monkeypatch.setattr(network, "resolve_precision", lambda *_: "bf16")
     fresh, found = fine_tune(**run), fine_tune(**run, checkpoint=tmp_path)
     assert_same_run(fresh, found)
     note = "started again: the written state is of other data, settings or weights"
