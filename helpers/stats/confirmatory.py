@@ -67,10 +67,16 @@ def departures(
     Returns:
         A word for each departure, to the sentence that says it; empty if there is none.
     """
-    rest, lost = gains.usable(scores)
-    out = dict[str, str]()
+    out, chosen = dict[str, str](), PROFILES.get(profile)
     if profile in ILLUSTRATIVE:
         out["profile"] = f"The profile is {profile}, which the specification calls illustrative."
+    elif chosen:  # a target that was given up in time may have baselines, and nothing else
+        inside = scores["target"].isin(chosen.targets)
+        inside &= scores["intermediate"].isin(["", *chosen.intermediates])
+        if more := (~inside & (scores["condition"] == "single")).sum():
+            out["tasks"] = f"{more} scores are of tasks that are not in the plan."
+        scores = scores[inside]
+    rest, lost = gains.usable(scores)
     if lost:
         out["targets without a baseline"] = " ".join(lost)
     done = rest[rest["status"] == "done"]
@@ -82,18 +88,18 @@ def departures(
             said = f"{few} of {len(seeds)} {what} have fewer than {least} seeds"
             out[f"seeds of {what}"] = f"{said} (the fewest: {seeds.min()})."
     first, then = {*rest.query("condition == 'single'")["intermediate"]}, {*rest["target"]}
-    if profile in PROFILES and profile not in ILLUSTRATIVE:
-        first |= {*PROFILES[profile].intermediates}
-        learning = gains.trained_targets(pd.DataFrame({"target": PROFILES[profile].targets}))
+    if chosen and "profile" not in out:
+        first |= {*chosen.intermediates}
+        learning = gains.trained_targets(pd.DataFrame({"target": chosen.targets}))
         then |= {*learning["target"]}.difference(scores["target"])
     if (planned := len(first) * len(then)) > len(counts):
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
     known, short = {name: tasks.get(name) for name in tasks.names()}, []
     for target, part in done[done["target"].isin(known)].groupby("target"):
-        seen = part.loc[gains.everywhere(part), "language"]  # `gains.dyads` leaves out the others
+        seen = {*part.loc[gains.everywhere(part), "language"]}  # `gains.dyads` drops the others
         asked = {*known[str(target)].languages} - {"en", *absent.get(str(target), ())}
-        if not asked <= set(seen):
-            short.append(f"{target} in {len(asked & set(seen))} of {len(asked)}")
+        if not asked <= seen:
+            short.append(f"{target} in {len(asked & seen)} of {len(asked)}")
     if short:
         out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
@@ -102,8 +108,7 @@ def departures(
             out["rows of text"] = f"Similarity was measured on {size:,} rows a task, not {ROWS:,}."
         # a bitext that nothing trains lends the English side of what it is tested on
         read = [known[t] for t in own["target"].unique() if t in known and not known[t].train_with]
-        bare = [task.name for task in read if not task.source.serving("en", "train")]
-        if bare:
+        if bare := [task.name for task in read if not task.source.serving("en", "train")]:
             said = "comes from English sentences that are no training rows"
             out["text of targets"] = f"The similarity of {', '.join(bare)} {said}."
     there = " ".join(controls["measure"]) if controls is not None and len(controls) else ""
@@ -279,7 +284,8 @@ def _falling(
     rows: pd.DataFrame, scaled: pd.DataFrame, outcome: str, n: int, seed: int
 ) -> tuple[pd.Series, Fit]:
     """Return the answer to H3: the slope on similarity of each dyad's own slope on distance."""
-    facts = scaled[[*TASKS, PRIMARY, "block", *FORMATS]]
+    keep = [PRIMARY, "block", *FORMATS, "identity_pair"]
+    facts = scaled.assign(identity_pair=scaled["gain"].isna())[[*TASKS, *keep]]
     single = rows.query("language != 'en' and condition == 'single'")
     by = single.groupby([*TASKS, "language"], as_index=False)
     means = by.agg(**{"gain": ("gain", "mean"), DISTANCE: (DISTANCE, "first")})
@@ -287,10 +293,9 @@ def _falling(
     # a dyad stays one observation, in however many languages; distance counts in its own spread
     languages = means.groupby("language")[[DISTANCE]].first()
     means[DISTANCE] = means["language"].map(design.standardise(languages, [DISTANCE])[DISTANCE])
-    slopes = distance_slopes(means, "gain", DISTANCE, [PRIMARY, "block", *FORMATS])
+    slopes = distance_slopes(means, "gain", DISTANCE, keep)
     # the slope of an identity pair goes, as its gain did; its similarity stays for permutations
-    slopes = slopes.merge(scaled[[*TASKS, "gain"]], on=TASKS)
-    slopes = slopes.assign(encoder="", identity_pair=slopes["gain"].isna(), gain=slopes["slope"])
+    slopes = slopes.assign(encoder="", gain=slopes["slope"])
     slopes = prepared(gains.scale_within(slopes), PRIMARY)
     return _answer(slopes.dropna(subset=[outcome]), slopes, outcome, [], n, seed)
 

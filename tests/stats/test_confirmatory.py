@@ -256,6 +256,13 @@ def test_tasks_of_the_plan_that_have_no_score_are_departures():
         assert found == {
             "missing dyads": f"{lost} of {sizes[0] * sizes[1]} dyads have no finished run."
         }
+    # baselines of a target that was given up in time are no departure; gains of it are one
+    more = scores(chosen.intermediates, ["slots"], baseline_seeds=6)
+    lost = more[more["condition"] == "none"].assign(status="collapsed")
+    for part, names in ((lost, []), (more, ["tasks"])):
+        both = pd.concat([table, part])
+        found = confirmatory.departures(both, "pilot-next", None, MEASURED, absent)
+        assert list(found) == names
 
 
 def test_the_stored_study_departs_and_its_verdicts_are_withheld():
