@@ -43,8 +43,7 @@ def grid() -> list[Row]:
         for target in plan.runs.query("stage == 'target'").itertuples():
             own = replace(plan, runs=plan.runs[plan.runs["run"].isin([target.run, target.parent])])
             place = other / str(target.run)
-            saved = str(own.save(place / "plans"))
-            theirs += _timed(["--plan", saved, "--arms", *own.arms], place)
+            theirs += _timed(["--plan", str(own.save(place / "plans")), "--arms", *own.arms], place)
         # Both ways must give the same scores.
         columns = ["run", "language", "seed", "value", "status"]
         sides = ([whole], sorted(other.iterdir()))
@@ -58,8 +57,7 @@ def grid() -> list[Row]:
 
 def _timed(arguments: list[str], folder: Path) -> float:
     environment = os.environ | {"TRANSFER_STORE": str(folder)}
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "helpers.study", *arguments]
+    command, began = [sys.executable, "-m", "helpers.study", *arguments], time.perf_counter()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return time.perf_counter() - began
 
@@ -67,8 +65,7 @@ def _timed(arguments: list[str], folder: Path) -> float:
 def plans(runs: int = 100_000) -> list[Row]:
     """Plan, fill nine tenths of a store, and resume: once cold and once with the index."""
     with tempfile.TemporaryDirectory() as name:
-        folder, clock = Path(name), time.perf_counter
-        kept = Store(folder)
+        folder, kept, clock = Path(name), Store(name), time.perf_counter
         # Reading the data and loading the encoder take what they take at any size.
         each = -len(study.plan("tiny", store=kept)) + len(study.plan("tiny", seeds=2, store=kept))
         began = clock()

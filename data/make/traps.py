@@ -182,9 +182,8 @@ def longer(context: str, answer: str, start: int, language: str) -> str:
 def xcopa(name: str, language: str) -> Measured:
     """XCOPA: the share of rows whose published question contradicts the other languages."""
     found = data.rows(name, language, "test")
-    wrong = sum(count for note, count in found.notes.items() if "repaired" in note)
-    scores: Scores = {("published question", "wrong questions"): wrong / len(found)}
-    yield language, len(found), "none", scores
+    wrong = sum(count for note, count in found.notes.items() if "repaired" in note) / len(found)
+    yield language, len(found), "none", {("published question", "wrong questions"): wrong}
 
 
 # Task, what is measured, and the rule of the official code.

@@ -65,9 +65,8 @@ def plan(
     first = _tasks(intermediates, chosen.intermediates, "intermediate", problems)
     then = _tasks(targets, chosen.targets, "target", problems)
     _refuse(problems)
-    asked, codes = _names(conditions), _names(languages)
-    for name in asked:
-        known("condition", name, CONDITIONS)
+    asked = tuple(known("condition", name, CONDITIONS) for name in _names(conditions))
+    codes = _names(languages)
     spoken = {code for task in then for code in task.languages}
     for code in codes:
         if code not in spoken and codes != AVAILABLE:
@@ -117,9 +116,8 @@ def run(
         BadPlan: something the plan needs is not there; nothing was started.
         StoreFull: the disk is full; what was finished is safe.
     """
-    known("mode", mode, MODES)
     work, store = engines.ENGINES[known("engine", engine, engines.ENGINES)], store or Store()
-    if mode == "stored":
+    if known("mode", mode, MODES) == "stored":
         return stored(plan, store)
     kept = bool(plan.facts.get("keep", True)) if keep is None else keep
     wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
@@ -211,8 +209,7 @@ def _hindrances(
     if plan.facts.get("stored") and not dirty and commit().endswith(("+changes", "unknown")):
         said = f"helpers/ is no known commit ({commit()}); scores of {plan.profile!r} are committed"
         yield f"code: {said}: commit first, or ask for it with dirty=True (--dirty)."
-    place = store.folder.absolute()
-    folder = next(each for each in (place, *place.parents) if each.exists())
+    folder = next(each for each in (store.folder / "new").absolute().parents if each.exists())
     # The state of an unfinished run holds the weights, the best so far and two moments of the
     # optimiser; one checkpoint is there even where none is kept.
     state = float(plan.facts.get("trained_parameters", 0)) * 4 * (4 + 1) / 1e6

@@ -180,8 +180,7 @@ def gpu_numbers() -> list[str]:
 
 def snakemake(*order: Any, workers: int, extra: Sequence[str]) -> None:
     """Do arms as jobs of Snakemake on this machine, one at a time where there is a GPU."""
-    jobs = workers or (1 if gpu_numbers() else cores())
-    _workflow(["--cores", str(jobs), *extra], *order)
+    _workflow(["--cores", str(workers or (1 if gpu_numbers() else cores())), *extra], *order)
 
 
 def slurm(*order: Any, workers: int, extra: Sequence[str]) -> None:
