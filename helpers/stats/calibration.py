@@ -228,9 +228,6 @@ def ols(
     return reml.t_table([predictor], fit.params[[1]], np.sqrt([variance]), np.array([df])).iloc[0]
 
 
-# The table of others.
-
-
 def read_recycled(path: str | Path) -> pd.DataFrame:
     """Read a copy of IBM's table: a row per fully tested model and target, with the gain in points.
 

@@ -45,9 +45,6 @@ CHANGED = {
 }
 
 
-# Where a study departs from the specification.
-
-
 def departures(
     scores: pd.DataFrame,
     profile: str,
@@ -103,7 +100,11 @@ def departures(
     if short:
         out["languages"] = f"Not every language was scored: {', '.join(short)}."
     if similarity is not None:
-        own = similarity[similarity["target"].isin(rest["target"])].query("measure == @PRIMARY")
+        own = similarity.query("measure == @PRIMARY and language == 'en'")
+        own = own[own["target"].isin(rest["target"])]
+        measured = pd.MultiIndex.from_frame(own.loc[own["value"].notna(), TASKS])
+        if few := (~counts.index.isin(measured)).sum():
+            out["similarity"] = f"{few} of {len(counts)} dyads have no {PRIMARY}."
         if (size := own["n"].max()) < ROWS:
             out["rows of text"] = f"Similarity was measured on {size:,} rows a task, not {ROWS:,}."
         # a bitext that nothing trains lends the English side of what it is tested on
@@ -121,9 +122,6 @@ def departures(
     if dirty := [name for name in commits if name.endswith("+changes")]:
         out["uncommitted code"] = f"Scores come from uncommitted code: {', '.join(dirty)}."
     return out
-
-
-# The tests.
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,8 @@ def confirm(
     every = table.reindex(list(asked))  # one that could not be tested ends the sequence
     table["verdict"] = pd.Series(_verdicts(every), every.index)
     if departs:
-        why = f"the study departs from its specification ({', '.join(departs)})"
-        table["verdict"] = f"withheld: {why}"
+        said = f"the study departs from its specification ({', '.join(departs)})"
+        table["verdict"] = f"withheld: {said}"
     elif controls is not None and not controls["passed"].all():
         failed = ", ".join(controls.loc[~controls["passed"], "measure"])
         table["verdict"] = f"withheld: the control {failed} failed"
@@ -228,10 +226,8 @@ def _answer(
 ) -> tuple[pd.Series, Fit]:
     """Return the estimate with three p-values, and the fit."""
     fit = reml.crossed_reml(used, outcome, [PRIMARY, *extra], RANDOM)
-    full, reduced = (
-        reml.crossed_reml(used, outcome, fixed, RANDOM, reml=False)
-        for fixed in ([PRIMARY, *extra], extra)
-    )
+    both = [PRIMARY, *extra], extra
+    full, reduced = (reml.crossed_reml(used, outcome, f, RANDOM, reml=False) for f in both)
     row = fit[PRIMARY][["estimate", "low", "high", "df", "p"]]
     row["p_likelihood"] = reml.compare(full, reduced)
     try:
@@ -275,9 +271,6 @@ def equivalence(fit: Fit, term: str, bound: float) -> pd.Series:
     half = float(stats.t.ppf(1 - LEVEL, df)) * se
     ends = {"estimate": estimate, "low": estimate - half, "high": estimate + half}
     return pd.Series({**ends, "bound": bound, "p": p, "equivalent": p < LEVEL})
-
-
-# Languages.
 
 
 def _falling(

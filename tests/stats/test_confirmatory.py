@@ -222,8 +222,9 @@ def test_departures_of_languages_code_plan_and_text():
     table = scores(targets=("xnli", "tatoeba"), baseline_seeds=6)
     commits = ["5b8ff98d86a9+changes", "58d480e67035"]
     table = table.assign(commit=np.where(table["seed"] == 0, *commits))
-    similarity = pd.DataFrame({"measure": "text_embedding", "n": [160, 40]})
-    similarity["target"] = ["xnli", "tatoeba"]
+    similarity = pd.DataFrame({"measure": "text_embedding", "n": [160, 160, 40, 40]})
+    similarity = similarity.assign(value=0.5, language="en", intermediate=[*"abab"])
+    similarity["target"] = ["xnli", "xnli", "tatoeba", "tatoeba"]
     found = departures(table, "own", similarity)
     exact = {
         "languages": "Not every language was scored: tatoeba in 2 of 36, xnli in 2 of 14.",
@@ -240,6 +241,9 @@ def test_departures_of_languages_code_plan_and_text():
     clean = table.assign(commit="58d480e67035")
     found = departures(clean, "own", similarity.assign(n=2000))
     assert list(found) == ["languages", "text of targets"]
+    similarity["value"] = [0.5, np.nan, 0.5, 0.5]
+    found = departures(clean, "own", similarity.iloc[:3].assign(n=2000))
+    assert found["similarity"] == "2 of 4 dyads have no text_embedding."
 
 
 def test_tasks_of_the_plan_that_have_no_score_are_departures():
