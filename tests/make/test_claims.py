@@ -57,9 +57,6 @@ def test_baselines_that_all_intermediates_share_widen_an_interval():
     assert alone["outcome"] == "agrees" and shared["outcome"] == "cannot tell"
     # one run against another: t with one degree of freedom
     assert shared["high"] - 1 == pytest.approx(12.706 * 2, rel=0.01)
-    # the noise of a single run is not known, which is not the same as none
-    one = claims._judged(sample, pd.DataFrame({"variance": [np.nan, 0.0], "df": [0, 1]}))
-    assert one["outcome"] == "cannot tell" and np.isnan(one["low"])
 
 
 def test_a_baseline_that_is_alone_and_a_third_retrieval_target_do_not_make_a_claim():
@@ -71,6 +68,7 @@ def test_a_baseline_that_is_alone_and_a_third_retrieval_target_do_not_make_a_cla
     assert found.loc["3", "outcome"] == found.loc["4 xnli", "outcome"] == "agrees"
     assert found.loc["3", "ours"] == pytest.approx(13.75, abs=0.3)  # MNLI has no XNLI
     lost = (table["target"] == "xnli") & (table["condition"] == "none") & (table["seed"] > 0)
+    # the noise of a single run is not known, which is not the same as none
     found = claims.claims(table.assign(status=table["status"].mask(lost, "collapsed")))
     assert found.set_index("claim").loc[["3", "4 xnli"], "outcome"].tolist() == ["cannot tell"] * 2
 
