@@ -89,9 +89,8 @@ def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, 
     if len(sample) < 2:
         return {"n": 0, "rule": rule, "outcome": "not tested"}
     parts = pd.DataFrame({"variance": [sample.var() / len(sample)], "df": [len(sample) - 1]})
-    if shared is not None:
-        parts = pd.concat([parts, shared])
-    # a baseline that ran once has a noise that nobody knows: no interval then, and nothing is told
+    parts = pd.concat([parts, shared])  # of nothing shared: the same
+    # nobody knows the noise of a baseline that ran once
     each, variance = parts["variance"], float(parts["variance"].sum(skipna=False))
     df = variance**2 / float((each**2 / parts["df"]).sum())
     half = stats.t.ppf(0.975, df) * np.sqrt(variance)

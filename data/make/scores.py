@@ -37,10 +37,11 @@ def restore(archive: Path, store: Store) -> set[str]:
 
 
 def keep(plan: study.Plan, store: Store, folder: Path) -> Path:
-    """Write table and archive of the finished runs, of this plan and of earlier ones; return the table."""
+    """Write table and archive of finished runs, earlier plans' too; the table also tells what failed."""
     archive, content = folder / f"{plan.profile}-records.zip", io.BytesIO()
     earlier, own = restore(archive, store), store.runs() & plan.arm_of.keys()
-    own |= set(stand_ins(plan, store, own).values())
+    own |= set((others := stand_ins(plan, store, own)).values())
+    failed = {*store.index()["run"]} & plan.arm_of.keys() - own - others.keys()
     with zipfile.ZipFile(content, "w") as packed:
         for run in sorted(own | earlier):
             entry = zipfile.ZipInfo(f"{run}.json", MOMENT)
@@ -49,7 +50,7 @@ def keep(plan: study.Plan, store: Store, folder: Path) -> Path:
     # What an earlier plan asked for with other settings, rows or languages is no second run of this one's.
     asked = {f"{job.condition} {job.name}" for job in map(plan.job, plan.runs["run"])}
     old = {r.run for r in store.records(earlier - own) if f"{r.condition} {r.name}" in asked}
-    return store.export(folder / plan.profile, sorted((own | earlier) - old))
+    return store.export(folder / plan.profile, sorted((own | earlier) - old | failed))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,6 @@ def test_a_baseline_that_is_alone_and_a_third_retrieval_target_do_not_make_a_cla
     assert found.loc["3", "outcome"] == found.loc["4 xnli", "outcome"] == "agrees"
     assert found.loc["3", "ours"] == pytest.approx(13.75, abs=0.3)  # MNLI has no XNLI
     lost = (table["target"] == "xnli") & (table["condition"] == "none") & (table["seed"] > 0)
-    # the noise of a single run is not known, which is not the same as none
     found = claims.claims(table.assign(status=table["status"].mask(lost, "collapsed")))
     assert found.set_index("claim").loc[["3", "4 xnli"], "outcome"].tolist() == ["cannot tell"] * 2
 

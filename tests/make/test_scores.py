@@ -7,6 +7,7 @@ import pytest
 from data.make import scores
 from helpers import study
 from helpers.errors import BadRecord
+from helpers.models import Outcome
 from helpers.stats import gains
 from helpers.study.profiles import TINY
 from helpers.study.store import Store, missing
@@ -26,6 +27,10 @@ def test_another_machine_goes_on_from_the_committed_records(tmp_path):
         assert scores.restore(archive, second) == second.runs() == set(some.runs["run"])
     left = missing(whole, second, keep=False)
     assert set(left) == set(whole.runs["run"]) - set(some.runs["run"])
+    # what failed is in the table, and is still to be done
+    second.write(replace(whole.job(left[-1]), attempts=[Outcome("failed: memory", 0)]))
+    told = pd.read_parquet(scores.keep(whole, second, tmp_path)).set_index("run")["status"]
+    assert told[left[-1]] == "failed: memory" and missing(whole, second, keep=False) == left
     study.run(whole, store=second, progress=False)
     scores.keep(whole, second, tmp_path)
     content = archive.read_bytes()
