@@ -193,7 +193,8 @@ def attempt(
     from helpers import evaluation
     from helpers.models import network, training
 
-    tuned, data, scores = training.Tuned(start), job.spec["data"], []
+    data, scores = job.spec["data"], []
+    tuned = training.Tuned(start, settings=Settings(precision=data.get("precision", "auto")))
     if job.spec["settings"]:
         settings = Settings().override(job.spec["settings"])
         learnt = [training.training_task(tasks.get(name)) for name in data["tasks"]]
@@ -226,7 +227,9 @@ def attempt(
             more = {"rows": data["test_rows"] or None, "split": split, "layer": data["layer"]}
             scores += evaluation.evaluate(tuned, tasks.get(job.target), asked, **more)
         device = network.best_device()
+        used = network.resolve_precision(tuned.settings.precision, device)
         outcome.device = outcome.device or network.describe(device)
+        outcome.precision = outcome.precision or used
         outcome.peak_memory_mb = max(outcome.peak_memory_mb, network.peak_memory_mb(device))
     outcome.scores = scores
     return tuned

@@ -178,8 +178,7 @@ def load(path: Path) -> Plan:
 def rate(plan: Plan, store: Store) -> tuple[float, str]:
     """Return the tokens per second that a plan's runs can expect, and where that is from."""
     device, done = str(plan.facts.get("device", "cpu")), store.index()
-    done = done[(done["encoder"] == plan.encoder) & (done["status"] == "done")]
-    done = done[(done["work"] > 0) & (done["seconds"] > 0)]
+    done = done.query("encoder == @plan.encoder and status == 'done' and work > 0 and seconds > 0")
     done = done[done["device"].str.startswith("cpu") == (device == "cpu")]
     if len(done) >= 3:
         speed = (done["work"] / done["seconds"]).median()
@@ -421,11 +420,11 @@ class Maker(Builder):
         """Return target, settings, data, evaluation and tokens of a target."""
         name, (evaluation, tested) = target.name, self._testing(target.name)
         facts, settings, trained, layer = _facts(target), "", 0.0, None
+        chosen = self.profile.settings(target, "target", condition)
         # Retrieval reads a layer of the encoder as it is; every other target is trained.
         if target.format == "retrieval":
             layer = self._layer(target)
         else:
-            chosen = self.profile.settings(target, "target", condition)
             settings = self.settings(chosen.facts())
             facts, trained = self._training(target, chosen)
             # One that is fine-tuned like the target before it trains no tokens itself.
@@ -436,6 +435,8 @@ class Maker(Builder):
             splits.setdefault(_split(target, language), []).append(language)
         limit = self.profile.test_rows.get(target.format, 0)
         data = {"tasks": {name: facts}, "test_rows": limit, "splits": splits, "layer": layer}
+        if not settings and chosen.precision != "auto":  # all else is for training
+            data["precision"] = chosen.precision
         found = {"target": name, "settings": settings, "data": self.part(data)}
         return found | {"evaluation": evaluation, "tokens": (int(trained), int(tested))}
 

@@ -72,8 +72,7 @@ def test_the_cost_counts_what_is_left(store):
     assert 0 <= total["minutes_left"] <= total["minutes"]
     assert "; 7 runs are stored, 0.1 minutes are left." in plan.sentence(store)
     assert "measured in 7 runs" in plan.sentence(store)
-    # On a machine that has the records alone, a stage whose encoder is to be kept is trained again.
-    shutil.rmtree(store.folder / "checkpoints")
+    shutil.rmtree(store.folder / "checkpoints")  # as elsewhere: the stage is to be trained again
     assert "; 6 runs are stored" in plan.sentence(store)
 
 
@@ -166,8 +165,7 @@ def test_plans_with_fewer_languages_are_answered_by_wider_runs(store):
     scores = run(narrow, store)
     assert len(ended()) == len(plan)
     assert set(scores["language"]) == {"de"} and len(scores) == target.sum()
-    # "always" means them, too: what answered for these runs is moved aside with its own languages
-    assert len(run(narrow, store, mode="always")) == len(scores)
+    assert len(run(narrow, store, mode="always")) == len(scores)  # moves the wider ones aside
     assert len(ended()) == len(plan) + len(narrow)
 
 

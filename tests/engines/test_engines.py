@@ -101,12 +101,9 @@ def test_a_failed_run_is_recorded_and_tried_again_by_the_next_call(engine, store
     monkeypatch.delenv("FAKE_FAIL")
     assert (study.run(plan, **options)["status"] == "done").all()
     # A record of another version is whole; only who reads all of it, as no worker does, refuses it.
-    (record,) = store.records(plan.runs["run"][:1])
-    fields = asdict(record)
-    fields["attempts"][0]["colour"] = "red"
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "asdict", lambda record: fields)
-        store.write(record)
+        patch.setattr(stores, "asdict", lambda record: asdict(record) | {"colour": "red"})
+        store.write(*store.records(plan.runs["run"][:1]))
     with pytest.warns(UserWarning, match="another version.*will be redone"):
         assert set(study.run(plan, **options)["run"]) == set(scores["run"])
 

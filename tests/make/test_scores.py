@@ -26,7 +26,7 @@ def test_another_machine_goes_on_from_the_committed_records(tmp_path):
     for _ in range(2):
         assert scores.restore(archive, second) == second.runs() == set(some.runs["run"])
     left = missing(whole, second, keep=False)
-    assert set(left) == set(whole.runs["run"]) - set(some.runs["run"])
+    assert {*left} == {*whole.runs["run"]} - {*some.runs["run"]}
     # what failed is in the table, and is still to be done
     second.write(replace(whole.job(left[-1]), attempts=[Outcome("failed: memory", 0)]))
     told = pd.read_parquet(scores.keep(whole, second, tmp_path)).set_index("run")["status"]
@@ -45,10 +45,8 @@ def test_another_machine_goes_on_from_the_committed_records(tmp_path):
 def test_a_table_has_one_run_of_all_that_its_plan_asks_for(tmp_path):
     store, profile = Store(tmp_path), replace(TINY, target=TINY.target.override({"epochs": 1}))
     asked = {**ASKED, "conditions": ("none", "single"), "store": store}
-    # A language less at hand, then all of them, then other settings.
     plans = [study.plan("tiny", **asked, languages=["en", "qaa"]), study.plan("tiny", **asked)]
-    plans.append(study.plan(profile, **asked))
-    for plan in plans:
+    for plan in (plans := [*plans, study.plan(profile, **asked)]):
         own = study.run(plan, store=store, progress=False)
         table = pd.read_parquet(scores.keep(plan, store, tmp_path)).query("stage == 'target'")
         assert set(table["run"]) == set(own["run"]) and len(gains.gains(table))

@@ -12,6 +12,7 @@ import pytest
 
 from helpers import study, tasks
 from helpers.errors import BadPlan, HelpfulError
+from helpers.models import network
 from helpers.study.__main__ import main
 from helpers.study.engines import problems
 from helpers.study.profiles import PROFILES, TINY
@@ -131,8 +132,14 @@ def test_scores_that_are_meant_to_be_committed_come_from_a_commit(store, monkeyp
         with pytest.raises(BadPlan, match=f"{re.escape(code)}.*commit first.*--dirty"):
             run(plan, store)
     assert not store.runs() and len(run(plan, store, dirty=True))
-    assert len(run(study.plan("tiny", **options), store))
-    # A store that cannot be written is named with its variable.
+    # where nothing is trained, too, settings force a precision and a record says which it was
+    monkeypatch.setattr(
+        network, "resolve_precision", lambda asked, _: asked.replace("auto", "bf16")
+    )
+    forced = replace(TINY, target=TINY.target.override({"precision": "fp32"}))
+    for profile, precision in (("tiny", "bf16"), (forced, "fp32")):
+        run(small := study.plan(profile, **options, seeds=2), store, mode="always")
+        assert [r.attempts[0].precision for r in store.records(small.runs["run"])] == [precision]
     shutil.rmtree(store.folder)
     store.folder.write_text("a file in its place")
     with pytest.raises(HelpfulError, match="TRANSFER_STORE"):
