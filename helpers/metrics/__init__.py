@@ -48,7 +48,6 @@ Tags = Sequence[Sequence[str | int]]
 _HIDDEN = frozenset({"", "O", "_", "-", "?", "-1", "-100", -1, -100, None})
 
 
-# --- The registry ---------------------------------------------------------------------------------
 class Metric(NamedTuple):
     """A named score: its function, and the key of the value that stands for it."""
 

@@ -43,7 +43,6 @@ class Threshold(NamedTuple):
     f1: float  # reached on the pairs it was tuned on, if no two of them share its score
 
 
-# --- Mining ---------------------------------------------------------------------------------------
 def mine(x: Any, y: Any, k: int = 4) -> pd.DataFrame:
     """Mine pairs of rows (``source``, ``target``, ``score``) of x and y by margin, each text once.
 

@@ -44,7 +44,6 @@ RARE = 100
 UNITS_PER_ROW = 4
 
 
-# --- Rows -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Sample:
     """Rows of one task in one language, drawn by a seed; the task has its label names."""
@@ -141,7 +140,6 @@ def parallel(task: Task, language: str, rows: int, seed: int) -> tuple[list[str]
     return english, other
 
 
-# --- Units ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class View:
     """The labelled units of a sample, encoded."""

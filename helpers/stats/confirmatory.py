@@ -77,10 +77,13 @@ def departures(
     if lost:
         out["targets without a baseline"] = " ".join(lost)
     done = rest[rest["status"] == "done"]
-    base = done[done["condition"] == "none"]
-    trained = base[~gains.untrained(base)].groupby("target")["seed"].nunique()
-    counts = done[done["condition"] == "single"].groupby(TASKS)["seed"].nunique()
-    for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", trained, 2 * SEEDS)):
+    # A run that collapsed twice is over: among as many finished ones it counts as run.
+    failed, trained = rest[rest["status"] == "collapsed"], done[~gains.untrained(done)]
+    over = failed.groupby("run").filter(lambda run: run["seed"].nunique() > 1)
+    finished, twice = (t.groupby(["condition", *TASKS])["run"].nunique() for t in (trained, over))
+    ran = finished + twice.reindex(finished.index, fill_value=0).clip(upper=finished)
+    counts, base = (ran[ran.index.isin([c], 0)].droplevel(0) for c in ("single", "none"))
+    for what, seeds, least in (("dyads", counts, SEEDS), ("trained baselines", base, 2 * SEEDS)):
         if few := (seeds < least).sum():
             said = f"{few} of {len(seeds)} {what} have fewer than {least} seeds"
             out[f"seeds of {what}"] = f"{said} (the fewest: {seeds.min()})."

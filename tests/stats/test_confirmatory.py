@@ -187,19 +187,20 @@ def departures(table, profile, similarity=None, controls=MEASURED):
 
 def test_departures_of_seeds_and_dyads():
     table = scores()
-    found = departures(table, "own")
     few = "2 of 2 trained baselines have fewer than 6 seeds (the fewest: 4)."
-    assert found == {"seeds of trained baselines": few}
+    assert departures(table, "own") == {"seeds of trained baselines": few}
     # another seed of a baseline that trains nothing would give the same score
     table["rows_trained"] = 0
     assert departures(table, "own") == {}
     table.loc[(table["intermediate"] == "a") & (table["seed"] > 0), "status"] = "collapsed"
-    found = departures(table, "demo")
-    assert list(found) == ["profile", "seeds of dyads"]
-    assert found["seeds of dyads"] == "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
+    few = "2 of 4 dyads have fewer than 3 seeds (the fewest: 1)."
+    assert [*departures(table, "demo").items()][1:] == [("seeds of dyads", few)]
+    twice = pd.concat([table, table[table["status"] == "collapsed"].assign(seed=10_000)])
+    assert "(the fewest: 2)" in departures(twice, "own")["seeds of dyads"]
+    twice.loc[twice["seed"] == 1, "status"] = "done"  # one of three collapsed twice, and is over
+    assert departures(twice, "own") == {}
     table.loc[table["intermediate"] == "a", "status"] = "failed: memory"
-    missing = {"missing dyads": "2 of 4 dyads have no finished run."}
-    assert departures(table, "own") == missing
+    assert departures(table, "own") == {"missing dyads": "2 of 4 dyads have no finished run."}
     table.loc[table["condition"] == "none", "status"] = "collapsed"
     lost = departures(table, "own")["targets without a baseline"]
     assert lost.startswith("x has no finished baseline (4 collapsed).")
@@ -228,14 +229,13 @@ def test_departures_of_languages_code_plan_and_text():
     assert {name: found[name] for name in exact} == exact
     assert found["uncommitted code"].endswith("uncommitted code: 5b8ff98d86a9+changes.")
     assert "a61c192" in found["plan changed after the scores"]
-    said = "The similarity of tatoeba comes from English sentences"
-    assert found["text of targets"].startswith(said)
+    assert found["text of targets"].startswith("The similarity of tatoeba comes from English")
     # a language that one intermediate task lacks is left out of every dyad of its target
     gap = (table["intermediate"] == "a") & (table["target"] == "xnli") & (table["language"] == "de")
     assert "xnli in 1 of 14" in departures(table[~gap], "own")["languages"]
     clean = table.assign(commit="58d480e67035")
-    found = departures(clean, "own", similarity.assign(n=2000))
-    assert list(found) == ["languages", "text of targets"]
+    full = similarity.assign(n=2000)
+    assert [*departures(clean, "own", full)] == ["languages", "text of targets"]
     similarity["value"] = [0.5, np.nan, 0.5, 0.5]
     found = departures(clean, "own", similarity.iloc[:3].assign(n=2000))
     assert found["similarity"] == "2 of 4 dyads have no text_embedding."
