@@ -55,11 +55,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m data.make.regime", description=__doc__)
     parser.add_argument("regimes", nargs="+", choices=REGIMES)
     for regime in parser.parse_args().regimes:
-        size, asked = profile(regime), {"languages": LANGUAGES}
-        plan = study.plan(size, INTERMEDIATES, TARGETS, **asked)
+        size, every = profile(regime), (*TARGETS, *BASELINES)
+        plan = study.plan(size, INTERMEDIATES, TARGETS, languages=LANGUAGES)
         print(regime, plan.cost(), sep="\n", flush=True)
         study.run(plan, engine="processes")
-        whole = study.plan(size, INTERMEDIATES, (*TARGETS, *BASELINES), **asked)
+        whole = study.plan(size, INTERMEDIATES, every, languages=LANGUAGES)
         scores = study.stored(whole).assign(regime=regime)
         if OUTPUT.exists():
             others = pd.read_csv(OUTPUT).query("regime != @regime")
