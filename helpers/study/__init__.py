@@ -119,7 +119,7 @@ def run(
     work, store = engines.ENGINES[known("engine", engine, engines.ENGINES)], store or Store()
     if known("mode", mode, MODES) == "stored":
         return stored(plan, store)
-    kept = bool(plan.facts.get("keep", True)) if keep is None else keep
+    kept = bool(plan.facts["keep"]) if keep is None else keep
     wanted = list(plan.runs["run"]) if mode == "always" else missing(plan, store, kept)
     if wanted:
         _refuse([*engines.problems(engine), *_hindrances(plan, wanted, engine, store, kept, dirty)])

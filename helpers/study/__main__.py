@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _do_arms(plan: study.Plan, names: Sequence[str] | None, keep: bool | None) -> int:
     """Do some arms in this process, as a scheduler asks for them."""
     arms, failed = [known("arm", name, plan.arms) for name in names or plan.arms], list[str]()
-    kept = bool(plan.facts.get("keep", True)) if keep is None else keep
+    kept = bool(plan.facts["keep"]) if keep is None else keep
 
     def tell(run: str, status: str, now: str) -> None:
         if status:

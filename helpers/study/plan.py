@@ -124,7 +124,7 @@ class Plan:
         """
         store = store or Store()
         # What each run takes; then sums over the runs of a stage and condition, and over all.
-        keep, need = bool(self.facts.get("keep")), minutes(self, store)
+        keep, need = bool(self.facts["keep"]), minutes(self, store)
         left = self.runs["run"].isin(missing(self, store, keep))
         table = self.runs.rename(columns={"train_tokens": "training_tokens"}).assign(
             arms=self.runs["run"].map(self.arm_of),
