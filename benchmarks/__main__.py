@@ -5,8 +5,6 @@ that take long for what they say; two quiet processor cores need less than half 
 process of its own, so that none warms another, and its rows are written when it is done.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

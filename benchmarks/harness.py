@@ -4,8 +4,6 @@ The sides of a comparison take turns, so that a busy moment slows each alike; wh
 its own, or warms what comes after it, runs in a fresh process. Figures go to ``data/benchmarks.csv``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

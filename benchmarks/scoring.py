@@ -3,8 +3,6 @@
 Both sides get the same rows and must give the same figures.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import resource

@@ -5,8 +5,6 @@ rows each, both seeds and both halves as in a study. Its encoder is one shallow 
 one's width: features are gathered once per checkpoint and task, and the figure is what comes after.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import statistics

@@ -1,7 +1,5 @@
 """The mixed model against statsmodels' MixedLM, relabelling against one loop per relabelling."""
 
-from __future__ import annotations
-
 import statistics
 import warnings
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ target, evaluates every language. A plan trains each intermediate stage once and
 once. Both ways do the same cells with the same seeds here, on one device, and give equal scores.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

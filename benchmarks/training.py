@@ -6,8 +6,6 @@ when the last step is done. Tokens are real ones: padding does not count. Stock 
 processor that it is run once; the others take turns, and medians are stored.
 """
 
-from __future__ import annotations
-
 import copy
 import gc
 import tempfile

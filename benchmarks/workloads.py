@@ -1,7 +1,5 @@
 """Rows and encoders that the training and evaluation benchmarks work on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

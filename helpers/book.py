@@ -4,8 +4,6 @@ Works in four places: a Jupyter Book build, JupyterLab, Colab (no ``myst_nb`` th
 torch there). Nothing here computes a result.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

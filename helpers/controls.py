@@ -5,8 +5,6 @@ sentence, in every language; a string matcher then scores as if it transferred. 
 something about language only above these baselines.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence

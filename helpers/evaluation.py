@@ -1,7 +1,5 @@
 """Predict and score a target in every language."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

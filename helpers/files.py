@@ -1,7 +1,5 @@
 """Files that are whole or absent, and where a number came from: commit, versions, time, cores."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

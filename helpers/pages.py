@@ -10,8 +10,6 @@ as a Sphinx extension, too, which adds to the theme: formulas without a script, 
 launch buttons that are true.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import asyncio

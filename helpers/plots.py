@@ -4,8 +4,6 @@ Tasks and languages have one name, order and colour in the whole book: those of 
 ``data/languages.csv``. Colour never stands alone: groups differ by marker, too.
 """
 
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What chapters read: scores and similarities, committed or live, speeds, and the facts of tasks."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import html

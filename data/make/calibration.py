@@ -11,8 +11,6 @@ data/results/<profile>-relabelled.csv, with similarity relabelled, and data/resu
 IBM's table, see ``helpers.stats.calibration.TABLE``; a copy with another checksum is refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -7,8 +7,6 @@ folder, which may hold only a part of a data set. A set whose count is not state
 table ``data/paper_tokens.csv`` says so with a missing value.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ into the trap would. The table ``data/results/traps.csv`` is what the book reads
 the folder, which may hold only a part of a data set: the differences are meant, not the levels.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

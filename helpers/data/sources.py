@@ -1,7 +1,5 @@
 """Raw rows of a source: a mirror folder, the hub, an installed package, a user's own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Turn raw rows of any source into the standard rows of their task's format, with checks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

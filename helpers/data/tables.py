@@ -1,7 +1,5 @@
 """Readers of what a user owns: tables in files; folders of supertags, translations and plain text."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

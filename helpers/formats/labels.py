@@ -1,7 +1,5 @@
 """Formats with a label, a piece or a vector to predict: pair, choice, tagging, retrieval, masked."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice

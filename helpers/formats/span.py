@@ -1,7 +1,5 @@
 """A question and a passage; the answer is a stretch of the passage, or there is none."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -15,8 +15,6 @@ and what counts as "the same tag" changed between versions of seqeval:
   one token, so that F1 on bare tags is token accuracy.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import operator

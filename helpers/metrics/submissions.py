@@ -7,8 +7,6 @@ tag, rows counted from 1) matches nothing. Here all but the first are errors tha
 such line, unless ``strict=False`` asks for the official figure all the same.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

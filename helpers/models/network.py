@@ -1,7 +1,5 @@
 """An encoder with the heads of its tasks over unpadded batches, its attention, and the device it runs on."""
 
-from __future__ import annotations
-
 import functools
 import platform
 import resource

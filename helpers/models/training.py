@@ -1,7 +1,5 @@
 """Fine-tune an encoder on one task, on several, or with masked language modelling mixed in."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

@@ -5,8 +5,6 @@ arguments; ``helpers.similarity.arrays`` knows how to make each of them (``needs
 Values are oriented: larger always means more similar.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import re

@@ -7,8 +7,6 @@ of the classes, as ``helpers.similarity.independence`` shows on noise: compare w
 let the model remove target effects. Measures of two representations are offered here, too.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg

@@ -5,8 +5,6 @@ not), a word (tagging), or a piece of a passage (span: inside the answer or not)
 task so has more units than rows; all units of a row stay in the same half.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """How far a measure can be trusted, what its variation is made of, and what it says of noise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from itertools import product
 from typing import Any

@@ -5,8 +5,6 @@ name of a component (one tensor of the encoder), without word embeddings, which 
 of vocabularies, and without task heads, whose parameters mean different things in each task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Those of forms (format, inputs, labels) are the confounders that any other measu
 of one format often transfer alike for reasons that have nothing to do with their content.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

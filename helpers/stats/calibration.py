@@ -5,8 +5,6 @@ IBM's model recycling (Apache-2.0): hundreds of fine-tuned RoBERTa models, each 
 English targets. A model's name tells what it was trained on, so "same family" is a crude relatedness.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import zlib

@@ -3,8 +3,6 @@
 Nothing here is chosen by looking at gains; see ``book/specification.md``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

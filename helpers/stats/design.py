@@ -1,7 +1,5 @@
 """From named columns to the arrays of a mixed model, with every doubt put into a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Gains: what an intermediate task adds to a target's score, per language and seed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy import stats

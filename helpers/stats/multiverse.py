@@ -1,7 +1,5 @@
 """All defensible analyses at once: specification curve, families of measures, controls."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ column and covariate effects removed before and after (double semi-partialling),
 computed again. Permuting only within formats keeps the format blocks where they are.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

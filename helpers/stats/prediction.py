@@ -1,7 +1,5 @@
 """Out-of-sample prediction of gains."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb

@@ -8,8 +8,6 @@
 or ``python -m helpers.study --profile demo --engine local --mode missing``.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

@@ -4,8 +4,6 @@ The exit code is 0 when no run failed, 1 when one did (its record says why), 2 a
 SIGTERM or 130 after Ctrl-C (the state is written, and the same command in mode 'missing' goes on).
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ An engine is told which arms of a plan lack runs and makes their records appear 
 them has state of its own: whatever dies, the same command goes on from the records.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

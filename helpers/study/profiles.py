@@ -9,8 +9,6 @@ store, and a second collapse is final. At the smallest sizes an intermediate tas
 all, by design; there that stage is not judged, and its record only notes the score.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ scores are not those of the full sets. Other "languages" of the ``toy-`` tasks (
 that ISO 639 leaves to private use) spell forty English words by shifting letters.
 """
 
-from __future__ import annotations
-
 import string
 import zlib
 from collections.abc import Iterator

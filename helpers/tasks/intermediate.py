@@ -4,8 +4,6 @@ Row counts and revisions are the hub's own. A twin ``<name>-translated`` trains 
 asked for as ``"en"``, and is judged on the task's English development rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

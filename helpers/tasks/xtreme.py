@@ -3,8 +3,6 @@
 Another copy is read where ``google/xtreme`` is damaged: the traps in data/tasks.yaml say which and why.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping
