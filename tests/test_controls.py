@@ -17,29 +17,26 @@ def pairs(*texts, labels=(0, 1, 2)):
 LAMP, RAIN = "turn on the lamp in Nairobi", "what is the weather in Lisbon"
 TRAIN = pairs(LAMP, RAIN, "play the song Yesterday")
 NAMES = ("warm", "cold")
+TAGGED = [{"tokens": ["Paris", "is", "big", "."], "tags": [1, 0, 0, 0]}]
+OTHERS = [{"tokens": ["Paris", "ist", "Ulm", "."], "tags": [1, 0, 1, 0]}]
 
 
 @pytest.mark.parametrize(
     ("train", "test", "expected"),
     [
         # The label of the sentence that shares most, else that of the first row.
-        (TRAIN, pairs("mach die Lampe in Nairobi an", "wie ist das Wetter in Lisbon"), 1.0),
-        (TRAIN, pairs("東京", "大阪", labels=(1, 0)), 0.5),
+        (TRAIN, rows(pairs("mach die Lampe in Nairobi an", "wie ist das Wetter in Lisbon")), 1.0),
+        (TRAIN, rows(pairs("東京", "大阪", labels=(1, 0))), 0.5),
         # The training rows themselves are found, whatever their case; labels may be names.
-        (TRAIN, TRAIN, 1.0),
-        (TRAIN, [row | {"first": row["first"].upper()} for row in TRAIN], 1.0),
-        (pairs("red", "blue", labels=NAMES), pairs("blue", labels=NAMES[1:]), 1.0),
+        (TRAIN, rows(TRAIN), 1.0),
+        (TRAIN, rows([row | {"first": row["first"].upper()} for row in TRAIN]), 1.0),
+        (pairs("red", "blue", labels=NAMES), rows(pairs("blue", labels=NAMES[1:])), 1.0),
+        # Tags are copied by form: one of two names is found, and nothing else is taken for one.
+        (TAGGED, rows(OTHERS, "tagging", ("O", "B-LOC")), 2 / 3),
     ],
 )
-def test_the_label_of_the_most_similar_row_is_copied(train, test, expected):
-    assert copy_score(train, rows(test)) == expected
-
-
-def test_tags_are_copied_by_form_and_others_are_tagged_as_outside():
-    train = [{"tokens": ["Paris", "is", "big", "."], "tags": [1, 0, 0, 0]}]
-    test = [{"tokens": ["Paris", "ist", "Ulm", "."], "tags": [1, 0, 1, 0]}]
-    # One of the two names was found, and nothing else was taken for a name.
-    assert copy_score(train, rows(test, "tagging", ("O", "B-LOC"))) == pytest.approx(2 / 3)
+def test_what_was_learnt_of_whatever_looks_most_alike_is_copied(train, test, expected):
+    assert copy_score(train, test) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

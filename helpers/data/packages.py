@@ -9,8 +9,6 @@ version. Words for rooms, devices and shopping items are short lists written for
 base form, in which the assistant matches names: data/command_words.csv.
 """
 
-from __future__ import annotations
-
 import gettext
 import hashlib
 import importlib.util
@@ -169,6 +167,17 @@ _DEVICES = {"light": {0}, "switch": {0, 1, 2, 3, 4}, "input_boolean": {0, 1, 2, 
 _DEVICES |= {"fan": {2}, "media_player": {1, 3}, "climate": {4}}
 
 
+class Piece(NamedTuple):
+    """A stretch of a drawn sentence and the slot that it fills (empty: none)."""
+
+    text: str
+    slot: str = ""
+
+
+class Unusable(Exception):
+    """A draw met a slot or a rule for which there are no words."""
+
+
 class Sentence(NamedTuple):
     """One drawn sentence."""
 
@@ -324,17 +333,6 @@ def _sentence(language: str, intent: str, template: str, pieces: Sequence[Piece]
 # A node is (kind, content): ("text" | "rule" | "slot", name), or ("all" | "any" | "order", nodes).
 Node = tuple[str, Any]
 _SIGN = re.compile(r"\{[^{}]*\}|<[^<>]*>|[()\[\]|;]|[^(){}\[\]<>|;]+")
-
-
-class Piece(NamedTuple):
-    """A stretch of a drawn sentence and the slot that it fills (empty: none)."""
-
-    text: str
-    slot: str = ""
-
-
-class Unusable(Exception):
-    """A draw met a slot or a rule for which there are no words."""
 
 
 def _one(options: Sequence[Any], random: Random) -> Any:

@@ -5,8 +5,6 @@ The model is y = X b + sum_k Z_k u_k + e with u_k ~ N(0, v_k I) and e ~ N(0, s I
 Derivatives: Searle, Casella & McCulloch, Variance Components (1992), chapter 6.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -51,8 +49,8 @@ class Fit:
     reml: bool
     notes: tuple[str, ...]
     design: Design = field(repr=False)
-    cross: Cross = field(repr=False)
-    peak: Peak = field(repr=False)
+    cross: "Cross" = field(repr=False)
+    peak: "Peak" = field(repr=False)
     spread: np.ndarray = field(repr=False)
 
     def __getitem__(self, term: str) -> pd.Series:
@@ -258,7 +256,7 @@ def derivatives(cross: Cross, state: State, variances: np.ndarray, reml: bool) -
     return Slopes(score / 2, expected, zpz, zhz, zpy, zhx)
 
 
-def observed_information(cross: Cross, peak: Peak, slopes: Slopes) -> np.ndarray:
+def observed_information(cross: Cross, peak: "Peak", slopes: Slopes) -> np.ndarray:
     """Return the observed information, shape (terms + 1, terms + 1)."""
     s, ratios = peak.variances[-1], peak.variances[:-1] / peak.variances[-1]
     cut, zpy, zpz = cross.starts[:-1], slopes.zpy, slopes.zpz

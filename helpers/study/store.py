@@ -16,8 +16,6 @@ parsing all of it: ``checksum`` (SHA-256 of every byte after the first line), ``
 index needs) and ``record``.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -368,7 +366,7 @@ class Store:
 
 
 # --- What of a plan is missing in a store; this is all there is to resuming -----------------------
-def missing(plan: Plan, store: Store, keep: bool) -> list[str]:
+def missing(plan: "Plan", store: Store, keep: bool) -> list[str]:
     """Return the runs of a plan that have to be done, in its order; failed ones among them."""
     over = store.runs() & plan.arm_of.keys()
     over |= stand_ins(plan, store, over).keys()
@@ -380,7 +378,7 @@ def missing(plan: Plan, store: Store, keep: bool) -> list[str]:
     return [run for run in plan.runs["run"] if run not in over or run in again]
 
 
-def stand_ins(plan: Plan, store: Store, over: set[str]) -> dict[str, str]:
+def stand_ins(plan: "Plan", store: Store, over: set[str]) -> dict[str, str]:
     """Return, for runs without a record, a run that was done with more languages and answers them."""
     index, found = store.index(), {}
     index = index[index["run"].isin(store.runs() - over) & (index["stage"] == "target")]

@@ -227,9 +227,10 @@ def test_export_has_a_twin_and_reads_back_unless_it_is_damaged(store, tmp_path):
     pd.DataFrame({"run": ["a"]}).to_parquet(path)
     with pytest.raises(BadRecord, match="lacks the columns stage"):
         read_export(path)
-    path.write_bytes(b"PAR1")
-    with pytest.raises(BadRecord, match="scores.parquet is damaged.*git checkout"):
-        read_export(path)
+    for damaged in (b"", b"PAR1", first[:2000], first[: len(first) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(BadRecord, match="scores.parquet is damaged.*git checkout"):
+            read_export(path)
 
 
 _WRITER = """
