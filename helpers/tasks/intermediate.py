@@ -4,47 +4,32 @@ Row counts and revisions are the hub's own. A twin ``<name>-translated`` trains 
 asked for as ``"en"``, and is judged on the task's English development rows.
 """
 
+import csv
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from helpers.tasks import Row, Source, Task, get, register, shipped
 
 TRAIN_DEV = {"train": "train", "dev": "validation"}
-# The commit at which each data set of the hub is read.
-REVISIONS = {
-    "Rowan/hellaswag": "218ec52e09a7e7462a5400043bb9a69a41d06b76",
-    "Samsoup/cosmos_qa": "5511553160809abc4f9c11d12421ec0a9681ee75",
-    "aps/super_glue": "3de24cf8022e94f4ee4b9d55a6f539891524d646",
-    "cambridgeltl/xcopa": "042f78955ba48e6404616762fa6e05e839c3907a",
-    "facebook/anli": "8e4813d81f46d313dac7892e1c28076917cfcdf9",
-    "facebook/xnli": "b8dd5d7af51114dbda02c0e3f6133f332186418e",
-    "google-research-datasets/lareqa": "9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c",
-    "google-research-datasets/paws-x": "4cd8187c404bda33cb1f62b49b001115862acf37",
-    "google/xquad": "51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
-    "google/xtreme": "ec5f1f46e9af79639a90684a7a70a956c4998f04",
-    "izhx/mewsli-x": "7e3723faa15c6d84cfd56d66cf6cd347be8ad00e",
-    "izhx/xtreme-r-udpos": "7e002378cc5704114200c479db0c592c7f77f8f8",
-    "lighteval/siqa": "54c6a1f8cb6daf4f5abf24a601852612fb35eb25",
-    "mteb/BUCC": "414572247440f0ccacf7eb0bb70a31533a0e5443",
-    "mteb/tatoeba-bitext-mining": "69e8f12da6e31d59addadda9a9c8a2e601a0e282",
-    "nyu-mll/glue": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-    "rajpurkar/squad": "7b6d24c440a36b6815f21b70d25016731768db1f",
-    "rajpurkar/squad_v2": "3ffb306f725f7d2ce8394bc1873b24868140c412",
-    "stanfordnlp/snli": "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
-    "tau/commonsense_qa": "94630fe30dad47192a8546eb75f094926d47e155",
-}
+_DATA = Path(__file__).parents[2] / "data"
+# The commit at which each data set of the hub is read, and the rows of its configurations.
+_PINS = csv.reader((_DATA / "revisions.csv").read_text("utf-8").splitlines())
+REVISIONS = dict(_PINS)
+_ROWS = [*csv.DictReader((_DATA / "sizes.csv").read_text("utf-8").splitlines())]
 _paper = partial(shipped, role="intermediate", group="paper")
 _extra = partial(shipped, role="intermediate", group="extra")
 
 
-def hub(id: str, config: str, splits: Mapping[str, str], licence: str, **sizes: Any) -> Source:
+def hub(id: str, config: str, splits: Mapping[str, str], licence: str) -> Source:
     """Return a data set of the hub at its pinned commit, with its rows by split, or by language."""
-    at, counts = REVISIONS.get(id, ""), dict[str, int]()
-    for split, size in sizes.items():
-        several = size.items() if isinstance(size, dict) else ()
-        counts |= {f"{code}/{split}": n for code, n in several} or {split: size}
+    counts = {}
+    for row in (row for row in _ROWS if (row["id"], row["config"]) == (id, config)):
+        for split in (split for split in splits if row[split]):
+            counts[f"{row['language']}/{split}".removeprefix("/")] = int(row[split])
+    at = REVISIONS.get(id, "")
     return Source("hub", id, config, splits=splits, revision=at, counts=counts, licence=licence)
 
 
@@ -84,12 +69,11 @@ SOCIAL["columns"] = {"context": "prompt", "choices": "answerA,answerB,answerC"}
 COPA: dict[str, Any] = {"labels": "choice1 choice2", "adapt": copa_question}
 COPA["columns"] = {"id": "idx", "context": "prompt", "choices": "choice1,choice2"}
 
-
 _MATCHED = {"train": "train", "dev": "validation_matched"}
 _OANC = "OANC, CC BY 3.0, CC BY-SA 3.0, MIT (by genre)"
-_MNLI = hub("nyu-mll/glue", "mnli", _MATCHED, _OANC, train=392702, dev=9815)
+_MNLI = hub("nyu-mll/glue", "mnli", _MATCHED, _OANC)
 _SA = "CC BY-SA 4.0"
-_SNLI = hub("stanfordnlp/snli", "plain_text", TRAIN_DEV, _SA, train=550152, dev=10000)
+_SNLI = hub("stanfordnlp/snli", "plain_text", TRAIN_DEV, _SA)
 _ANLI = hub("facebook/anli", "plain_text", {}, "CC BY-NC 4.0 (non-commercial)")
 _PARTS = [_SNLI, _MNLI]
 for _n, _size, _held in ((1, 16946, 1000), (2, 45460, 1000), (3, 100459, 1200)):
@@ -102,18 +86,18 @@ _paper("anli_plus", "pair", _MIXED, origin="snli mnli anli", holds="snli mnli an
 MNLI = _paper("mnli", "pair", _MNLI, **NLI)
 
 _QUORA = "Quora's terms, no redistribution"
-_QQP = hub("nyu-mll/glue", "qqp", TRAIN_DEV, _QUORA, train=363846, dev=40430)
+_QQP = hub("nyu-mll/glue", "qqp", TRAIN_DEV, _QUORA)
 _COLUMNS = {"first": "question1", "second": "question2"}
 _LABELS = "not_duplicate duplicate"
 # PAWS was made from Quora questions and from Wikipedia; PAWS-X translates the latter part.
 _paper("qqp", "pair", _QQP, columns=_COLUMNS, labels=_LABELS, origin="quora paws")
 
-_SQUAD = hub("rajpurkar/squad", "plain_text", TRAIN_DEV, _SA, train=87599, dev=10570)
+_SQUAD = hub("rajpurkar/squad", "plain_text", TRAIN_DEV, _SA)
 SQUAD1 = _paper("squad1", "span", _SQUAD, origin="squad")
-_SQUAD2 = hub("rajpurkar/squad_v2", "squad_v2", TRAIN_DEV, _SA, train=130319, dev=11873)
+_SQUAD2 = hub("rajpurkar/squad_v2", "squad_v2", TRAIN_DEV, _SA)
 _paper("squad2", "span", _SQUAD2, metric="squad2", origin="squad", holds="squad2 squad1")
 
-_HELLASWAG = hub("Rowan/hellaswag", "", TRAIN_DEV, "MIT", train=39905, dev=10042)
+_HELLASWAG = hub("Rowan/hellaswag", "", TRAIN_DEV, "MIT")
 _COLUMNS = {"id": "ind"}
 _paper("hellaswag", "choice", _HELLASWAG, columns=_COLUMNS, labels="0 1 2 3", adapt=full_endings)
 
@@ -130,16 +114,16 @@ _HOW = (
 _EWT = replace(hub("extra/ud-english-ewt", "xpos", TRAIN_DEV, _SA), unpublished=_HOW)
 _extra("xpos-ewt", "tagging", _EWT, exclude="udpos", origin="ud-ewt")
 
-_COSMOS = hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0", train=25262, dev=2985)
+_COSMOS = hub("Samsoup/cosmos_qa", "", TRAIN_DEV, "CC BY 4.0")
 _COLUMNS = {"context": "prompt", "choices": "answer0,answer1,answer2,answer3"}
 _FACTS: dict[str, Any] = {"columns": _COLUMNS, "labels": "0 1 2 3", "max_length": 256}
 _paper("cosmosqa", "choice", _COSMOS, adapt=question_context, **_FACTS)
-_COMMONSENSE = hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT", train=9741, dev=1221)
+_COMMONSENSE = hub("tau/commonsense_qa", "", TRAIN_DEV, "MIT")
 _paper("commonsenseqa", "choice", _COMMONSENSE, origin="conceptnet", **COMMONSENSE)
 _UNSTATED = "not stated on the hub"
-_SIQA = hub("lighteval/siqa", "", TRAIN_DEV, _UNSTATED, train=33410, dev=1954)
+_SIQA = hub("lighteval/siqa", "", TRAIN_DEV, _UNSTATED)
 _extra("siqa", "choice", _SIQA, **SOCIAL)
-_COPA = hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED, train=400, dev=100)
+_COPA = hub("aps/super_glue", "copa", TRAIN_DEV, _UNSTATED)
 # The training set of XCOPA, here so that it can be trained on.
 _extra("copa", "choice", _COPA, **COPA)
 
@@ -159,7 +143,7 @@ def translated(task: Task, train: tuple[Source, ...], by: str) -> Task:
     return register(replace(task, source=source, **facts))
 
 
-_XNLI = hub("facebook/xnli", "{language}", {"train": "train"}, _UNSTATED, train=392702)
+_XNLI = hub("facebook/xnli", "{language}", {"train": "train"}, _UNSTATED)
 _MIX = tuple(replace(_XNLI, language=language) for language in ("de", "ru", "sw"))
 translated(MNLI, _MIX, "into de, ru, sw")
 # Of other tasks the user has the translations: <name>/<language>/train.jsonl in a folder.

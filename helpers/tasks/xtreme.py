@@ -40,19 +40,6 @@ TATOEBA_CODES = dict(
     "fa:pes pt:por ru:rus es:spa sw:swh ta:tam te:tel tl:tgl th:tha tr:tur ur:urd vi:vie".split()
 )
 
-# Published sizes of PAN-X, then of WikiANN's other languages: train, validation = test, languages.
-_PANX_SIZES = (
-    "20000 10000 ar bg de el en es fa fi fr he hu id it ja ko nl pt ru th tr vi zh; 15000 10000 et; "
-    "10000 10000 eu ka; 20000 1000 ms ur; 15000 1000 ta; 10000 1000 bn ml tl; 5000 1000 af hi mr; "
-    "1000 1000 kk sw te; 100 100 jv my yo"
-)
-_WIKIANN_SIZES = "10000 1000 az; 100 100 gu pa qu; 10000 10000 lt; 20000 10000 pl ro uk"
-_TATOEBA = {"jv": 205, "ka": 746, "kk": 575, "ml": 687, "sw": 390, "ta": 307, "te": 234, "th": 548}
-_MLQA_DEV = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
-_MLQA_TEST = {"ar": 5335, "de": 4517, "en": 11590, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137}
-_MENTIONS = {"ar": 1501, "de": 1551, "en": 1490, "es": 1552, "fa": 458, "ja": 1519, "pl": 1562}
-_MENTIONS |= {"ro": 672, "ta": 1567, "tr": 1215, "uk": 1537}
-
 # Sentence ends for SQuAD passages, whose hub copy has no sentence breaks.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 # Letters of polytonic Greek: the mark of Ancient Greek treebanks mixed into a Greek set.
@@ -182,64 +169,52 @@ def zero_shot(source: Source, languages: tuple[str, ...], splits: Mapping[str, s
     return replace(source, parts=(replace(source, languages=("en",)), others))
 
 
-def _panx_counts(sizes: str) -> dict[str, dict[str, int]]:
-    """Return expected rows by split and language from train and evaluation sizes."""
-    counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}, "test": {}}
-    for train, held, *codes in map(str.split, sizes.split(";")):
-        for split, size in (("train", train), ("dev", held), ("test", held)):
-            counts[split] |= dict.fromkeys(codes, int(size))
-    return counts
-
-
-_XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub", dev=2490, test=5010)
+_XNLI = hub("facebook/xnli", "{language}", _HELD, "not stated on the hub")
 _FACTS: dict[str, Any] = NLI | {"languages": "en ar bg de el es fr hi ru sw th tr ur vi zh"}
 _both("xnli", "pair", _XNLI, train_with="mnli", origin="mnli", **_FACTS)
 
 _ID, _FREE = "google-research-datasets/paws-x", "free use with attribution"
-_PAWSX = hub(_ID, "{language}", _ALL, _FREE, train=49401, dev=2000, test=2000)
+_PAWSX = hub(_ID, "{language}", _ALL, _FREE)
 _FACTS = {"labels": "0 1", "languages": PAWSX_LANGUAGES, "origin": "paws"}
 _FACTS |= {"columns": {"first": "sentence1", "second": "sentence2"}, "adapt": placeholder}
 PAWSX = _target("pawsx", "pair", zero_shot(_PAWSX, PAWSX_LANGUAGES, _HELD), **_FACTS)
 
 # The modern Greek treebank alone; with Ancient Greek mixed in there are 2,809 rows.
 _TREEBANKS = "UD 2.7, a licence per treebank"
-_UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS, test={"el": 456})
+_UDPOS = hub("izhx/xtreme-r-udpos", "{language}", _ALL, _TREEBANKS)
 _FACTS = {"labels": UPOS, "languages": UDPOS_LANGUAGES, "adapt": modern, "metric": "span_f1"}
 _FACTS["columns"] = {"tokens": "tokens|words", "tags": "pos_tags|upos|labels|tags"}
 # Checkpoints are chosen on English only, so no other language offers development rows.
 _SOURCE = zero_shot(_UDPOS, UDPOS_LANGUAGES, _TEST)
 UDPOS = _target("udpos", "tagging", _SOURCE, origin="ud-ewt ud", **_FACTS)
 
-_PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated", **_panx_counts(_PANX_SIZES))
+_PANX = hub("google/xtreme", "PAN-X.{language}", _ALL, "not stated")
 _FACTS = {"labels": NER, "languages": PANX_LANGUAGES, "metric": "span_f1", "origin": "wikiann"}
 _SOURCE = zero_shot(_PANX, PANX_LANGUAGES, _HELD)
 PANX = _target("panx", "tagging", _SOURCE, columns={"tags": "ner_tags"}, **_FACTS)
 
-_XQUAD = hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0", test=1190)
+_XQUAD = hub("google/xquad", "xquad.{language}", _VALIDATION, "CC BY-SA 4.0")
 _FACTS = {"languages": XQUAD_LANGUAGES, "train_with": "squad1", "origin": "squad"}
 XQUAD = _target("xquad", "span", _XQUAD, **_FACTS)
 
-_SIZES = {"dev": _MLQA_DEV, "test": _MLQA_TEST}
-_MLQA = hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0", **_SIZES)
+_MLQA = hub("google/xtreme", "MLQA.{language}.{language}", _HELD, "CC BY-SA 3.0")
 _FACTS = {"languages": "en ar de es hi vi zh", "train_with": "squad1", "metric": "mlqa"}
 MLQA = _both("mlqa", "span", _MLQA, **_FACTS)
 
 # English dev is English test, as in XTREME; no other language is looked at before the end.
 _SPLITS, _LANGUAGES = _ALL | _VALIDATION, tuple(TYDIQA_PREFIXES.values())
-_TYDIQA = hub("google/xtreme", "tydiqa", _SPLITS, "Apache-2.0", train=49881, dev=5077, test=5077)
+_TYDIQA = hub("google/xtreme", "tydiqa", _SPLITS, "Apache-2.0")
 _TYDIQA = zero_shot(_TYDIQA, _LANGUAGES, _VALIDATION)
 _both("tydiqa", "span", _TYDIQA, languages=_LANGUAGES, adapt=tydiqa)
 
-_BUCC = hub("mteb/BUCC", "{language}-en", {"dev": "test"} | _TEST, "not stated", dev=1, test=1)
+_BUCC = hub("mteb/BUCC", "{language}-en", {"dev": "test"} | _TEST, "not stated")
 _FACTS = {"languages": "de fr ru zh", "adapt": bucc, "metric": "pair_f1", "max_length": 512}
 _target("bucc2018", "retrieval", _BUCC, **_FACTS)
 
-_SIZES = {"test": dict.fromkeys(TATOEBA_CODES, 1000) | _TATOEBA}
 _CONFIGS = {code: f"tatoeba.{name}" for code, name in TATOEBA_CODES.items()}
-_SOURCE = replace(hub("google/xtreme", "", _VALIDATION, "CC BY 2.0", **_SIZES), configs=_CONFIGS)
+_SOURCE = replace(hub("google/xtreme", "", _VALIDATION, "CC BY 2.0"), configs=_CONFIGS)
 _FACTS = {"languages": tuple(sorted(TATOEBA_CODES)), "adapt": bitext, "max_length": 512}
 TATOEBA = _target("tatoeba", "retrieval", _SOURCE, origin="tatoeba", **_FACTS)
-
 
 # Targets that are evaluated on their development rows, and named so.
 for _task in (PAWSX, PANX, MLQA):
@@ -258,14 +233,13 @@ def _longer(task: Task, languages: tuple[str, ...], **facts: Any) -> Task:
     return register(replace(task, name=f"{task.name}-xr", **facts))
 
 
-_XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0", dev=100, test=500)
+_XCOPA = hub("cambridgeltl/xcopa", "{language}", _HELD, "CC BY 4.0")
 _XCOPA = replace(_XCOPA, borrow={"question": "et"})
 _FACTS = COPA | {"languages": "et ht id it qu sw ta th tr vi zh"}
 _new("xcopa", "choice", _XCOPA, train_with="copa", origin="copa", **_FACTS)
 _LANGUAGES = (*UDPOS_LANGUAGES, *"lt pl ro uk wo".split())
 _longer(UDPOS, _LANGUAGES, source=zero_shot(_UDPOS, _LANGUAGES, _TEST), train_with="udpos")
-_SIZES = _panx_counts(_WIKIANN_SIZES)
-_WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated", **_SIZES)
+_WIKIANN = hub("unimelb-nlp/wikiann", "{language}", _HELD, "not stated")
 _WIKIANN = replace(_WIKIANN, languages=tuple("az gu lt pa pl qu ro uk".split()))
 _NAME, _BOTH = "google/xtreme PAN-X + unimelb-nlp/wikiann", (*PANX.source.parts, _WIKIANN)
 _SOURCE = Source("hub", _NAME, licence="not stated", parts=_BOTH)
@@ -291,11 +265,11 @@ _FACTS |= {"max_length": 256, "origin": "squad", "holds": "squad1"}
 _new("lareqa", "retrieval", _SOURCE, **_FACTS)
 
 _ID, _APACHE = "izhx/mewsli-x", "Apache-2.0"
-_MENTIONED = hub(_ID, "{language}", _TEST, _APACHE, test=_MENTIONS)
-_ENTITIES = hub(_ID, "candidate_entities", _TEST, _APACHE, test=1003893)
+_MENTIONED = hub(_ID, "{language}", _TEST, _APACHE)
+_ENTITIES = hub(_ID, "candidate_entities", _TEST, _APACHE)
 # One pool for all: standardised once, not once per language asked for.
 _ENTITIES = replace(_ENTITIES, side="candidate", language="en")
-_PAIRS = hub(_ID, "wikipedia_pairs", TRAIN_DEV, _APACHE, train=167719, dev=14051)
+_PAIRS = hub(_ID, "wikipedia_pairs", TRAIN_DEV, _APACHE)
 _MEWSLI = (replace(_MENTIONED, side="query"), _ENTITIES, replace(_PAIRS, languages=("en",)))
 _MENTIONED = replace(_MENTIONED, parts=_MEWSLI)
 _FACTS = {"languages": "ar de en es fa ja pl ro ta tr uk", "adapt": entities, "max_length": 64}
