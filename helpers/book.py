@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,19 +84,11 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 def begin() -> None:
     """Set the figure style: crisp, with text that can be selected, the same bytes on every machine."""
+    import matplotlib.style
     import seaborn as sns
 
-    own = {
-        "figure.dpi": 110,
-        "figure.figsize": (7.0, 3.8),
-        "figure.constrained_layout.use": True,
-        "figure.facecolor": "white",  # opaque, so that a figure can be read on a dark page
-        "savefig.facecolor": "white",
-        "axes.titlelocation": "left",
-        "svg.hashsalt": "transfer-book",
-        "svg.fonttype": "none",
-    }
-    sns.set_theme(context="notebook", style="whitegrid", palette=list(COLOURS), rc=own)
+    sns.set_theme(context="notebook", style="whitegrid", palette=list(COLOURS))
+    matplotlib.style.use(Path(__file__).parents[1] / "data" / "figures.mplstyle")
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # outside a notebook
