@@ -13,8 +13,6 @@ from helpers.errors import BadRows, HelpfulError, MissingData, known
 from helpers.formats import Encoded, join, task_scores
 from helpers.metrics import Scores, mining
 from helpers.metrics.mining import Taken
-from helpers.metrics.submissions import score_submission as score_submission
-from helpers.metrics.submissions import write_submission as write_submission
 from helpers.models.encoders import Encoder, can_trim, trim
 from helpers.models.network import Network
 from helpers.models.training import Tuned, training_task

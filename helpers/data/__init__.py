@@ -1,7 +1,5 @@
 """Rows of a task in one language and split, in the standard form of the task's format."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json
@@ -13,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from helpers import metrics, tasks
-from helpers.data import standard
+from helpers.data import packages, standard, tables
 from helpers.data.standard import BLANK, IGNORED, Count, Standard, decoded
 from helpers.errors import BadRows, MissingData, UnknownName, unknown
 from helpers.files import write_atomic
@@ -69,13 +67,13 @@ class Rows(Sequence[Row]):
             return [row[name] for row in self._data]
         return self._data.select_columns(name).with_format("arrow")[:][name].to_pylist()
 
-    def take(self, indices: Sequence[int]) -> Rows:
+    def take(self, indices: Sequence[int]) -> Self:
         """Return the rows at some positions, with the same facts."""
         if isinstance(self._data, list):
             return replace(self, _data=[self._data[int(i)] for i in indices])
         return replace(self, _data=self._data.select(indices))
 
-    def side(self, side: str) -> Rows:
+    def side(self, side: str) -> Self:
         """Return the rows of a retrieval task that are a ``"query"`` or a ``"candidate"``."""
         return self.take([i for i, found in enumerate(self.column("side")) if found == side])
 
@@ -381,8 +379,6 @@ def texts(language: str, limit: int | None = None) -> Texts:
     (one paragraph a line); "django" stands for the messages of its catalogues. Else from Wikipedia
     at a pinned snapshot. At most ``limit``, 10,000 by default.
     """
-    from helpers.data import packages, tables
-
     where, limit = os.environ.get(TEXT_VARIABLE, ""), limit or 10_000
     lines: Iterable[str]
     if where == "django":

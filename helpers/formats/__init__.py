@@ -1,7 +1,5 @@
 """The five formats: how a task of each is encoded, learnt, predicted and decoded; what they share."""
 
-from __future__ import annotations
-
 import inspect
 import unicodedata
 from abc import ABC, abstractmethod
@@ -10,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mode
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -58,7 +56,7 @@ class Encoded:
         per_sequence: dict[str, Any] | None = None,
         per_token: dict[str, Sequence[Any]] | None = None,
         **facts: Any,
-    ) -> Encoded:
+    ) -> Self:
         """Flatten ragged sequences; ``per_token`` holds one list per sequence."""
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
 
@@ -184,7 +182,7 @@ class Batch:
     fields: dict[str, Tensor]  # the encoded set's per-sequence and per-token arrays
 
     @classmethod
-    def collate(cls, encoded: Encoded, index: np.ndarray, device: Any = "cpu") -> Batch:
+    def collate(cls, encoded: Encoded, index: np.ndarray, device: Any = "cpu") -> Self:
         """Gather sequences of an encoded set and move them to a device without blocking."""
         tokens = token_index(encoded, index)
         lengths = encoded.lengths[index]
@@ -286,7 +284,7 @@ class Template(NamedTuple):
     after: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Template:
+    def of(cls, tokenizer: Any) -> Self:
         """Read the template off the tokenizer by encoding a pair of one-letter texts."""
         pair = tokenizer("a", "b", return_special_tokens_mask=True)
         ids, special = pair["input_ids"], np.asarray(pair["special_tokens_mask"], bool)

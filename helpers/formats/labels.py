@@ -11,20 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.formats import (
-    IGNORE,
-    Arrays,
-    Batch,
-    Encoded,
-    FormatBase,
-    Outputs,
-    Rows,
-    Template,
-    join,
-    piece_ids,
-    pool,
-    singles,
-)
+from helpers import formats
+from helpers.formats import IGNORE, Arrays, Batch, Encoded, FormatBase, Outputs, Rows, Template
 from helpers.tasks import Task
 
 MASKED_SHARE = 0.15
@@ -42,8 +30,8 @@ class Pair(FormatBase):
         template = Template.of(encoder.tokenizer)
         alone = max_length - len(template.single([]))
         both = max_length - len(template.pair([], []))
-        first = piece_ids(encoder.tokenizer, [row["first"] for row in rows])
-        second = piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
+        first = formats.piece_ids(encoder.tokenizer, [row["first"] for row in rows])
+        second = formats.piece_ids(encoder.tokenizer, [row.get("second") or "" for row in rows])
         sequences = []
         for a, b in zip(first, second, strict=True):
             # The first keeps half of the room, or what the second leaves of it.
@@ -64,8 +52,9 @@ class Choice(FormatBase):
         """Encode each choice after its context, whose beginning is cut when both are too long."""
         template = Template.of(encoder.tokenizer)
         longest = max_length - len(template.pair([], []))
-        contexts = piece_ids(encoder.tokenizer, [row["context"] for row in rows])
-        choices = piece_ids(encoder.tokenizer, [one for row in rows for one in row["choices"]])
+        contexts = formats.piece_ids(encoder.tokenizer, [row["context"] for row in rows])
+        options = [one for row in rows for one in row["choices"]]
+        choices = formats.piece_ids(encoder.tokenizer, options)
         # A sequence per choice; the row that each belongs to, and whether it is the right one.
         number = [place for place, row in enumerate(rows) for _ in row["choices"]]
         right = [rank == row["label"] for row in rows for rank in range(len(row["choices"]))]
@@ -90,7 +79,7 @@ class Choice(FormatBase):
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return the score of each choice."""
-        return {"score": head(pool(hidden, batch, pooling)).float().squeeze(-1)}
+        return {"score": head(formats.pool(hidden, batch, pooling)).float().squeeze(-1)}
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return the rank of the best choice of each row."""
@@ -110,7 +99,7 @@ class Tagging(FormatBase):
         template = Template.of(tokenizer)
         room = max_length - len(template.single([]))
         # One by one, as in XTREME's preprocessing: a word's pieces do not depend on its neighbours.
-        words = iter(piece_ids(tokenizer, [word for row in rows for word in row["tokens"]]))
+        words = iter(formats.piece_ids(tokenizer, [word for row in rows for word in row["tokens"]]))
         sequences, example, tags, places = [], [], [], []
         for number, row in enumerate(rows):
             pieces = [next(words)[:room] or [tokenizer.unk_token_id] for _ in row["tokens"]]
@@ -175,12 +164,12 @@ class Retrieval(FormatBase):
         def encoded(part: Sequence[tuple[dict[str, Any], ...]]) -> Encoded:
             texts = [row["text"] for group in part for row in group]
             number = [number for number, group in enumerate(part) for _ in group]
-            sequences = singles(encoder, texts, max_length)
+            sequences = formats.singles(encoder, texts, max_length)
             return Encoded.build(sequences, number, rows=len(part), together=train)
 
         # A few at a time: pieces as Python numbers take ten times the memory of an array.
         parts = [encoded(some) for some in iter(lambda: list(islice(groups, _AT_ONCE)), [])]
-        return join(parts or [encoded([])])
+        return formats.join(parts or [encoded([])])
 
     def head(self, task: Task, width: int, dropout: float) -> nn.Module:
         """Return a head that only holds the scale of the cosines, learnt from 1/20."""
@@ -189,7 +178,7 @@ class Retrieval(FormatBase):
     def loss(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Return the summed cross-entropy of each query against the batch's candidates."""
         # Unlike other losses it depends on how a step is split: fewer candidates are told apart.
-        vectors = functional.normalize(pool(hidden, batch, pooling), dim=-1)
+        vectors = functional.normalize(formats.pool(hidden, batch, pooling), dim=-1)
         pairs = vectors.view(-1, 2, vectors.shape[-1])
         scale = cast(nn.ParameterDict, head)["log_scale"].exp().clamp(max=100.0)
         scores = pairs[:, 0] @ pairs[:, 1].T * scale
@@ -198,7 +187,7 @@ class Retrieval(FormatBase):
 
     def predict(self, head: nn.Module, hidden: Tensor, batch: Batch, pooling: str) -> Outputs:
         """Return one vector per text."""
-        return {"vector": pool(hidden, batch, pooling)}
+        return {"vector": formats.pool(hidden, batch, pooling)}
 
     def decode(self, task: Task, rows: Rows, encoded: Encoded, outputs: Arrays) -> list[Any]:
         """Return one vector per row: an array of shape ``(rows, width)``."""
@@ -213,7 +202,7 @@ class Masked(FormatBase):
 
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Cut paragraphs at ``max_length`` and hide 15 % of the pieces, the same whenever asked."""
-        sequences = singles(encoder, [row["text"] for row in rows], max_length)
+        sequences = formats.singles(encoder, [row["text"] for row in rows], max_length)
         # The same pieces whenever asked: the seed is the length of the text.
         encoded = Encoded.build(sequences, range(len(rows)), rows=len(rows))
         generator = np.random.default_rng([len(encoded.tokens), 15])

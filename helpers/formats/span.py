@@ -9,18 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers import formats
 from helpers.errors import BadRows
-from helpers.formats import (
-    Arrays,
-    Batch,
-    Encoded,
-    FormatBase,
-    Outputs,
-    Rows,
-    Template,
-    piece_ids,
-    pieces_with_offsets,
-)
+from helpers.formats import Arrays, Batch, Encoded, FormatBase, Outputs, Rows, Template
 from helpers.tasks import Task
 
 # As in XTREME; windows are less far apart where they are shorter.
@@ -39,9 +30,10 @@ class Span(FormatBase):
     def encode(self, task: Task, rows: Rows, encoder: Any, max_length: int, train: bool) -> Encoded:
         """Encode question and passage windows; in training, windows carry answer positions."""
         template = Template.of(encoder.tokenizer)
-        questions = piece_ids(encoder.tokenizer, [row["question"] for row in rows])
+        questions = formats.piece_ids(encoder.tokenizer, [row["question"] for row in rows])
         passages = list(dict.fromkeys(row["context"] for row in rows))
-        pieces = dict(zip(passages, pieces_with_offsets(encoder.tokenizer, passages), strict=True))
+        coded = formats.pieces_with_offsets(encoder.tokenizer, passages)
+        pieces = dict(zip(passages, coded, strict=True))
         sequences, example, offset, allowed = [], [], [], []
         places: list[tuple[int, int]] = []
         skipped: Counter[str] = Counter()

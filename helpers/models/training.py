@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import formats, metrics, tasks
+from helpers import data, formats, metrics, tasks
 from helpers.errors import BadRecord, BadRows, HelpfulError
 from helpers.files import load_tensors, save_tensors
 from helpers.formats import Batch, Encoded, FormatBase, shuffled_batches, split
@@ -137,13 +137,11 @@ def training_task(task: Task) -> Task:
 
 def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: int) -> Prepared:
     """Load and tokenise the English rows of some training tasks, and prune the encoder to them."""
-    from helpers.data import rows as load_rows
-
     prepared = Prepared(encoder)
     outcome = prepared.outcome
     for task in tasks:
-        train = load_rows(task, "en", "train", settings.train_rows or None)
-        dev = load_rows(task, "en", "dev", settings.dev_rows or None)
+        train = data.rows(task, "en", "train", settings.train_rows or None)
+        dev = data.rows(task, "en", "dev", settings.dev_rows or None)
         task = replace(task, labels=tuple(train.labels) or task.labels)
         rows = _shuffled_labels(list(train), task, seed) if settings.shuffle_labels else train
         tested, format_ = () if task.format == "retrieval" else dev, formats.get(task.format)
@@ -165,11 +163,9 @@ def prepare(encoder: Encoder, tasks: Sequence[Task], settings: Settings, seed: i
 
 def _add_text(prepared: Prepared, settings: Settings) -> None:
     """Add text in many languages, for masked language modelling beside the tasks."""
-    from helpers.data import texts as load_texts
-
     if not settings.mlm_languages:
         raise BadRows("masked language modelling was asked for, but mlm_languages is empty.")
-    found = [load_texts(language, settings.mlm_rows or None) for language in settings.mlm_languages]
+    found = [data.texts(language, settings.mlm_rows or None) for language in settings.mlm_languages]
     text = [{"text": line} for part in found for line in part]
     source, longest = Source("rows", MLM), settings.max_length
     task = Task(MLM, "intermediate", "retrieval", source, max_length=longest)

@@ -1,11 +1,9 @@
 """Every array that a measure can ask for: what it is, what determines it, and how it is made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -213,7 +211,7 @@ class Probe:
     pooling: str = "mean"
 
     @classmethod
-    def of(cls, g: Inputs, one: Dyad, encoder: Encoder, pooling: str = "mean") -> Probe:
+    def of(cls, g: Inputs, one: Dyad, encoder: Encoder, pooling: str = "mean") -> Self:
         """Encode a task's sample, no more rows of it than are asked for."""
         sample = g.learnt(one)
         choose = partial(readers.subset, size=g.options.gradient_rows, seed=sample.seed)

@@ -4,8 +4,6 @@ An array is made when a measure first needs it, once per task and encoder; what 
 encoder is kept in a file. One of a single task is made at ``Dyad(task, None, language)``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import time
@@ -14,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from joblib import Memory
@@ -48,7 +46,7 @@ class Options:
     precision: str = "auto"  # of reading; "fp32" or "bf16"
 
     @classmethod
-    def sized(cls, rows: int, shuffle_labels: bool = False) -> Options:
+    def sized(cls, rows: int, shuffle_labels: bool = False) -> Self:
         """Return options that read so many rows a task, and no more for anything else."""
         return cls(rows, min(1000, rows), min(200, rows), shuffle_labels=shuffle_labels)
 
@@ -67,7 +65,7 @@ class Dyad(NamedTuple):
     target: Side | None = None
     language: str = "en"
 
-    def of(self, side: str) -> Dyad:
+    def of(self, side: str) -> "Dyad":
         """Return one side alone; only the target is read in the language of the dyad."""
         if side == "intermediate":
             return Dyad(self.intermediate)
@@ -127,7 +125,7 @@ class Array(NamedTuple):
     side: str  # task that it is made for, "intermediate" or "target"; "" for both together
     of: Sequence[str]  # what determines it, by the names of FACTS
     reads: int | str  # passes through an encoder per row, or the array that it is made of
-    make: Callable[[Inputs, Dyad], Parts]
+    make: Callable[["Inputs", Dyad], Parts]
     says: str  # what it is
 
     def at(self, dyad: Dyad) -> Dyad:

@@ -6,8 +6,6 @@ encoder form an *arm*: an intermediate stage with all targets that follow it, or
 condition and seed. Arms share nothing, so no job waits for another.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -255,7 +253,7 @@ def describe(name: str, store: Store) -> Any:
 
 
 @lru_cache(maxsize=1)
-def pretrained(name: str) -> Encoder:
+def pretrained(name: str) -> "Encoder":
     """Load an encoder once per process; training copies what it changes."""
     from helpers.models import encoders  # loads PyTorch
 
