@@ -30,14 +30,12 @@ settings.load_profile("any clock")
 # Read before any test changes the environment.
 _REAL = os.environ.get(ROOT_VARIABLE, "")
 
-
 # TEST_PRECISION=bf16 lets any processor pass for one that multiplies in bf16, here and in children.
 if os.environ.get("TEST_PRECISION") == "bf16":
     _FOLDER = Path(__file__).parent / "bf16"
     paths = [str(_FOLDER), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     runpy.run_path(str(_FOLDER / "sitecustomize.py"))
-
 
 # Several processes begin with these, so that none is left with one while the others have ended.
 SLOW = "test_whole_book test_engines test_faults test_pages test_build test_real".split()

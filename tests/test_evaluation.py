@@ -7,14 +7,7 @@ import torch
 
 from helpers import evaluation, formats, metrics, tasks
 from helpers.errors import BadRows, HelpfulError, MissingData, UnknownName
-from helpers.evaluation import (
-    choose_layer,
-    evaluate,
-    floor,
-    layer_scores,
-    predict,
-    retrieval_scores,
-)
+from helpers.evaluation import evaluate, layer_scores, predict, retrieval_scores
 from helpers.formats import IGNORE, task_scores
 from helpers.metrics.mining import in_first_half
 from helpers.models import encoders
@@ -158,7 +151,7 @@ def test_rows_are_limited_to_the_same_ones_and_those_of_development_can_be_score
         evaluate(tuned, target, ["en"], split="tests")
     # The floor is what a run reports.
     for format_ in ("pair", "choice", "tagging", "span"):
-        assert floor(task(format_)) == tuned.outcome.floor[f"learn-{format_}"]
+        assert evaluation.floor(task(format_)) == tuned.outcome.floor[f"learn-{format_}"]
 
 
 def test_a_target_without_answers_is_decoded_by_its_own_rule(tuned):
@@ -225,10 +218,10 @@ def test_one_pass_scores_every_layer_and_the_best_is_chosen(tiny, monkeypatch):
     found = layer_scores(tiny, target, "fr")
     assert found == pytest.approx(values) and list(found) == [1, 2]
     with pytest.raises(MissingData, match="no layer can be chosen for 'learn-retrieval'.*fetch"):
-        choose_layer(tiny, task("retrieval", missing=("de",)))
+        evaluation.choose_layer(tiny, task("retrieval", missing=("de",)))
     for scores, best in (({1: 0.7, 2: 0.5}, 1), ({1: 0.7, 2: 0.7}, 2)):  # of equals the highest
         monkeypatch.setattr(evaluation, "layer_scores", lambda *_, scores=scores: scores)
-        assert choose_layer(tiny, target) == best
+        assert evaluation.choose_layer(tiny, target) == best
 
 
 def test_layers_above_the_one_that_is_read_are_not_computed(tiny, monkeypatch):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from helpers import results, similarity
-from helpers.errors import BadRecord, UnknownName
+from helpers.errors import UnknownName
 
 MEASURES = ("token_similarity", "label_count")
 
@@ -63,17 +63,6 @@ def test_a_built_in_measure_that_a_reader_replaced_is_not_read(measured, tmp_pat
     assert len(values) == 6 and set(values) == {0.125}
     similarity.register(known, replace=True)
     assert similarity.added() == []
-
-
-def test_a_damaged_committed_file_is_named_with_what_to_do(tmp_path, monkeypatch):
-    whole = (results.FOLDER / "pilot.parquet").read_bytes()
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "data" / "results")
-    results.FOLDER.mkdir(parents=True)
-    for content in (b"", whole[:2000], whole[: len(whole) // 2]):
-        (results.FOLDER / "pilot.parquet").write_bytes(content)
-        for read in (results.load, results.learnt):
-            with pytest.raises(BadRecord, match=r"pilot\.parquet.*git checkout"):
-                read("pilot")
 
 
 def test_committed_controls_are_named_as_such_and_cover_the_dyads_of_their_profile():

@@ -1,5 +1,3 @@
-import unicodedata
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +6,7 @@ from hypothesis import strategies as st
 from helpers import formats
 from helpers.formats import span
 from helpers.tasks import Source, Task
+from tests.formats.conftest import PASSAGES
 
 SPAN = formats.get("span")
 PLAIN = Task("made-up", "intermediate", "span", Source("rows", "made-up"), metric="squad")
@@ -38,25 +37,6 @@ def seen(encoded):
     """Characters of the passage that each window holds: offsets of its pieces."""
     windows = np.split(encoded.per_token["offset"], encoded.starts[1:-1])
     return [offsets[offsets[:, 0] >= 0] for offsets in windows]
-
-
-def decomposed(text):
-    return unicodedata.normalize("NFD", text)
-
-
-PASSAGES = {
-    "english": ("He was born in New York in 1998 .", "New York"),
-    "chinese": ("他在1998年出生于北京市。", "1998年"),
-    "thai": ("เขาเกิดที่กรุงเทพ", "กรุงเทพ"),
-    "arabic": ("ولد في بغداد عام 1998", "بغداد"),
-    "hindi": ("वह नई दिल्ली में रहता है", "नई दिल्ली"),
-    "accents, composed": ("Le café est noir", "café"),
-    "accents, decomposed": ("Le cafe\u0301 est noir", "cafe\u0301"),
-    "vietnamese, decomposed": (decomposed("Ông sống ở Việt Nam từ lâu"), decomposed("ở Việt")),
-    "korean, decomposed": (decomposed("그는 서울 사람"), decomposed("서울")),
-    "spaces": ("the \t red   door \u00a0 is  open", "red   door"),
-    "beyond the basic plane": ("see \U0001f600 \U00020000 here", "\U0001f600 \U00020000"),
-}
 
 
 @pytest.mark.parametrize(("passage", "answer"), PASSAGES.values(), ids=PASSAGES)

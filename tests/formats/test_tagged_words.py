@@ -6,23 +6,10 @@ from hypothesis import strategies as st
 from helpers import formats
 from helpers.formats import IGNORE, piece_ids
 from helpers.tasks import Source, Task
+from tests.formats.conftest import SENTENCES
 
 TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))
 TAGGING = formats.get("tagging")
-
-SENTENCES = {
-    "english": "He opened the red door .".split(),
-    "chinese": list("他在1998年出生于北京。"),
-    "japanese": list("東京タワーは高い"),
-    "thai": list("กรุงเทพมหาน"),
-    "arabic": "ولد في بغداد .".split(),
-    "hebrew": "הוא גר בירושלים".split(),
-    "hindi": "वह दिल्ली में".split(),
-    "korean": "그는 서울에서 태어났다 .".split(),
-    "a word of spaces": ["the", " ", "door", "", "\u200b", "lamp"],
-    "a word with a space in it": ["10 000", "doors"],
-    "a very long word": ["x" * 300, "end"],
-}
 
 
 def rows_of(sentences):

@@ -4,6 +4,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from helpers.formats import Template, piece_ids, pieces_with_offsets
+from tests.formats.conftest import TEXTS
 
 
 def test_template_puts_two_separators_between_two_inputs(either):
@@ -38,28 +39,10 @@ def test_equal_texts_get_equal_pieces_and_chunks_do_not_matter(tiny):
     assert not special & {piece for text in whole for piece in text}
 
 
-OFFSETS = {
-    "spaces": "  the   red\tdoor \n",
-    "accents, composed": "Café noël",
-    "accents, decomposed": "Cafe\u0301 noe\u0308l",
-    "korean, decomposed": "한글 말",
-    "vietnamese, decomposed": "Vie\u0323\u0302t Nam",
-    "chinese": "他在1998年出生。",
-    "thai": "กรุงเทพมหานคร",
-    "japanese": "東京タワーは、高い",
-    "japanese, half width with voice marks": "ｶﾞｷﾞ ﾊﾟ",
-    "arabic with marks": "كَتَبَ الدرس",
-    "hebrew with marks": "שָׁלוֹם עולם",
-    "hindi": "हिन्दी भाषा",
-    "ligatures and full width": "oﬃce ＡＢＣ ①",
-    "beyond the basic plane": "a \U0001f600 \U00020000 b",
-}
-
-
-@pytest.mark.parametrize("text", OFFSETS.values(), ids=OFFSETS)
-def test_offsets_cover_the_given_text_without_white_space(either, text):
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_offsets_cover_a_text_without_white_space_alone_and_among_others(either, text):
     (ids, offsets), *_ = pieces_with_offsets(either.tokenizer, [text])
-    assert len(ids) == len(offsets)
+    assert offsets.shape == (len(ids), 2)
     covered = np.zeros(len(text), bool)
     for begin, end in offsets:
         assert 0 <= begin <= end <= len(text)
@@ -68,13 +51,7 @@ def test_offsets_cover_the_given_text_without_white_space(either, text):
     uncovered = "".join(c for c, inside in zip(text, covered, strict=True) if not inside)
     assert not uncovered.strip()
     assert (np.diff(offsets[:, 0]) >= 0).all() and (np.diff(offsets[:, 1]) >= 0).all()
-
-
-def test_offsets_of_many_texts_are_those_of_each(either):
-    texts = [*OFFSETS.values(), ""]
-    several = pieces_with_offsets(either.tokenizer, texts)
-    for text, (ids, offsets) in zip(texts, several, strict=True):
-        alone = pieces_with_offsets(either.tokenizer, [text])[0]
-        np.testing.assert_array_equal(ids, alone[0])
-        np.testing.assert_array_equal(offsets, alone[1])
-        assert offsets.shape == (len(ids), 2)
+    empty, *_, again = pieces_with_offsets(either.tokenizer, ["", *TEXTS.values(), text])
+    assert empty[1].shape == (0, 2)
+    for one, other in zip((ids, offsets), again, strict=True):
+        np.testing.assert_array_equal(one, other)

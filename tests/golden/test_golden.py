@@ -19,20 +19,12 @@ def here(data_cache, monkeypatch):
     monkeypatch.setenv("TRANSFER_TEXT_ROOT", "django")
 
 
-@pytest.mark.parametrize("name", [name for name in tables.TABLES if name not in tables.HUB])
-def test_values(name, here, package_data, tmp_path):
-    check(name, tmp_path)
-
-
-@pytest.mark.parametrize("name", tables.HUB)
-def test_values_of_a_mirror(name, here, real_mirror, tmp_path):
-    check(name, tmp_path)
-
-
-def check(name, folder):
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_values(name, here, request, tmp_path):
+    request.getfixturevalue("real_mirror" if name in tables.HUB else "package_data")
     made_on = json.loads((tables.FOLDER / "machine.json").read_text(encoding="utf-8"))
     with tables.one_thread():
-        found = table(tables.text(name, folder))
+        found = table(tables.text(name, tmp_path))
         same = tables.machine() == made_on
     expected = table(tables.file(name).read_text(encoding="utf-8"))
     near = {"rtol": RTOL, "atol": ATOL.get(name, 1e-12)}

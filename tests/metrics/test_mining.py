@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.errors import BadRows, HelpfulError
 from helpers.metrics import mining, pair_f1
-from helpers.metrics.mining import (
-    apply_threshold,
-    in_first_half,
-    mine,
-    mine_texts,
-    nearest,
-    nearest_both,
-    tune_threshold,
-)
+from helpers.metrics.mining import apply_threshold, mine, mine_texts, nearest, nearest_both
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +204,7 @@ def scored_pairs(draw):
 @given(scored_pairs())
 def test_the_tuned_threshold_is_at_least_as_good_as_any_other(case):
     frame, gold = case
-    tuned = tune_threshold(frame, gold)
+    tuned = mining.tune_threshold(frame, gold)
     reached = pair_f1(apply_threshold(frame, tuned.value), gold)["f1"]
     tried = [pair_f1(apply_threshold(frame, cut), gold)["f1"] for cut in frame["score"]]
     if frame["score"].is_unique:
@@ -223,19 +215,19 @@ def test_the_tuned_threshold_is_at_least_as_good_as_any_other(case):
 
 def test_the_threshold_lies_midway_and_the_last_pair_may_be_the_best():
     frame = pd.DataFrame({"source": [1, 2, 3], "target": [1, 2, 3], "score": [1.4, 1.2, 1.0]})
-    assert tune_threshold(frame, [(1, 1)]).value == pytest.approx(1.3)
-    all_right = tune_threshold(frame, [(1, 1), (2, 2), (3, 3)])
+    assert mining.tune_threshold(frame, [(1, 1)]).value == pytest.approx(1.3)
+    all_right = mining.tune_threshold(frame, [(1, 1), (2, 2), (3, 3)])
     assert (all_right.value, all_right.f1) == (1.0, 1.0)
     assert len(apply_threshold(frame, all_right.value)) == 3
-    assert tune_threshold(frame.head(1), [(2, 2)]).value == 0.0
-    assert tune_threshold(frame.iloc[:0], [(2, 2)]).f1 == 0.0
+    assert mining.tune_threshold(frame.head(1), [(2, 2)]).value == 0.0
+    assert mining.tune_threshold(frame.iloc[:0], [(2, 2)]).f1 == 0.0
     with pytest.raises(BadRows, match="no gold"):
-        tune_threshold(frame, [])
+        mining.tune_threshold(frame, [])
 
 
 def test_halves_are_stable_and_about_equal():
-    halves = [in_first_half(f"de-{i:09d}") for i in range(2000)]
-    assert halves[:8] == [in_first_half(f"de-{i:09d}") for i in range(8)]
+    halves = [mining.in_first_half(f"de-{i:09d}") for i in range(2000)]
+    assert halves[:8] == [mining.in_first_half(f"de-{i:09d}") for i in range(8)]
     assert 900 < sum(halves) < 1100
 
 

@@ -5,25 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
-from transformers import (
-    AutoModel,
-    BertConfig,
-    DebertaV2Config,
-    GPT2Config,
-    ModernBertConfig,
-    PreTrainedTokenizerFast,
-    T5Config,
-    XLMRobertaConfig,
-)
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import pre_tokenizers as pre
+from transformers import PreTrainedTokenizerFast
 
 from helpers.errors import BadEncoder
 from helpers.evaluation import evaluate
@@ -35,12 +20,11 @@ from tests.models import toys
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
 CONFIGS = {
-    "bert": BertConfig,
-    "xlm-roberta": XLMRobertaConfig,
-    "deberta-v2": DebertaV2Config,
-    "modernbert": ModernBertConfig,
+    "bert": transformers.BertConfig,
+    "xlm-roberta": transformers.XLMRobertaConfig,
+    "deberta-v2": transformers.DebertaV2Config,
+    "modernbert": transformers.ModernBertConfig,
 }
-
 
 TOKENIZERS = ("byte-level", "byte-level without prefix", "gemma-like", "word pieces")
 
@@ -49,15 +33,15 @@ def tokenizer(kind):
     core, made = Tokenizer(models.BPE(unk_token="[UNK]")), trainers.BpeTrainer
     if "byte" in kind:  # as ModernBERT's or, without prefix, GPT's: a space opens a word
         prefix = "without" not in kind
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        core.pre_tokenizer = pre.ByteLevel(add_prefix_space=prefix)
         core.decoder = decoders.ByteLevel()
     elif kind == "gemma-like":  # its normaliser writes spaces as a mark, so that offsets hold them
         core.normalizer = normalizers.Replace(" ", "\u2581")
-        core.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+        core.pre_tokenizer = pre.Split("\u2581", "merged_with_next")
     else:
         core.model, made = models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer
-        core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    alphabet = pre_tokenizers.ByteLevel.alphabet() if "byte" in kind else []
+        core.pre_tokenizer = pre.BertPreTokenizer()
+    alphabet = pre.ByteLevel.alphabet() if "byte" in kind else []
     special = ["[CLS]", "[SEP]", "[PAD]", "[UNK]"]
     trainer = made(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     rows = [row for name in ("pair", "span") for row in toys.rows(name, "en", "train")]
@@ -69,7 +53,7 @@ def tokenizer(kind):
 
 def folder(path, config, made):
     torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(path)
+    transformers.AutoModel.from_config(config).save_pretrained(path)
     made.save_pretrained(path)
     return str(path)
 
@@ -121,11 +105,13 @@ def test_layers_of_other_families_are_compiled_and_not_shortened(tmp_path, monke
 
 def test_what_cannot_be_trained_is_refused_when_it_is_loaded(tmp_path):
     made = tokenizer("byte-level")
-    t5 = T5Config(vocab_size=len(made), d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
+    sizes = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    t5 = transformers.T5Config(vocab_size=len(made), **sizes)
     said = "is no encoder that can be trained .*input_ids.*text alone"
     with pytest.raises(BadEncoder, match=said):
         encoders.load(folder(tmp_path / "t5", t5, made))
-    gpt = GPT2Config(vocab_size=len(made), n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    gpt = transformers.GPT2Config(vocab_size=len(made), **sizes)
     bare = PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer)
     with pytest.raises(BadEncoder, match="no padding token"):
         encoders.load(folder(tmp_path / "gpt", gpt, bare))

@@ -366,9 +366,7 @@ def test_one_row_that_does_not_fit_is_an_error_and_others_are_not_taken_for_it(t
     monkeypatch.setattr(Network, "states", lambda *_: torch.zeros(1) @ torch.zeros(2))
     with pytest.raises(RuntimeError, match="size"):
         fine_tune(tiny, [toys.task("pair")], QUICK, 0)
-
-
-def test_what_a_full_memory_looks_like():
+    # What a full memory looks like.
     cuda = ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
     errors = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
     assert all(map(network.out_of_memory, [*errors, *map(RuntimeError, [FULL, *cuda])]))

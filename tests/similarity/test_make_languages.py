@@ -69,12 +69,9 @@ def test_rows_and_distances_by_hand(packages):
     assert (chinese["genetic"], basque["genetic"], english["genetic"]) == (1.0, "", 0.0)
 
 
-def test_a_missing_package_says_how_to_install_it():
+def test_it_needs_nothing_of_the_project_and_a_missing_package_says_how_to_install_it():
     with pytest.raises(SystemExit, match="throw-away environment"):
         build_languages.package("no_such_package_here")
-
-
-def test_it_needs_nothing_of_the_project():
     code = f"import runpy, sys; runpy.run_path({build_languages.__file__!r}); "
     code += "print([m for m in ('helpers', 'scipy', 'torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)

@@ -22,7 +22,6 @@ PAIRED = [r.linear_cka, r.rsa, r.svcca, r.pwcca]
 UNLABELLED = [], [0.0, np.nan, 1.0, 1.0], [0.2, 0.1, 0.4, 0.3], [[0, 1], [1, 0]]
 UNCUT = [], [-1, 2], [0.5, 1.0], [[1, 2]]
 
-
 REFUSED = [
     *((m, (np.where(X > X.max() - 1e-9, np.nan, X), Y), "NaN or infinite") for m in LABELLED),
     *((m, (np.where(X > X.max() - 1e-9, np.inf, X), Y), "NaN or infinite") for m in LABELLED),

@@ -1,4 +1,6 @@
+import json
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from scipy.spatial.distance import jensenshannon
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics.pairwise import rbf_kernel
 
+from helpers import tasks
 from helpers.errors import MissingData
 from helpers.similarity import text
 
@@ -79,18 +82,7 @@ def test_the_domain_classifier_errs_by_half_within_one_domain(rows, shift, error
     assert text.domain_classifier_error(a, b) == pytest.approx(error, abs=0.08)
 
 
-# The union of the language lists of XTREME-R's tasks.
-XTREME_R = (
-    "af ar az bg bn de el en es et eu fa fi fr gu he hi ht hu id it ja jv ka kk ko lt ml mr ms my nl "
-    "pa pl pt qu ro ru sw ta te th tl tr uk ur vi wo yo zh"
-).split()
-# What Unicode calls the letters of each ISO 15924 script.
-LETTERS = {
-    "Latn": "LATIN", "Arab": "ARABIC", "Cyrl": "CYRILLIC", "Beng": "BENGALI", "Grek": "GREEK",
-    "Gujr": "GUJARATI", "Hebr": "HEBREW", "Deva": "DEVANAGARI", "Geor": "GEORGIAN",
-    "Kore": "HANGUL", "Mlym": "MALAYALAM", "Mymr": "MYANMAR", "Guru": "GURMUKHI", "Taml": "TAMIL",
-    "Telu": "TELUGU", "Thai": "THAI", "Hans": "CJK", "Jpan": "HIRAGANA",
-}  # fmt: skip
+XTREME_R = sorted({c for name in tasks.names(group="xtreme-r") for c in tasks.get(name).languages})
 
 
 class TestLanguages:
@@ -125,17 +117,12 @@ class TestLanguages:
         assert facts["syntactic"].idxmax() == "my"
 
     def test_scripts_are_those_of_the_language_names(self, tmp_path):
-        own_names = {
-            "ar": "العربية", "bg": "български", "bn": "বাংলা", "de": "Deutsch", "el": "Ελληνικά",
-            "fa": "فارسی", "gu": "ગુજરાતી", "he": "עברית", "hi": "हिन्दी", "ja": "ひらがな",
-            "ka": "ქართული", "kk": "қазақ", "ko": "한국어", "ml": "മലയാളം", "mr": "मराठी",
-            "my": "မြန်မာ", "pa": "ਪੰਜਾਬੀ", "ru": "русский", "ta": "தமிழ்", "te": "తెలుగు", "th": "ไทย",
-            "uk": "українська", "ur": "اردو", "vi": "Việt", "zh": "中文",
-        }  # fmt: skip
+        file = Path(__file__).parent / "scripts.json"
+        letters, own_names = json.loads(file.read_text("utf-8")).values()
         scripts = text.languages()["script"]
         for language, name in own_names.items():
             words = {unicodedata.name(c).split()[0] for c in name if c.isalpha()}
-            assert words == {LETTERS[scripts[language]]}, language
+            assert words == {letters[scripts[language]]}, language
         latin = set(scripts.index[scripts == "Latn"])
         assert latin | set(own_names) == set(XTREME_R)
         with pytest.raises(MissingData, match=r"languages\.csv"):

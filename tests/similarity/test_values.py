@@ -35,9 +35,7 @@ NUDGED = {"w": SINGLE["w"] + np.float32(1e-6)}
 SHARES = np.array([1 / 4, 2 / 3]), np.array([3 / 4, 1 / 3])
 E, OF = {"x": [1.0, 0.0], "y": [1.0, 1.0]}, {"x": [0.0, 2.0], "y": [3.0, 3.0]}
 
-
 SAME_FORMAT = catalogue.get("same_format").function
-
 
 VALUES = [
     # Published: tests of transformer-ranker (MIT), in single precision; it divides H by N - 1.

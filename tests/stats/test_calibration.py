@@ -188,29 +188,11 @@ def test_the_table_of_others_becomes_gains_over_the_plain_encoder(recycled, tmp_
         calibration.read_recycled(tmp_path / "nothing.csv")
 
 
-FAMILIES = {
-    "textattack/roberta-base-MNLI": "inference",
-    "someone/roberta_anli_v2": "inference",
-    "someone/roberta-base-rte": "inference",
-    "someone/roberta-base-smarter": "",
-    "someone/roberta-base-imdb": "sentiment",
-    "someone/roberta-squad2": "question answering",
-    "someone/roberta-mnli-imdb": "",
-    "someone/ColD-Fusion-itr13": "",
-}
-OWN = {
-    ("textattack/roberta-base-SST-2", "sst2"): True,
-    ("textattack/roberta-base-SST-2", "sst_5bins"): True,
-    ("textattack/roberta-base-rotten-tomatoes", "rotten_tomatoes"): True,
-    ("cardiffnlp/roberta-base-irony", "tweet_ev_irony"): True,
-    ("vikram71198/roberta-base-finetuned-irony", "tweet_ev_irony"): False,
-    ("ModelTC/roberta-base-rte", "mnli"): False,
-}
-
-
 def test_names_tell_families_and_identity_pairs():
-    assert {name: calibration.family_of(name) for name in FAMILIES} == FAMILIES
-    assert {pair: calibration.trained_on(*pair) for pair in OWN} == OWN
+    names = json.loads((Path(__file__).parent / "model_names.json").read_text("utf-8"))
+    families, own = names.values()
+    assert {name: calibration.family_of(name) for name in families} == families
+    assert [calibration.trained_on(*pair) for *pair, _ in own] == [told for *_, told in own]
 
 
 def test_five_methods_on_a_true_effect_and_on_none(recycled):
