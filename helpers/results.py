@@ -111,7 +111,7 @@ def _measured(
     encoder = encoders.load(chosen.encoder)
     sides = chosen.intermediates, targets or chosen.targets
     with contextlib.suppress(MissingData):  # no stage was tuned from it: measures then say so
-        asked["checkpoints"] = from_store(encoder)
+        asked["checkpoints"] = from_store(encoder, chosen)
     return similarity.measure(sides, measures, encoder, progress=not book.building(), **asked)
 
 

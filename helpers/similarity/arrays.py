@@ -438,7 +438,7 @@ _ROWS: tuple[tuple[str, str, int | str, Callable[[Inputs, Dyad], Parts], str], .
     ("parallel.tuned", "pairs, tuned", 2, lambda g, dyad: _parallel(g, dyad, g.tuned(dyad)[1]),
      "States of English sentences and their translations after tuning, shape (2, rows, D)"),
     ("parallel.plain", "pairs, plain", 2, lambda g, d: _parallel(g, d, g.plain), "The same, before"),
-    ("early.score", "tuned, target, early", 0, _early, "English score after a short run"),
+    ("early.score", "tuned, learner, early", 0, _early, "English score after a short run"),
     ("study.centre", "study, plain", 0, lambda g, dyad: _centre(g, dyad, "embeddings"),
      "Mean over the tasks of the study of their mean embedding, shape (D,)"),
     ("study.sentence_centre", "study, sentences", 0, lambda g, dyad: _centre(g, dyad, "sentences"),

@@ -221,14 +221,19 @@ class Inputs:
             passes, key = array.reads, self._key(array, at)
             if not passes or self._kept.check_call_in_cache(key, self, array, at):
                 continue
-            try:
+            share, count = 1, self.options.sentences  # as two encoders or languages are compared
+            if not array.name.startswith(("common", "parallel")):
                 sample = self.sample(at.of("target") if at.target else at)
-            except Undefined:  # pairs of sentences: about as many as rows of English
-                sample = self.sample(at.of("intermediate"))
-            most = self.options.gradient_rows if passes > 2 else self.options.rows
-            # Features and embeddings are of one reading, and so have one entry.
-            reading = passes, repr([FACTS[name](self, at) for name in array.of])
-            readings[reading] = passes * min(len(sample.rows), most)
+                most = self.options.gradient_rows if passes > 2 else self.options.rows
+                # Words and pieces are many a row, so fewer rows are read for their labels.
+                kind = sample.task.format if "features" in array.name else ""
+                if kind == "retrieval":  # it has no labels
+                    continue
+                share = readers.UNITS_PER_ROW if kind in ("tagging", "span") else 1
+                count = min(len(sample.rows), most // share)
+            # Features of rows and embeddings are of one reading, and so have one entry.
+            reading = passes, share, repr([FACTS[name](self, at) for name in array.of])
+            readings[reading] = passes * count
         return sum(readings.values())
 
     # --- Rows -------------------------------------------------------------------------------------
@@ -330,7 +335,8 @@ FACTS: dict[str, Callable[[Inputs, Dyad], Any]] = {
     "rows": lambda g, at: g.sample(at).key,
     "learnt": lambda g, at: g.learnt(at).key,
     "target rows": lambda g, at: g.sample(at.of("target")).key,
-    "target": lambda g, at: (_task(g, at.of("target")), at.of("target").intermediate.seed),
+    # The same for targets that learn from the same rows of one task.
+    "learner": lambda g, at: (s := g.sample(at.of("target"))).key + s.task.name,
     "plain": _plain,
     "tuned": lambda g, at: (g.checkpoint(at).key, _plain(g, at)),
     "sentences": lambda g, at: g.given("sentence_encoder").sha256,

@@ -31,6 +31,7 @@ from helpers.models.network import Network
 from helpers.models.training import Tuned
 from helpers.similarity.catalogue import Undefined, evenly
 from helpers.similarity.representations import Integers
+from helpers.study.profiles import Profile
 from helpers.tasks import Row, Source, Task
 
 Single = NDArray[np.float32]
@@ -374,19 +375,23 @@ def fingerprint(tuned: Tuned) -> str:
     return digest.hexdigest()
 
 
-def from_store(encoder: Encoder, folder: str | Path | None = None) -> dict[Any, Checkpoint]:
-    """Return the stored stages ``single`` of an encoder, by (task, seed) the latest that is done."""
+def from_store(encoder: Encoder, profile: Profile, folder: Any = None) -> dict[Any, Checkpoint]:
+    """Return what the stages ``single`` of a profile's study left, by (task, seed) the latest."""
     from helpers.study.store import Store
 
-    store = Store(folder)
-    runs = store.scores(stage="intermediate").sort_values("utc")
-    runs = runs.query("encoder == @encoder.name and condition == 'single' and status == 'done'")
-    found: dict[Any, Checkpoint] = {}
-    for run, task, seed in runs[["run", "intermediate", "seed"]].itertuples(index=False):
-        if path := store.checkpoint(run):
-            found[task, int(seed)] = Checkpoint(run, partial(_stored, encoder, path, task))
+    store, found = Store(folder), dict[Any, Checkpoint]()
+    # A repeated stage has its plan's seed; one that learnt nothing is still what targets start from.
+    runs = (r for r in store.records(store.runs()) if r.condition == "single" and not r.target)
+    for r in sorted(runs, key=lambda run: run.provenance["utc"]):
+        place, task = store.folder / "checkpoints" / r.run, r.intermediate
+        if r.encoder == encoder.name and task in profile.intermediates:
+            asked = profile.settings(tasks.get(task), "intermediate", "single").facts()
+            left = (place / "heads.safetensors").exists()  # its loss may have been no number
+            if left and r.spec["settings"] == json.loads(json.dumps(asked)):
+                load = partial(_stored, encoder, place, task)
+                found[task, int(r.spec["seed"])] = Checkpoint(r.run, load)
     if not found:
-        said = f"{store.folder} has no finished intermediate stage of encoder {encoder.name!r}"
+        said = f"{store.folder} has no finished intermediate stage of profile {profile.name!r}"
         raise MissingData(f"{said}. Run a plan with its intermediates first: study.run(plan).")
     return found
 
@@ -437,11 +442,8 @@ def _tune(encoder: Encoder, task: Task, settings: Settings, seed: int, what: str
     return tuned
 
 
-SHORT = Settings(epochs=1, train_rows=200, dev_rows=300, evaluations=1)
-
-
-def early(tuned: Tuned, task: Task, seed: int, settings: Settings = SHORT) -> float:
+def early(tuned: Tuned, task: Task, seed: int, settings: Mapping[str, Settings]) -> float:
     """Return the English development score, 0 to 1, of a short run on the task that trains a target."""
     # It is what a measure of similarity can reach at best (after Poth et al. 2021, 2104.08247).
-    short = _tune(tuned.encoder, task, settings, seed, f"the short run on {task.name}")
-    return float(short.outcome.dev[task.name])
+    how = settings[task.name], seed, f"the short run on {task.name}"
+    return float(_tune(tuned.encoder, task, *how).outcome.dev[task.name])

@@ -186,7 +186,7 @@ def test_a_language_head_gives_losses(make, tiny, tmp_path):
     np.testing.assert_array_equal(*states)
 
 
-def test_an_early_run_is_made_once_per_dyad(make):
+def test_an_early_run_is_made_once_per_dyad_and_task_that_is_learnt(make):
     calls = []
 
     def half(tuned, task, seed):
@@ -199,8 +199,11 @@ def test_an_early_run_is_made_once_per_dyad(make):
     assert calls == [("toy-intents", 0)]
     with pytest.raises(Undefined, match="nothing is trained"):
         given.get("early.score", dyad(t="toy-messages"))
-    runs = [partial(early, settings=Settings(train_rows=rows)) for rows in (20, 40)]
-    made = [make(early=run) for run in runs]
+    more = replace(tasks.get("toy-intents"), name="toy-more", train_with="toy-intents")
+    given.tasks["toy-more"] = more
+    assert given.key("early.score", dyad(t="toy-more")) == given.key("early.score", dyad())
+    runs = [{"toy-intents": Settings(train_rows=rows)} for rows in (20, 40)]
+    made = [make(early=partial(early, settings=run)) for run in runs]
     assert len({g.key("early.score", dyad()) for g in made}) == 2
 
 
@@ -246,7 +249,11 @@ def test_cost_counts_what_is_still_to_be_read(gather, monkeypatch):
     np.testing.assert_allclose(features.values[features.rows == 0][0], embeddings[0], atol=1e-6)
     assert gather.cost(wanted) == 0
     assert gather.cost({("target.gradient", dyad())}) == 15 * 12
-    assert gather.cost({("parallel.plain", dyad(language="qaa"))}) > 0
+    assert gather.cost({("parallel.plain", dyad(language="qaa"))}) == 2 * 60
+    # Two encoders read 60 sentences each, and words of 90 // 4 rows are enough for 90 units.
+    read = {("common.intermediate", dyad()), ("common.target", dyad())}
+    read |= {("tuned.features", dyad(t=name)) for name in ("toy-slots", "toy-messages")}
+    assert gather.cost(read) == 2 * 60 + 90 // 4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

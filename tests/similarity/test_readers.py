@@ -1,16 +1,16 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from helpers import tasks
 from helpers.errors import BadRows, MissingData
-from helpers.models import Settings, encoders, network, training
+from helpers.models import Outcome, Settings, encoders, network, training
 from helpers.similarity import readers as r
 from helpers.similarity.catalogue import Undefined
+from helpers.study import profiles
 from helpers.study import store as stores
 from helpers.tasks import Source, Task
 
@@ -204,12 +204,16 @@ def test_fingerprint_follows_encoder_and_heads(tiny):
 
 
 class TestTrained:
-    def test_trains_once_and_reads_back_encoder_and_head(self, trained, monkeypatch):
+    def test_trains_once_and_reads_back_encoder_and_head(self, trained, tmp_path, monkeypatch):
         first = trained("toy-same", 0).load()
         monkeypatch.setattr(training, "fine_tune", None)  # a second training would fail
         again = r.Trained(trained.encoder, trained.settings, trained.folder)("toy-same", 0).load()
         assert r.fingerprint(first) == r.fingerprint(again)
         assert again.settings.pooling == trained.settings.pooling
+        collapsed = training.Tuned(trained.encoder, outcome=Outcome(status="collapsed"))
+        monkeypatch.setattr(training, "fine_tune", lambda *a, **k: collapsed)
+        with pytest.raises(Undefined, match="toy-same with seed 0 collapsed"):
+            r.Trained(trained.encoder, trained.settings, tmp_path)("toy-same", 0).load()
 
     def test_keys_follow_the_task_that_trains_seed_and_settings(self, trained):
         other = r.Trained(trained.encoder, training.Settings(), trained.folder)
@@ -221,34 +225,32 @@ class TestTrained:
         assert trained("toy-other", 0).key == trained("toy-same", 0).key
         assert trained("toy-messages", 0) is None  # nothing trains a bitext task
 
-    def test_a_collapsed_run_is_undefined(self, trained, tmp_path, monkeypatch):
-        collapsed = training.Tuned(trained.encoder, outcome=training.Outcome(status="collapsed"))
-        monkeypatch.setattr(training, "fine_tune", lambda *a, **k: collapsed)
-        given = r.Trained(trained.encoder, trained.settings, tmp_path)("toy-same", 0)
-        with pytest.raises(Undefined, match="toy-same with seed 0 collapsed"):
-            given.load()
 
-
-def test_a_store_gives_the_latest_finished_run(trained, tmp_path, monkeypatch):
+def test_a_store_gives_what_the_stages_of_a_profile_left(trained, tmp_path):
+    profile, place = profiles.get("tiny"), stores.Store(tmp_path)
     with pytest.raises(MissingData, match="Run a plan"):  # it is empty
-        r.from_store(trained.encoder, tmp_path)
-    tuned = trained("toy-same", 0).load()
-    place = stores.Store(tmp_path)
-    for run in ("r1", "r2"):
-        place.save_checkpoint(run, tuned.save_encoder)
+        r.from_store(trained.encoder, profile, tmp_path)
+    own = profile.settings(tasks.get("toy-same"), "intermediate", "single").facts()
     rows = [
-        ("r1", "tiny", "single", "toy-same", 0, "done", "2026-01-01"),
-        ("r2", "tiny", "single", "toy-same", 0, "done", "2026-01-02"),
-        ("r3", "tiny", "single", "toy-same", 1, "done", "2026-01-02"),  # no checkpoint
-        ("r1", "tiny", "multitask", "toy-choice", 0, "done", "2026-01-03"),
-        ("r1", "other", "single", "toy-span", 0, "done", "2026-01-03"),
+        ("r1", "tiny", "single", 0, own, "done"),
+        ("r2", "tiny", "single", 0, own, "done"),  # later
+        ("r3", "tiny", "single", 1, own, "done"),
+        ("r4", "tiny", "single", 2, own, "collapsed"),  # what its targets started from
+        ("r5", "tiny", "single", 0, own | {"train_rows": 7}, "done"),  # of another profile
+        ("r6", "tiny", "multitask", 0, own, "done"),
+        ("r7", "other", "single", 0, own, "done"),
+        ("r8", "tiny", "single", 3, own, "collapsed"),  # with no number for a loss
     ]
-    names = ["run", "encoder", "condition", "intermediate", "seed", "status", "utc"]
-    table = pd.DataFrame(rows, columns=names)
-    monkeypatch.setattr(stores.Store, "scores", lambda self, stage: table)
-    found = r.from_store(trained.encoder, tmp_path)
-    assert {key: value.key for key, value in found.items()} == {("toy-same", 0): "r2"}
-    assert r.fingerprint(found["toy-same", 0].load()) == r.fingerprint(tuned)
+    tuned = trained("toy-same", 0).load()
+    for run, encoder, condition, seed, settings, status in rows:
+        facts = (run, run, "intermediate", encoder, condition, "toy-same", "")
+        spec, tries = {"seed": seed, "settings": settings}, [Outcome("collapsed"), Outcome(status)]
+        place.write(stores.Record(*facts, spec, tries, {"utc": run}))
+        empty = (lambda at: (at / "no-encoder.txt").touch()) if run == "r8" else tuned.save_encoder
+        place.save_checkpoint(run, empty)
+    found = r.from_store(trained.encoder, profile, tmp_path)
+    assert {seed: at.key for (_, seed), at in found.items()} == {0: "r2", 1: "r3", 2: "r4"}
+    assert r.fingerprint(found["toy-same", 1].load()) == r.fingerprint(tuned)
 
 
 def test_scores_are_those_of_the_whole_model(tiny, tmp_path):
@@ -281,7 +283,7 @@ def test_an_early_score_is_the_score_of_a_run_that_starts_from_the_intermediate(
     tuned = trained("toy-same", 0).load()
     task = tasks.get("toy-intents")
     before = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"].clone()
-    value = r.early(tuned, task, 3, SHORT)
+    value = r.early(tuned, task, 3, {task.name: SHORT})
     expected = training.fine_tune(tuned.encoder, [task], SHORT, 3).outcome.dev["toy-intents"]
     assert value == expected and 0 < value <= 1
     after = tuned.encoder.model.state_dict()["embeddings.word_embeddings.weight"]

@@ -89,11 +89,16 @@ def test_every_measure_of_arrays_has_noise_and_only_those_with_labels_follow_cla
         similarity.independence(["logmee"])
     with pytest.raises(HelpfulError, match="needs intermediate.facts"):
         similarity.independence(["same_format"])
+    # A reader's measure has noise, too.
+    needs, function = ("intermediate.texts", "target.texts"), lambda a, b: len(a[0]) - len(b[0])
+    mine = similarity.Measure("mine", "custom", needs, function)
+    found = similarity.independence([mine], classes=(2,), repeats=3, rows=50)
+    assert len(found) == 3 and abs(found["value"].mean()) < 100
 
 
 def test_what_is_centred_is_centred_on_zero():
     names = ["text_embedding", "cka", "rsa", "knn_probe", "gradient_cosine", "task_vector"]
-    names += ["alignment_cka", "alignment_retrieval", "pseudo_perplexity", "mlm_drift"]
+    names += ["alignment_cka", "alignment_retrieval", "pseudo_perplexity", "mlm_drift", "mmd"]
     found = similarity.independence(names, classes=(4,), repeats=12, rows=300, columns=20)
     by_name = found.groupby("measure")["value"]
     z = by_name.mean() / (by_name.std() / np.sqrt(by_name.count()))
@@ -114,10 +119,3 @@ def test_raw_scores_that_follow_the_number_of_classes_are_shown_to():
     means = found.groupby("measure")["value"].mean()
     assert means["tfidf"] > 0.98 and means["token_similarity"] > 0.9
     assert 0.3 < means["vocabulary_overlap"] < 0.95  # rare words occur in one sample only
-
-
-def test_a_readers_measure_has_a_null_too():
-    needs, function = ("intermediate.texts", "target.texts"), lambda a, b: len(a[0]) - len(b[0])
-    mine = similarity.Measure("mine", "custom", needs, function)
-    found = similarity.independence([mine], classes=(2,), repeats=3, rows=50)
-    assert len(found) == 3 and abs(found["value"].mean()) < 100
