@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -73,7 +73,7 @@ class Source:
     read: Callable[[str, str], Iterable[Row]] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     licence: str = ""
-    parts: tuple[Self, ...] = ()
+    parts: tuple["Source", ...] = ()
     languages: tuple[str, ...] = ()
     language: str = ""
     side: str = ""
@@ -86,11 +86,11 @@ class Source:
         """Return the configuration, or the path of the file, that holds a language and split."""
         return self.configs.get(language, self.config).format(language=language, split=split)
 
-    def flat(self) -> tuple[Self, ...]:
+    def flat(self) -> tuple["Source", ...]:
         """Return the sources that are really read: the parts, or this one."""
         return tuple(leaf for part in self.parts for leaf in part.flat()) or (self,)
 
-    def serving(self, language: str, split: str) -> tuple[Self, ...]:
+    def serving(self, language: str, split: str) -> tuple["Source", ...]:
         """Return the sources that hold rows of a language and split."""
         held = (leaf for leaf in self.flat() if split in leaf.splits)
         return tuple(s for s in held if not s.languages or language in s.languages)
