@@ -72,7 +72,7 @@ def learnt(profile: str) -> pd.DataFrame:
             with contextlib.suppress(MissingData):
                 floors[name] = evaluation.floor(task, rows=limit or None)
     found = found.assign(floor=found["intermediate"].map(floors).astype(float))
-    above = (found["value"] > found["floor"] + profiles.MARGIN).astype("boolean")
+    above = ((found["value"] - found["floor"]).round(9) > profiles.MARGIN).astype("boolean")
     return found.assign(above=above.where(found["floor"].notna()))
 
 

@@ -177,7 +177,7 @@ def _judged(outcome: Outcome, job: Record) -> Outcome:
         f"{task}: English dev score {score:.3f} is not above {outcome.floor[task]:.3f} (constant "
         f"answer) + {MARGIN}"
         for task, score in outcome.dev.items()
-        if task in outcome.floor and not score > outcome.floor[task] + MARGIN
+        if task in outcome.floor and not round(score - outcome.floor[task], 9) > MARGIN
     ]
     # Of several tasks trained together some may stay unlearnt; collapsed means that all did.
     if outcome.status != "done" or not low or len(low) < len(outcome.dev):

@@ -84,10 +84,10 @@ def attempt(job, start, state, seed, stop, step):
     # Named targets collapse; with an exclamation mark only in their first attempt.
     names = os.environ.get("FAKE_COLLAPSE", "-").split()
     low = job.target in names or (f"{job.target}!" in names and seed < 10_000)
-    dev = {"t": 0.1 if low else value}
+    dev = {"t": 0.14 if low else value}  # 0.14 > 0.12 + 0.02 in binary, and no more than two points
     score = {"split": "test", "metric": "accuracy", "value": value, "n": 9}
     scores = [{"language": code} | score for code in job.spec["evaluation"]]
-    facts = {"floor": {"t": 0.1}, "steps": STEPS, "rows": 10, "tokens": 1000, "device": "cpu fake"}
+    facts = {"floor": {"t": 0.12}, "steps": STEPS, "rows": 10, "tokens": 1000, "device": "cpu fake"}
     _trace("end", job, seed)
     return Tuned(Outcome("done", seed, scores, dev, **facts), f"{job.run}/{seed}")
 
