@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from statistics import mode
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers import formats
+from helpers import formats, metrics
 from helpers.formats import IGNORE, Arrays, Batch, Encoded, FormatBase, Outputs, Rows, Template
 from helpers.tasks import Task
 
@@ -130,10 +129,11 @@ class Tagging(FormatBase):
         return [part.tolist() for part in np.split(words, ends)[:-1]]
 
     def constant(self, task: Task, rows: Rows) -> list[Any]:
-        """Return the most frequent label for every word."""
-        gold = self.gold(task, rows)
-        common = mode([tag for tags in gold for tag in tags if tag != IGNORE] or [0])
-        return [[common] * len(tags) for tags in gold]
+        """Return for every word the one label, of those that occur, that scores best."""
+        gold, main = self.gold(task, rows), metrics.get(task.metric).main
+        seen = sorted({tag for tags in gold for tag in tags} - {IGNORE})
+        every = ([[tag] * len(tags) for tags in gold] for tag in seen or [0])
+        return max(every, key=lambda one: formats.task_scores(task, rows, one)[main])
 
 
 def _chunks(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from helpers import formats
 from helpers.formats import IGNORE, piece_ids
-from helpers.tasks import Source, Task
+from helpers.tasks import Source, Task, get
 from tests.formats.conftest import SENTENCES
 
 TASK = Task("made-up", "target", "tagging", Source("rows", "made-up"), labels=("O", "B-a", "I-a"))
@@ -46,8 +46,7 @@ def test_no_word_is_lost_or_moved_whatever_its_letters(tiny, sentences, longest)
     assert encoded.lengths.max() <= longest
     assert TAGGING.decode(TASK, rows, encoded, predicted(encoded)) == TAGGING.gold(TASK, rows)
     labelled = (encoded.per_token["tag"] != IGNORE).sum()
-    assert labelled == sum(map(len, sentences))
-    assert TAGGING.weight(encoded, np.arange(len(encoded))) == labelled
+    assert labelled == sum(map(len, sentences)) == TAGGING.weight(encoded, np.arange(len(encoded)))
 
 
 def test_words_without_pieces_are_unknown_and_keep_their_label(either):
@@ -63,10 +62,9 @@ def test_the_first_piece_is_labelled_and_special_tokens_are_not(tiny):
     encoded = TAGGING.encode(TASK, [{"tokens": tokens, "tags": [1, 2, 0]}], tiny, 64, True)
     sizes = [len(piece) for piece in piece_ids(tiny.tokenizer, tokens)]
     assert sizes[1] > 1
-    expected = [IGNORE]
-    for tag, size in zip([1, 2, 0], sizes, strict=True):
-        expected += [tag, *[IGNORE] * (size - 1)]
-    assert encoded.per_token["tag"].tolist() == [*expected, IGNORE]
+    pairs = zip([1, 2, 0], sizes, strict=True)
+    expected = [one for tag, size in pairs for one in (tag, *[IGNORE] * (size - 1))]
+    assert encoded.per_token["tag"].tolist() == [IGNORE, *expected, IGNORE]
 
 
 def test_a_long_sentence_is_split_between_words(tiny):
@@ -90,3 +88,6 @@ def test_rows_without_tags_can_be_predicted_and_unknown_tags_carry_no_loss(tiny)
     encoded = TAGGING.encode(TASK, rows, tiny, 32, True)
     assert TAGGING.weight(encoded, np.array([0])) == 1
     assert TAGGING.constant(TASK, rows) == [[2, 2, 2]]  # they are never the constant answer
+    # Of spans that is not the most frequent tag: "O" finds none, "I-PER" reads each sentence as one.
+    rows = [{"tags": [0, 0, 0]}, {"tags": [1, 2]}]
+    assert TAGGING.constant(get("panx"), rows) == [[2, 2, 2], [2, 2]]
