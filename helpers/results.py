@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from helpers import book, data, similarity, study, tasks
+from helpers import book, data, study, tasks
 from helpers.errors import BadFit, HelpfulError, MissingData
-from helpers.stats import confirmatory, gains, prediction
 from helpers.study import profiles
 from helpers.study.profiles import PROFILES
 from helpers.study.store import Store, read_export
@@ -72,7 +71,7 @@ def learnt(profile: str) -> pd.DataFrame:
             with contextlib.suppress(MissingData):
                 floors[name] = evaluation.floor(task, rows=limit or None)
     found = found.assign(floor=found["intermediate"].map(floors).astype(float))
-    above = ((found["value"] - found["floor"]).round(9) > profiles.MARGIN).astype("boolean")
+    above = profiles.above(found["value"], found["floor"]).astype("boolean")
     return found.assign(above=above.where(found["floor"].notna()))
 
 
@@ -86,6 +85,8 @@ def similarities(
         measures: names of measures to take where there is no committed table.
         added: whether measures that a reader registered join it; they need the profile's data.
     """
+    from helpers import similarity
+
     profiles.get(profile)  # or UnknownName, before anything is read
     own, file = similarity.added() if added else [], SIMILARITY / f"{profile}.csv"
     if not file.exists() or mode == "always":
@@ -100,6 +101,7 @@ def _measured(
     profile: str, measures: Sequence[str], targets: Sequence[str] = (), **asked: Any
 ) -> pd.DataFrame:
     """Measure the tasks of a profile with its encoder, from what is here and in the store."""
+    from helpers import similarity
     from helpers.models import encoders
     from helpers.similarity.inputs import Options
     from helpers.similarity.readers import from_store
@@ -129,6 +131,8 @@ def rank(target: str, profile: str, *, measure: str) -> pd.DataFrame:
         low, high, helps (probability of a gain above zero), best (of being the best of them) and
         similarity. Without rows, and with a note, where the study is too small or not there.
     """
+    from helpers.stats import confirmatory, gains, prediction
+
     chosen, own = profiles.get(profile), tasks.get(target).name
     columns = ["rank", "intermediate", "predicted", "low", "high", "helps", "best", "similarity"]
     try:

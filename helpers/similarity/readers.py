@@ -383,8 +383,8 @@ def from_store(encoder: Encoder, profile: Profile, folder: Any = None) -> dict[A
     # A repeated stage has its plan's seed; one that learnt nothing is still what targets start from.
     runs = (r for r in store.records(store.runs()) if r.condition == "single" and not r.target)
     for r in sorted(runs, key=lambda run: run.provenance["utc"]):
-        place, task = store.folder / "checkpoints" / r.run, r.intermediate
-        if r.encoder == encoder.name and task in profile.intermediates:
+        place, task = store.checkpoint(r.run), r.intermediate
+        if place and r.encoder == encoder.name and task in profile.intermediates:
             asked = profile.settings(tasks.get(task), "intermediate", "single").facts()
             left = (place / "heads.safetensors").exists()  # its loss may have been no number
             if left and r.spec["settings"] == json.loads(json.dumps(asked)):

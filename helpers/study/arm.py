@@ -28,7 +28,7 @@ from helpers.errors import BadRecord, BadRows, HelpfulError, StoreFull
 from helpers.files import commit, provenance, utc, write_atomic
 from helpers.models import Outcome, Settings
 from helpers.study.plan import Plan, pretrained, stamp, survey
-from helpers.study.profiles import MARGIN, RETRY_SEED
+from helpers.study.profiles import MARGIN, RETRY_SEED, above
 from helpers.study.store import AGAIN, FINISHED, Record, Store, missing
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _judged(outcome: Outcome, job: Record) -> Outcome:
         f"{task}: English dev score {score:.3f} is not above {outcome.floor[task]:.3f} (constant "
         f"answer) + {MARGIN}"
         for task, score in outcome.dev.items()
-        if task in outcome.floor and not round(score - outcome.floor[task], 9) > MARGIN
+        if task in outcome.floor and not above(score, outcome.floor[task])
     ]
     # Of several tasks trained together some may stay unlearnt; collapsed means that all did.
     if outcome.status != "done" or not low or len(low) < len(outcome.dev):

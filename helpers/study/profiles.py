@@ -19,7 +19,7 @@ from helpers.errors import known
 from helpers.models import Settings
 from helpers.tasks import Task
 
-MARGIN = 0.02  # exactly so much is not above: differences are rounded to nine digits
+MARGIN = 0.02
 RETRY_SEED = 10_000
 CONDITIONS = ("none", "single", "multitask", "mlm", "translated", "more_target", "shuffled")
 STAGES = ("intermediate", "target")
@@ -86,3 +86,9 @@ TINY, DEMO, PILOT, PAPER = (PROFILES[name] for name in ("tiny", "demo", "pilot",
 def get(name: str) -> Profile:
     """Return a profile by name, or raise UnknownName."""
     return PROFILES[known("profile", name, PROFILES)]
+
+
+def above(score: Any, floor: Any) -> Any:
+    """Return whether a score, or each of a column, is more than the margin above its floor."""
+    # Rounded, so that exactly the margin is not above, whatever the last binary digit.
+    return round(score - floor, 9) > MARGIN
