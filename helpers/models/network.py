@@ -223,12 +223,12 @@ def packed_attention(
     sizes = [count * length for count, length in shapes]
     parts = []
     for shape, *group in zip(shapes, *(states.split(sizes) for states in packed), strict=True):
-        q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in group)
+        q, k, v = (part.unflatten(0, shape).transpose(1, 2).contiguous() for part in group)
         if fused and shape[1] >= _FUSED_FROM:
             states = functional.scaled_dot_product_attention(q, k, v, scale=scaling)
         else:
             factor = q.shape[-1] ** -0.5 if scaling is None else scaling
-            states = torch.softmax(q @ k.transpose(-1, -2) * factor, -1) @ v
+            states = torch.softmax((q * factor) @ k.transpose(-1, -2), -1) @ v
         parts.append(states.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None], None
 
