@@ -11,7 +11,7 @@ from scipy import stats
 from helpers.errors import BadFit, unknown
 from helpers.stats import design, permutation, reml
 from helpers.stats.confirmatory import DYAD, FORMATS, RANDOM, TASKS
-from helpers.stats.gains import SCALES
+from helpers.stats.gains import SCALES, scale_within
 
 REMOVED: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -132,16 +132,17 @@ def run(
     return Multiverse(ordered, pd.Series(values), band, tuple(notes))
 
 
-def _slope(data: pd.DataFrame, measure: str) -> reml.Fit:
+def _slope(data: pd.DataFrame, measure: str, outcome: str) -> reml.Fit:
     """Fit the primary model to the dyads that have a measure, standardised over them."""
-    here = design.standardise(data.dropna(subset=[measure, "gain"]), [measure])
-    return reml.crossed_reml(here, "gain", [measure], RANDOM)
+    here = design.standardise(data.dropna(subset=[measure, outcome]), [measure])
+    return reml.crossed_reml(here, outcome, [measure], RANDOM)
 
 
 def all_measures(
     data: pd.DataFrame,
     measures: Sequence[str],
     *,
+    outcome: str = "gain",
     reliability: Mapping[str, float] | None = None,
     n: int = 9999,
     seed: int = 0,
@@ -157,19 +158,21 @@ def all_measures(
         raise unknown("measure", measure, map(str, data.columns))
     for measure in measures:
         try:
-            fit = _slope(data, measure)
+            fit = _slope(data, measure, outcome)
             rows[measure] = {**fit[measure], "note": " ".join(fit.design.notes)}
         except BadFit as error:
             rows[measure] = {"note": str(error)}
-        rows[measure]["dyads"] = int(data[[measure, "gain"]].notna().all(axis=1).sum())
+        rows[measure]["dyads"] = int(data[[measure, outcome]].notna().all(axis=1).sum())
     table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"estimate": "slope"})
     table = table.reindex(columns=["dyads", "slope", "se", "df", "low", "high", "p", "note"])
     fitted = table.index[table["p"].notna()]
+    # Few dyads give a p, and no member of the family, as for p_min_p.
+    family = fitted[table.loc[fitted, "dyads"] >= permutation.LEAST_CELLS]
     table["p_bh"] = np.nan
-    if len(fitted):
-        table.loc[fitted, "p_bh"] = stats.false_discovery_control(table.loc[fitted, "p"])
+    if len(family):
+        table.loc[family, "p_bh"] = stats.false_discovery_control(table.loc[family, "p"])
     try:
-        found = permutation.min_p(data, "gain", list(fitted), *DYAD, FORMATS, n, seed)
+        found = permutation.min_p(data, outcome, list(fitted), *DYAD, FORMATS, n, seed)
     except BadFit:
         found = pd.DataFrame(columns=["p", "p_min_p"], dtype=float)
     table = table.join(found[["p", "p_min_p"]].rename(columns={"p": "p_permutation"}))
@@ -180,17 +183,24 @@ def all_measures(
     return table.rename_axis("measure")
 
 
-def controls(data: pd.DataFrame, negative: Sequence[str], positive: Sequence[str]) -> pd.DataFrame:
+def controls(
+    data: pd.DataFrame, negative: Sequence[str], positive: Sequence[str], outcome: str = "gain"
+) -> pd.DataFrame:
     """Check measures that must not predict, and measures that must (with a slope above zero).
 
     Args:
         data: dyad table.
-        negative, positive: such as similarity from a random encoder, and the early target score.
+        negative: such as similarity from a random encoder.
+        positive: such as the early target score; scaled within targets where the outcome is.
+        outcome: ``"gain"``, or ``"gain_within"`` as `gains.scale_within` adds it.
     """
     rows = []
     for kind, names in (("negative", negative), ("positive", positive)):
         for name in names:
-            row = _slope(data, name)[name]
+            # How well a target is learnt differs between targets, which no gain within one can follow.
+            within = outcome == "gain_within" and kind == "positive"
+            here = data.assign(**{name: scale_within(data, name)[f"{name}_within"]})
+            row = _slope(here if within else data, name, outcome)[name]
             found = bool(row["p"] < 0.05)
             passed = not found if kind == "negative" else found and row["estimate"] > 0
             rows.append([name, kind, *row[["estimate", "low", "high", "p"]], passed])

@@ -4,7 +4,7 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
 from helpers.errors import BadFit, UnknownName
-from helpers.stats import multiverse, permutation
+from helpers.stats import gains, multiverse, permutation
 from helpers.stats.reml import crossed_reml
 from tests.stats.tables import world
 
@@ -119,6 +119,11 @@ def test_all_measures_table():
     known = found["p"].dropna()
     adjusted = multipletests(known, method="fdr_bh")[1]
     assert found.loc[known.index, "p_bh"].to_numpy() == pytest.approx(adjusted)
+    few = data.assign(few=data["other"].where(data["target"] < "t02"))  # in 18 dyads
+    again = multiverse.all_measures(few, [*names, "few"], n=199)
+    assert again.loc["few", "dyads"] < 20 and np.isfinite(again.loc["few", "p"])
+    assert np.isnan(again.loc["few", "p_bh"]) and np.isnan(again.loc["few", "p_min_p"])
+    assert again.loc[names, "p_bh"].to_numpy() == pytest.approx(adjusted)
     by_max = permutation.min_p(data, "gain", names, *TASKS, multiverse.FORMATS, n=199)
     assert found.loc[names, "p_min_p"].to_numpy() == pytest.approx(by_max["p_min_p"].to_numpy())
 
@@ -130,3 +135,13 @@ def test_controls():
     assert not multiverse.controls(data, ["similarity"], ["other"])["passed"].any()
     backwards = data.assign(similarity=-data["similarity"])
     assert not multiverse.controls(backwards, [], ["similarity"])["passed"].any()
+
+
+def test_a_positive_control_is_sought_within_targets_where_gains_are():
+    data = gains.scale_within(dyads(0.8))
+    # How well a target is learnt says nothing of its gains, and is most of an early score.
+    level = data["target"].str[1:].astype(float)
+    early = data.assign(early=data["similarity"] + 20 * level)
+    found = [multiverse.controls(early, [], ["early"], what) for what in ("gain", "gain_within")]
+    assert [table["passed"].item() for table in found] == [False, True]
+    assert multiverse.all_measures(data, ["similarity"], outcome="gain_within", n=99)["p"].lt(0.05).all()
