@@ -144,4 +144,8 @@ def test_a_positive_control_is_sought_within_targets_where_gains_are():
     early = data.assign(early=data["similarity"] + 20 * level)
     found = [multiverse.controls(early, [], ["early"], what) for what in ("gain", "gain_within")]
     assert [table["passed"].item() for table in found] == [False, True]
-    assert multiverse.all_measures(data, ["similarity"], outcome="gain_within", n=99)["p"].lt(0.05).all()
+    assert (
+        multiverse.all_measures(data, ["similarity"], outcome="gain_within", n=99)["p"]
+        .lt(0.05)
+        .all()
+    )
