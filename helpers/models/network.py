@@ -105,7 +105,7 @@ class Network(nn.Module):
         """Return the context that computes in this network's precision; weights stay in 32 bits."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def outputs(
         self,
         name: str,
