@@ -3,8 +3,10 @@
     python -m data.make.claims
 
 Claims 1 to 6 are tested where a study has the runs; 7 to 10 are facts with their sources. An interval is
-over the targets or the intermediates that a mean is taken over, identity pairs left out. Over
-intermediates the noise of the baselines is common to all, and added (Welch's degrees of freedom).
+over the targets or the intermediates that a mean is taken over, identity pairs and half-converged runs
+left out. Over intermediates the noise of the baselines is common to all, and added (Welch's degrees of
+freedom). The paper's means are over all its targets; the same over trained targets stands beside them.
+The best task of a target is chosen by all seeds but one, and judged by that one.
 """
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy import stats
 from helpers import results
 from helpers.files import write_atomic
 from helpers.stats import gains
+from helpers.study.profiles import RETRY_SEED
 
 OUTPUT = results.FOLDER / "claims.csv"
 PAPER = "Phang et al. (2020), abstract and section 4"
@@ -30,6 +33,9 @@ STATED = {
     "6 mlm": ("English tasks beat further multilingual masked language modelling", np.nan),
     "6 translated": ("English tasks beat machine-translated intermediate data", np.nan),
 }
+# Means over all targets are judged over the trained ones, too, for which the paper states no number.
+MEANS = ("1 squad1", "1 mnli", "1 hellaswag", "5")
+STATED |= {f"{name}, trained": (STATED[name][0], np.nan) for name in MEANS}
 FACTS = {
     "7": "XLM-R Large was the state of the art before: the leaderboard of XTREME, June 2020",
     "8": "XTREME tests zero-shot transfer over diverse tasks in up to 40 languages: Hu et al. (2020)",
@@ -40,7 +46,7 @@ FACTS = {
 
 def claims(scores: pd.DataFrame) -> pd.DataFrame:
     """Return a row per claim: theirs with its source, ours with an interval, the rule, the outcome."""
-    scores = gains.usable(scores)[0]
+    scores, _ = gains.converged(gains.usable(scores)[0])
     table = gains.gains(scores)
     single = gains.exclude(gains.dyads(table))
     wide = single.pivot(index="target", columns="intermediate", values="gain")
@@ -69,10 +75,13 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
         "3": wide[wide.index.isin(["bucc2018", "tatoeba"])].mean() - wide[trained].mean(),
         "4 tydiqa": by_task["tydiqa"],
         "4 xnli": -by_task["xnli"],
-        # chosen on the scores that are reported, which flatters: a failure to gain counts, no gain does
-        "5": wide.max(axis=1),
+        "5": _favourites(table),
         "6 mlm": against("mlm"),
         "6 translated": against("translated"),
+    }
+    of_trained = wide.index[trained]
+    samples |= {
+        f"{name}, trained": samples[name][lambda x: x.index.isin(of_trained)] for name in MEANS
     }
     rows = [
         {"claim": name, "text": text, "theirs": theirs, "source": PAPER}
@@ -81,6 +90,20 @@ def claims(scores: pd.DataFrame) -> pd.DataFrame:
     ]
     rows += [{"claim": name, "text": text, "outcome": "a fact"} for name, text in FACTS.items()]
     return pd.DataFrame(rows)
+
+
+def _favourites(table: pd.DataFrame) -> pd.Series:
+    """Return, per target, the mean gain in one seed of the intermediate that the other seeds favour."""
+    rows = gains.exclude(table[(table["condition"] == "single") & ~table["english"]])
+    rows = rows[gains.everywhere(rows)]
+    start = rows["seed"] % RETRY_SEED  # a repeated run stands in for the first
+    each = rows.groupby(["target", "intermediate", start])["gain"].mean().unstack()
+    judged = {}
+    for seed in each.columns:
+        others = each.loc[each[seed].notna()].drop(columns=seed).mean(axis=1).dropna()
+        best = others.groupby("target").idxmax()
+        judged[seed] = each[seed].reindex(best).droplevel("intermediate")
+    return pd.DataFrame(judged).mean(axis=1).rename_axis("target")
 
 
 def _judged(sample: pd.Series, shared: pd.DataFrame | None = None) -> dict[str, object]:

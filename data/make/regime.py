@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers import study
 from helpers.files import write_atomic
-from helpers.study.profiles import PILOT, Profile
+from helpers.study.profiles import PROFILES, Profile
 
 OUTPUT = Path(__file__).parents[1] / "results" / "regime.csv"
 INTERMEDIATES = ("qqp", "siqa", "squad1", "xpos-ewt")  # one a format
@@ -33,19 +33,20 @@ REGIMES = {
 
 
 def profile(regime: str) -> Profile:
-    """Return the pilot with the target stage of a regime and a short intermediate stage."""
+    """Return the first study's profile with the target stage of a regime and a short intermediate stage."""
     rows, epochs, rate = REGIMES[regime]
     short = {"train_rows": 3000, "dev_rows": 300, "batch_tokens": 1024}
     asked = {"train_rows": rows, "epochs": epochs, "learning_rate": rate, "batch_tokens": 1024}
     spans = {"max_length": 256, "train_rows": 1000}
     first = {"span": spans, "choice": {"max_length": 96, "train_rows": 1000}}
     then = {"span": spans | {"train_rows": rows // 3}}
+    first_study = PROFILES["first"]
     return replace(
-        PILOT,
+        first_study,
         name=f"regime-{regime}",
         seeds=2,
-        intermediate=PILOT.intermediate.override(short),
-        target=PILOT.target.override(asked),
+        intermediate=first_study.intermediate.override(short),
+        target=first_study.target.override(asked),
         by_format={"intermediate": first, "target": then},
         test_rows={"pair": 300, "tagging": 150, "span": 120},
     )

@@ -48,16 +48,14 @@ def departures(
     profile: str,
     similarity: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
-    absent: Mapping[str, Collection[str]] = {},
 ) -> dict[str, str]:
     """Say where a study falls short of what the specification asks for.
 
     Args:
         scores, profile: tidy score table of the targets analysed, and the name of its profile, whose
-            intermediate tasks and trained targets must all be there.
+            intermediate tasks and trained targets must all be there, in all languages but ``absent``.
         similarity: what `results.similarities` returned; None: not looked at.
         controls: what `multiverse.controls` returned; None or without rows: none was measured.
-        absent: languages per target that the plan gave up beforehand, as no labelled rows are at hand.
 
     Returns:
         A word for each departure, to the sentence that says it; empty if there is none.
@@ -93,6 +91,7 @@ def departures(
     if (planned := len(first) * len(then)) > len(counts):
         out["missing dyads"] = f"{planned - len(counts)} of {planned} dyads have no finished run."
     known, short = {name: tasks.get(name) for name in tasks.names()}, []
+    absent = chosen.absent if chosen else {}
     for target, part in done[done["target"].isin(known)].groupby("target"):
         seen = {*part.loc[gains.everywhere(part), "language"]}  # `gains.dyads` drops the others
         asked = {*known[str(target)].languages} - {"en", *absent.get(str(target), ())}

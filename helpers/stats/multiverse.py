@@ -41,12 +41,15 @@ class Multiverse:
 
 
 def subsets_of(
-    table: pd.DataFrame, with_collapsed: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    with_collapsed: pd.DataFrame | None = None,
+    with_half_converged: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Return the subsets of the specification: ``all`` (without identity pairs) and those that differ.
 
     Args:
-        table, with_collapsed: dyad tables with identity pairs, of gains without and with collapsed runs.
+        table: dyad table with identity pairs.
+        with_collapsed, with_half_converged: the same of gains of these runs, too.
     """
     base = table[~table["identity_pair"]]
     out = {"all": base}
@@ -56,8 +59,12 @@ def subsets_of(
         part = base[(base[list(FORMATS)] != format).all(axis=1)]
         if 0 < len(part) < len(base):
             out[f"without {format}"] = part
-    if with_collapsed is not None:
-        out["with collapsed runs"] = with_collapsed[~with_collapsed["identity_pair"]]
+    more = {"collapsed": with_collapsed, "half-converged": with_half_converged}
+    for kind, other in more.items():
+        if other is not None:
+            part = other[~other["identity_pair"]]
+            if not part["gain"].equals(base["gain"]):
+                out[f"with {kind} runs"] = part
     return out
 
 
@@ -68,6 +75,7 @@ def run(
 
     Each relabelling of tasks within formats is applied to all specifications at once, so the joint test
     knows how strongly they depend on one another (Simonsohn, Simmons & Nelson, Nat. Hum. Behav. 4, 2020).
+    Gains scaled within targets are one more scale where every table has them.
 
     Args:
         subsets, measures: dyad tables by name, see `subsets_of`, and similarity columns.
@@ -84,8 +92,9 @@ def run(
     residuals = {key: permutation.residual_tables(whole, e) for key, e in REMOVED.items()}
     known = [m for m, x in zip(measures, whole.predictors, strict=True) if np.isfinite(x).any()]
     notes = [f"{m} is not defined for any dyad." for m in measures if m not in known]
+    scales = [*SCALES, *{"gain_within"}.intersection(*[t.columns for t in subsets.values()])]
     fits: dict[tuple[str, ...], permutation.Regression] = {}
-    for (subset, table), scale in itertools.product(subsets.items(), SCALES):
+    for (subset, table), scale in itertools.product(subsets.items(), scales):
         wide = table.assign(**table[TASKS].astype(str), _y=table.get(scale, np.nan))
         wide = wide.pivot(index=TASKS[0], columns=TASKS[1], values="_y").astype(float)
         grid = replace(whole, outcome=wide.reindex(whole.rows, columns=whole.columns).to_numpy())

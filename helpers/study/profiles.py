@@ -46,6 +46,8 @@ class Profile:
     task_settings: bool = True  # whether settings that a task states for itself apply
     layer: int = 0  # that retrieval reads where no development rows can choose it; 0: the last
     stored: bool = False  # whether its scores are to be committed: a commit must say what made them
+    # Languages per target that were given up before the first run: no labelled rows were at hand.
+    absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def settings(self, task: Task, stage: str, condition: str) -> Settings:
         """Return the settings of a stage (of several tasks of the first) in one of ``CONDITIONS``."""
@@ -74,13 +76,14 @@ def _read(facts: dict[str, Any]) -> dict[str, Profile]:
         both = own.pop("settings", {})
         own |= {stage: Settings(**both | own.get(stage, {})) for stage in STAGES}
         own |= {fact: tuple(value) for fact, value in own.items() if isinstance(value, list)}
+        own["absent"] = {target: tuple(codes) for target, codes in own.get("absent", {}).items()}
         found[name] = Profile(name, **own)
     return found
 
 
 FILE = Path(__file__).resolve().parents[2] / "data" / "profiles.toml"
 PROFILES = _read(tomllib.loads(FILE.read_text("utf-8")))
-TINY, DEMO, PILOT, PAPER = (PROFILES[name] for name in ("tiny", "demo", "pilot", "paper"))
+TINY, DEMO, PAPER = (PROFILES[name] for name in ("tiny", "demo", "paper"))
 
 
 def get(name: str) -> Profile:

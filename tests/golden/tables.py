@@ -24,7 +24,7 @@ from helpers.study import profiles
 from helpers.study.store import Store
 
 FOLDER = Path(__file__).parent
-STORED, LIVE = "pilot", "demo"  # the profiles with committed scores, and with real text
+STORED, LIVE = "first", "demo"  # the profiles with committed scores, and with real text
 N = 99  # relabellings
 TASKS = ["intermediate", "target"]  # the roles, and the stages of a run
 
@@ -239,7 +239,7 @@ def hub_run_ids(folder):
     intermediates = ["mnli", "qqp", "squad1", "hellaswag"]
     paper = {"encoder": "tiny", "intermediates": intermediates, "seeds": 2}
     paper["targets"] = ["xnli", "pawsx", "udpos", "xquad", "tydiqa", "tatoeba"]
-    planned = {STORED: {}, "paper": paper}.items()
+    planned = {STORED: {}, "pilot": {}, "paper": paper}.items()
     tables = [runs_of(name, folder, languages="available", **more) for name, more in planned]
     return pd.concat(tables, ignore_index=True)
 

@@ -7,7 +7,7 @@ import pytest
 import statsmodels.formula.api as smf
 
 from data.make import calibration as make
-from helpers import results
+from helpers import results, tasks
 from helpers.errors import BadFit, BadRecord, MissingData
 from helpers.files import sha256_file
 from helpers.stats import calibration
@@ -129,12 +129,25 @@ def test_scenarios_have_the_structure_they_say():
 def test_stored_counts_of_a_study_belong_to_its_results_and_can_be_repeated():
     for file in sorted(results.FOLDER.glob("*-relabelled.csv")):
         profile = file.stem.removesuffix("-relabelled")
-        whole, counts = make.prepared(profile), pd.read_csv(file)
+        counts = pd.read_csv(file)
         stale = f"it belongs to other gains; python -m data.make.calibration --relabelled {profile}"
-        assert set(counts["gains"]) == {make.fingerprint(whole)}, f"{file}: {stale}"
-        few = counts[counts["size"] == counts["size"].min()].reset_index(drop=True)
-        again = calibration.permuted_tables(whole, "text_embedding", int(few["size"].iloc[0]))
-        pd.testing.assert_frame_equal(few[again.columns], again, check_dtype=False)
+        now = {name: make.fingerprint(make.prepared(profile, name)) for name in make.OUTCOMES}
+        stored = counts[["scenario", "gains"]].drop_duplicates()
+        assert sorted(now.items()) == sorted(stored.itertuples(index=False)), f"{file}: {stale}"
+        few = counts[counts["size"] == min(make.SIZES)].reset_index(drop=True)
+        again = make.on_own_gains(profile, min(make.SIZES))
+        pd.testing.assert_frame_equal(few, again, check_dtype=False)
+
+
+def test_a_study_is_relabelled_as_it_is_analysed():
+    whole = make.prepared("pilot", "gain_within")
+    assert {tasks.get(name).format for name in whole["target"]}.isdisjoint({"retrieval"})
+    own = whole["identity_pair"].astype(bool)
+    assert own.any() and whole.loc[own, "gain"].isna().all()
+    by = whole.groupby("target")["gain"]
+    assert by.mean().abs().max() < 1e-9 and by.std().to_numpy() == pytest.approx(1)
+    points = make.prepared("pilot", "gain")["gain"]
+    assert (points.notna() == ~own).all() and points.std() != pytest.approx(whole["gain"].std())
 
 
 # The table of others: a generated stand-in of the same shape.

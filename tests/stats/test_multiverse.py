@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
@@ -42,6 +43,13 @@ def test_every_specification_is_there_once():
     band = run(dyads(), n=199).band
     assert (band["low"] <= band["middle"]).all() and (band["middle"] <= band["high"]).all()
     assert band["middle"].is_monotonic_increasing
+
+
+def test_gains_scaled_within_targets_are_one_more_scale():
+    plain, within = run(dyads()).table, run(gains.scale_within(dyads())).table
+    alike = within[within["scale"] != "gain_within"].drop(columns="p_bh").reset_index(drop=True)
+    pd.testing.assert_frame_equal(alike, plain.drop(columns="p_bh"))
+    assert (within["scale"] == "gain_within").sum() == 3 * 4  # measures, removals
 
 
 @pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")
@@ -99,6 +107,9 @@ def test_subsets():
     again = data.assign(gain=data["gain"] + 1)
     found = multiverse.subsets_of(data, again)
     assert list(found) == ["all", "with identity pairs", "without retrieval", "with collapsed runs"]
+    # runs that are not there, or change no gain, are no subset of their own
+    assert "with half-converged runs" in multiverse.subsets_of(data, None, again)
+    assert list(multiverse.subsets_of(data, data, data)) == list(found)[:3]
     assert len(found["all"]) == 88 and len(found["without retrieval"]) == 70
     assert "retrieval" not in set(found["without retrieval"]["target_format"])
 
