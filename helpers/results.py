@@ -52,8 +52,6 @@ def learnt(profile: str) -> pd.DataFrame:
     Beside them stand ``floor``, the score of the best constant answer (missing where its data are), and
     ``above``: whether the score is clearly above it. Both are read where they are committed.
     """
-    from helpers import evaluation
-
     file, known = FOLDER / f"{profile}.parquet", FOLDER / f"{profile}-floors.csv"
     ran = () if file.exists() else study.plan(profile).runs["run"]
     found = read_export(file) if file.exists() else Store().scores(ran, stage="intermediate")
@@ -64,6 +62,8 @@ def learnt(profile: str) -> pd.DataFrame:
         stated = pd.read_csv(known, index_col="intermediate", **NAMES_STAY)
         floors = stated["floor"].to_dict()
     else:
+        from helpers import evaluation  # needs torch, which a page of stored results may lack
+
         each = found[["intermediate", "condition"]].drop_duplicates("intermediate")
         for name, condition in each.to_numpy():
             task = tasks.get(name)
